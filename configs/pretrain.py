@@ -1,0 +1,37 @@
+"""Pretraining: next-token prediction on packed documents, from scratch.
+
+python -m llm_jax.main --config=configs/pretrain.py          # the laptop size, on builtin text
+python -m llm_jax.main --config=configs/pretrain.py:125m     # one GPU
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, tokenize
+
+# total_steps, batch_size, accumulate, learning_rate. Batches follow the size of the model; the
+# large ones are those of one pod slice, not of a final run.
+SCHEDULE = {
+  'tiny': (1200, 16, 4, 3e-3),
+  '15m': (5000, 32, 8, 2e-3),
+  '125m': (20000, 256, 8, 1e-3),
+  '1b': (50000, 512, 1, 6e-4),
+  '8b': (250000, 1024, 1, 3e-4),
+  '70b': (500000, 2048, 1, 1.5e-4),
+  '405b': (1000000, 4096, 1, 8e-5),
+}
+
+
+def get_config(size: str = 'tiny') -> ConfigDict:
+  """`config.tokenize` prepares the data first, where that has not been done yet."""
+  c = base.get_config('pretrain', size)
+  c.total_steps, c.batch_size, c.accumulate, c.optimizer.learning_rate = SCHEDULE[size]
+  c.requires = ('tokenize',)
+  c.tokenize = tokenize.get_config(size)
+  c.data = ConfigDict(dict(name='packed', path=c.tokenize.get_ref('workdir')))
+  c.eval_every = c.checkpoint_every = 200 if size == 'tiny' else 500
+  c.sample.prompts = ('Return the', 'class Path', 'The with statement')
+  c.next = (
+    'Let it write: python -m llm_jax.main --config=configs/sample.py '
+    f'--config.artifact={c.workdir} --config.prompts="(\'Return a list of\',)"'
+  )
+  return c

@@ -1,0 +1,42 @@
+"""Model sizes by name, from a laptop to a pod."""
+
+from ml_collections import ConfigDict
+
+SIZES = ('tiny', '15m', '125m', '1b', '8b', '70b', '405b')
+
+
+def model(size: str) -> ConfigDict:
+  """`config.model` of a size; parameter counts are without a second embedding where it is tied."""
+  if size not in SIZES:
+    raise ValueError(f'no size {size!r}; choose from: {", ".join(SIZES)}')
+  llama3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_length=8192)
+  shape = {
+    # 1.8M: learns the builtin corpus on a laptop CPU. Unrolled layers run faster there.
+    'tiny': dict(
+      vocab_size=4096, dim=128, num_layers=6, num_heads=4, max_length=1024, scan_layers=False
+    ),
+    '15m': dict(
+      vocab_size=8192, dim=320, num_layers=10, num_heads=5, max_length=2048, scan_layers=False
+    ),
+    '125m': dict(vocab_size=32768, dim=768, num_layers=12, num_heads=12, max_length=4096),
+    '1b': dict(
+      vocab_size=32768, dim=2048, num_layers=18, num_heads=16, num_kv_heads=8, hidden_dim=6144,
+      max_length=8192,
+    ),
+    # The shapes of Llama 3.1, arXiv:2407.21783, table 3.
+    '8b': dict(
+      vocab_size=128256, dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, hidden_dim=14336,
+      max_length=131072, rope_theta=500000.0, rope_scaling=llama3, head='untied',
+    ),
+    '70b': dict(
+      vocab_size=128256, dim=8192, num_layers=80, num_heads=64, num_kv_heads=8, hidden_dim=28672,
+      max_length=131072, rope_theta=500000.0, rope_scaling=llama3, head='untied',
+    ),
+    '405b': dict(
+      vocab_size=128256, dim=16384, num_layers=126, num_heads=128, num_kv_heads=8,
+      hidden_dim=53248, max_length=131072, rope_theta=500000.0, rope_scaling=llama3,
+      head='untied',
+    ),
+  }[size]  # fmt: skip
+  large = {} if size in ('tiny', '15m') else dict(dtype='bfloat16', remat='dots')
+  return ConfigDict(dict(name='transformer', **shape, **large))

@@ -1,0 +1,155 @@
+"""Training throughput of the house's own train step against Hugging Face Llama in torch eager.
+
+Both train the same shape on the same tokens with AdamW in float32 on all cores, in alternating
+blocks of one process each, so that a noisy machine disturbs both alike. Prints one JSON table.
+
+    pip install -e '.[bench]' && python -m experiments.benchmarks.train_vs_torch
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+SHAPES = {
+  # dim, layers, heads, hidden, vocabulary, length, batch
+  'a': (256, 6, 4, 704, 4096, 256, 16),
+  'b': (512, 8, 8, 1408, 8192, 512, 8),
+}
+
+
+def jax_worker(shape: str, accumulate: int) -> None:
+  """Trains on request: each line on stdin is a number of steps, each answer the seconds."""
+  from llm_jax.main import tune_cpu
+
+  tune_cpu()
+  import jax
+  import numpy as np
+
+  from llm_jax.find import bind
+  from llm_jax.losses import cross_entropy
+  from llm_jax.models import transformer
+  from llm_jax.parallel.mesh import make_mesh, shard_batch
+  from llm_jax.training import optimizer
+  from llm_jax.training.step import compile_step, make_state
+
+  dim, layers, heads, hidden, vocab, length, batch = SHAPES[shape]
+  mesh = make_mesh(data=1)
+  with jax.set_mesh(mesh):
+    model = transformer.make(
+      vocab_size=vocab, dim=dim, num_layers=layers, num_heads=heads, hidden_dim=hidden,
+      max_length=length, head='untied', scan_layers=False,
+    )  # fmt: skip
+    tx, _ = optimizer.make(total_steps=1000)
+    tokens = np.random.default_rng(0).integers(0, vocab, (batch, length), np.int32)
+    mask = np.ones((batch, length), np.float32)
+    mask[:, 0] = 0
+    rows = {
+      'tokens': tokens,
+      'mask': mask,
+      'segment': np.ones_like(tokens),
+      'position': np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape).copy(),
+    }
+    init = lambda: model.init(jax.random.key(0), tokens[:1, :1])
+    state = make_state(init, tx, mesh)
+    loss_fn = bind(cross_entropy.loss_fn, {}, where='loss', model=model)
+    step = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=0, accumulate=accumulate)
+    data = shard_batch(rows, mesh)
+    for line in sys.stdin:
+      start = time.perf_counter()
+      for _ in range(int(line)):
+        state, metrics = step(state, data)
+      loss = float(metrics['loss'].value)
+      print(json.dumps({'seconds': time.perf_counter() - start, 'loss': loss}), flush=True)
+
+
+def torch_worker(shape: str, compiled: bool) -> None:
+  """The same with `LlamaForCausalLM` and torch's AdamW."""
+  import numpy as np
+  import torch
+  from transformers import LlamaConfig, LlamaForCausalLM
+
+  dim, layers, heads, hidden, vocab, length, batch = SHAPES[shape]
+  torch.manual_seed(0)
+  torch.set_num_threads(os.cpu_count() or 1)
+  config = LlamaConfig(
+    vocab_size=vocab, hidden_size=dim, intermediate_size=hidden, num_hidden_layers=layers,
+    num_attention_heads=heads, max_position_embeddings=length, tie_word_embeddings=False,
+  )  # fmt: skip
+  model = LlamaForCausalLM(config)
+  model.train()
+  optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)
+  tokens = torch.from_numpy(np.random.default_rng(0).integers(0, vocab, (batch, length)))
+  forward = torch.compile(model) if compiled else model
+  for line in sys.stdin:
+    start = time.perf_counter()
+    for _ in range(int(line)):
+      loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
+      loss.backward()
+      torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+      optimizer.step()
+      optimizer.zero_grad(set_to_none=True)
+    value = float(loss)
+    print(json.dumps({'seconds': time.perf_counter() - start, 'loss': value}), flush=True)
+
+
+def main() -> None:
+  """Starts both workers, lets them take turns, prints the table."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--shape', choices=SHAPES, default='a')
+  parser.add_argument('--steps', type=int, default=5, help='steps in a block')
+  parser.add_argument('--blocks', type=int, default=7, help='timed blocks of each side')
+  parser.add_argument('--accumulate', type=int, default=8, help='microbatches of our step')
+  parser.add_argument('--peers', default='torch eager', help="of 'torch eager,torch compile'")
+  parser.add_argument('--worker', default='', help=argparse.SUPPRESS)
+  options = parser.parse_args()
+  if options.worker == 'llm_jax':
+    return jax_worker(options.shape, options.accumulate)
+  if options.worker:
+    return torch_worker(options.shape, compiled=options.worker == 'torch compile')
+
+  names = ['llm_jax', *filter(None, options.peers.split(','))]
+  command = [sys.executable, '-m', 'experiments.benchmarks.train_vs_torch', '--shape',
+             options.shape, '--accumulate', str(options.accumulate), '--worker']  # fmt: skip
+  pipe = subprocess.PIPE
+  workers = {n: subprocess.Popen([*command, n], stdin=pipe, stdout=pipe, text=True) for n in names}
+
+  def block(name: str, steps: int) -> dict[str, float]:
+    worker = workers[name]
+    assert worker.stdin is not None and worker.stdout is not None
+    worker.stdin.write(f'{steps}\n')
+    worker.stdin.flush()
+    return json.loads(worker.stdout.readline())
+
+  for name in names:
+    block(name, 2)  # compiles and warms up
+  *_, length, batch = SHAPES[options.shape]
+  rates: dict[str, list[float]] = {name: [] for name in names}
+  for _ in range(options.blocks):
+    for name in names:
+      seconds = block(name, options.steps)['seconds']
+      rates[name].append(options.steps * batch * length / seconds)
+  for worker in workers.values():
+    worker.communicate()
+  median = {name: statistics.median(values) for name, values in rates.items()}
+  table = {
+    'date': datetime.date.today().isoformat(),
+    'machine': f'{os.cpu_count()} cores, {platform.processor() or platform.machine()}',
+    'shape': options.shape,
+    'tokens_per_second': {name: round(value) for name, value in median.items()},
+    'ratio': {name: round(median['llm_jax'] / median[name], 3) for name in names[1:]},
+    'ratio_of_pairs': {
+      name: [round(a / b, 2) for a, b in zip(rates['llm_jax'], rates[name], strict=True)]
+      for name in names[1:]
+    },
+  }
+  print(json.dumps(table, indent=2))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,219 @@
+"""What one stage hands to the next: a folder with parameters, model, tokenizer and history."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+import llm_jax
+from llm_jax.find import find
+from llm_jax.parallel.rules import path_of, shardings
+from llm_jax.text.tokenizer import Tokenizer
+from llm_jax.training.checkpoint import difference, manifest, write_json
+from llm_jax.types import BadInput, Params
+
+FILE = 'artifact.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+  """A trained model that explains itself.
+
+  Attributes:
+    model: built from `config['model']`.
+    params: nested dict of arrays, layers stacked.
+    tokenizer: the one it was trained with.
+    config: the whole config of the run, as plain dicts; `config['model']` has `name` and shape.
+    step: updates made.
+    stage: the run's stage, such as 'pretrain'.
+    parent: folder of the artifact it started from, or None.
+  """
+
+  model: Any
+  params: Params
+  tokenizer: Tokenizer
+  config: Mapping[str, Any]
+  step: int = 0
+  stage: str = ''
+  parent: str | None = None
+
+
+def save(path: str | Path, artifact: Artifact) -> None:
+  """Writes the folder; `artifact.json` comes last, so a folder that has it is whole."""
+  folder = Path(path).absolute()
+  main = jax.process_index() == 0
+  if main:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / 'params', ignore_errors=True)
+    artifact.tokenizer.save(folder / 'tokenizer')
+  with ocp.StandardCheckpointer() as orbax:
+    orbax.save(folder / 'params', artifact.params)
+    orbax.wait_until_finished()
+  if main:
+    about = {
+      'stage': artifact.stage,
+      'step': artifact.step,
+      'parent': artifact.parent,
+      'model': artifact.config['model'],
+      'config': artifact.config,
+      'tokenizer': artifact.tokenizer.fingerprint,
+      'versions': {
+        'llm_jax': llm_jax.__version__,
+        'jax': jax.__version__,
+        'flax': flax.__version__,
+        'optax': optax.__version__,
+        'orbax': ocp.__version__,
+      },
+      'commit': commit(),
+      'files': manifest(folder / 'params'),
+    }
+    write_json(folder / FILE, about)
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+  """`artifact.json` as a dict.
+
+  Raises:
+    BadInput: there is no artifact, or the run that makes it has not finished.
+  """
+  folder = Path(path)
+  if not folder.is_dir():
+    raise BadInput(f'artifact: no folder {str(folder)!r}; run the stage that writes it first')
+  if not (folder / FILE).is_file():
+    raise BadInput(
+      f'artifact: {str(folder)!r} is unfinished, it has no {FILE}; '
+      'give the command that made it again, it resumes'
+    )
+  return json.loads((folder / FILE).read_text())
+
+
+def load(path: str | Path, mesh: Mesh) -> Artifact:
+  """Reads an artifact onto a mesh, whatever mesh wrote it.
+
+  Raises:
+    BadInput: missing, unfinished or damaged, naming the file.
+  """
+  folder = Path(path).absolute()
+  about = describe(folder)
+  damage = difference(folder / 'params', about['files'])
+  if damage:
+    raise BadInput(f'artifact: {str(folder / "params")!r} is {damage}; train it again')
+  model = build(about['model'])
+  shapes = abstract_params(model)
+  struct = lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place)
+  with ocp.StandardCheckpointer() as orbax:
+    params = orbax.restore(folder / 'params', jax.tree.map(struct, shapes, shardings(shapes, mesh)))
+  return Artifact(
+    model=model,
+    params=params,
+    tokenizer=Tokenizer.load(folder / 'tokenizer'),
+    config=about['config'],
+    step=about['step'],
+    stage=about['stage'],
+    parent=about['parent'],
+  )
+
+
+def build(group: Mapping[str, Any]) -> Any:
+  """The model of a config group: `name` is the file in `models/`, the rest its shape."""
+  shape = dict(group)
+  return find('models', shape.pop('name')).make(**shape)
+
+
+def abstract_params(model: Any) -> Params:
+  """Shapes and dtypes of a model's parameters."""
+  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  return jax.eval_shape(model.init, jax.random.key(0), tokens)
+
+
+def graft(params: Params, donor: Params, *, fresh: Sequence[str] = ()) -> Params:
+  """`params` with every array taken from `donor`, except those named in `fresh`.
+
+  Args:
+    params: the wanted tree (arrays, or shapes where nothing is fresh).
+    donor: where arrays come from; what it has beyond `params` must be named in `fresh` too.
+    fresh: path prefixes, such as 'head/scalar', that keep the arrays of `params` or are dropped.
+
+  Raises:
+    BadInput: an array that is missing, superfluous or of another shape and not named in `fresh`;
+      the message lists each path with what was wanted and found.
+  """
+  wanted = {path_of(k): v for k, v in jax.tree_util.tree_flatten_with_path(params)[0]}
+  found = {path_of(k): v for k, v in jax.tree_util.tree_flatten_with_path(donor)[0]}
+  is_fresh = lambda path: any(path == f or path.startswith(f + '/') for f in fresh)
+  shape = lambda tree, path: tuple(tree[path].shape) if path in tree else 'nothing'
+  wrong = [
+    f'{path}: wanted {shape(wanted, path)}, found {shape(found, path)}'
+    for path in sorted(wanted.keys() | found.keys())
+    if not is_fresh(path) and shape(wanted, path) != shape(found, path)
+  ]
+  if wrong:
+    raise BadInput(
+      f'artifact: {len(wrong)} arrays do not fit: {"; ".join(wrong)}; '
+      'name those that may be new in config.init.fresh'
+    )
+  take = lambda key_path, leaf: leaf if is_fresh(path_of(key_path)) else found[path_of(key_path)]
+  return jax.tree_util.tree_map_with_path(take, params)
+
+
+def commit() -> str | None:
+  """The git commit of the code that runs, with '+' if it was changed since; None outside git."""
+  git = ['git', '-C', str(Path(__file__).parent)]
+  try:
+    head = subprocess.run([*git, 'rev-parse', 'HEAD'], capture_output=True, text=True, check=True)
+    dirty = subprocess.run([*git, 'diff', '--quiet', 'HEAD'], capture_output=True).returncode
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return head.stdout.strip() + ('+' if dirty else '')
+
+
+def claim(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[str] = ()) -> None:
+  """Makes `path` the folder of one run by writing its config there, or checks that it is.
+
+  Args:
+    path: the workdir.
+    config: the whole config as plain dicts.
+    may_change: top-level fields that a resumed run may give other values.
+
+  Raises:
+    BadInput: the folder holds a run with another config; the message names the differing fields.
+  """
+  folder, mine = Path(path), json.loads(json.dumps(config))
+  file = folder / 'config.json'
+  if file.is_file():
+    theirs = json.loads(file.read_text())
+    drop = lambda c: {k: v for k, v in c.items() if k not in may_change}
+    differing = _differences(drop(theirs), drop(mine))
+    if differing:
+      raise BadInput(
+        f'workdir: {str(folder)!r} holds another run, which has {"; ".join(differing[:5])}; '
+        'choose another --config.workdir, or delete the folder'
+      )
+  elif folder.is_dir() and any(folder.iterdir()):
+    raise BadInput(
+      f'workdir: {str(folder)!r} is not empty and holds no run; choose another --config.workdir'
+    )
+  if jax.process_index() == 0:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, mine)
+
+
+def _differences(theirs: Any, mine: Any, path: str = '') -> list[str]:
+  if isinstance(theirs, dict) and isinstance(mine, dict):
+    out = []
+    for key in sorted(theirs.keys() | mine.keys()):
+      inner = f'{path}.{key}' if path else key
+      out += _differences(theirs.get(key), mine.get(key), inner)
+    return out
+  return [] if theirs == mine else [f'{path} = {theirs!r}, not {mine!r}']

@@ -1,0 +1,1 @@
+"""Rows: random-access sequences of fixed-shape dictionaries of NumPy arrays."""

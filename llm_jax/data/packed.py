@@ -1,0 +1,284 @@
+"""Documents packed into rows of one length: how they are cut, stored in shards and read back.
+
+Letters beside those of `llm_jax.types`: T tokens, D documents, P pieces of documents, R rows.
+A document that is cut becomes several pieces, and each piece a segment of its own.
+"""
+
+import contextlib
+import functools
+import json
+import operator
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm_jax.data.mixture import Mixture
+from llm_jax.find import suggest
+from llm_jax.text.tokenizer import Tokenizer
+from llm_jax.types import BadInput
+
+TOKENIZE = 'python -m llm_jax.main --config=configs/tokenize.py'
+
+
+class Pieces(NamedTuple):
+  """Where every piece of every document goes; int64 arrays [P], ordered by row and column."""
+
+  document: np.ndarray
+  start: np.ndarray  # of the piece in its document
+  size: np.ndarray
+  row: np.ndarray
+
+
+def best_fit(lengths_D: np.ndarray, length: int) -> Pieces:
+  """Best-fit decreasing: each document whole, in the fullest row that has room for it.
+
+  Documents longer than a row are cut into pieces of a row and a rest (arXiv:2404.10830). Rows and
+  the pieces inside them keep the order of the documents.
+
+  Args:
+    lengths_D: tokens of each document, all above 0.
+    length: tokens of a row.
+  """
+  document_P, start_P, size_P = _cut(lengths_D, length)
+  row_P = np.zeros(len(size_P), np.int64)
+  with_room: list[list[int]] = [[] for _ in range(length + 1)]  # rows by their free tokens
+  free = 0  # bit n is set when a row has n free tokens: the smallest fit is one bit operation
+  rows = 0
+  for piece in np.argsort(-size_P, kind='stable').tolist():
+    size = int(size_P[piece])
+    fitting = free >> size
+    if fitting:
+      room = size + (fitting & -fitting).bit_length() - 1
+      row = with_room[room].pop()
+      if not with_room[room]:
+        free ^= 1 << room
+    else:
+      room, row, rows = length, rows, rows + 1
+    row_P[piece] = row
+    if left := room - size:
+      with_room[left].append(row)
+      free |= 1 << left
+  first_R = np.full(rows, len(size_P))
+  np.minimum.at(first_R, row_P, np.arange(len(size_P)))
+  row_P = np.argsort(np.argsort(first_R))[row_P]
+  order = np.argsort(row_P, kind='stable')
+  return Pieces(document_P[order], start_P[order], size_P[order], row_P[order])
+
+
+def _cut(lengths_D: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  lengths_D = np.asarray(lengths_D, np.int64)
+  pieces_D = -(-lengths_D // length)
+  document_P = np.repeat(np.arange(len(lengths_D)), pieces_D)
+  start_P = length * (np.arange(len(document_P)) - np.repeat(_before(pieces_D), pieces_D))
+  return document_P, start_P, np.minimum(lengths_D[document_P] - start_P, length)
+
+
+def _before(counts: np.ndarray) -> np.ndarray:
+  """The sum of everything before each place."""
+  return np.cumsum(counts) - counts
+
+
+def split(lengths_D: np.ndarray, length: int) -> Pieces:
+  """One stream of documents cut at every row: no padding but in the last row.
+
+  Args:
+    lengths_D: tokens of each document, all above 0.
+    length: tokens of a row.
+  """
+  lengths_D = np.asarray(lengths_D, np.int64)
+  total = int(lengths_D.sum())
+  offset_D = _before(lengths_D)
+  begin_P = np.union1d(offset_D, np.arange(0, total, length))
+  document_P = np.searchsorted(offset_D, begin_P, side='right') - 1
+  size_P = np.diff(begin_P, append=total)
+  return Pieces(document_P, begin_P - offset_D[document_P], size_P, begin_P // length)
+
+
+PACKINGS = {'best_fit': best_fit, 'split': split}
+
+
+def fill(
+  tokens_T: np.ndarray, lengths_D: np.ndarray, pieces: Pieces, length: int, *, pad: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+  """The rows that `pieces` describe.
+
+  Args:
+    tokens_T: all documents, one after the other.
+    lengths_D: tokens of each.
+    pieces: from `best_fit` or `split`.
+    length: L, tokens of a row.
+    pad: the id behind the last piece of a row.
+
+  Returns:
+    tokens_RL of the dtype of tokens_T, and segment_RL uint16: 0 = padding, 1, 2, ... = pieces.
+
+  Raises:
+    BadInput: more than 65535 pieces in one row.
+  """
+  rows = int(pieces.row[-1]) + 1 if len(pieces.row) else 0
+  count_R = np.bincount(pieces.row, minlength=rows)
+  if rows and count_R.max() > np.iinfo(np.uint16).max:
+    raise BadInput(f'a row of {length} tokens holds {count_R.max()} documents, more than 65535')
+  segment_P = np.arange(len(pieces.row)) - _before(count_R)[pieces.row] + 1
+  before_P = _before(pieces.size)
+  used_R = np.bincount(pieces.row, weights=pieces.size, minlength=rows).astype(np.int64)
+  column_P = before_P - _before(used_R)[pieces.row]
+  origin_P = _before(np.asarray(lengths_D, np.int64))[pieces.document] + pieces.start
+
+  inside_T = np.arange(int(pieces.size.sum())) - np.repeat(before_P, pieces.size)
+  target_T = np.repeat(pieces.row * length + column_P, pieces.size) + inside_T
+  tokens_RL = np.full(rows * length, pad, tokens_T.dtype)
+  segment_RL = np.zeros(rows * length, np.uint16)
+  tokens_RL[target_T] = tokens_T[np.repeat(origin_P, pieces.size) + inside_T]
+  segment_RL[target_T] = np.repeat(segment_P, pieces.size)
+  return tokens_RL.reshape(rows, length), segment_RL.reshape(rows, length)
+
+
+def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
+  """The smallest of uint16 and uint32 that holds every id."""
+  return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Any]:
+  """A binary file that appears at `path` only when it is complete."""
+  part = path.with_name(f'{path.name}.part')
+  with open(part, 'wb') as file:
+    yield file
+  os.replace(part, path)
+
+
+def write_shard(
+  folder: Path,
+  shard: int,
+  tokens_RL: np.ndarray,
+  segment_RL: np.ndarray,
+  counts: Mapping[str, int],
+) -> None:
+  """Writes `tokens-`, `segment-` and last `shard-<number>.json`, whose presence says 'done'."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, array in (('tokens', tokens_RL), ('segment', segment_RL)):
+    with replacing(folder / f'{name}-{shard:05d}.npy') as file:
+      np.save(file, array)
+  with replacing(folder / f'shard-{shard:05d}.json') as file:
+    file.write(json.dumps(dict(counts), sort_keys=True).encode())
+
+
+def read_shard(folder: Path, shard: int) -> dict[str, int] | None:
+  """The counts of a finished shard, or None."""
+  path = folder / f'shard-{shard:05d}.json'
+  return json.loads(path.read_text()) if path.is_file() else None
+
+
+class Rows:
+  """The rows of one source and split, memory-mapped; `[i]` gives one row as in `make`."""
+
+  def __init__(self, folder: Path, shard_rows: list[int]):
+    self._folder = folder
+    self._ends = np.cumsum(shard_rows)
+    self._maps = functools.cache(self._open)
+
+  def _open(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
+    arrays = []
+    for name in ('tokens', 'segment'):
+      path = self._folder / f'{name}-{shard:05d}.npy'
+      if not path.is_file():
+        raise BadInput(f'{path} is missing; copy the whole folder again or make it with {TOKENIZE}')
+      arrays.append(np.load(path, mmap_mode='r'))
+    return arrays[0], arrays[1]
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    index = operator.index(index)
+    if not 0 <= index < len(self):
+      raise IndexError(f'row {index} of {len(self)}')
+    shard = int(np.searchsorted(self._ends, index, side='right'))
+    tokens_RL, segment_RL = self._maps(shard)
+    row = index - int(self._ends[shard])  # counted from the end of the shard, so negative
+    segment_L = segment_RL[row].astype(np.int32)
+    column_L = np.arange(len(segment_L), dtype=np.int32)
+    first_L = np.diff(segment_L, prepend=0) != 0
+    position_L = column_L - np.maximum.accumulate(np.where(first_L, column_L, 0))
+    real_L = segment_L > 0
+    return {
+      'tokens': tokens_RL[row].astype(np.int32),
+      'segment': segment_L,
+      'position': position_L * real_L,
+      'mask': (real_L & ~first_L).astype(np.float32),
+    }
+
+  def __reduce__(self):
+    return Rows, (self._folder, np.diff(self._ends, prepend=0).tolist())
+
+  def __repr__(self) -> str:
+    return f'Rows({str(self._folder)!r}, {len(self)})'
+
+
+def make(
+  tokenizer: Tokenizer,
+  *,
+  path: str,
+  split: str = 'train',
+  length: int | None = None,
+  weights: Mapping[str, float] | None = None,
+) -> Mixture:
+  """The rows of a tokenized folder, as a random-access sequence.
+
+  Every document is bos + text + eos; a document longer than a row goes on in other segments.
+
+  Args:
+    tokenizer: must be the one that made the folder.
+    path: workdir of a finished `tokenize` job.
+    split: 'train' or 'validation'.
+    length: L; if given, must be that of the folder.
+    weights: source -> share of the rows, in any unit; 0 leaves a source out. By default every row
+      comes once. See `llm_jax.data.mixture`.
+
+  Returns:
+    A sequence of dicts of arrays [L]: `tokens`, `segment` (0 = padding), `position` (from 0 in each
+    segment) int32, and `mask` float32: 1 but for padding and the first token of a segment.
+
+  Raises:
+    BadInput: no finished folder at `path`, another tokenizer or length, an unknown split or source,
+      or no rows.
+  """
+  folder = Path(path)
+  if not (folder / 'tokenize.json').is_file():
+    raise BadInput(
+      f'data.path {path}: no finished tokenized data (tokenize.json is missing); '
+      f'{TOKENIZE} makes or finishes it'
+    )
+  made = json.loads((folder / 'tokenize.json').read_text(encoding='utf-8'))
+  if made['fingerprint'] != tokenizer.fingerprint:
+    raise BadInput(
+      f'data.path {path}: made by tokenizer {made["fingerprint"][:12]}, but this run has '
+      f'{tokenizer.fingerprint[:12]}; use {path}/tokenizer, or tokenize with this one'
+    )
+  if length is not None and length != made['length']:
+    raise BadInput(
+      f'data.length {length}: the rows of {path} have {made["length"]} tokens; '
+      'use that, or tokenize with this length'
+    )
+  splits = sorted({name for source in made['sources'].values() for name in source})
+  if split not in splits:
+    raise BadInput(f'data.split: {path} has no {split!r}; {suggest(split, splits)}')
+  shards = {
+    name: source[split]['shard_rows']
+    for name, source in made['sources'].items()
+    if split in source and source[split]['rows']
+  }
+  if not shards:
+    raise BadInput(
+      f'data.split: {path} has no rows in {split!r}; '
+      'raise validation_fraction or set validation when you tokenize'
+    )
+  if weights is not None:
+    absent = made['sources'].keys() - shards.keys()  # sources without rows in this split
+    weights = {name: weight for name, weight in weights.items() if name not in absent}
+  rows = {name: Rows(folder / name / split, counts) for name, counts in shards.items()}
+  return Mixture(rows, weights)

@@ -1,0 +1,390 @@
+"""Where documents come from: one short text names the builtin corpus, a TFDS dataset or files.
+
+  builtin                                          the documentation of the Python interpreter
+  tfds:<name>[/<config>][:<version>][@<data_dir>]  a prepared dataset; nothing is downloaded
+  data/part-*.jsonl.zst                            a path or a glob; `**` goes into folders
+
+Files are `.jsonl` or `.json` (one JSON object a line), `.parquet` or `.txt`, each also with `.gz`
+or `.zst` behind it. A `.txt` file is one document. Options come last, as in a URL:
+
+  ?field=content    the field, column or feature that holds the text; as the keyword `field`
+  ?split=blank      a .txt file holds several documents, with blank lines between them
+  ?split=line       each line of a .txt file that is not blank is a document
+  ?split=train[9:]  the part of a TFDS dataset to read, whatever the keyword `split` says
+
+The last leaves has_splits False: the source is that part and nothing else.
+"""
+
+import contextlib
+import difflib
+import functools
+import glob
+import gzip
+import importlib
+import io
+import itertools
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+from llm_jax.data import builtin
+from llm_jax.find import suggest
+from llm_jax.types import BadInput
+
+_SUFFIXES = ('.jsonl', '.json', '.parquet', '.txt')
+_COMPRESSED = ('.gz', '.zst')
+_EXTRAS = {'.parquet': 'pyarrow', '.zst': 'zstandard'}
+_TXT_SPLITS = ('blank', 'line')
+_TFDS = re.compile(r'tfds:(\w+)(?:/([\w.-]+))?(?::(\d+\.\d+\.\d+))?(?:@(.+))?')
+_RECORDS = 256  # read at once
+
+
+class Source:
+  """Documents in an order that never changes; every `iter()` starts over.
+
+  `has_splits` tells whether 'validation' can be opened too, apart from 'train'. Where it cannot,
+  whoever trains on the source has to hold something out.
+  """
+
+  def __init__(self, name: str, read: Callable[[], Iterator[str]], *, has_splits: bool):
+    self._name = name
+    self._read = read
+    self.has_splits = has_splits
+
+  def __iter__(self) -> Iterator[str]:
+    return self._read()
+
+  def __repr__(self) -> str:
+    return f'Source({self._name})'
+
+
+def open_source(spec: str, *, split: str = 'train', field: str = 'text') -> Source:
+  """The documents that `spec` names; the top of this file says what it may be.
+
+  `split` is 'train' or 'validation'. Files have no splits: both read all of them. `field` is the
+  key of the text in JSON, Parquet and TFDS records.
+
+  Raises:
+    BadInput: at once if the specification, a file, a dataset or a split does not exist or a file
+      is empty; while reading if a file is broken or a document is missing or not text. The message
+      names the file and the line.
+  """
+  if split not in builtin.SPLITS:
+    raise BadInput(f'{spec}: no split {split!r}; {suggest(split, list(builtin.SPLITS))}')
+  spec, options = _options(spec)
+  if spec == 'builtin':
+    _check_options(spec, options, [])
+    name = f"'builtin', split={split!r}"
+    return Source(name, lambda: iter(builtin.documents(split)), has_splits=True)
+  if spec.startswith('tfds:'):
+    return _open_tfds(spec, options, split, field)
+  return _open_files(spec, options, field)
+
+
+def _options(spec: str) -> tuple[str, dict[str, str]]:
+  """`a-?.txt?split=line` is the glob `a-?.txt` with an option; only `name=value` is an option."""
+  match = re.fullmatch(r'(.+?)\?(\w+=[^?&=]*(?:&\w+=[^?&=]*)*)', spec, re.DOTALL)
+  if not match:
+    return spec, {}
+  return match[1], dict(option.split('=') for option in match[2].split('&'))
+
+
+def _check_options(spec: str, options: Mapping[str, str], known: list[str]) -> None:
+  for name in options:
+    if name not in known:
+      raise BadInput(f'{spec}: unknown option {name!r}; {suggest(name, known)}')
+
+
+# --- TFDS --------------------------------------------------------------------------------------
+
+
+def _open_tfds(spec: str, options: Mapping[str, str], split: str, field: str) -> Source:
+  _check_options(spec, options, ['field', 'split'])
+  field, part = options.get('field', field), options.get('split', split)
+  folder = _tfds_folder(spec)
+  import tensorflow_datasets as tfds  # takes a second
+
+  builder: Any = tfds.builder_from_directory(folder)
+  splits, features = sorted(builder.info.splits), sorted(builder.info.features)
+  if re.split(r'[\[+]', part)[0] not in splits:
+    raise BadInput(f'{spec}: no split {part!r} in {folder}; it has: {", ".join(splits)}')
+  if field not in features:
+    raise BadInput(f'{spec}: {_no_field(field, features)}')
+  try:
+    records = builder.as_data_source(split=part)
+  except NotImplementedError as error:
+    raise BadInput(
+      f'{spec}: {folder} is not stored as array_record; prepare it again with '
+      "download_and_prepare(file_format='array_record')"
+    ) from error
+  except ValueError as error:
+    raise BadInput(
+      f'{spec}: cannot read split {part!r}: {str(error).splitlines()[0]}; write train[:90%]'
+    ) from error
+
+  def read() -> Iterator[str]:
+    for start in range(0, len(records), _RECORDS):
+      rows = range(start, min(start + _RECORDS, len(records)))
+      for index, record in zip(rows, records.__getitems__(rows)):
+        yield _decoded(record[field], f'{spec}, split {part!r}, record {index}', field)
+
+  has_splits = 'split' not in options and 'validation' in splits
+  return Source(f'{spec!r}, split={part!r}, field={field!r}', read, has_splits=has_splits)
+
+
+def _decoded(value: Any, where: str, field: str) -> str:
+  if not isinstance(value, bytes):
+    raise BadInput(f'{where}: {field!r} is {type(value).__name__}, not text; choose with ?field=')
+  try:
+    return value.decode()
+  except UnicodeDecodeError as error:
+    raise BadInput(f'{where}: {field!r} is not UTF-8 ({error.reason})') from error
+
+
+def _tfds_folder(spec: str) -> Path:
+  """The folder of the newest prepared version, or of the one asked for."""
+  match = _TFDS.fullmatch(spec)
+  if not match:
+    raise BadInput(f'{spec}: write tfds:<name>[/<config>][:<version>][@<data_dir>]')
+  name, config, version, data_dir = match.groups()
+  data_dir = data_dir or os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  folder = Path(data_dir).expanduser()
+  for part in filter(None, (name, config)):
+    if not (folder / part).is_dir():
+      raise BadInput(_not_prepared(spec, part, folder))
+    folder /= part
+  found = {path.parent.name: path.parent for path in folder.glob('*.*.*/dataset_info.json')}
+  if version or not found:
+    if version not in found:
+      raise BadInput(_not_prepared(spec, version or 'version', folder))
+    return found[version]
+  return max(found.values(), key=lambda path: [int(n) for n in re.findall(r'\d+', path.name)])
+
+
+def _not_prepared(spec: str, missing: str, folder: Path) -> str:
+  there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+  return (
+    f'{spec}: no {missing} in {folder}, which holds: {", ".join(there) or "nothing"}; datasets are '
+    'not downloaded here, so prepare it there (tfds build, or llm_jax.data.corpus.prepare for your '
+    'own texts) or name its folder with @<data_dir>'
+  )
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def _open_files(spec: str, options: Mapping[str, str], field: str) -> Source:
+  paths = _paths(spec)
+  kinds = {_kind(path) for path in paths}
+  has_fields = bool(kinds - {'.txt'})
+  known = ['field'] * has_fields + ['split'] * ('.txt' in kinds)
+  _check_options(spec, options, known)
+  field, split = options.get('field', field), options.get('split')
+  if split is not None and split not in _TXT_SPLITS:
+    raise BadInput(f'{spec}: no split={split}; {suggest(split, list(_TXT_SPLITS))}')
+  for path in paths:
+    if os.path.getsize(path) == 0:
+      raise BadInput(f'{path}: the file is empty; fill it or leave it out')
+    for suffix in {_kind(path), Path(path).suffix.lower()} & _EXTRAS.keys():
+      _extra(suffix, path)
+  readers = {
+    '.txt': functools.partial(_txt, split=split),
+    '.parquet': functools.partial(_parquet, field=field),
+    '.jsonl': functools.partial(_jsonl, field=field),
+    '.json': functools.partial(_jsonl, field=field),
+  }
+
+  def read() -> Iterator[str]:
+    for path in paths:
+      texts = readers[_kind(path)](path)
+      first = next(texts, None)
+      if first is None:
+        raise BadInput(f'{path}: the file holds no document; fill it or leave it out')
+      yield first
+      yield from texts
+
+  name = repr(spec)
+  name += f', field={field!r}' if has_fields else ''
+  name += f', split={split!r}' if split else ''
+  return Source(name, read, has_splits=False)
+
+
+def _paths(spec: str) -> list[str]:
+  """The files of a path or glob, sorted by name."""
+  path = os.path.expanduser(spec)
+  if os.path.isdir(path):
+    raise BadInput(f'{spec}: is a folder; name the files in it, such as {path.rstrip("/")}/*.jsonl')
+  if os.path.exists(path):
+    return [path]
+  if glob.has_magic(path):
+    found = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+    if not found:
+      raise BadInput(f'{spec}: no file matches in {os.getcwd()}; check the folder and the suffix')
+    return found
+  parent = Path(path).parent
+  if not parent.is_dir():
+    raise BadInput(f'{spec}: there is no folder {parent} in {os.getcwd()}')
+  names = sorted(p.name for p in parent.iterdir()) + ['builtin'] * ('/' not in spec)
+  close = difflib.get_close_matches(Path(path).name, names, n=3)
+  hint = ' or '.join(map(repr, close)) if close else "'builtin', tfds:<name> or a file"
+  raise BadInput(f'{spec}: no such file in {parent.resolve()}; did you mean {hint}?')
+
+
+def _kind(path: str) -> str:
+  """The suffix that says how to read a file, without the one of its compression."""
+  name = Path(path.lower())
+  suffix = Path(name.stem).suffix if name.suffix in _COMPRESSED else name.suffix
+  if suffix not in _SUFFIXES:
+    raise BadInput(
+      f'{path}: unknown suffix {suffix!r}; known are {", ".join(_SUFFIXES)}, each also with '
+      f'{" or ".join(_COMPRESSED)} behind it'
+    )
+  return suffix
+
+
+def _extra(suffix: str, path: str) -> ModuleType:
+  package = _EXTRAS[suffix]
+  try:
+    return importlib.import_module(package)
+  except ImportError as error:
+    raise BadInput(
+      f"{path}: reading {suffix} needs {package}; pip install 'llm_jax[data]'"
+    ) from error
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[IO[bytes] | io.BufferedIOBase]:
+  """The bytes of a file, decompressed; an error while they are read names the file."""
+  broken: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
+  try:
+    with open(path, 'rb') as raw:
+      match Path(path).suffix.lower():
+        case '.gz':
+          with gzip.open(raw) as unzipped:
+            yield unzipped
+        case '.zst':
+          zstandard = _extra('.zst', path)
+          broken += (zstandard.ZstdError,)
+          yield io.BufferedReader(_Zstd(raw, zstandard))
+        case _:
+          yield raw
+  except broken as error:
+    raise BadInput(f'{path}: broken compression ({error}); make the file anew') from error
+
+
+class _Zstd(io.RawIOBase):
+  """Decompressed bytes of a .zst file of one or more frames.
+
+  zstandard's own reader takes a file that was cut off for a whole one; this raises EOFError.
+  """
+
+  def __init__(self, raw: IO[bytes], zstandard: ModuleType):
+    self._new_frame = zstandard.ZstdDecompressor().decompressobj
+    self._chunks = self._decompress(raw)
+    self._left = b''
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: Any) -> int:
+    while not self._left:
+      try:
+        self._left = next(self._chunks)
+      except StopIteration:
+        return 0
+    size = min(len(buffer), len(self._left))
+    buffer[:size], self._left = self._left[:size], self._left[size:]
+    return size
+
+  def _decompress(self, raw: IO[bytes]) -> Iterator[bytes]:
+    frame = self._new_frame()
+    while data := raw.read(1 << 17):
+      while data:
+        if frame.eof:
+          frame = self._new_frame()
+        yield frame.decompress(data)
+        data = frame.unused_data
+    if not frame.eof:
+      raise EOFError('the file ends in the middle')
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+  """Number, from 1, and text of every line."""
+  with _opened(path) as stream:
+    for number, line in enumerate(stream, 1):
+      try:
+        yield number, line.decode('utf-8-sig' if number == 1 else 'utf-8')
+      except UnicodeDecodeError as error:
+        raise BadInput(
+          f'{path}, line {number}: byte {error.start + 1} is not UTF-8 ({error.reason}); convert '
+          'the file with iconv -t utf-8'
+        ) from error
+
+
+def _txt(path: str, split: str | None) -> Iterator[str]:
+  lines = (line.removesuffix('\n').removesuffix('\r') for _, line in _lines(path))
+  if split == 'line':
+    yield from filter(str.strip, lines)
+  elif split == 'blank':
+    for has_text, group in itertools.groupby(lines, key=lambda line: bool(line.strip())):
+      if has_text:
+        yield '\n'.join(group)
+  else:
+    text = '\n'.join(lines)
+    if text.strip():
+      yield text
+
+
+def _jsonl(path: str, field: str) -> Iterator[str]:
+  for number, line in _lines(path):
+    if not line.strip():
+      continue
+    where = f'{path}, line {number}'
+    try:
+      row = json.loads(line.rstrip('\r\n'))
+    except json.JSONDecodeError as error:
+      raise BadInput(
+        f'{where}: not JSON ({error.msg} in column {error.colno}); write one JSON object a line'
+      ) from error
+    if not isinstance(row, dict):
+      raise BadInput(
+        f'{where}: {type(row).__name__} instead of an object; write {{"{field}": ...}}'
+      )
+    if field not in row:
+      raise BadInput(f'{where}: {_no_field(field, row)}')
+    yield _text(row[field], where, field)
+
+
+def _parquet(path: str, field: str) -> Iterator[str]:
+  pyarrow = _extra('.parquet', path)
+  parquet = importlib.import_module('pyarrow.parquet')
+  try:
+    with _opened(path) as stream:
+      # Parquet is read from its end, and a compressed stream has no end to begin from.
+      seekable = io.BytesIO(stream.read()) if path.lower().endswith(_COMPRESSED) else stream
+      file = parquet.ParquetFile(seekable)
+      if field not in file.schema_arrow.names:
+        raise BadInput(f'{path}: {_no_field(field, file.schema_arrow.names)}')
+      rows = itertools.count(1)
+      for batch in file.iter_batches(_RECORDS, columns=[field]):
+        for text in batch.column(0).to_pylist():
+          yield _text(text, f'{path}, row {next(rows)}', field)
+  except pyarrow.ArrowException as error:
+    raise BadInput(f'{path}: not a whole Parquet file; make the file anew') from error
+
+
+def _text(value: Any, where: str, field: str) -> str:
+  if not isinstance(value, str):
+    raise BadInput(
+      f'{where}: {field!r} is {type(value).__name__}, not a string; choose another with ?field='
+    )
+  return value
+
+
+def _no_field(field: str, there: Iterable[str]) -> str:
+  return f'no field {field!r}; the fields are {", ".join(there)}; choose one with ?field='

@@ -1,0 +1,1 @@
+"""Evaluations: `make(model, tokenizer, **hyper) -> (params) -> Metrics`."""

@@ -1,0 +1,64 @@
+"""Loss on held-out rows, per token and, comparable across tokenizers, in bits per byte of text."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llm_jax.losses.logprobs import score
+from llm_jax.parallel.mesh import shard_batch
+from llm_jax.types import Annotate, Array, Batch, Mean, Metrics, Params
+
+
+def make(
+  model: Any,
+  tokenizer: Any,
+  *,
+  rows: Sequence[Mapping[str, np.ndarray]],
+  mesh: Any,
+  batch_size: int = 16,
+  max_rows: int | None = None,
+  annotate: Sequence[Annotate] = (),
+) -> Callable[[Params], Metrics]:
+  """`evaluate(params) -> {'loss', 'bits_per_byte'}` over all rows (or `max_rows`, evenly spread).
+
+  Args:
+    model: a Transformer.
+    tokenizer: gives the bytes that each id stands for.
+    rows: held-out rows with `tokens`, `mask`, `position`, `segment`.
+    mesh: where batches go.
+    batch_size: rows at a time; the last batch is filled with rows that count nothing.
+    max_rows: most rows read.
+    annotate: what the training batches go through too, such as masking; here with fixed seeds.
+  """
+  bytes_V = np.zeros(model.shape.vocab_size, np.float32)
+  bytes_V[: len(tokenizer.token_bytes)] = tokenizer.token_bytes
+  count = min(len(rows), max_rows or len(rows))
+  index = np.linspace(0, len(rows) - 1, count).round().astype(int)
+
+  @jax.jit
+  def sums(params: Params, batch: Batch, bytes_V: Array) -> tuple[Array, Array, Array]:
+    mask = batch['mask']
+    nats = -(score(model, params, batch) * mask).sum()
+    return nats, mask.sum(), (bytes_V[batch.get('target', batch['tokens'])] * mask).sum()
+
+  def evaluate(params: Params) -> Metrics:
+    nats, tokens, size = jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
+    for start in range(0, count, batch_size):
+      picked = [rows[int(i)] for i in index[start : start + batch_size]]
+      empty = {k: np.zeros_like(v) for k, v in picked[0].items()}
+      picked += [empty] * (batch_size - len(picked))
+      hosts, host = jax.process_count(), jax.process_index()
+      mine = picked[host * batch_size // hosts : (host + 1) * batch_size // hosts]
+      batch = shard_batch({k: np.stack([row[k] for row in mine]) for k in mine[0]}, mesh)
+      for i, function in enumerate(annotate):
+        rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), i), start)
+        batch = function(params, batch, rng)
+      part = sums(params, batch, bytes_V)
+      nats, tokens, size = nats + part[0], tokens + part[1], size + part[2]
+    return {'loss': Mean(nats, tokens), 'bits_per_byte': Mean(nats / math.log(2), size)}
+
+  return evaluate

@@ -1,0 +1,86 @@
+"""File name = config name: modules and keyword arguments looked up by the words of a config."""
+
+import difflib
+import functools
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from llm_jax.types import BadInput
+
+
+def find(room: str, name: str) -> ModuleType:
+  """The module `llm_jax.<room>.<name>`, or, if `name` has a dot, that module of the user's.
+
+  Raises:
+    BadInput: no such module; the message lists what the room holds.
+  """
+  if '.' in name:
+    if not _exists(name):
+      raise BadInput(
+        f'{room}: no module {name!r} can be imported from here; a dotted name is a Python module '
+        'on sys.path, such as experiments.flip.loss for experiments/flip/loss.py'
+      )
+    return importlib.import_module(name)
+  package = importlib.import_module(f'llm_jax.{room}')
+  names = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
+  if name not in names:
+    raise BadInput(f'{room}: no {name!r}; {suggest(name, names)}')
+  return importlib.import_module(f'llm_jax.{room}.{name}')
+
+
+def _exists(dotted: str) -> bool:
+  try:
+    return importlib.util.find_spec(dotted) is not None
+  except ModuleNotFoundError:  # a parent package is missing
+    return False
+
+
+def bind(function: Callable, hyper: Mapping[str, Any], *, where: str, **given: Any) -> Callable:
+  """`function` with the keywords of a config group and those `given` by the caller filled in.
+
+  Every keyword must be one the function names, so a typo or an option it does not use is an error.
+
+  Raises:
+    BadInput: naming the keyword, the function and the closest keyword that exists.
+  """
+  check(function, hyper, where=where, given=given)
+  return functools.partial(function, **given, **hyper)
+
+
+def call(function: Callable, hyper: Mapping[str, Any], *args: Any, where: str, **given: Any) -> Any:
+  """`function(*args, **given, **hyper)` after the check of `bind`; a missing keyword is named."""
+  check(function, hyper, where=where, given=given)
+  required = [
+    p.name
+    for p in inspect.signature(function).parameters.values()
+    if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+  ]
+  missing = [name for name in required if name not in hyper and name not in given]
+  if missing:
+    raise BadInput(f'{where}: {missing[0]!r} is missing; set config.{where}.{missing[0]}')
+  return function(*args, **given, **hyper)
+
+
+def check(
+  function: Callable, hyper: Mapping[str, Any], *, where: str, given: Mapping[str, Any] = {}
+) -> None:
+  """Raises BadInput if `hyper` has a keyword that `function` does not name."""
+  parameters = inspect.signature(function).parameters.values()
+  if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    return
+  names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given]
+  for key in hyper:
+    if key not in names:
+      raise BadInput(f'{where}: unknown option {key!r}; {suggest(key, names)}')
+
+
+def suggest(word: str, names: list[str]) -> str:
+  """The end of an error message: the closest name, or all of them."""
+  close = difflib.get_close_matches(word, names, n=1)
+  listed = ', '.join(names) if names else 'none'
+  return f'did you mean {close[0]!r}?' if close else f'choose from: {listed}'

@@ -1,0 +1,1 @@
+"""What `--config.job` runs. Only jobs read a config."""

@@ -1,0 +1,37 @@
+"""Job `sample`: continues prompts with a trained model and prints them."""
+
+import sys
+
+import jax
+from ml_collections import ConfigDict
+
+from llm_jax import artifact
+from llm_jax.find import call
+from llm_jax.parallel.mesh import make_mesh
+from llm_jax.sampling import complete
+from llm_jax.types import BadInput
+
+
+def main(config: ConfigDict) -> None:
+  """Prints each of `config.prompts` with its continuation."""
+  prompts = (config.prompts,) if isinstance(config.prompts, str) else tuple(config.prompts)
+  if not prompts:
+    raise BadInput('sample: no prompts; give --config.prompts="(\'Once upon a time\',)"')
+  mesh = make_mesh(**config.mesh)
+  with jax.set_mesh(mesh):
+    made = artifact.load(config.artifact, mesh)
+    if not made.model.shape.causal:
+      raise BadInput(f'sample: {config.artifact!r} is a masked language model, it cannot continue')
+    run = call(
+      complete.make,
+      config.sample,
+      made.model,
+      made.tokenizer,
+      where='sample',
+      prompts=prompts,
+      seed=config.seed,
+    )
+    answers = run(made.params)
+  bold, plain = ('\033[1m', '\033[0m') if sys.stdout.isatty() else ('', '')
+  for prompt, answer in zip(prompts, answers, strict=True):
+    print(f'{prompt}{bold}{answer}{plain}\n{"-" * 40}')

@@ -1,0 +1,1 @@
+"""One loss a file: `loss_fn(params, batch, rng, *, model, **hyper) -> (Mean, Metrics)`."""

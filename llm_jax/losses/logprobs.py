@@ -1,0 +1,99 @@
+"""Per-token log-probabilities from hidden states, block by block, so no [B, L, V] array exists."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.parallel.mesh import BATCH_AXES
+from llm_jax.types import Array, Batch, Params
+
+BLOCK_ELEMENTS = 2**26  # logits a device holds at a time: 256 MiB of float32
+
+
+class Scores(NamedTuple):
+  """What a loss may ask of each token, float32 [..., L], aligned with `tokens`.
+
+  Under a causal model the first token of a row has no prediction; its entries are 0. Multiply by
+  `batch['mask']` before summing.
+  """
+
+  logp: Array
+  logsumexp: Array
+  entropy: Array
+
+
+def score(model: Any, params: Params, batch: Batch, *, temperature: float = 1.0) -> Array:
+  """log p(token | what comes before it) [..., L], in nats; see `scores`."""
+  return scores(model, params, batch, temperature=temperature).logp
+
+
+def scores(model: Any, params: Params, batch: Batch, *, temperature: float = 1.0) -> Scores:
+  """Log-probability, logsumexp of the logits and entropy of every token's prediction.
+
+  Args:
+    model: has `hidden` and `unembed` (models/transformer.py) and `shape.causal`.
+    params: its parameters.
+    batch: `tokens` [..., L], optionally `position`, `segment` and `target` of the same shape;
+      leading axes (rows, groups) are flattened for the model.
+    temperature: logits are divided by it.
+
+  Returns:
+    Scores of shape [..., L]. A causal model is shifted here, once: entry t is about token t.
+  """
+  shape = batch['tokens'].shape
+  flat = {
+    k: batch[k].reshape(-1, shape[-1])
+    for k in ('tokens', 'position', 'segment', 'target')
+    if k in batch
+  }
+  hidden_BLD, _ = model.apply(
+    params, flat['tokens'], flat.get('position'), flat.get('segment'), method='hidden'
+  )
+  target_BL = flat.get('target', flat['tokens'])
+  if model.shape.causal:
+    target_BL = jnp.roll(target_BL, -1, axis=1)
+  out = _blocked(model, params, hidden_BLD, target_BL, temperature)
+  if model.shape.causal:
+    # Position t - 1 predicted token t; the last position's prediction is dropped.
+    out = Scores(*[jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in out])
+  return Scores(*[x.reshape(shape) for x in out])
+
+
+def _blocked(
+  model: Any, params: Params, hidden_BLD: Array, target_BL: Array, temperature: float
+) -> Scores:
+  batch, length, _ = hidden_BLD.shape
+
+  def one(hidden_BD: Array, target_B: Array) -> Scores:
+    logits_BV = model.apply(params, hidden_BD, method='unembed') / temperature
+    return _read(logits_BV, target_B)
+
+  mesh = jax.sharding.get_abstract_mesh()
+  shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  columns = max(1, BLOCK_ELEMENTS * shards // (batch * model.shape.vocab_size))
+  if columns >= length:
+    return one(hidden_BLD, target_BL)
+  # Cut along the length, so that every block has all rows and each device keeps its own.
+  blocks = -(-length // columns)
+  columns = -(-length // blocks)
+  pad = blocks * columns - length
+
+  def cut(x: Array) -> Array:
+    x = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(batch, blocks, columns, *x.shape[2:]), 1, 0)
+
+  # The backward pass computes each block's logits again instead of keeping them.
+  out = jax.lax.map(lambda part: jax.checkpoint(one)(*part), (cut(hidden_BLD), cut(target_BL)))
+  return Scores(*[jnp.moveaxis(x, 0, 1).reshape(batch, -1)[:, :length] for x in out])
+
+
+def _read(logits_V: Array, target: Array) -> Scores:
+  """Scores of one block; where nobody reads a field, the compiler drops its work."""
+  logsumexp = jax.nn.logsumexp(logits_V, axis=-1)
+  # Compare-and-sum rather than gather: its gradient is element-wise, not a scatter.
+  hit_V = jnp.arange(logits_V.shape[-1]) == target[..., None]
+  logp = jnp.where(hit_V, logits_V, 0).sum(-1) - logsumexp
+  prob_V = jnp.exp(logits_V - logsumexp[..., None])
+  return Scores(logp, logsumexp, logsumexp - (prob_V * logits_V).sum(-1))

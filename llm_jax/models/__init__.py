@@ -1,0 +1,1 @@
+"""The networks. Only this room knows linen; everyone else sees `apply(params, ...)`."""

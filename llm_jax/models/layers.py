@@ -1,0 +1,108 @@
+"""The small layers of a Transformer: norms, rotary positions, the two kinds of MLP."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llm_jax.types import Array
+
+
+class Model(nn.Module):
+  """A linen module that is used with plain parameters: `apply(params, ...)`, `init(rng, ...)`."""
+
+  def init(self, rng: Array, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Plain nested dict of parameters."""
+    variables: Any = super().init(rng, *args, **kwargs)
+    return variables['params']
+
+  def apply(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls the model (or `method=`) with plain parameters."""
+    return super().apply({'params': params}, *args, **kwargs)
+
+
+class Norm(nn.Module):
+  """RMSNorm (arXiv:1910.07467) or LayerNorm (arXiv:1607.06450), computed in float32."""
+
+  kind: str
+  eps: float
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    size = x.shape[-1]
+    scale = self.param('scale', nn.initializers.ones, (size,))
+    y = x.astype(jnp.float32)
+    if self.kind == 'layer':
+      y = y - y.mean(-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps) * scale
+    if self.kind == 'layer':
+      y = y + self.param('bias', nn.initializers.zeros, (size,))
+    return y.astype(x.dtype)
+
+
+class MLP(nn.Module):
+  """SwiGLU (arXiv:2002.05202) or, for `kind='gelu'`, one hidden layer with tanh-GELU (GPT-2)."""
+
+  hidden_dim: int
+  kind: str
+  bias: bool
+  out_scale: float
+
+  @nn.compact
+  def __call__(self, x_BLD: Array) -> Array:
+    dim, dtype = x_BLD.shape[-1], x_BLD.dtype
+    up_DF = self.param('up', fan_in(dim), (dim, self.hidden_dim))
+    hidden_BLF = x_BLD @ up_DF.astype(dtype)
+    if self.bias:
+      hidden_BLF += self.param('up_bias', nn.initializers.zeros, (self.hidden_dim,)).astype(dtype)
+    if self.kind == 'swiglu':
+      gate_DF = self.param('gate', fan_in(dim), (dim, self.hidden_dim))
+      hidden_BLF = jax.nn.silu(x_BLD @ gate_DF.astype(dtype)) * hidden_BLF
+    else:
+      hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=True)
+    init = fan_in(self.hidden_dim, self.out_scale)
+    down_FD = self.param('down', init, (self.hidden_dim, dim))
+    out_BLD = hidden_BLF @ down_FD.astype(dtype)
+    if self.bias:
+      out_BLD += self.param('down_bias', nn.initializers.zeros, (dim,)).astype(dtype)
+    return out_BLD
+
+
+def fan_in(size: int, scale: float = 1.0) -> nn.initializers.Initializer:
+  """Truncated normal of standard deviation scale / sqrt(size), so that outputs keep unit size."""
+  return nn.initializers.truncated_normal(scale / math.sqrt(size))
+
+
+def rotary(
+  position_BL: Array, head_dim: int, theta: float, scaling: Mapping[str, float] | None = None
+) -> tuple[Array, Array]:
+  """Cosines and sines [B, L, E/2] of rotary position embedding (arXiv:2104.09864), float32.
+
+  Args:
+    position_BL: positions, counted from 0 inside each segment.
+    head_dim: E, even.
+    theta: base of the frequencies.
+    scaling: Llama-3.1's stretch for longer contexts: `factor`, `low_freq_factor`,
+      `high_freq_factor`, `original_length` (public rule of the Llama 3.1 release).
+  """
+  frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+  if scaling:
+    # Wavelengths above the training length are stretched by `factor`, short ones are kept, and
+    # those between are interpolated.
+    turns = scaling['original_length'] * frequency / (2 * math.pi)
+    low, high = scaling['low_freq_factor'], scaling['high_freq_factor']
+    keep = jnp.clip((turns - low) / (high - low), 0, 1)
+    frequency = frequency * (keep + (1 - keep) / scaling['factor'])
+  angle = position_BL[..., None].astype(jnp.float32) * frequency
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_BHLE: Array, cos_BLE: Array, sin_BLE: Array) -> Array:
+  """Turns the pairs (i, i + E/2) of each head by their angles; the Hugging Face pairing."""
+  first, second = jnp.split(x_BHLE.astype(jnp.float32), 2, axis=-1)
+  cos, sin = cos_BLE[:, None], sin_BLE[:, None]
+  turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+  return turned.astype(x_BHLE.dtype)

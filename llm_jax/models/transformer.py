@@ -1,0 +1,339 @@
+"""The one Transformer: Llama 1-3, Qwen 2 and 3, GPT-2 and masked language models by its options."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llm_jax.find import suggest
+from llm_jax.models.attention import Attention
+from llm_jax.models.layers import MLP, Model, Norm, fan_in, rotary
+from llm_jax.parallel.mesh import constrain
+from llm_jax.types import Array, BadInput
+
+POLICIES = {
+  'full': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'all_dots': jax.checkpoint_policies.dots_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """Everything that fixes the parameters and the function of a Transformer.
+
+  Attributes:
+    vocab_size: V, rows of the embedding.
+    dim: D, width of the residual stream.
+    num_layers: N.
+    num_heads: H query heads.
+    num_kv_heads: K key and value heads, a divisor of H (arXiv:2305.13245); default H.
+    head_dim: E; default dim / num_heads.
+    hidden_dim: F; default 8/3 dim for swiglu and 4 dim for gelu, rounded up to 64.
+    max_length: longest sequence; the number of learned positions.
+    causal: False sees both sides, for masked language models.
+    norm: 'rms' or 'layer'.
+    norm_eps: added to the variance.
+    mlp: 'swiglu' or 'gelu'.
+    position: 'rope' or 'learned'.
+    rope_theta: base of the rotary frequencies.
+    rope_scaling: Llama 3.1's, see `layers.rotary`; or None.
+    qkv_bias: biases on q, k and v (Qwen2).
+    bias: biases on every product (GPT-2).
+    qk_norm: RMSNorm on each query and key head (Qwen3).
+    window: keys further back than this are not seen; None sees all.
+    attention_softcap: scores are c tanh(score / c) (Gemma 2); or None.
+    logit_softcap: the same for logits.
+    head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
+    dtype: of activations and products; parameters are float32.
+    remat: what the backward pass computes again: 'none', 'full' (all of a block), 'dots' (all but
+      its products with weights), 'all_dots' (all but its products).
+    scan_layers: one compiled block for all layers (compiles fast) or one each (runs faster).
+  """
+
+  vocab_size: int
+  dim: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int = 0
+  head_dim: int = 0
+  hidden_dim: int = 0
+  max_length: int = 2048
+  causal: bool = True
+  norm: str = 'rms'
+  norm_eps: float = 1e-5
+  mlp: str = 'swiglu'
+  position: str = 'rope'
+  rope_theta: float = 10000.0
+  rope_scaling: Mapping[str, float] | None = None
+  qkv_bias: bool = False
+  bias: bool = False
+  qk_norm: bool = False
+  window: int | None = None
+  attention_softcap: float | None = None
+  logit_softcap: float | None = None
+  head: str = 'tied'
+  dtype: str = 'float32'
+  remat: str = 'none'
+  scan_layers: bool = True
+
+  def __post_init__(self) -> None:
+    for field, default in (
+      ('num_kv_heads', self.num_heads),
+      ('head_dim', self.dim // self.num_heads),
+      ('hidden_dim', 64 * math.ceil(self.dim * (8 / 3 if self.mlp == 'swiglu' else 4) / 64)),
+    ):
+      if not getattr(self, field):
+        object.__setattr__(self, field, default)
+    for field, allowed in (
+      ('norm', ('rms', 'layer')),
+      ('mlp', ('swiglu', 'gelu')),
+      ('position', ('rope', 'learned')),
+      ('head', ('tied', 'untied', 'scalar')),
+      ('dtype', ('float32', 'bfloat16', 'float16')),
+      ('remat', ('none', *POLICIES)),
+    ):
+      if getattr(self, field) not in allowed:
+        value = getattr(self, field)
+        raise BadInput(f'model: {field} {value!r}; {suggest(str(value), [*allowed])}')
+    if self.num_heads % self.num_kv_heads:
+      raise BadInput(
+        f'model: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}'
+      )
+    if self.position == 'rope' and self.head_dim % 2:
+      raise BadInput(f'model: rotary positions need an even head_dim, not {self.head_dim}')
+
+
+class Block(nn.Module):
+  """Pre-norm residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+  shape: Shape
+
+  @nn.compact
+  def __call__(self, x_BLD: Array, place: Any, angles: Any, cache: Any) -> tuple[Array, Any]:
+    s = self.shape
+    out_scale = (2 * s.num_layers) ** -0.5  # keeps the residual stream's size at depth (GPT-2)
+    x_BLD = constrain(x_BLD, 'batch', 'sequence', None)
+    attended_BLD, cache = Attention(
+      num_heads=s.num_heads,
+      num_kv_heads=s.num_kv_heads,
+      head_dim=s.head_dim,
+      qkv_bias=s.qkv_bias or s.bias,
+      out_bias=s.bias,
+      qk_norm=s.qk_norm,
+      norm_eps=s.norm_eps,
+      causal=s.causal,
+      window=s.window,
+      softcap=s.attention_softcap,
+      out_scale=out_scale,
+      name='attention',
+    )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), place, angles, cache)
+    x_BLD += attended_BLD
+    mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, name='mlp')
+    return x_BLD + mlp(Norm(s.norm, s.norm_eps, name='mlp_norm')(x_BLD)), cache
+
+
+class Embedding(nn.Module):
+  """Token table [V, D] and, for learned positions, `position` [max_length, D]."""
+
+  shape: Shape
+
+  def setup(self) -> None:
+    s = self.shape
+    init = nn.initializers.normal(0.02)
+    self.table = self.param('table', init, (s.vocab_size, s.dim))
+    if s.position == 'learned':
+      self.position = self.param('position', init, (s.max_length, s.dim))
+
+  def __call__(self, tokens_BL: Array, position_BL: Array) -> Array:
+    dtype = self.shape.dtype
+    x_BLD = self.table[tokens_BL].astype(dtype)
+    if self.shape.position == 'learned':
+      x_BLD += self.position[position_BL].astype(dtype)
+    return x_BLD
+
+
+class Head(nn.Module):
+  """What reads the last hidden state when it is not the embedding: `kernel` [D, V] or `scalar`."""
+
+  shape: Shape
+
+  @nn.compact
+  def __call__(self, hidden_BLD: Array) -> Array:
+    s = self.shape
+    if s.head == 'scalar':
+      scalar_D = self.param('scalar', nn.initializers.zeros, (s.dim,))
+      return hidden_BLD.astype(jnp.float32) @ scalar_D
+    kernel_DV = self.param('kernel', fan_in(s.dim), (s.dim, s.vocab_size)).astype(s.dtype)
+    return jnp.einsum('...D,DV->...V', hidden_BLD, kernel_DV, preferred_element_type=jnp.float32)
+
+
+class Transformer(Model):
+  """Decoder-only Transformer; `blocks` hold all layers stacked on their first axis.
+
+  Call it with `apply(params, tokens, position, segment, cache)`; `method='hidden'` stops before
+  the head and `method='unembed'` is the head alone, so that a loss can take it block by block.
+  """
+
+  shape: Shape
+
+  def setup(self) -> None:
+    s = self.shape
+    self.embedding = Embedding(s)
+    self.blocks = self.param('blocks', self._init_blocks)
+    self.final_norm = Norm(s.norm, s.norm_eps)
+    if s.head != 'tied':
+      self.head = Head(s)
+
+  def _init_blocks(self, rng: Array) -> Any:
+    x_BLD, zero = jnp.zeros((1, 1, self.shape.dim)), jnp.zeros((1, 1), jnp.int32)
+    place = {k: zero for k in ('q_position', 'q_segment', 'k_position', 'k_segment')}
+    block = Block(self.shape, parent=None)
+    init = lambda key: block.init(key, x_BLD, place, self._angles(zero), None)['params']
+    return jax.vmap(init)(jax.random.split(rng, self.shape.num_layers))
+
+  def _angles(self, position_BL: Array) -> tuple[Array, Array] | None:
+    s = self.shape
+    if s.position == 'learned':
+      return None
+    return rotary(position_BL, s.head_dim, s.rope_theta, s.rope_scaling)
+
+  def __call__(
+    self,
+    tokens_BL: Array,
+    position_BL: Array | None = None,
+    segment_BL: Array | None = None,
+    cache: dict[str, Any] | None = None,
+  ) -> tuple[Array, dict[str, Any] | None]:
+    """float32 logits [B, L, V] (or scores [B, L] of a scalar head) and the cache.
+
+    Args:
+      tokens_BL: int ids.
+      position_BL: counts from 0 inside each segment; default 0 .. L-1.
+      segment_BL: 0 = padding, else the document of a row; default all 1.
+      cache: from `make_cache`, to continue rows; the new tokens take its next L slots.
+    """
+    hidden_BLD, cache = self.hidden(tokens_BL, position_BL, segment_BL, cache)
+    return self.unembed(hidden_BLD), cache
+
+  def hidden(
+    self,
+    tokens_BL: Array,
+    position_BL: Array | None = None,
+    segment_BL: Array | None = None,
+    cache: dict[str, Any] | None = None,
+  ) -> tuple[Array, dict[str, Any] | None]:
+    """The normed last hidden states [B, L, D] and the cache; arguments as `__call__`."""
+    s = self.shape
+    length = tokens_BL.shape[1]
+    if position_BL is None:
+      position_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
+    if segment_BL is None:
+      segment_BL = jnp.ones_like(tokens_BL)
+    place = {'q_position': position_BL, 'q_segment': segment_BL}
+    layers = None
+    if cache is None:
+      place |= {'k_position': position_BL, 'k_segment': segment_BL}
+    else:
+      write = jax.lax.dynamic_update_slice
+      place['k_position'] = write(cache['position'], position_BL, (0, cache['index']))
+      place['k_segment'] = write(cache['segment'], segment_BL, (0, cache['index']))
+      place['index'] = cache['index']
+      layers = cache['layers']
+    x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
+    angles = self._angles(position_BL)
+    block = Block(s, parent=None)
+
+    def run(params: Any, x_BLD: Array, layer_cache: Any) -> tuple[Array, Any]:
+      return block.apply({'params': params}, x_BLD, place, angles, layer_cache)
+
+    if s.remat != 'none':
+      run = jax.checkpoint(run, policy=POLICIES[s.remat], prevent_cse=not s.scan_layers)
+    if s.scan_layers and layers is None:
+      x_BLD, _ = jax.lax.scan(lambda x, params: run(params, x, None), x_BLD, self.blocks)
+    else:
+      new_layers = []
+      for i, params in enumerate(unstack(self.blocks, s.num_layers)):
+        x_BLD, layer = run(params, x_BLD, layers[i] if layers is not None else None)
+        new_layers.append(layer)
+      if cache is not None:
+        cache = {
+          'layers': tuple(new_layers),
+          'position': place['k_position'],
+          'segment': place['k_segment'],
+          'index': cache['index'] + length,
+        }
+    return self.final_norm(x_BLD), cache
+
+  def unembed(self, hidden_D: Array) -> Array:
+    """float32 logits [..., V] of hidden states [..., D] (scores [...] for a scalar head)."""
+    s = self.shape
+    if s.head == 'tied':
+      table_VD = self.embedding.table.astype(s.dtype)
+      logits_V = jnp.einsum('...D,VD->...V', hidden_D, table_VD, preferred_element_type=jnp.float32)
+    else:
+      logits_V = self.head(hidden_D)
+    if s.logit_softcap is not None:
+      logits_V = s.logit_softcap * jnp.tanh(logits_V / s.logit_softcap)
+    return logits_V
+
+  def make_cache(self, batch: int, slots: int) -> dict[str, Any]:
+    """An empty cache for `batch` rows of at most `slots` tokens."""
+    s = self.shape
+    empty = lambda: jnp.zeros((batch, s.num_kv_heads, slots, s.head_dim), s.dtype)
+    return {
+      'layers': tuple({'k': empty(), 'v': empty()} for _ in range(s.num_layers)),
+      'position': jnp.zeros((batch, slots), jnp.int32),
+      'segment': jnp.zeros((batch, slots), jnp.int32),
+      'index': jnp.int32(0),
+    }
+
+  def num_params(self) -> int:
+    """How many numbers the parameters hold."""
+    tree = jax.eval_shape(lambda: self.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+  def flops_per_token(self, length: int) -> float:
+    """FLOPs to train on one token of a sequence of `length`: forward once, backward twice.
+
+    Counts products only, two FLOPs a multiply-add; attention counts the keys that are seen (half
+    of them under causality), and rematerialisation counts nothing (model FLOPs, arXiv:2204.02311
+    appendix B, made aware of causality and windows).
+    """
+    s = self.shape
+    attention = s.dim * s.head_dim * (2 * s.num_heads + 2 * s.num_kv_heads)
+    mlp = s.dim * s.hidden_dim * (3 if s.mlp == 'swiglu' else 2)
+    head = s.dim * (1 if s.head == 'scalar' else s.vocab_size)
+    reach = length if s.window is None else min(s.window, length)
+    # Mean number of keys a query sees: growing to `reach`, then constant.
+    seen = reach - reach * (reach - 1) / (2 * length) if s.causal else length
+    scores = 2 * seen * s.num_heads * s.head_dim
+    return 6.0 * (s.num_layers * (attention + mlp + scores) + head)
+
+
+def unstack(blocks: Any, num_layers: int) -> list[Any]:
+  """The parameters of each layer; a split, so that its gradient is one concatenation."""
+  leaves, treedef = jax.tree.flatten(blocks)
+  columns = [jax.lax.split(leaf, (1,) * num_layers) for leaf in leaves]
+  return [treedef.unflatten([c[i][0] for c in columns]) for i in range(num_layers)]
+
+
+def make(**shape: Any) -> Transformer:
+  """A Transformer from the fields of `Shape`.
+
+  Raises:
+    BadInput: an unknown or missing field, or values that do not go together.
+  """
+  fields = dataclasses.fields(Shape)
+  names = [field.name for field in fields]
+  for key in shape:
+    if key not in names:
+      raise BadInput(f'model: unknown option {key!r}; {suggest(key, names)}')
+  for field in fields:
+    if field.default is dataclasses.MISSING and field.name not in shape:
+      raise BadInput(f'model: {field.name!r} is missing; set config.model.{field.name}')
+  return Transformer(Shape(**shape))

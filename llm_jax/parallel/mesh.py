@@ -1,0 +1,134 @@
+"""The device mesh: its axes, the start on many hosts, and batches spread over it."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from llm_jax.types import BadInput, Batch
+
+AXES = ('data', 'fsdp', 'tensor', 'sequence', 'expert')
+BATCH_AXES = ('data', 'fsdp')
+
+# Dense bfloat16 peak of one device in FLOP/s (vendor data sheets, without sparsity), keyed by a
+# part of `device_kind`. The first key found in the name wins, so longer names come first.
+PEAK_FLOPS = {
+  'TPU v7': 2307e12,
+  'TPU v6': 918e12,
+  'TPU v5p': 459e12,
+  'TPU v5 lite': 197e12,
+  'TPU v5e': 197e12,
+  'TPU v5': 459e12,
+  'TPU v4': 275e12,
+  'TPU v3': 123e12,
+  'B200': 2250e12,
+  'GH200': 989e12,
+  'H200': 989e12,
+  'H100 PCIe': 756e12,
+  'H100 NVL': 835e12,
+  'H100': 989e12,
+  'H800': 989e12,
+  'A100': 312e12,
+  'A800': 312e12,
+  'L40S': 362e12,
+  'L4': 121e12,
+  'A10': 125e12,
+  'T4': 65e12,
+}
+
+
+def start_hosts() -> None:
+  """Joins the other processes of a multi-host job, where the environment names a coordinator.
+
+  Plain `jax.distributed`: JAX itself recognises SLURM, Kubernetes, Open MPI and TPU pods; elsewhere
+  set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Does nothing on one host.
+  """
+  if os.environ.get('JAX_COORDINATOR_ADDRESS'):
+    jax.distributed.initialize(
+      num_processes=int(os.environ['JAX_NUM_PROCESSES']),
+      process_id=int(os.environ['JAX_PROCESS_ID']),
+    )
+  elif int(os.environ.get('SLURM_NTASKS', 1)) > 1 or ',' in os.environ.get(
+    'TPU_WORKER_HOSTNAMES', ''
+  ):
+    jax.distributed.initialize()
+
+
+def make_mesh(**axes: int) -> Mesh:
+  """A mesh with the axes of `AXES`; one size may be -1, the devices that are left.
+
+  Axes not named have size 1. Without any, all devices go to `fsdp`.
+
+  Raises:
+    BadInput: an unknown axis, or sizes that do not fit the devices of this machine.
+  """
+  for name in axes:
+    if name not in AXES:
+      raise BadInput(f'mesh: unknown axis {name!r}; choose from: {", ".join(AXES)}')
+  devices = jax.devices()
+  sizes = [axes.get(name, 1) for name in AXES] if axes else [1, -1, 1, 1, 1]
+  if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+    raise BadInput(f'mesh: sizes {dict(axes)} must be positive, at most one of them -1 (the rest)')
+  known = math.prod(size for size in sizes if size != -1)
+  if -1 in sizes:
+    if len(devices) % known:
+      raise BadInput(
+        f'mesh: {len(devices)} devices cannot be divided by {known}, the product of {dict(axes)}'
+      )
+    sizes[sizes.index(-1)] = len(devices) // known
+  wanted = math.prod(sizes)
+  if wanted > len(devices):
+    raise BadInput(
+      f'mesh: {dict(axes)} needs {wanted} devices, this machine has {len(devices)} '
+      f'({devices[0].device_kind}); use -1 for one of them, the rest'
+    )
+  if wanted < len(devices) and jax.process_count() > 1:
+    raise BadInput(f'mesh: {dict(axes)} uses {wanted} of {len(devices)} devices; use all of them')
+  return jax.make_mesh(
+    sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:wanted]
+  )
+
+
+def batch_shards(mesh: Mesh) -> int:
+  """Into how many pieces the batch axis is cut."""
+  return math.prod(mesh.shape[name] for name in BATCH_AXES)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over `data` and `fsdp`; everything else of a batch is whole on each device."""
+  return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
+  """The rows this host read, as global arrays cut along axis 0 over `data` and `fsdp`."""
+  sharding = batch_sharding(mesh)
+  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def constrain(x: jax.Array, *axes: Any) -> jax.Array:
+  """Pins an activation to the mesh in use (`jax.set_mesh`); without a mesh it does nothing.
+
+  Args:
+    x: any array of a traced computation.
+    axes: one mesh axis (or tuple, or None) per dimension; 'batch' stands for `data` and `fsdp`.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(
+    x, P(*[BATCH_AXES if axis == 'batch' else axis for axis in axes])
+  )
+
+
+def peak_flops() -> float | None:
+  """Peak bfloat16 FLOP/s of all devices together, or None where the table does not know them."""
+  kind = jax.devices()[0].device_kind.lower()
+  for name, peak in PEAK_FLOPS.items():
+    if name.lower() in kind:
+      return peak * jax.device_count()
+  return None

@@ -1,0 +1,154 @@
+"""Checkpoints to trust: Orbax writes them, a manifest of sha256 sums vouches for them."""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+STATE, MANIFEST, BEST = 'state', 'manifest.json', 'best.json'
+
+
+class Checkpoints:
+  """The folder `checkpoints/` of a run: one folder a step, valid once its manifest is there.
+
+  Saving is asynchronous. A folder without a manifest was never finished (the process was killed),
+  one whose files differ from the manifest was damaged; both are named on stderr and passed over.
+
+  Args:
+    folder: made if missing.
+    max_to_keep: newest checkpoints kept; the best one by validation is kept besides.
+  """
+
+  def __init__(self, folder: str | Path, *, max_to_keep: int = 2) -> None:
+    self.folder = Path(folder).absolute()
+    self.max_to_keep = max_to_keep
+    self._orbax = ocp.StandardCheckpointer()
+    self._finishing: threading.Thread | None = None
+    self._error: BaseException | None = None
+
+  def save(self, step: int, state: Any, *, score: float | None = None) -> None:
+    """Starts writing `state`; returns once it no longer needs the device arrays.
+
+    Args:
+      step: steps done.
+      state: a tree of arrays.
+      score: validation loss at this step, if known; the lowest one is kept as the best.
+    """
+    self.wait()
+    target = self.folder / f'{step:08d}'
+    if jax.process_index() == 0 and target.exists():
+      shutil.rmtree(target)
+    self._orbax.save(target / STATE, state)
+    self._finishing = threading.Thread(target=self._finish, args=(step, target, score))
+    self._finishing.start()
+
+  def _finish(self, step: int, target: Path, score: float | None) -> None:
+    try:
+      self._orbax.wait_until_finished()
+      if jax.process_index() == 0:
+        write_json(target / MANIFEST, {'step': step, 'score': score, 'files': manifest(target)})
+        self._tidy(step, score)
+    except BaseException as error:  # raised again by wait(), in the thread of the training loop
+      self._error = error
+
+  def _tidy(self, step: int, score: float | None) -> None:
+    best = self.best()
+    if score is not None and (best is None or score < best['score']):
+      best = {'step': step, 'score': score}
+      write_json(self.folder / BEST, best)
+    newest = self.steps()[-self.max_to_keep :]
+    for old in self.folder.iterdir():
+      if old.name.isdigit() and int(old.name) not in (*newest, best and best['step']):
+        shutil.rmtree(old)
+
+  def wait(self) -> None:
+    """Returns when the last save is whole on disk; raises what went wrong in it."""
+    if self._finishing is not None:
+      self._finishing.join()
+      self._finishing = None
+    if self._error is not None:
+      error, self._error = self._error, None
+      raise error
+
+  def steps(self) -> list[int]:
+    """Steps of the finished checkpoints, ascending; their files are not checked here."""
+    return sorted(int(p.parent.name) for p in self.folder.glob(f'[0-9]*/{MANIFEST}'))
+
+  def best(self) -> dict[str, Any] | None:
+    """`step` and `score` of the checkpoint with the lowest validation loss, if any."""
+    path = self.folder / BEST
+    return json.loads(path.read_text()) if path.exists() else None
+
+  def newest(self) -> int | None:
+    """The newest whole checkpoint; every newer folder that is not whole is named on stderr."""
+    if not self.folder.is_dir():
+      return None
+    for folder in sorted((p for p in self.folder.iterdir() if p.name.isdigit()), reverse=True):
+      damage = self.damage(int(folder.name))
+      if damage is None:
+        return int(folder.name)
+      print(f'checkpoint {folder} is passed over: {damage}', file=sys.stderr)
+    return None
+
+  def damage(self, step: int) -> str | None:
+    """What is wrong with a checkpoint, in words; None if it is whole."""
+    folder = self.folder / f'{step:08d}'
+    try:
+      listed = json.loads((folder / MANIFEST).read_text())['files']
+    except FileNotFoundError:
+      return 'half-written, it has no manifest'
+    except (ValueError, KeyError):
+      return 'its manifest cannot be read'
+    return difference(folder, listed)
+
+  def restore(self, step: int, abstract: Any) -> Any:
+    """The state saved at `step`.
+
+    Args:
+      step: from `newest` or `best`.
+      abstract: ShapeDtypeStructs with shardings, of this run's mesh; it may be another than the
+        one that saved.
+    """
+    return self._orbax.restore(self.folder / f'{step:08d}' / STATE, abstract)
+
+  def remove(self) -> None:
+    """Deletes the folder once the run is finished and its artifact written."""
+    self.wait()
+    if jax.process_index() == 0:
+      shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def manifest(folder: Path) -> dict[str, str]:
+  """Relative path -> sha256 of every file under `folder`, except the manifest itself."""
+  sums = {}
+  for path in sorted(folder.rglob('*')):
+    if path.is_file() and path.name != MANIFEST:
+      with path.open('rb') as file:
+        sums[str(path.relative_to(folder))] = hashlib.file_digest(file, 'sha256').hexdigest()
+  return sums
+
+
+def difference(folder: Path, listed: dict[str, str]) -> str | None:
+  """The first file that is missing or differs from its sum, in words; None if none does."""
+  for name, wanted in listed.items():
+    path = folder / name
+    if not path.is_file():
+      return f'damaged, {name} is missing'
+    with path.open('rb') as file:
+      if hashlib.file_digest(file, 'sha256').hexdigest() != wanted:
+        return f'damaged, {name} differs from its sha256 sum'
+  return None
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a JSON file whole or not at all."""
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(json.dumps(value, indent=2) + '\n')
+  os.replace(partial, path)

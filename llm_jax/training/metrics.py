@@ -1,0 +1,247 @@
+"""What a run says while it trains: metrics.jsonl, one line per interval, a bar, a picture."""
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from llm_jax.training.loop import Interrupted
+from llm_jax.training.step import TrainState
+from llm_jax.types import Mean, Metrics
+
+LAST_VALUE = ('skipped', 'skipped_in_a_row')  # counters: an interval reports where they ended
+
+
+class Diverged(Interrupted):
+  """Too many updates in a row were skipped; parameters are those of the last good update."""
+
+
+class Log:
+  """The hook that reports; metrics are fetched one interval late, so the device never waits.
+
+  Args:
+    folder: holds `metrics.jsonl`; lines after `start_step` (from before a kill) are dropped.
+    start_step: steps done when this process starts.
+    total_steps: of the run.
+    log_every: steps of an interval. The first step is reported on its own, with its compile time.
+    tokens_per_step: tokens of a batch over all hosts.
+    flops_per_step: model FLOPs of a step; see `Transformer.flops_per_token`.
+    peak_flops: of all devices, or None where unknown.
+    learning_rate: step -> rate.
+    waited: returns the seconds the loop has waited for data so far.
+    began: `time.perf_counter()` when the command started.
+    max_skipped: raises Diverged after so many skipped updates in a row.
+  """
+
+  def __init__(
+    self,
+    folder: Path,
+    *,
+    start_step: int,
+    total_steps: int,
+    log_every: int,
+    tokens_per_step: int,
+    flops_per_step: float,
+    peak_flops: float | None,
+    learning_rate: Callable[[int], Any],
+    waited: Callable[[], float],
+    began: float,
+    max_skipped: int = 10,
+  ) -> None:
+    self.total_steps, self.log_every = total_steps, log_every
+    self.tokens_per_step, self.flops_per_step = tokens_per_step, flops_per_step
+    self.peak_flops, self.learning_rate = peak_flops, learning_rate
+    self.waited, self.began, self.max_skipped = waited, began, max_skipped
+    self.first_step = start_step + 1
+    self._open: list[tuple[int, Metrics]] = []
+    self._closed: list[tuple[int, Metrics]] = []
+    self._mark, self._waited_mark = time.perf_counter(), 0.0
+    self._rate = 0.0  # seconds a step, smoothed, for the ETA
+    self._validation: dict[str, float] = {}
+    self._file = self._board = None
+    if jax.process_index() == 0:
+      path = folder / 'metrics.jsonl'
+      kept = [r for r in read(folder) if r['step'] <= start_step] if path.exists() else []
+      path.write_text(''.join(json.dumps(r) + '\n' for r in kept))
+      self._file = path.open('a', buffering=1)
+      if importlib.util.find_spec('tensorboardX'):
+        from tensorboardX import SummaryWriter
+
+        self._board = SummaryWriter(str(folder / 'tensorboard'))
+    self._bar = tqdm(
+      total=total_steps,
+      initial=start_step,
+      disable=None if jax.process_index() == 0 else True,  # None: only on a terminal
+      unit='step',
+      dynamic_ncols=True,
+      smoothing=0.1,
+    )
+
+  def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+    del state
+    self._bar.update()
+    self._open.append((step, metrics))
+    if step == self.first_step:
+      self.flush()
+    elif step % self.log_every == 0 or step == self.total_steps:
+      self._emit(self._closed)
+      self._closed, self._open = self._open, []
+      if step == self.total_steps:
+        self.flush()
+
+  def flush(self) -> None:
+    """Waits for the device and reports everything that is pending."""
+    self._emit(self._closed)
+    self._emit(self._open)
+    self._closed, self._open = [], []
+
+  def restart_clock(self) -> None:
+    """After an evaluation or a checkpoint: their time is not training time."""
+    self._mark, self._waited_mark = time.perf_counter(), self.waited()
+
+  def write(self, record: dict[str, Any]) -> None:
+    """One line of metrics.jsonl, and its numbers to TensorBoard where the extra is installed."""
+    if self._file is not None:
+      self._file.write(json.dumps(record) + '\n')
+    if self._board is not None:
+      for name, value in record.items():
+        if name != 'step' and isinstance(value, int | float):
+          self._board.add_scalar(name, value, record['step'])
+
+  def validation(self, step: int, values: dict[str, float]) -> None:
+    """Records an evaluation and shows it, also in the lines that follow."""
+    self._validation = values
+    self.write({'step': step, **{f'validation/{k}': v for k, v in values.items()}})
+    shown = '  '.join(f'{k.replace("_", " ")} {v:.4f}' for k, v in values.items())
+    self.say(f'step {step:>6}  validation: {shown}')
+
+  def say(self, text: str) -> None:
+    """Prints above the progress bar, on the first host only."""
+    if jax.process_index() == 0:
+      self._bar.write(text, file=sys.stdout)
+      sys.stdout.flush()
+
+  def close(self) -> None:
+    """Ends the bar and the files."""
+    self._bar.close()
+    if self._file is not None:
+      self._file.close()
+    if self._board is not None:
+      self._board.close()
+
+  def _emit(self, interval: list[tuple[int, Metrics]]) -> None:
+    if not interval:
+      return
+    fetched = jax.device_get([m for _, m in interval])
+    now, waited = time.perf_counter(), self.waited()
+    seconds, steps, step = now - self._mark, len(interval), interval[-1][0]
+    wait = (waited - self._waited_mark) / seconds
+    self._mark, self._waited_mark = now, waited
+    values = {name: _merge(name, [m[name] for m in fetched]) for name in fetched[0]}
+    in_a_row = int(values.pop('skipped_in_a_row'))
+    record = {'step': step, **values, 'learning_rate': float(self.learning_rate(step - 1))}
+    flops = self.flops_per_step * steps / seconds
+    if step == self.first_step:  # its time is mostly compilation
+      record['seconds_to_first_step'] = now - self.began
+    else:
+      self._rate = seconds / steps if not self._rate else 0.7 * self._rate + 0.3 * seconds / steps
+      record |= {
+        'tokens_per_second': self.tokens_per_step * steps / seconds,
+        'mfu': flops / self.peak_flops if self.peak_flops else None,
+        'flops_per_second': flops,
+        'data_wait': min(wait, 1.0),
+      }
+    self.write(record)
+    self.say(self._line(record))
+    if in_a_row >= self.max_skipped:
+      raise Diverged(
+        f'stopped at step {step}: {in_a_row} updates in a row were skipped because the gradient '
+        'was not finite or spiked; lower config.optimizer.learning_rate or look at the data, and '
+        'start again'
+      )
+
+  def _line(self, record: dict[str, Any]) -> str:
+    step = record['step']
+    parts = [f'step {step:>6}/{self.total_steps}', f'loss {record["loss"]:.4f}']
+    if 'bits_per_byte' in self._validation:
+      parts.append(f'validation bits/byte {self._validation["bits_per_byte"]:.4f}')
+    if 'seconds_to_first_step' in record:
+      parts.append(f'first step {record["seconds_to_first_step"]:.1f} s after the start')
+    else:
+      mfu = record['mfu']
+      known = f'{mfu:.1%}' if mfu is not None else f'{jax.default_backend()}: n/a'
+      parts.append(f'{_short(record["tokens_per_second"])} tokens/s')
+      parts.append(f'mfu {known}')
+      parts.append(f'data wait {record["data_wait"]:.1%}')
+      left = (self.total_steps - step) * self._rate
+      parts.append(f'eta {int(left // 60)}:{int(left % 60):02d}')
+    if record.get('skipped'):
+      parts.append(f'skipped updates {int(record["skipped"])}')
+    return '  '.join(parts)
+
+
+def _merge(name: str, parts: list[Mean]) -> float:
+  if name in LAST_VALUE:
+    return float(parts[-1].total)
+  count = sum(float(p.count) for p in parts)
+  return sum(float(p.total) for p in parts) / (count or 1)
+
+
+def _short(value: float) -> str:
+  for size, letter in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
+    if value >= size:
+      return f'{value / size:.3g}{letter}'
+  return f'{value:.3g}'
+
+
+def read(folder: str | Path) -> list[dict[str, Any]]:
+  """The records of a run's metrics.jsonl; a last line cut short by a kill is left out."""
+  records = []
+  for line in (Path(folder) / 'metrics.jsonl').read_text().splitlines():
+    try:
+      records.append(json.loads(line))
+    except ValueError:
+      break
+  return records
+
+
+def plot(folder: str | Path) -> Path | None:
+  """Draws loss and validation bits per byte over steps into `loss.png`.
+
+  Returns:
+    Its path, or None where matplotlib (extra `log`) is not installed.
+  """
+  if not importlib.util.find_spec('matplotlib'):
+    return None
+  from matplotlib.figure import Figure
+
+  records = read(folder)
+  figure = Figure(figsize=(8, 4.5), layout='constrained')
+  axes = figure.subplots()
+  train = [(r['step'], r['loss']) for r in records if 'loss' in r]
+  axes.plot(*zip(*train, strict=True), color='tab:blue', lw=1.2, label='training loss')
+  held = [(r['step'], r['validation/loss']) for r in records if 'validation/loss' in r]
+  if held:
+    axes.plot(*zip(*held, strict=True), 'o-', color='tab:orange', ms=4, label='validation loss')
+  axes.set(xlabel='step', ylabel='loss (nats per token)', title=str(folder))
+  axes.grid(alpha=0.3)
+  handles, labels = axes.get_legend_handles_labels()
+  bits = [
+    (r['step'], r['validation/bits_per_byte']) for r in records if 'validation/bits_per_byte' in r
+  ]
+  if bits:
+    twin = axes.twinx()
+    twin.plot(*zip(*bits, strict=True), 's--', color='tab:green', ms=4, label='bits per byte')
+    twin.set_ylabel('validation bits per byte')
+    more = twin.get_legend_handles_labels()
+    handles, labels = handles + more[0], labels + more[1]
+  axes.legend(handles, labels, loc='upper right')
+  path = Path(folder) / 'loss.png'
+  figure.savefig(path, dpi=150)
+  return path

@@ -1,0 +1,152 @@
+"""The one train step: exact averages over microbatches and devices, then one update."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from llm_jax.parallel.mesh import batch_sharding, constrain
+from llm_jax.parallel.rules import state_shardings
+from llm_jax.training.optimizer import skipped
+from llm_jax.types import Array, Batch, LossFn, Mean, Metrics, Params
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that changes while we train; randomness is a function of (seed, step)."""
+
+  step: Array
+  params: Params
+  opt_state: Any
+
+
+def train_step(
+  state: TrainState,
+  batch: Batch,
+  *,
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  seed: int,
+  accumulate: int = 1,
+) -> tuple[TrainState, Metrics]:
+  """One update from one batch.
+
+  The loss gives sums and counts. Sums of gradients and counts are added over `accumulate`
+  microbatches and divided once, so the update does not depend on `accumulate`, on the number of
+  devices, or on where padding falls.
+
+  Args:
+    state: donated by `compile_step`.
+    batch: arrays whose first axis is divisible by `accumulate`.
+    loss_fn: bound to its model and hyperparameters.
+    tx: bound optimizer, with `guard` outside.
+    seed: of the run; rng = fold_in(key(seed), step), then the microbatch.
+    accumulate: number of microbatches, one after the other.
+  """
+  rng = jax.random.fold_in(jax.random.key(seed), state.step)
+
+  def sums(params: Params, batch: Batch, rng: Array) -> tuple[Array, tuple[Mean, Metrics]]:
+    loss, metrics = loss_fn(params, batch, rng)
+    return loss.total, (loss, metrics)
+
+  def microbatch(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+    part_batch, index = part
+    part_batch = {k: constrain(v, 'batch') for k, v in part_batch.items()}
+    grad_fn = jax.grad(sums, has_aux=True)
+    grads, aux = grad_fn(state.params, part_batch, jax.random.fold_in(rng, index))
+    return jax.tree.map(jnp.add, carry, (grads, aux)), None
+
+  # Strided split: microbatch i takes rows i, i + n, ..., so that every device keeps its own rows.
+  parts = {
+    k: jnp.moveaxis(v.reshape(v.shape[0] // accumulate, accumulate, *v.shape[1:]), 1, 0)
+    for k, v in batch.items()
+  }
+  first = jax.tree.map(lambda v: v[0], parts)
+  zero = jax.tree.map(
+    lambda s: jnp.zeros(s.shape, s.dtype),
+    jax.eval_shape(jax.grad(sums, has_aux=True), state.params, first, rng),
+  )
+  if accumulate == 1:
+    (grads, (loss, metrics)), _ = microbatch(zero, (first, jnp.int32(0)))
+  else:
+    (grads, (loss, metrics)), _ = jax.lax.scan(microbatch, zero, (parts, jnp.arange(accumulate)))
+  count = jnp.where(loss.count == 0, 1, loss.count)
+  grads = jax.tree.map(lambda g: g / count, grads)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params: Any = optax.apply_updates(state.params, updates)
+  total_skipped, in_a_row = skipped(opt_state)
+  metrics = {
+    'loss': loss,
+    **metrics,
+    'grad_norm': Mean.of(optax.global_norm(grads)),
+    'skipped': Mean.of(total_skipped),
+    'skipped_in_a_row': Mean.of(in_a_row),
+  }
+  return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def make_state(
+  init: Callable[[], Params], tx: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """A fresh state, made in place: each device builds only what it holds.
+
+  Args:
+    init: makes the parameters (under jit).
+    tx: the optimizer.
+    mesh: see `parallel.rules`.
+  """
+  create = lambda: _fresh(init(), tx)
+  return jax.jit(create, out_shardings=_shardings(jax.eval_shape(create), mesh))()
+
+
+def start_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+  """A fresh state around given parameters, which it takes over."""
+  create = functools.partial(_fresh, tx=tx)
+  placed = _shardings(jax.eval_shape(create, params), mesh)
+  return jax.jit(create, out_shardings=placed, donate_argnums=0)(params)
+
+
+def abstract_state(
+  init: Callable[[], Params], tx: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Shapes, dtypes and shardings of a state: what a checkpoint is read into."""
+  shapes = jax.eval_shape(lambda: _fresh(init(), tx))
+  as_struct = lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place)
+  return jax.tree.map(as_struct, shapes, _shardings(shapes, mesh))
+
+
+def _fresh(params: Params, tx: optax.GradientTransformation) -> TrainState:
+  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
+def _shardings(state: TrainState, mesh: Mesh) -> TrainState:
+  return state_shardings(state, state.params, mesh)
+
+
+def compile_step(
+  state: TrainState,
+  mesh: Mesh,
+  *,
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  seed: int,
+  accumulate: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """`train_step` under jit with fixed shardings; the state is donated.
+
+  Compiles at its first call, and only then.
+  """
+  placed = _shardings(jax.eval_shape(lambda s: s, state), mesh)
+  step = functools.partial(train_step, loss_fn=loss_fn, tx=tx, seed=seed, accumulate=accumulate)
+  return jax.jit(
+    step,
+    in_shardings=(placed, batch_sharding(mesh)),
+    out_shardings=(placed, NamedSharding(mesh, P())),
+    donate_argnums=0,
+  )

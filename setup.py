@@ -1,0 +1,62 @@
+"""How to install llm_jax: what it needs, and what only some uses of it need."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def version() -> str:
+  """`__version__` as written in llm_jax/__init__.py, read as text: building must not import jax."""
+  text = (ROOT / 'llm_jax' / '__init__.py').read_text()
+  return re.search(r"^__version__ = '(.+)'$", text, re.MULTILINE).group(1)
+
+
+CORE = [
+  'absl-py',
+  'array-record',  # TFDS names it on Linux only; every corpus is stored in it
+  'flax>=0.12.8,<0.13',
+  'jax>=0.10.2,<0.12',  # 0.10 is the last for Python 3.11; 3.12 resolves to 0.11
+  'ml-collections>=1.1,<2',
+  'numpy',
+  'optax>=0.2.8,<0.3',
+  'orbax-checkpoint>=0.12.8,<0.13',
+  # 0.2.3 ships protobuf 7 code, which fails to import where another package holds protobuf at 6.
+  'sentencepiece>=0.2.1,<0.2.3',
+  'tensorflow-datasets>=4.9.10,<5',  # used without TensorFlow
+  'tqdm',
+]
+
+EXTRAS = {
+  'tpu': ['jax[tpu]'],
+  'gpu': ['jax[cuda13]'],
+  'data': ['pyarrow', 'zstandard'],  # Parquet and .zst corpora
+  'hf': ['safetensors'],  # read and write Hugging Face checkpoints
+  'log': ['matplotlib', 'tensorboardX'],
+  'bench': ['torch', 'transformers'],  # what we compare ourselves with; never imported by llm_jax
+}
+EXTRAS['test'] = [
+  *EXTRAS['data'],
+  *EXTRAS['hf'],
+  *EXTRAS['log'],
+  'pyright[nodejs]>=1.1.400',  # Node.js as a wheel, so that nothing is fetched outside of PyPI
+  'pytest>=8',
+  'pytest-xdist>=3.6',
+  'ruff>=0.15',
+]
+EXTRAS['dev'] = [*EXTRAS['test'], 'pre-commit']
+
+setup(
+  name='llm_jax',
+  version=version(),
+  description='The whole LLM training pipeline in JAX, with every loss one small file.',
+  long_description=(ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else '',
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=find_packages(include=['llm_jax', 'llm_jax.*']),
+  install_requires=CORE,
+  extras_require=EXTRAS,
+)

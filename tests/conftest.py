@@ -1,0 +1,39 @@
+"""How every test sees JAX: eight small CPU devices, and compiled programs kept between runs.
+
+All of it is environment, set before the first import of jax, so that the processes which tests
+start inherit it. What is already set stays, so `JAX_PLATFORMS=cuda pytest` runs on a GPU.
+"""
+
+import os
+from pathlib import Path
+
+from absl import logging
+
+# Two workers share two cores: one thread a computation. Eight devices on a busy machine may keep
+# each other waiting in a collective for longer than the 40 s after which XLA would abort.
+FLAGS = {
+  '--xla_force_host_platform_device_count': '8',
+  '--xla_cpu_multi_thread_eigen': 'false',
+  '--xla_cpu_collective_call_terminate_timeout_seconds': '600',
+}
+given = os.environ.get('XLA_FLAGS', '').split()
+named = [flag.split('=')[0] for flag in given]
+os.environ['XLA_FLAGS'] = ' '.join(
+  [*given, *(f'{name}={value}' for name, value in FLAGS.items() if name not in named)]
+)
+
+DEFAULTS = {
+  'JAX_PLATFORMS': 'cpu',
+  # Most of a test's time is compilation, so even what compiles in a blink is worth keeping.
+  'JAX_COMPILATION_CACHE_DIR': str(Path(__file__).parents[1] / '.cache' / 'jax'),
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+  'OMP_NUM_THREADS': '1',
+  'OPENBLAS_NUM_THREADS': '1',
+  'TF_CPP_MIN_LOG_LEVEL': '2',
+  'MPLBACKEND': 'agg',
+}
+for name, value in DEFAULTS.items():
+  os.environ.setdefault(name, value)
+
+logging.set_verbosity(logging.WARNING)
