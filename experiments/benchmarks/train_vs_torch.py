@@ -94,7 +94,7 @@ def torch_worker(shape: str, compiled: bool) -> None:
       torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
       optimizer.step()
       optimizer.zero_grad(set_to_none=True)
-    value = float(loss)
+    value = float(loss.detach())
     print(json.dumps({'seconds': time.perf_counter() - start, 'loss': value}), flush=True)
 
 
@@ -104,7 +104,7 @@ def main() -> None:
   parser.add_argument('--shape', choices=SHAPES, default='a')
   parser.add_argument('--steps', type=int, default=5, help='steps in a block')
   parser.add_argument('--blocks', type=int, default=7, help='timed blocks of each side')
-  parser.add_argument('--accumulate', type=int, default=8, help='microbatches of our step')
+  parser.add_argument('--accumulate', type=int, default=4, help='microbatches of our step')
   parser.add_argument('--peers', default='torch eager', help="of 'torch eager,torch compile'")
   parser.add_argument('--worker', default='', help=argparse.SUPPRESS)
   options = parser.parse_args()

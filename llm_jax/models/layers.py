@@ -55,20 +55,42 @@ class MLP(nn.Module):
   def __call__(self, x_BLD: Array) -> Array:
     dim, dtype = x_BLD.shape[-1], x_BLD.dtype
     up_DF = self.param('up', fan_in(dim), (dim, self.hidden_dim))
-    hidden_BLF = x_BLD @ up_DF.astype(dtype)
+    hidden_BLF = product(x_BLD, up_DF)
     if self.bias:
       hidden_BLF += self.param('up_bias', nn.initializers.zeros, (self.hidden_dim,)).astype(dtype)
     if self.kind == 'swiglu':
       gate_DF = self.param('gate', fan_in(dim), (dim, self.hidden_dim))
-      hidden_BLF = jax.nn.silu(x_BLD @ gate_DF.astype(dtype)) * hidden_BLF
+      hidden_BLF = jax.nn.silu(product(x_BLD, gate_DF)) * hidden_BLF
     else:
       hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=True)
     init = fan_in(self.hidden_dim, self.out_scale)
     down_FD = self.param('down', init, (self.hidden_dim, dim))
-    out_BLD = hidden_BLF @ down_FD.astype(dtype)
+    out_BLD = product(hidden_BLF, down_FD)
     if self.bias:
       out_BLD += self.param('down_bias', nn.initializers.zeros, (dim,)).astype(dtype)
     return out_BLD
+
+
+def product(x: Array, weight: Array, axes: int = 1, dtype: Any = None) -> Array:
+  """Contracts the last `axes` axes of x with the first of a weight, as one plain matrix product.
+
+  Leading axes are flattened into rows: the gradient of a product over [B, L, D] would contract two
+  axes, which XLA does on CPU by copying a transposed operand.
+
+  Args:
+    x: [..., *K].
+    weight: [*K, *N], cast to the dtype of x.
+    axes: how many axes K has.
+    dtype: of the result; default that of x.
+
+  Returns:
+    [..., *N].
+  """
+  lead, inner, outer = x.shape[:-axes], x.shape[-axes:], weight.shape[axes:]
+  rows = x.reshape(-1, math.prod(inner))
+  columns = weight.astype(x.dtype).reshape(math.prod(inner), -1)
+  out = jnp.matmul(rows, columns, preferred_element_type=dtype)
+  return out.reshape(*lead, *outer)
 
 
 def fan_in(size: int, scale: float = 1.0) -> nn.initializers.Initializer:
@@ -83,7 +105,7 @@ def rotary(
 
   Args:
     position_BL: positions, counted from 0 inside each segment.
-    head_dim: E, even.
+    head_dim: E, a multiple of 4.
     theta: base of the frequencies.
     scaling: Llama-3.1's stretch for longer contexts: `factor`, `low_freq_factor`,
       `high_freq_factor`, `original_length` (public rule of the Llama 3.1 release).
@@ -96,13 +118,17 @@ def rotary(
     low, high = scaling['low_freq_factor'], scaling['high_freq_factor']
     keep = jnp.clip((turns - low) / (high - low), 0, 1)
     frequency = frequency * (keep + (1 - keep) / scaling['factor'])
-  angle = position_BL[..., None].astype(jnp.float32) * frequency
-  return jnp.cos(angle), jnp.sin(angle)
+  # The loop of two turns is a fence: whatever stands outside of a loop XLA for CPU fuses into its
+  # readers, and takes every cosine again for each head of each layer.
+  turn = lambda _, f: (None, jnp.stack([g(position_BL[..., None] * f) for g in (jnp.cos, jnp.sin)]))
+  _, parts = jax.lax.scan(turn, None, frequency.reshape(2, -1))
+  cos_BLE, sin_BLE = jnp.concatenate(parts, axis=-1)
+  return cos_BLE, sin_BLE
 
 
-def rotate(x_BHLE: Array, cos_BLE: Array, sin_BLE: Array) -> Array:
+def rotate(x_BLHE: Array, cos_BLE: Array, sin_BLE: Array) -> Array:
   """Turns the pairs (i, i + E/2) of each head by their angles; the Hugging Face pairing."""
-  first, second = jnp.split(x_BHLE.astype(jnp.float32), 2, axis=-1)
-  cos, sin = cos_BLE[:, None], sin_BLE[:, None]
+  first, second = jnp.split(x_BLHE.astype(jnp.float32), 2, axis=-1)
+  cos, sin = cos_BLE[:, :, None], sin_BLE[:, :, None]
   turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-  return turned.astype(x_BHLE.dtype)
+  return turned.astype(x_BLHE.dtype)

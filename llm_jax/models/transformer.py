@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.find import suggest
-from llm_jax.models.attention import Attention
-from llm_jax.models.layers import MLP, Model, Norm, fan_in, rotary
+from llm_jax.models import attention
+from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary
 from llm_jax.parallel.mesh import constrain
 from llm_jax.types import Array, BadInput
 
@@ -104,8 +104,8 @@ class Shape:
       raise BadInput(
         f'model: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}'
       )
-    if self.position == 'rope' and self.head_dim % 2:
-      raise BadInput(f'model: rotary positions need an even head_dim, not {self.head_dim}')
+    if self.position == 'rope' and self.head_dim % 4:
+      raise BadInput(f'model: rotary positions need a head_dim divisible by 4, not {self.head_dim}')
 
 
 class Block(nn.Module):
@@ -114,11 +114,13 @@ class Block(nn.Module):
   shape: Shape
 
   @nn.compact
-  def __call__(self, x_BLD: Array, place: Any, angles: Any, cache: Any) -> tuple[Array, Any]:
+  def __call__(
+    self, x_BLD: Array, parts: Any, angles: Any, cache: Any = None, index: Any = None
+  ) -> tuple[Array, Any]:
     s = self.shape
     out_scale = (2 * s.num_layers) ** -0.5  # keeps the residual stream's size at depth (GPT-2)
     x_BLD = constrain(x_BLD, 'batch', 'sequence', None)
-    attended_BLD, cache = Attention(
+    attended_BLD, cache = attention.Attention(
       num_heads=s.num_heads,
       num_kv_heads=s.num_kv_heads,
       head_dim=s.head_dim,
@@ -126,12 +128,10 @@ class Block(nn.Module):
       out_bias=s.bias,
       qk_norm=s.qk_norm,
       norm_eps=s.norm_eps,
-      causal=s.causal,
-      window=s.window,
       softcap=s.attention_softcap,
       out_scale=out_scale,
       name='attention',
-    )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), place, angles, cache)
+    )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), parts, angles, cache, index)
     x_BLD += attended_BLD
     mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, name='mlp')
     return x_BLD + mlp(Norm(s.norm, s.norm_eps, name='mlp_norm')(x_BLD)), cache
@@ -168,8 +168,8 @@ class Head(nn.Module):
     if s.head == 'scalar':
       scalar_D = self.param('scalar', nn.initializers.zeros, (s.dim,))
       return hidden_BLD.astype(jnp.float32) @ scalar_D
-    kernel_DV = self.param('kernel', fan_in(s.dim), (s.dim, s.vocab_size)).astype(s.dtype)
-    return jnp.einsum('...D,DV->...V', hidden_BLD, kernel_DV, preferred_element_type=jnp.float32)
+    kernel_DV = self.param('kernel', fan_in(s.dim), (s.dim, s.vocab_size))
+    return product(hidden_BLD, kernel_DV, dtype=jnp.float32)
 
 
 class Transformer(Model):
@@ -191,9 +191,9 @@ class Transformer(Model):
 
   def _init_blocks(self, rng: Array) -> Any:
     x_BLD, zero = jnp.zeros((1, 1, self.shape.dim)), jnp.zeros((1, 1), jnp.int32)
-    place = {k: zero for k in ('q_position', 'q_segment', 'k_position', 'k_segment')}
+    parts = (attention.Part(slice(1), slice(1), jnp.zeros((1, 1, 1, 1))),)
     block = Block(self.shape, parent=None)
-    init = lambda key: block.init(key, x_BLD, place, self._angles(zero), None)['params']
+    init = lambda key: block.init(key, x_BLD, parts, self._angles(zero))['params']
     return jax.vmap(init)(jax.random.split(rng, self.shape.num_layers))
 
   def _angles(self, position_BL: Array) -> tuple[Array, Array] | None:
@@ -235,30 +235,29 @@ class Transformer(Model):
     if segment_BL is None:
       segment_BL = jnp.ones_like(tokens_BL)
     place = {'q_position': position_BL, 'q_segment': segment_BL}
-    layers = None
     if cache is None:
       place |= {'k_position': position_BL, 'k_segment': segment_BL}
     else:
       write = jax.lax.dynamic_update_slice
       place['k_position'] = write(cache['position'], position_BL, (0, cache['index']))
       place['k_segment'] = write(cache['segment'], segment_BL, (0, cache['index']))
-      place['index'] = cache['index']
-      layers = cache['layers']
+    parts = attention.cut(place, causal=s.causal, window=s.window, aligned=cache is None)
     x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
     angles = self._angles(position_BL)
     block = Block(s, parent=None)
 
     def run(params: Any, x_BLD: Array, layer_cache: Any) -> tuple[Array, Any]:
-      return block.apply({'params': params}, x_BLD, place, angles, layer_cache)
+      index = cache['index'] if cache is not None else None
+      return block.apply({'params': params}, x_BLD, parts, angles, layer_cache, index)
 
     if s.remat != 'none':
       run = jax.checkpoint(run, policy=POLICIES[s.remat], prevent_cse=not s.scan_layers)
-    if s.scan_layers and layers is None:
+    if s.scan_layers and cache is None:
       x_BLD, _ = jax.lax.scan(lambda x, params: run(params, x, None), x_BLD, self.blocks)
     else:
       new_layers = []
       for i, params in enumerate(unstack(self.blocks, s.num_layers)):
-        x_BLD, layer = run(params, x_BLD, layers[i] if layers is not None else None)
+        x_BLD, layer = run(params, x_BLD, cache['layers'][i] if cache is not None else None)
         new_layers.append(layer)
       if cache is not None:
         cache = {
@@ -273,8 +272,7 @@ class Transformer(Model):
     """float32 logits [..., V] of hidden states [..., D] (scores [...] for a scalar head)."""
     s = self.shape
     if s.head == 'tied':
-      table_VD = self.embedding.table.astype(s.dtype)
-      logits_V = jnp.einsum('...D,VD->...V', hidden_D, table_VD, preferred_element_type=jnp.float32)
+      logits_V = product(hidden_D, self.embedding.table.T, dtype=jnp.float32)
     else:
       logits_V = self.head(hidden_D)
     if s.logit_softcap is not None:
