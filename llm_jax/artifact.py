@@ -178,8 +178,8 @@ def commit() -> str | None:
   return head.stdout.strip() + ('+' if dirty else '')
 
 
-def claim(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[str] = ()) -> None:
-  """Makes `path` the folder of one run by writing its config there, or checks that it is.
+def holds(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[str] = ()) -> bool:
+  """Whether the folder was begun by a run with this config; False if it is new.
 
   Args:
     path: the workdir.
@@ -189,24 +189,25 @@ def claim(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[s
   Raises:
     BadInput: the folder holds a run with another config; the message names the differing fields.
   """
-  folder, mine = Path(path), json.loads(json.dumps(config))
-  file = folder / 'config.json'
-  if file.is_file():
-    theirs = json.loads(file.read_text())
-    drop = lambda c: {k: v for k, v in c.items() if k not in may_change}
-    differing = _differences(drop(theirs), drop(mine))
-    if differing:
-      raise BadInput(
-        f'workdir: {str(folder)!r} holds another run, which has {"; ".join(differing[:5])}; '
-        'choose another --config.workdir, or delete the folder'
-      )
-  elif folder.is_dir() and any(folder.iterdir()):
+  folder = Path(path)
+  if not (folder / 'config.json').is_file():
+    return False
+  drop = lambda c: {k: v for k, v in c.items() if k not in may_change}
+  theirs = json.loads((folder / 'config.json').read_text())
+  differing = _differences(drop(theirs), drop(json.loads(json.dumps(config))))
+  if differing:
     raise BadInput(
-      f'workdir: {str(folder)!r} is not empty and holds no run; choose another --config.workdir'
+      f'workdir: {str(folder)!r} holds another run, which has {"; ".join(differing[:5])}; '
+      'choose another --config.workdir, or delete the folder'
     )
+  return True
+
+
+def claim(path: str | Path, config: Mapping[str, Any]) -> None:
+  """Writes `config.json`: from now on the folder belongs to the run with this config."""
   if jax.process_index() == 0:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, mine)
+    Path(path).mkdir(parents=True, exist_ok=True)
+    write_json(Path(path) / 'config.json', config)
 
 
 def _differences(theirs: Any, mine: Any, path: str = '') -> list[str]:

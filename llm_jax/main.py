@@ -17,8 +17,9 @@ def run(config: Any) -> None:
   """Runs the jobs that a config requires, in order, then its own.
 
   Args:
-    config: a ConfigDict; `job` names a file in `jobs/` (or a dotted module); `requires` names groups of the
-      config that are whole configs of other jobs. A job that is finished returns at once.
+    config: a ConfigDict; `job` names a file in `jobs/` (or a dotted module), `requires` names
+      groups of the config that are whole configs of other jobs, which come first. A job that is
+      finished returns at once.
   """
   from llm_jax.find import find
 

@@ -1,9 +1,9 @@
 """Job `sample`: continues prompts with a trained model and prints them."""
 
 import sys
+from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from llm_jax import artifact
 from llm_jax.find import call
@@ -12,7 +12,7 @@ from llm_jax.sampling import complete
 from llm_jax.types import BadInput
 
 
-def main(config: ConfigDict) -> None:
+def main(config: Any) -> None:
   """Prints each of `config.prompts` with its continuation."""
   prompts = (config.prompts,) if isinstance(config.prompts, str) else tuple(config.prompts)
   if not prompts:

@@ -8,7 +8,6 @@ Killed and started again it goes on after the last finished shard, with the same
 
 import hashlib
 import itertools
-import json
 import re
 import sys
 import time
@@ -19,10 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from llm_jax import artifact
 from llm_jax.data import packed
 from llm_jax.data.sources import open_source
 from llm_jax.find import call, suggest
 from llm_jax.text.tokenizer import Tokenizer, check_unicode
+from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput
 
 # Characters encoded at once: enough to keep the threads busy, few enough to keep the lists small.
@@ -85,7 +86,7 @@ def tokenize(
   }
   _check(workdir, settings)
   folder = Path(workdir)
-  known = _is_known(folder, settings)
+  known = artifact.holds(folder, settings)
   if (folder / 'tokenize.json').is_file():
     print(f'tokenize: {workdir} is finished already')
     return
@@ -95,7 +96,7 @@ def tokenize(
   else:
     words = _new_tokenizer(streams, settings)
     # Recorded only now, so that what was wrong with text or options can be corrected in place.
-    _write_json(folder / 'config.json', settings)
+    artifact.claim(folder, settings)
     words.save(folder / 'tokenizer')
   progress = _Progress()
   report = {
@@ -110,7 +111,7 @@ def tokenize(
     'length': length,
     'sources': report,
   }
-  _write_json(folder / 'tokenize.json', finished)
+  write_json(folder / 'tokenize.json', finished)
   _print_summary(workdir, finished)
 
 
@@ -140,38 +141,6 @@ def _check(workdir: str, settings: Mapping[str, Any]) -> None:
     raise BadInput(
       f'validation_fraction {settings["validation_fraction"]}: use a share from 0 up to below 1'
     )
-
-
-def _is_known(folder: Path, settings: Mapping[str, Any]) -> bool:
-  """Whether the workdir was begun with these settings; with others it is bad input."""
-  path = folder / 'config.json'
-  if not path.is_file():
-    return False
-  there, here = _flat(json.loads(path.read_text(encoding='utf-8'))), _flat(settings)
-  fields = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
-  if fields:
-    listed = ', '.join(f'{n} ({there.get(n)!r} there, {here.get(n)!r} here)' for n in fields)
-    raise BadInput(
-      f'workdir {folder} was made with another config: {listed}; '
-      'change config.workdir or delete that folder'
-    )
-  return True
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      flat.update(_flat(value, f'{prefix}{name}.'))
-    else:
-      flat[prefix + name] = value
-  return flat
-
-
-def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with packed.replacing(path) as file:
-    file.write((json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + '\n').encode())
 
 
 class _Stream(NamedTuple):

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from llm_jax import artifact
 from llm_jax.evals import perplexity
@@ -46,7 +45,7 @@ MAY_CHANGE = (
 )
 
 
-def main(config: ConfigDict) -> None:
+def main(config: Any) -> None:
   """Trains `config.stage` into `config.workdir`; resumes what is there; leaves an artifact."""
   began = time.perf_counter()
   folder, whole = Path(config.workdir), _plain(config)
@@ -57,22 +56,21 @@ def main(config: ConfigDict) -> None:
   for field in ('total_steps', 'batch_size', 'accumulate', 'log_every', 'eval_every'):
     if whole[field] < 1:
       raise BadInput(f'config: {field} {whole[field]} must be at least 1')
-  if (folder / artifact.FILE).is_file():
-    artifact.claim(folder, whole, may_change=MAY_CHANGE)
+  if artifact.holds(folder, whole, may_change=MAY_CHANGE) and (folder / artifact.FILE).is_file():
     print(f'{folder} is finished; delete it to train again. {config.next}')
     return
 
   mesh = make_mesh(**config.mesh)
   with jax.set_mesh(mesh):
     run = _Run(config, mesh, began)
-    artifact.claim(folder, whole, may_change=MAY_CHANGE)
+    artifact.claim(folder, whole)
     run.train(folder, whole)
 
 
 class _Run:
   """The parts of a run, built and checked before anything is compiled."""
 
-  def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh, began: float) -> None:
+  def __init__(self, config: Any, mesh: jax.sharding.Mesh, began: float) -> None:
     self.config, self.mesh, self.began = config, mesh, began
     self.model = artifact.build(config.model)
     shape = self.model.shape
@@ -249,7 +247,7 @@ class _Keeper:
 
   def __init__(
     self,
-    config: ConfigDict,
+    config: Any,
     log: training_metrics.Log,
     checkpoints: Checkpoints,
     evaluate: Callable[[Params], Metrics],
@@ -319,5 +317,5 @@ def source_of(donors: Mapping[str, str]) -> str | None:
   return next(iter(donors.values()), None)
 
 
-def _plain(config: ConfigDict) -> dict[str, Any]:
+def _plain(config: Any) -> dict[str, Any]:
   return {k: v for k, v in config.to_dict().items() if k not in config.requires}

@@ -1,7 +1,7 @@
 """Attention (arXiv:1706.03762) with grouped key heads, segments, windows, soft-caps and a cache."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -48,7 +48,7 @@ class Attention(nn.Module):
     parts: Sequence[Part],
     angles: tuple[Array, Array] | None,
     cache: Mapping[str, Array] | None,
-    index: Array | None,
+    index: Any,
   ) -> tuple[Array, Mapping[str, Array] | None]:
     """Attends, writing new keys and values into the cache first where there is one.
 
