@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 # size -> (vocabulary, tokens of a row). From 15m on, give it real data:
-#   --config.sources.builtin='web/*.jsonl.zst'
+#   --config.sources.text='web/*.jsonl.zst'
 SIZES = {
   'tiny': (4096, 256),
   '15m': (8192, 512),
@@ -24,8 +24,8 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.job = 'tokenize'
   c.workdir = f'runs/{size}/tokenize'
   c.seed = 0
-  c.sources = dict(builtin='builtin')
-  c.validation = dict()
+  c.sources = dict(text='builtin')
+  c.validation = dict(text='')  # '': its own validation split, or a hash of each document
   c.validation_fraction = 0.01
   c.tokenizer = dict(vocab_size=vocab_size, model_type='bpe', split_digits=True)
   c.length = length

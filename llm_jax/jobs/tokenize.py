@@ -60,8 +60,9 @@ def tokenize(
     workdir: the folder to fill.
     sources: name -> what `open_source` reads, such as 'builtin' or 'web/*.jsonl.zst'. The name
       becomes a folder.
-    validation: name -> what to read for the validation split of that source. A source without an
-      entry uses its own validation split; one that has none is divided by a hash of each document.
+    validation: name -> what to read for the validation split of that source. Without an entry, or
+      with an empty one, a source uses its own validation split; one that has none is divided by a
+      hash of each document.
     validation_fraction: share of the documents that this hash sends to validation.
     tokenizer: keywords of `Tokenizer.train`, or `path`: the folder of a tokenizer to use again.
     length: L, tokens of a row.
@@ -76,7 +77,7 @@ def tokenize(
   """
   settings = {
     'sources': dict(sources or {}),
-    'validation': dict(validation or {}),
+    'validation': {name: spec for name, spec in (validation or {}).items() if spec},
     'validation_fraction': validation_fraction,
     'tokenizer': dict(tokenizer or {}),
     'length': length,

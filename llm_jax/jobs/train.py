@@ -57,7 +57,7 @@ def main(config: Any) -> None:
     if whole[field] < 1:
       raise BadInput(f'config: {field} {whole[field]} must be at least 1')
   if artifact.holds(folder, whole, may_change=MAY_CHANGE) and (folder / artifact.FILE).is_file():
-    print(f'{folder} is finished; delete it to train again. {config.next}')
+    print(f'{folder} is finished; delete it to train again. {_next(config)}')
     return
 
   mesh = make_mesh(**config.mesh)
@@ -238,7 +238,7 @@ class _Run:
     print(
       f'\n{self.config.stage} finished in {int(seconds // 60)}:{int(seconds % 60):02d}: '
       f'{self.model.num_params() / 1e6:.2f}M parameters saw {tokens / 1e6:.2f}M tokens'
-      f'{told}. The artifact is {folder}, its curve {drawn}.\n{self.config.next}'
+      f'{told}. The artifact is {folder}, its curve {drawn}.\n{_next(self.config)}'
     )
 
 
@@ -315,6 +315,11 @@ class _Signals:
 def source_of(donors: Mapping[str, str]) -> str | None:
   """The artifact a run started from, if any; the first of several."""
   return next(iter(donors.values()), None)
+
+
+def _next(config: Any) -> str:
+  """What the user may do now; a config writes `{workdir}` where the folder belongs."""
+  return config.next.format(workdir=config.workdir)
 
 
 def _plain(config: Any) -> dict[str, Any]:

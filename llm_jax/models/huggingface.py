@@ -1,0 +1,475 @@
+"""Checkpoints of Hugging Face transformers: config.json and safetensors, read and written.
+
+Llama 1-3, Mistral, Qwen2, Qwen3 and GPT-2, whose layouts are those of the public transformers
+library (models/<family>/modeling_<family>.py). What their families cannot say, and what ours
+cannot, is refused by name; nothing is approximated.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from llm_jax.models.transformer import Shape, Transformer, make
+from llm_jax.types import BadInput, Params
+
+# What their configuration classes assume where config.json says nothing.
+COMMON = {'rms_norm_eps': 1e-6, 'tie_word_embeddings': False, 'hidden_act': 'silu'}
+DEFAULTS: dict[str, dict[str, Any]] = {
+  'llama': COMMON | {'max_position_embeddings': 2048},
+  'mistral': COMMON
+  | {'max_position_embeddings': 2**17, 'num_key_value_heads': 8, 'sliding_window': 4096},
+  'qwen2': COMMON | {'max_position_embeddings': 2**15, 'num_key_value_heads': 32},
+  'qwen3': COMMON | {'max_position_embeddings': 2**15, 'num_key_value_heads': 32, 'head_dim': 128},
+  'gpt2': {
+    'n_positions': 1024,
+    'layer_norm_epsilon': 1e-5,
+    'tie_word_embeddings': True,
+    'activation_function': 'gelu_new',
+  },
+}
+CLASSES = {
+  'llama': 'Llama',
+  'mistral': 'Mistral',
+  'qwen2': 'Qwen2',
+  'qwen3': 'Qwen3',
+  'gpt2': 'GPT2',
+}
+
+# Options that change the function, with the values at which they do not.
+NEUTRAL = {
+  'hidden_act': ('silu', 'swish'),
+  'activation_function': ('gelu_new', 'gelu_pytorch_tanh'),
+  'attention_bias': (False,),
+  'mlp_bias': (False,),
+  'partial_rotary_factor': (1, None),
+  'scale_attn_weights': (True,),
+  'scale_attn_by_inverse_layer_idx': (False,),
+  'add_cross_attention': (False,),
+  'quantization_config': (None,),
+}
+SCALING = {  # of Llama 3.1: ours to theirs
+  'factor': 'factor',
+  'low_freq_factor': 'low_freq_factor',
+  'high_freq_factor': 'high_freq_factor',
+  'original_length': 'original_max_position_embeddings',
+}
+COMPUTED = ('dtype', 'remat', 'scan_layers')  # fields of Shape that say how to compute, not what
+
+
+# Their names to our paths; {} is the number of a layer, and ours are stacked over layers.
+LLAMA = {
+  'model.embed_tokens.weight': 'embedding/table',
+  'model.layers.{}.input_layernorm.weight': 'blocks/attention_norm/scale',
+  'model.layers.{}.self_attn.q_proj.weight': 'blocks/attention/q',
+  'model.layers.{}.self_attn.k_proj.weight': 'blocks/attention/k',
+  'model.layers.{}.self_attn.v_proj.weight': 'blocks/attention/v',
+  'model.layers.{}.self_attn.o_proj.weight': 'blocks/attention/o',
+  'model.layers.{}.self_attn.q_proj.bias': 'blocks/attention/q_bias',
+  'model.layers.{}.self_attn.k_proj.bias': 'blocks/attention/k_bias',
+  'model.layers.{}.self_attn.v_proj.bias': 'blocks/attention/v_bias',
+  'model.layers.{}.self_attn.q_norm.weight': 'blocks/attention/q_norm/scale',
+  'model.layers.{}.self_attn.k_norm.weight': 'blocks/attention/k_norm/scale',
+  'model.layers.{}.post_attention_layernorm.weight': 'blocks/mlp_norm/scale',
+  'model.layers.{}.mlp.gate_proj.weight': 'blocks/mlp/gate',
+  'model.layers.{}.mlp.up_proj.weight': 'blocks/mlp/up',
+  'model.layers.{}.mlp.down_proj.weight': 'blocks/mlp/down',
+  'model.norm.weight': 'final_norm/scale',
+  'lm_head.weight': 'head/kernel',
+  'score.weight': 'head/scalar',
+}
+_QKV = ('blocks/attention/q', 'blocks/attention/k', 'blocks/attention/v')
+GPT2 = {
+  'transformer.wte.weight': 'embedding/table',
+  'transformer.wpe.weight': 'embedding/position',
+  'transformer.h.{}.ln_1.weight': 'blocks/attention_norm/scale',
+  'transformer.h.{}.ln_1.bias': 'blocks/attention_norm/bias',
+  'transformer.h.{}.attn.c_attn.weight': _QKV,  # side by side in one array
+  'transformer.h.{}.attn.c_attn.bias': tuple(f'{path}_bias' for path in _QKV),
+  'transformer.h.{}.attn.c_proj.weight': 'blocks/attention/o',
+  'transformer.h.{}.attn.c_proj.bias': 'blocks/attention/o_bias',
+  'transformer.h.{}.ln_2.weight': 'blocks/mlp_norm/scale',
+  'transformer.h.{}.ln_2.bias': 'blocks/mlp_norm/bias',
+  'transformer.h.{}.mlp.c_fc.weight': 'blocks/mlp/up',
+  'transformer.h.{}.mlp.c_fc.bias': 'blocks/mlp/up_bias',
+  'transformer.h.{}.mlp.c_proj.weight': 'blocks/mlp/down',
+  'transformer.h.{}.mlp.c_proj.bias': 'blocks/mlp/down_bias',
+  'transformer.ln_f.weight': 'final_norm/scale',
+  'transformer.ln_f.bias': 'final_norm/bias',
+  'lm_head.weight': 'head/kernel',
+  'score.weight': 'head/scalar',
+}
+# Constants that old checkpoints store beside the weights: causal masks and rotary frequencies.
+CONSTANTS = ('.attn.bias', '.attn.masked_bias', '.rotary_emb.inv_freq')
+
+
+class Entry(NamedTuple):
+  """One of their arrays and the parameters of ours it holds, side by side on its last axis.
+
+  Attributes:
+    theirs: name; `{}` stands for the number of the layer.
+    ours: parameter paths; those under `blocks/` are stacked over layers.
+    turned: theirs is [out, in] (a torch Linear) where ours is [in, out].
+  """
+
+  theirs: str
+  ours: tuple[str, ...]
+  turned: bool
+
+
+def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Keyword arguments of `transformer.make` for a config.json of theirs.
+
+  Raises:
+    BadInput: an unknown `model_type`, or an option our Transformer does not have.
+  """
+  family = config.get('model_type')
+  if family not in DEFAULTS:
+    raise _bad(f'model_type {family!r} is not supported; choose from: {", ".join(DEFAULTS)}')
+  config = DEFAULTS[family] | dict(config)
+  for key, values in NEUTRAL.items():
+    if key in config and config[key] not in values:
+      raise _bad(f'{family} with {key}={config[key]!r} is not supported; only {values[0]!r} is')
+  shape = {'vocab_size': _need(config, 'vocab_size'), 'head': _head_of(config)}
+  if family == 'gpt2':
+    width = _need(config, 'n_embd')
+    return shape | {
+      'dim': width,
+      'num_layers': _need(config, 'n_layer'),
+      'num_heads': _need(config, 'n_head'),
+      'hidden_dim': config.get('n_inner') or 4 * width,
+      'max_length': config['n_positions'],
+      'norm': 'layer',
+      'norm_eps': config['layer_norm_epsilon'],
+      'mlp': 'gelu',
+      'position': 'learned',
+      'bias': True,
+    }
+  heads = _need(config, 'num_attention_heads')
+  return shape | {
+    'dim': _need(config, 'hidden_size'),
+    'num_layers': _need(config, 'num_hidden_layers'),
+    'num_heads': heads,
+    'num_kv_heads': config.get('num_key_value_heads') or heads,
+    'head_dim': config.get('head_dim') or config['hidden_size'] // heads,
+    'hidden_dim': _need(config, 'intermediate_size'),
+    'max_length': config['max_position_embeddings'],
+    'norm_eps': config['rms_norm_eps'],
+    'qkv_bias': family == 'qwen2',
+    'qk_norm': family == 'qwen3',
+    'window': _window_of(config, family),
+    **_rope_of(config, family),
+  }
+
+
+def _head_of(config: Mapping[str, Any]) -> str:
+  if 'ForSequenceClassification' not in str(config.get('architectures')):
+    return 'tied' if config['tie_word_embeddings'] else 'untied'
+  labels = len(config.get('id2label') or range(config.get('num_labels', 2)))
+  if labels != 1:
+    raise _bad(f'a classifier of {labels} labels is not supported; a reward model has num_labels=1')
+  return 'scalar'
+
+
+def _window_of(config: Mapping[str, Any], family: str) -> int | None:
+  if family == 'llama' or (family != 'mistral' and not config.get('use_sliding_window')):
+    return None
+  if family == 'mistral' or config.get('sliding_window') is None:
+    return config.get('sliding_window')
+  layers = config['num_hidden_layers']
+  kinds = set(config.get('layer_types') or ())
+  if not kinds:
+    first = config.get('max_window_layers', 28)
+    kinds = {'sliding_attention' if i >= first else 'full_attention' for i in range(layers)}
+  if len(kinds) > 1:
+    raise _bad(f'{family} with a sliding window in some layers only is not supported')
+  return config['sliding_window'] if kinds == {'sliding_attention'} else None
+
+
+def _rope_of(config: Mapping[str, Any], family: str) -> dict[str, Any]:
+  """Both spellings: `rope_parameters` holds all, or `rope_theta` stands beside `rope_scaling`."""
+  rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
+  theta = rope.get('rope_theta', config.get('rope_theta', 10000.0))
+  kind = rope.get('rope_type', rope.get('type', 'default'))
+  if kind not in ('default', 'llama3'):
+    raise _bad(f'{family} with rope_type {kind!r} is not supported; use default or llama3')
+  if rope.get('partial_rotary_factor', 1) != 1:
+    raise _bad(f'{family} with a partial_rotary_factor is not supported')
+  scaling = (
+    {ours: _need(rope, theirs) for ours, theirs in SCALING.items()} if kind == 'llama3' else None
+  )
+  return {'rope_theta': float(theta), 'rope_scaling': scaling}
+
+
+def config_of(shape: Shape) -> dict[str, Any]:
+  """The config.json of a model of ours, in the family that has its options.
+
+  Raises:
+    BadInput: no family has them; the message names the first option in the way.
+  """
+  family = _family(shape)
+  kind = (
+    'ForSequenceClassification'
+    if shape.head == 'scalar'
+    else ('LMHeadModel' if family == 'gpt2' else 'ForCausalLM')
+  )
+  config: dict[str, Any] = {
+    'model_type': family,
+    'architectures': [CLASSES[family] + kind],
+    'vocab_size': shape.vocab_size,
+    'tie_word_embeddings': shape.head == 'tied',
+  }
+  if shape.head == 'scalar':
+    config |= {'id2label': {'0': 'LABEL_0'}, 'label2id': {'LABEL_0': 0}}
+  if family == 'gpt2':
+    config |= {
+      'n_embd': shape.dim,
+      'n_layer': shape.num_layers,
+      'n_head': shape.num_heads,
+      'n_inner': shape.hidden_dim,
+      'n_positions': shape.max_length,
+      'layer_norm_epsilon': shape.norm_eps,
+      'activation_function': 'gelu_new',
+    }
+  else:
+    config |= {
+      'hidden_size': shape.dim,
+      'num_hidden_layers': shape.num_layers,
+      'num_attention_heads': shape.num_heads,
+      'num_key_value_heads': shape.num_kv_heads,
+      'head_dim': shape.head_dim,
+      'intermediate_size': shape.hidden_dim,
+      'max_position_embeddings': shape.max_length,
+      'rms_norm_eps': shape.norm_eps,
+      'hidden_act': 'silu',
+      # Libraries from before `rope_parameters` read these two; newer ones still do.
+      'rope_theta': shape.rope_theta,
+      'rope_scaling': None,
+    }
+    if shape.rope_scaling:
+      scaling = {theirs: shape.rope_scaling[ours] for ours, theirs in SCALING.items()}
+      config['rope_scaling'] = {'rope_type': 'llama3', **scaling}
+    if family != 'llama':
+      config['sliding_window'] = shape.window
+    if family in ('qwen2', 'qwen3'):
+      config |= {'use_sliding_window': shape.window is not None, 'max_window_layers': 0}
+  _check_same(shape, Shape(**shape_of(config)), family)
+  return config
+
+
+def _family(shape: Shape) -> str:
+  if shape.position == 'learned':
+    return 'gpt2'
+  if shape.qk_norm:
+    return 'qwen3'
+  if shape.qkv_bias:
+    return 'qwen2'
+  # Mistral is Llama with a window, and allows a width that its heads do not divide.
+  return 'mistral' if shape.window is not None or shape.dim % shape.num_heads else 'llama'
+
+
+def _check_same(shape: Shape, back: Shape, family: str) -> None:
+  """What the family cannot say has turned into something else on the way there and back."""
+  skip = {*COMPUTED}
+  if shape.position == 'learned':
+    skip |= {'rope_theta', 'rope_scaling'}
+  if shape.bias:
+    skip |= {'qkv_bias'}
+  for field in dataclasses.fields(Shape):
+    ours, theirs = (getattr(s, field.name) for s in (shape, back))
+    if isinstance(ours, Mapping):
+      ours = dict(ours)
+    if field.name not in skip and ours != theirs:
+      raise _bad(
+        f'no family of theirs has this model: the closest, {family}, has {field.name}={theirs!r}, '
+        f'not {ours!r}'
+      )
+
+
+def from_hf(weights: Mapping[str, np.ndarray], shape: Shape) -> Params:
+  """Our parameters, float32 and stacked over layers, from arrays under their names.
+
+  Args:
+    weights: name -> array of any float type; names may lack the prefix `model.` or `transformer.`.
+    shape: of our model.
+
+  Raises:
+    BadInput: an array that is missing, has another shape, or would not be used; named.
+  """
+  prefix, entries, shapes = _plan(shape)
+  prefixed = any(name.startswith(prefix) for name in weights)
+  given = {
+    name if prefixed or name in ('lm_head.weight', 'score.weight') else prefix + name: w
+    for name, w in weights.items()
+    if not name.endswith(CONSTANTS)
+  }
+  table = entries[0].theirs
+  if shape.head == 'tied' and 'lm_head.weight' in given:
+    head = given.pop('lm_head.weight')
+    if table in given and not np.array_equal(head, given[table]):
+      raise _bad(
+        f'lm_head.weight differs from {table}, but tie_word_embeddings says it is the same'
+      )
+  names = {
+    entry.theirs.format(i): (entry, i)
+    for entry in entries
+    for i in range(shape.num_layers if '{}' in entry.theirs else 1)
+  }
+  if missing := [name for name in names if name not in given]:
+    raise _bad(f'the checkpoint lacks {_listed(missing)}')
+  if unused := [name for name in given if name not in names]:
+    raise _bad(f'the model has no place for {_listed(unused)}')
+  params = {path: np.empty(shapes[path], np.float32) for e in entries for path in e.ours}
+  for name, (entry, i) in names.items():
+    places = [params[p][i] if p.startswith('blocks/') else params[p] for p in entry.ours]
+    array = np.asarray(given[name])
+    *inner, outer = _merged(entry, places[0].shape)
+    wanted = (*inner, outer * len(places))
+    wanted = wanted[::-1] if entry.turned else wanted
+    if array.shape != wanted:
+      raise _bad(f'{name} has shape {array.shape}, but the model needs {wanted}')
+    parts = np.split(array.T if entry.turned else array, len(places), axis=-1)
+    for place, part in zip(places, parts):
+      place[...] = part.reshape(place.shape)
+  return unflatten_dict(params, sep='/')
+
+
+def to_hf(params: Params, shape: Shape) -> dict[str, np.ndarray]:
+  """Arrays under their names and in their layout, each of the type its parameter has.
+
+  Raises:
+    BadInput: the parameters are not those of a model of this shape, or no family has them.
+  """
+  config_of(shape)
+  _, entries, shapes = _plan(shape)
+  flat: dict[str, Any] = flatten_dict(dict(params), sep='/')
+  for path, wanted in shapes.items():
+    found = flat[path].shape if path in flat else 'nothing'
+    if found != wanted:
+      raise _bad(f'parameter {path} should have shape {wanted}; found {found}')
+  if unused := [path for path in flat if path not in shapes]:
+    raise _bad(f'the shape has no place for {_listed(unused)}')
+  weights = {}
+  for entry in entries:
+    stacks = [np.asarray(jax.device_get(flat[path])) for path in entry.ours]
+    if '{}' not in entry.theirs:
+      stacks = [stack[None] for stack in stacks]
+    for i in range(len(stacks[0])):
+      parts = [stack[i] for stack in stacks]
+      merged = _merged(entry, parts[0].shape)
+      array = np.concatenate([part.reshape(merged) for part in parts], axis=-1)
+      weights[entry.theirs.format(i)] = np.ascontiguousarray(array.T if entry.turned else array)
+  return weights
+
+
+def _plan(shape: Shape) -> tuple[str, list[Entry], dict[str, tuple[int, ...]]]:
+  """Prefix of their names, the entries this shape has, and the shape of each parameter of ours."""
+  model, token = Transformer(shape), jnp.zeros((1, 1), jnp.int32)
+  tree = jax.eval_shape(lambda: model.init(jax.random.key(0), token))
+  flat: dict[str, Any] = flatten_dict(tree, sep='/')
+  shapes = {path: leaf.shape for path, leaf in flat.items()}
+  gpt2 = _family(shape) == 'gpt2'
+  entries = []
+  for theirs, ours in (GPT2 if gpt2 else LLAMA).items():
+    paths = (ours,) if isinstance(ours, str) else ours
+    # The layers of their GPT-2 are Conv1D, which store [in, out] as we do.
+    turned = theirs == 'lm_head.weight' or (theirs.endswith('_proj.weight') and not gpt2)
+    if paths[0] in shapes:
+      entries.append(Entry(theirs, paths, turned))
+  return 'transformer.' if gpt2 else 'model.', entries, shapes
+
+
+def _merged(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Shape of one parameter of ours as they see it, [in, out] or [out]: heads are one axis."""
+  path = entry.ours[0]
+  if path == 'head/scalar':
+    return (1, *shape)
+  if path.endswith('_bias'):
+    return (math.prod(shape),)
+  if path.endswith('attention/o'):
+    return (math.prod(shape[:-1]), shape[-1])
+  return shape if len(shape) == 1 else (shape[0], math.prod(shape[1:]))
+
+
+def load(folder: str | Path, **options: Any) -> tuple[Transformer, Params]:
+  """A model of ours and its float32 parameters from a checkpoint folder of theirs.
+
+  Args:
+    folder: with config.json and model.safetensors, or its parts and model.safetensors.index.json.
+    **options: `dtype`, `remat` and `scan_layers` of `transformer.make`.
+
+  Raises:
+    BadInput: a file is missing, or see `shape_of` and `from_hf`.
+  """
+  folder = Path(folder)
+  if fixed := [name for name in options if name not in COMPUTED]:
+    raise _bad(f'{fixed[0]} is fixed by the checkpoint; choose from: {", ".join(COMPUTED)}')
+  model = make(**shape_of(json.loads(_text(folder / 'config.json'))), **options)
+  index = folder / 'model.safetensors.index.json'
+  files = ['model.safetensors']
+  if not (folder / files[0]).exists() and index.exists():
+    files = sorted(set(json.loads(_text(index))['weight_map'].values()))
+  weights: dict[str, np.ndarray] = {}
+  for name in files:
+    if not (folder / name).exists():
+      raise _bad(f'{folder} has no {name}; only safetensors checkpoints can be read')
+    weights |= _safetensors().load_file(folder / name)
+  return model, from_hf(weights, model.shape)
+
+
+def save(
+  folder: str | Path, model: Transformer, params: Params, *, config: Mapping[str, Any] | None = None
+) -> None:
+  """Writes config.json and model.safetensors, which transformers' `from_pretrained` reads.
+
+  Args:
+    folder: made if it does not exist.
+    model: ours.
+    params: its parameters, written in the type they have.
+    config: further entries of config.json, such as bos_token_id and eos_token_id.
+  """
+  folder = Path(folder)
+  weights = to_hf(params, model.shape)
+  write = _safetensors().save_file
+  kind = str(next(iter(weights.values())).dtype)
+  about = {**config_of(model.shape), 'torch_dtype': kind, **(config or {})}
+  folder.mkdir(parents=True, exist_ok=True)
+  write(weights, folder / 'model.safetensors', metadata={'format': 'pt'})
+  (folder / 'config.json').write_text(json.dumps(about, indent=2) + '\n')
+
+
+def _safetensors() -> ModuleType:
+  try:
+    import safetensors.numpy
+  except ImportError:
+    raise _bad("needs the package safetensors; pip install 'llm_jax[hf]'") from None
+  return safetensors.numpy
+
+
+def _text(path: Path) -> str:
+  if not path.is_file():
+    raise _bad(f'{path} does not exist; give the folder of a downloaded checkpoint')
+  return path.read_text()
+
+
+def _need(config: Mapping[str, Any], key: str) -> Any:
+  if config.get(key) is None:
+    raise _bad(f'config.json has no {key}')
+  return config[key]
+
+
+def _listed(names: list[str]) -> str:
+  more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+  return ', '.join(names[:5]) + more
+
+
+def _bad(message: str) -> BadInput:
+  return BadInput(f'huggingface: {message}')
