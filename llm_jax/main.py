@@ -1,16 +1,15 @@
 """The one door: `python -m llm_jax.main --config=FILE` runs `jobs/<config.job>.py`."""
 
+import ast
+import difflib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, logging
-from ml_collections import config_flags
-
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config file, with its size after a colon: configs/pretrain.py:tiny'
-)
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
 
 
 def run(config: Any) -> None:
@@ -19,13 +18,96 @@ def run(config: Any) -> None:
   Args:
     config: a ConfigDict; `job` names a file in `jobs/` (or a dotted module), `requires` names
       groups of the config that are whole configs of other jobs, which come first. A job that is
-      finished returns at once.
+      finished returns at once. A job with a function `check` sees its config before any of that.
   """
   from llm_jax.find import find
 
+  job = find('jobs', config.job)
+  if hasattr(job, 'check'):
+    job.check(config)
   for name in config.get('requires', ()):
     run(config[name])
-  find('jobs', config.job).main(config)
+  job.main(config)
+
+
+def read_config(argv: Sequence[str]) -> ConfigDict:
+  """The config of a command line: a file, its size, and fields set by `--config.group.field=`.
+
+  A field that the file lists is set by ml_collections, which checks its type. One that it does not
+  list may be added to a group, since a group is the keyword arguments of some function, and that
+  function's signature is asked later. The fields of the job itself are a closed list.
+
+  Raises:
+    SystemExit: one line that names what is wrong.
+  """
+  options = [word for word in argv[1:] if word.startswith('--config=')]
+  strays = [word for word in argv[1:] if not word.startswith(('--config=', '--config.'))]
+  if strays:
+    sys.exit(f'error: what is {strays[0]!r}? options look like --config.total_steps=100')
+  if len(options) != 1:
+    sys.exit('error: which config? give one, such as --config=configs/pretrain.py')
+  path = options[0].removeprefix('--config=').partition(':')[0]
+  if not Path(path).is_file():
+    found = sorted(str(p) for p in Path(path).parent.glob('*.py')) if Path(path).parent else []
+    close = difflib.get_close_matches(path, found, n=1)
+    hint = f'; did you mean {close[0]!r}?' if close else ''
+    sys.exit(f'error: config: no file {path!r} in {Path.cwd()}{hint}')
+  plain = _load([argv[0], *options])
+  listed, added = [], {}
+  for word in argv[1:]:
+    name, equals, value = word.removeprefix('--config.').partition('=')
+    if word in options or _lists(plain, name):
+      listed.append(word)
+    elif not equals:
+      sys.exit(f'error: {word}: a value is missing; write {word}=...')
+    else:
+      added[name] = value
+  config = _load([argv[0], *listed])
+  for name, value in added.items():
+    group, _, field = name.rpartition('.')
+    inner = config
+    for part in filter(None, group.split('.')):
+      inner = inner.get(part) if isinstance(inner, ConfigDict) else None
+    if not isinstance(inner, ConfigDict) or 'job' in inner:
+      names = [*config]
+      if isinstance(inner, ConfigDict):
+        names += [f'{group}.{key}' for key in inner]
+      close = difflib.get_close_matches(name, names, n=1) or sorted(config)
+      sys.exit(f'error: config: unknown field {name!r}; did you mean {" or ".join(close)}?')
+    with config.unlocked():
+      inner[field] = _literal(value)
+  return config
+
+
+def _load(argv: list[str]) -> ConfigDict:
+  values = flags.FlagValues()
+  holder = config_flags.DEFINE_config_file('config', flag_values=values)
+  before, sys.argv = sys.argv, argv  # where config_flags looks for overrides
+  try:
+    values(argv)
+    return holder.value
+  except (flags.Error, ValueError, TypeError, KeyError) as error:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    sys.exit(f'error: {lines[-1].removeprefix("ValueError: ")}')
+  finally:
+    sys.argv = before
+
+
+def _lists(config: ConfigDict, name: str) -> bool:
+  """Whether the config has the field; an index, as in `layers[0]`, is left to ml_collections."""
+  inner: Any = config
+  for part in name.partition('[')[0].split('.'):
+    if not isinstance(inner, ConfigDict) or part not in inner:
+      return False
+    inner = inner[part]
+  return True
+
+
+def _literal(text: str) -> Any:
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return {'true': True, 'false': False}.get(text.lower(), text)
 
 
 def tune_cpu() -> None:
@@ -34,18 +116,14 @@ def tune_cpu() -> None:
   YNNPACK for reductions and Eigen for matrix products, where XLA's default is YNNPACK for both:
   experiments/benchmarks/README.md has the measurements. Flags that the user set win.
   """
-  flags = os.environ.get('XLA_FLAGS', '')
-  if 'xla_cpu_experimental_ynn_fusion_type' not in flags:
-    os.environ['XLA_FLAGS'] = f'{flags} --xla_cpu_experimental_ynn_fusion_type=reduce'.strip()
+  given = os.environ.get('XLA_FLAGS', '')
+  if 'xla_cpu_experimental_ynn_fusion_type' not in given:
+    os.environ['XLA_FLAGS'] = f'{given} --xla_cpu_experimental_ynn_fusion_type=reduce'.strip()
 
 
-def main(argv: list[str]) -> None:
-  """Starts JAX on every host, runs the job, and answers bad input with one line."""
-  if len(argv) > 1:
-    raise app.UsageError(f'what is {argv[1]!r}? options look like --config.total_steps=100')
-  if _CONFIG.value is None:
-    raise app.UsageError('which config? for example --config=configs/pretrain.py')
-  logging.set_verbosity(logging.WARNING)  # Orbax tells a story at INFO
+def main(argv: Sequence[str]) -> None:
+  """Reads the config, starts JAX on every host, runs the job, answers bad input with one line."""
+  config = read_config(argv)
   tune_cpu()
   import jax
 
@@ -53,23 +131,20 @@ def main(argv: list[str]) -> None:
   from llm_jax.training.loop import Interrupted
   from llm_jax.types import BadInput
 
+  logging.set_verbosity(logging.WARNING)  # Orbax tells a story at INFO
   if not jax.config.values['jax_compilation_cache_dir']:
     cache = os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')
     jax.config.update('jax_compilation_cache_dir', str(Path(cache) / 'llm_jax' / 'compilation'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   try:
     start_hosts()
-    run(_CONFIG.value)
+    run(config)
   except BadInput as error:
     sys.exit(f'error: {error}')
   except Interrupted as stop:
     sys.exit(str(stop))
 
 
-def cli() -> None:
-  """Entry point of the `llm_jax` command."""
-  app.run(main)
-
-
 if __name__ == '__main__':
-  cli()
+  flags.FLAGS.mark_as_parsed()  # nothing is left for absl to parse; libraries ask whether it did
+  main(sys.argv)

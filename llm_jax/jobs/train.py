@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from llm_jax import artifact
 from llm_jax.evals import perplexity
@@ -30,7 +31,7 @@ from llm_jax.training.step import (
   make_state,
   start_state,
 )
-from llm_jax.types import BadInput, Metrics, Params
+from llm_jax.types import BadInput, LossFn, Metrics, Params
 
 FIELDS = (
   *('job', 'stage', 'workdir', 'requires', 'next', 'seed', 'total_steps', 'batch_size'),
@@ -45,10 +46,13 @@ MAY_CHANGE = (
 )
 
 
-def main(config: Any) -> None:
-  """Trains `config.stage` into `config.workdir`; resumes what is there; leaves an artifact."""
-  began = time.perf_counter()
-  folder, whole = Path(config.workdir), _plain(config)
+def check(config: Any) -> None:
+  """Everything about the config that can be known before there is any data.
+
+  Raises:
+    BadInput: naming the field and what would work.
+  """
+  whole = _plain(config)
   names = [*FIELDS, *config.requires]
   for field in config:
     if field not in names:
@@ -56,10 +60,36 @@ def main(config: Any) -> None:
   for field in ('total_steps', 'batch_size', 'accumulate', 'log_every', 'eval_every'):
     if whole[field] < 1:
       raise BadInput(f'config: {field} {whole[field]} must be at least 1')
-  if artifact.holds(folder, whole, may_change=MAY_CHANGE) and (folder / artifact.FILE).is_file():
+  if config.publish not in ('last', 'best'):
+    raise BadInput(f"config: publish {config.publish!r}; choose from: 'last', 'best'")
+  for name in config.annotate:
+    if name != 'steps' and name not in config.annotate.steps:
+      raise BadInput(f'annotate: options for {name!r}, which is not in config.annotate.steps')
+  artifact.holds(config.workdir, whole, may_change=MAY_CHANGE)
+  for path in _donors(config).values():
+    artifact.describe(path)  # refuses what is missing or unfinished
+  mesh = make_mesh(**config.mesh)
+  batch, parts, shards = config.batch_size, config.accumulate, batch_shards(mesh)
+  if batch % (parts * shards):
+    step = parts * shards
+    below, above = batch // step * step, -(-batch // step) * step
+    use = f'{below} or {above}' if below else f'{above}'
+    raise BadInput(
+      f'batch_size {batch} is not divisible by accumulate * data * fsdp = {parts} * {shards}; '
+      f'use {use}, or another config.accumulate'
+    )
+  _loss_fn(config, artifact.build(config.model.to_dict()))
+  _optimizer(config)
+
+
+def main(config: Any) -> None:
+  """Trains `config.stage` into `config.workdir`; resumes what is there; leaves an artifact."""
+  began = time.perf_counter()
+  check(config)
+  folder, whole = Path(config.workdir), _plain(config)
+  if (folder / artifact.FILE).is_file():
     print(f'{folder} is finished; delete it to train again. {_next(config)}')
     return
-
   mesh = make_mesh(**config.mesh)
   with jax.set_mesh(mesh):
     run = _Run(config, mesh, began)
@@ -67,18 +97,28 @@ def main(config: Any) -> None:
     run.train(folder, whole)
 
 
+def _loss_fn(config: Any, model: Any) -> LossFn:
+  group = dict(config.loss)
+  return bind(find('losses', group.pop('name')).loss_fn, group, where='loss', model=model)
+
+
+def _optimizer(config: Any) -> tuple[optax.GradientTransformation, optimizer.Schedule]:
+  return call(optimizer.make, config.optimizer, where='optimizer', total_steps=config.total_steps)
+
+
+def _donors(config: Any) -> dict[str, str]:
+  """Part of the parameters ('params' for all) -> the artifact it starts from."""
+  return {name: path for name, path in config.init.items() if name != 'fresh'}
+
+
 class _Run:
   """The parts of a run, built and checked before anything is compiled."""
 
   def __init__(self, config: Any, mesh: jax.sharding.Mesh, began: float) -> None:
     self.config, self.mesh, self.began = config, mesh, began
-    self.model = artifact.build(config.model)
+    self.model = artifact.build(config.model.to_dict())
     shape = self.model.shape
-    donors = dict(config.init)
-    self.fresh = tuple(donors.pop('fresh', ()))
-    self.donors: dict[str, str] = donors
-    for path in donors.values():
-      artifact.describe(path)  # refuses what is missing or unfinished
+    self.donors, self.fresh = _donors(config), tuple(config.init.get('fresh', ()))
     source = next(iter(self.donors.values()), config.data.get('path', ''))
     self.tokenizer = Tokenizer.load(Path(source) / 'tokenizer')
     if shape.vocab_size < self.tokenizer.vocab_size:
@@ -93,10 +133,7 @@ class _Run:
         f'model: rows of {self.length} tokens are longer than config.model.max_length '
         f'{shape.max_length}; raise it, or make shorter rows'
       )
-    self._check_batch()
-    loss = dict(config.loss)
-    name = loss.pop('name')
-    self.loss_fn = bind(find('losses', name).loss_fn, loss, where='loss', model=self.model)
+    self.loss_fn = _loss_fn(config, self.model)
     self.annotate = [
       call(
         find('annotate', step).make,
@@ -107,9 +144,7 @@ class _Run:
       )
       for step in config.annotate.steps
     ]
-    self.tx, self.rate = call(
-      optimizer.make, config.optimizer, where='optimizer', total_steps=config.total_steps
-    )
+    self.tx, self.rate = _optimizer(config)
     self.evaluate = call(
       perplexity.make,
       config.evaluate,
@@ -134,17 +169,6 @@ class _Run:
     if not len(rows):
       raise BadInput(f'data: the {split} split of {group} has no rows; give it more text')
     return rows
-
-  def _check_batch(self) -> None:
-    batch, parts, shards = self.config.batch_size, self.config.accumulate, batch_shards(self.mesh)
-    if batch % (parts * shards):
-      step = parts * shards
-      below, above = batch // step * step, -(-batch // step) * step
-      use = f'{below} or {above}' if below else f'{above}'
-      raise BadInput(
-        f'batch_size {batch} is not divisible by accumulate * data * fsdp = {parts} * {shards}; '
-        f'use {use}, or another config.accumulate'
-      )
 
   def _init(self) -> Params:
     tokens = jnp.zeros((1, 1), jnp.int32)

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from llm_jax.find import suggest
 from llm_jax.models import attention
@@ -82,6 +83,8 @@ class Shape:
   scan_layers: bool = True
 
   def __post_init__(self) -> None:
+    if self.rope_scaling is not None:
+      object.__setattr__(self, 'rope_scaling', FrozenDict(self.rope_scaling))  # so it can be hashed
     for field, default in (
       ('num_kv_heads', self.num_heads),
       ('head_dim', self.dim // self.num_heads),

@@ -75,13 +75,13 @@ def make_mesh(**axes: int) -> Mesh:
   if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
     raise BadInput(f'mesh: sizes {dict(axes)} must be positive, at most one of them -1 (the rest)')
   known = math.prod(size for size in sizes if size != -1)
-  if -1 in sizes:
+  if -1 in sizes and known <= len(devices):
     if len(devices) % known:
       raise BadInput(
         f'mesh: {len(devices)} devices cannot be divided by {known}, the product of {dict(axes)}'
       )
     sizes[sizes.index(-1)] = len(devices) // known
-  wanted = math.prod(sizes)
+  wanted = known if -1 in sizes else math.prod(sizes)
   if wanted > len(devices):
     raise BadInput(
       f'mesh: {dict(axes)} needs {wanted} devices, this machine has {len(devices)} '
