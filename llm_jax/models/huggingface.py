@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from llm_jax.models.transformer import Shape, Transformer, make
+from llm_jax.models import transformer
+from llm_jax.models.transformer import Shape, Transformer
 from llm_jax.types import BadInput, Params
 
 # What their configuration classes assume where config.json says nothing.
@@ -412,7 +413,7 @@ def load(folder: str | Path, **options: Any) -> tuple[Transformer, Params]:
   folder = Path(folder)
   if fixed := [name for name in options if name not in COMPUTED]:
     raise _bad(f'{fixed[0]} is fixed by the checkpoint; choose from: {", ".join(COMPUTED)}')
-  model = make(**shape_of(json.loads(_text(folder / 'config.json'))), **options)
+  model = transformer.make(**shape_of(json.loads(_text(folder / 'config.json'))), **options)
   index = folder / 'model.safetensors.index.json'
   files = ['model.safetensors']
   if not (folder / files[0]).exists() and index.exists():

@@ -46,7 +46,7 @@ class Shape:
     qkv_bias: biases on q, k and v (Qwen2).
     bias: biases on every product (GPT-2).
     qk_norm: RMSNorm on each query and key head (Qwen3).
-    window: keys further back than this are not seen; None sees all.
+    window: how many keys a query sees, itself included; None sees all.
     attention_softcap: scores are c tanh(score / c) (Gemma 2); or None.
     logit_softcap: the same for logits.
     head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
@@ -154,9 +154,9 @@ class Embedding(nn.Module):
 
   def __call__(self, tokens_BL: Array, position_BL: Array) -> Array:
     dtype = self.shape.dtype
-    x_BLD = self.table[tokens_BL].astype(dtype)
+    x_BLD = jnp.asarray(self.table)[tokens_BL].astype(dtype)
     if self.shape.position == 'learned':
-      x_BLD += self.position[position_BL].astype(dtype)
+      x_BLD += jnp.asarray(self.position)[position_BL].astype(dtype)
     return x_BLD
 
 

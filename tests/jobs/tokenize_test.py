@@ -172,7 +172,7 @@ def test_tokenizer_and_validation_of_the_user(tmp_path, texts):
 
 def test_another_config_in_the_same_workdir(tmp_path, texts):
   tokenize.main(config(tmp_path))
-  with pytest.raises(BadInput, match='length = 32, not 64; tokenizer.vocab_size = 320, not 310'):
+  with pytest.raises(BadInput, match=r'length = 32, not 64; tokenizer\.vocab_size = 320, not 310'):
     tokenize.main(config(tmp_path, length=64, tokenizer=dict(vocab_size=310)))
 
 

@@ -1,0 +1,156 @@
+"""Generation: neighbours and padding do not matter, and the trainer sees what the sampler saw."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.losses.logprobs import score
+from llm_jax.models.transformer import make
+from llm_jax.sampling import pick
+from llm_jax.sampling.generate import generate, left_pad
+from llm_jax.types import BadInput
+
+SMALL = dict(vocab_size=19, dim=16, num_layers=2, num_heads=4, num_kv_heads=2, hidden_dim=24)
+VARIANTS = {
+  'llama': {},
+  'windowed': dict(window=3, attention_softcap=2.0, qk_norm=True),
+  'gpt2': dict(norm='layer', mlp='gelu', position='learned', bias=True, num_kv_heads=4),
+}
+PROMPTS = [[5, 3, 8, 1, 12], [7], [2, 2, 9]]
+NEW = 6
+
+
+@functools.cache
+def build(variant='llama'):
+  model = make(**(SMALL | dict(max_length=32) | VARIANTS[variant]))
+  token = jnp.zeros((1, 1), jnp.int32)
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), token))
+  draw = np.random.default_rng(0)
+  return model, jax.tree.map(lambda x: jnp.asarray(draw.normal(0, 0.6, x.shape), x.dtype), shapes)
+
+
+def run(model, params, prompts, *, stop=(), max_new=NEW, seed=0, multiple=1, **how):
+  prompt_BP, mask_BP = left_pad(prompts, multiple=multiple)
+  choose = pick.make(**how)
+  sample = jax.jit(
+    functools.partial(generate, model=model, max_new=max_new, stop=stop, pick=choose)
+  )
+  return jax.device_get(sample(params, prompt_BP, mask_BP, jax.random.key(seed)))
+
+
+def answers(out):
+  return [t[m > 0].tolist() for t, m in zip(out['tokens'], out['mask'], strict=True)]
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_each_prompt_is_as_if_alone(variant):
+  model, params = build(variant)
+  together = run(model, params, PROMPTS, temperature=0)
+  wide = run(model, params, PROMPTS, temperature=0, multiple=8)  # more padding on the left
+  assert answers(wide) == answers(together)
+  for i, prompt in enumerate(PROMPTS):
+    alone = run(model, params, [prompt], temperature=0)
+    assert answers(alone)[0] == answers(together)[i]
+    np.testing.assert_allclose(
+      alone['old_logp'][0, -NEW:], together['old_logp'][i, -NEW:], atol=1e-5
+    )
+
+
+def test_greedy_is_argmax_of_the_whole_row_each_time():
+  model, params = build()
+  row = list(PROMPTS[0])
+  apply = jax.jit(model.apply)
+  for _ in range(NEW):
+    padded = np.array([row + [0] * (len(PROMPTS[0]) + NEW - len(row))])  # causal: blind to it
+    row.append(int(apply(params, padded)[0][0, len(row) - 1].argmax()))
+  out = run(model, params, PROMPTS[:1], temperature=0)
+  assert answers(out)[0] == row[-NEW:]
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('temperature', [1.0, 0.7])
+def test_old_logp_is_the_score_of_the_trainer(variant, temperature):
+  model, params = build(variant)
+  # Stop ids make rows of different lengths.
+  out = run(model, params, PROMPTS * 3, stop=(4, 11), temperature=temperature, top_k=12)
+  assert len({len(a) for a in answers(out)}) > 1
+  batch = {k: jnp.asarray(out[k]) for k in ('tokens', 'position', 'segment')}
+  logp = jax.jit(lambda p, b: score(model, p, b, temperature=temperature))(params, batch)
+  np.testing.assert_allclose(logp * out['mask'], out['old_logp'], atol=1e-4)
+  assert (out['old_logp'][out['mask'] > 0] < 0).all()
+
+
+def test_fields_of_the_batch():
+  model, params = build()
+  out = run(model, params, PROMPTS, multiple=4, temperature=1.0)
+  prompt_BP, mask_BP = left_pad(PROMPTS, multiple=4)
+  width = prompt_BP.shape[1]
+  assert width == 8
+  assert {k: (v.shape, str(v.dtype)) for k, v in out.items()} == {
+    k: ((3, width + NEW), 'float32' if k in ('mask', 'old_logp') else 'int32')
+    for k in ('tokens', 'mask', 'old_logp', 'position', 'segment')
+  }
+  np.testing.assert_array_equal(out['tokens'][:, :width], prompt_BP)
+  np.testing.assert_array_equal(out['segment'][:, :width], mask_BP)
+  assert (out['segment'][:, width:] == 1).all() and (out['mask'][:, width:] == 1).all()
+  assert not out['mask'][:, :width].any() and not out['old_logp'][:, :width].any()
+  for prompt, position in zip(PROMPTS, out['position'], strict=True):
+    count = len(prompt) + NEW
+    np.testing.assert_array_equal(position[-count:], np.arange(count))
+    assert not position[:-count].any()
+
+
+def test_a_stop_id_ends_its_row_and_belongs_to_it():
+  model, params = build()
+  free = answers(run(model, params, PROMPTS, seed=1, max_new=12))
+  stop = free[0][4]
+  out = run(model, params, PROMPTS, seed=1, max_new=12, stop=(stop, 10**6))
+  for full, cut, tokens, mask, logp, segment in zip(
+    free, answers(out), *(out[k] for k in ('tokens', 'mask', 'old_logp', 'segment')), strict=True
+  ):
+    count = full.index(stop) + 1 if stop in full else len(full)
+    assert cut == full[:count]
+    after = slice(-12 + count, None) if count < 12 else slice(0, 0)
+    for field in (tokens, mask, logp, segment):
+      assert not field[after].any()
+  assert len(answers(out)[0]) <= 5
+
+
+def test_the_end_of_all_rows_is_the_end():
+  model, params = build()
+  out = run(model, params, PROMPTS, stop=tuple(range(19)))  # whatever comes first
+  assert [len(a) for a in answers(out)] == [1, 1, 1]
+  start = out['tokens'].shape[1] - NEW
+  for k in ('tokens', 'mask', 'old_logp', 'segment', 'position'):
+    assert not out[k][:, start + 1 :].any()
+
+
+def test_one_seed_one_answer():
+  model, params = build()
+  first, second, other = (answers(run(model, params, PROMPTS, seed=s)) for s in (5, 5, 6))
+  assert first == second != other
+
+
+def test_steps_and_rows_draw_apart():
+  model, params = build()
+  flat = jax.tree.map(jnp.zeros_like, params)  # every token equally likely
+  found = answers(run(model, flat, [[1]] * 4, max_new=20))
+  assert len({tuple(row) for row in found}) == 4
+  assert all(len(set(row)) > 5 for row in found)
+
+
+def test_left_pad():
+  ids, mask = left_pad([[1, 2, 3], [4]])
+  assert ids.tolist() == [[1, 2, 3], [0, 0, 4]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+  ids, mask = left_pad([[1, 2, 3], [4]], multiple=4)
+  assert ids.tolist() == [[0, 1, 2, 3], [0, 0, 0, 4]]
+  assert left_pad([[0]])[1].tolist() == [[1]]  # id 0 can be a token
+
+
+@pytest.mark.parametrize('prompts', [[], [[1], []]], ids=str)
+def test_an_empty_prompt_is_refused(prompts):
+  with pytest.raises(BadInput, match='empty prompt; give at least one token'):
+    left_pad(prompts)

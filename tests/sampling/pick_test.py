@@ -1,0 +1,126 @@
+"""Picking a token: distributions exactly and by counting, and the log-probability that is told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.sampling import pick
+from llm_jax.types import BadInput
+
+PROB = np.array([0.1, 0.4, 0.05, 0.25, 0.2])
+LOGP = jnp.log(jnp.asarray(PROB, jnp.float32))[None]
+
+
+def kept(top_k, top_p, logp=LOGP):
+  """The tokens that truncation leaves."""
+  out = np.asarray(pick.truncate(logp, top_k, top_p))[0]
+  stays = np.isfinite(out)
+  np.testing.assert_array_equal(out[stays], np.asarray(logp)[0][stays])
+  return set(np.flatnonzero(stays).tolist())
+
+
+def test_top_k_keeps_the_k_most_likely():
+  assert kept(1, None) == {1}
+  assert kept(3, None) == {1, 3, 4}
+  assert kept(5, None) == kept(50, None) == kept(None, None) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+  ('top_p', 'tokens'),
+  [
+    (0.01, {1}),
+    (0.39, {1}),
+    (0.41, {1, 3}),
+    (0.64, {1, 3}),
+    (0.66, {1, 3, 4}),
+    (0.94, {0, 1, 3, 4}),
+    (1.0, {0, 1, 2, 3, 4}),
+  ],
+)
+def test_top_p_keeps_the_fewest_that_reach_p(top_p, tokens):
+  assert kept(None, top_p) == tokens
+
+
+def test_top_p_looks_at_what_top_k_left():
+  # Of tokens 1 and 3 alone, the first has 0.4 / 0.65 = 0.615.
+  assert kept(2, 0.6) == {1}
+  assert kept(2, 0.63) == {1, 3}
+
+
+def test_ties_at_the_border_stay():
+  even = jnp.log(jnp.array([[0.25, 0.25, 0.25, 0.25]]))
+  assert kept(2, None, even) == {0, 1, 2, 3}
+  assert kept(None, 0.3, even) == {0, 1, 2, 3}
+
+
+def test_rows_are_cut_one_by_one():
+  logp = jnp.concatenate([LOGP, LOGP[:, ::-1]])
+  out = np.isfinite(pick.truncate(logp, 3, 0.5))
+  np.testing.assert_array_equal(out[1], out[0][::-1])
+
+
+def draw(logits=LOGP, count=40_000, seed=0, **how):
+  choose = jax.jit(pick.make(**how))
+  token, logp = choose(jnp.repeat(logits, count, axis=0), jax.random.key(seed))
+  return np.asarray(token), np.asarray(logp)
+
+
+@pytest.mark.parametrize(
+  ('how', 'weight'),
+  [
+    ({}, PROB),
+    (dict(temperature=0.5), PROB**2),
+    (dict(temperature=2.0), PROB**0.5),
+    (dict(top_k=2), PROB * [0, 1, 0, 1, 0]),
+    (dict(top_p=0.66), PROB * [0, 1, 0, 1, 1]),
+    (dict(temperature=0.5, top_k=3), PROB**2 * [0, 1, 0, 1, 1]),
+  ],
+  ids=str,
+)
+def test_samples_follow_the_distribution(how, weight):
+  token, logp = draw(**how)
+  found = np.bincount(token, minlength=5) / len(token)
+  np.testing.assert_allclose(found, weight / weight.sum(), atol=0.012)  # 5 standard deviations
+  assert not found[weight == 0].any()
+  # What is told is the policy at this temperature, before truncation.
+  full = PROB ** (1 / how.get('temperature', 1.0))
+  np.testing.assert_allclose(logp, np.log(full / full.sum())[token], atol=1e-5)
+
+
+def test_temperature_zero_is_argmax():
+  logits = jax.random.normal(jax.random.key(1), (64, 11)) * 3
+  token, logp = pick.make(temperature=0)(logits, jax.random.key(0))
+  np.testing.assert_array_equal(token, logits.argmax(-1))
+  np.testing.assert_allclose(logp, jax.nn.log_softmax(logits).max(-1), atol=1e-6)
+
+
+def test_top_1_is_argmax_too():
+  logits = jax.random.normal(jax.random.key(1), (64, 11))
+  token, _ = pick.make(top_k=1)(logits, jax.random.key(0))
+  np.testing.assert_array_equal(token, logits.argmax(-1))
+
+
+def test_one_seed_one_choice():
+  first, second, other = (draw(count=200, seed=seed)[0] for seed in (3, 3, 4))
+  np.testing.assert_array_equal(first, second)
+  assert (first != other).any()
+
+
+def test_half_precision_logits_are_read_in_float32():
+  token, logp = pick.make()(LOGP.astype(jnp.bfloat16), jax.random.key(0))
+  assert logp.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+  ('how', 'message'),
+  [
+    (dict(temperature=-1.0), r'temperature -1\.0 is negative; 0 is greedy'),
+    (dict(top_k=0), 'top_k 0; use at least 1'),
+    (dict(top_p=0.0), r'top_p 0\.0 is not in \(0, 1\]'),
+    (dict(top_p=1.5), r'top_p 1\.5'),
+  ],
+)
+def test_values_outside_their_range(how, message):
+  with pytest.raises(BadInput, match=message):
+    pick.make(**how)
