@@ -11,7 +11,7 @@ from configs import base, tokenize
 # total_steps, batch_size, accumulate, learning_rate. Batches follow the size of the model; the
 # large ones are those of one pod slice, not of a final run.
 SCHEDULE = {
-  'tiny': (400, 16, 4, 3e-3),
+  'tiny': (400, 16, 4, 2e-2),
   '15m': (5000, 32, 8, 2e-3),
   '125m': (20000, 256, 8, 1e-3),
   '1b': (50000, 512, 1, 6e-4),
@@ -28,6 +28,9 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.requires = ('tokenize',)
   c.tokenize = tokenize.get_config(size)
   c.data = ConfigDict(dict(name='packed', path=c.tokenize.get_ref('workdir')))
+  # On the laptop Muon reaches in 150 steps what AdamW does not in 400; at the larger sizes AdamW is
+  # the reference that others publish.
+  c.optimizer.name = 'muon' if size == 'tiny' else 'adamw'
   c.optimizer.warmup_steps = 40 if size == 'tiny' else 500
   c.eval_every = c.checkpoint_every = 100 if size == 'tiny' else 500
   c.sample.prompts = ('Return the', 'class Path', 'The with statement')

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 import llm_jax
-from llm_jax.find import find
+from llm_jax.find import find, named
 from llm_jax.parallel.rules import path_of, shardings
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training.checkpoint import difference, manifest, write_json
@@ -95,7 +95,13 @@ def describe(path: str | Path) -> dict[str, Any]:
       f'artifact: {str(folder)!r} is unfinished, it has no {FILE}; '
       'give the command that made it again, it resumes'
     )
-  return json.loads((folder / FILE).read_text())
+  try:
+    about = json.loads((folder / FILE).read_text())
+    return {**about, 'model': dict(about['model']), 'files': dict(about['files'])}
+  except (ValueError, KeyError, TypeError):
+    raise BadInput(
+      f'artifact: {str(folder / FILE)!r} cannot be read, it is damaged; train it again'
+    ) from None
 
 
 def load(path: str | Path, mesh: Mesh) -> Artifact:
@@ -109,6 +115,12 @@ def load(path: str | Path, mesh: Mesh) -> Artifact:
   damage = difference(folder / 'params', about['files'])
   if damage:
     raise BadInput(f'artifact: {str(folder / "params")!r} is {damage}; train it again')
+  tokenizer = Tokenizer.load(folder / 'tokenizer')
+  if tokenizer.fingerprint != about['tokenizer']:
+    raise BadInput(
+      f'artifact: {str(folder / "tokenizer")!r} is not the tokenizer it was trained with; '
+      'put that one back, or train it again'
+    )
   model = build(about['model'])
   shapes = abstract_params(model)
   struct = lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place)
@@ -117,7 +129,7 @@ def load(path: str | Path, mesh: Mesh) -> Artifact:
   return Artifact(
     model=model,
     params=params,
-    tokenizer=Tokenizer.load(folder / 'tokenizer'),
+    tokenizer=tokenizer,
     config=about['config'],
     step=about['step'],
     stage=about['stage'],
@@ -127,8 +139,8 @@ def load(path: str | Path, mesh: Mesh) -> Artifact:
 
 def build(group: Mapping[str, Any]) -> Any:
   """The model of a config group: `name` is the file in `models/`, the rest its shape."""
-  shape = dict(group)
-  return find('models', shape.pop('name')).make(**shape)
+  name, shape = named(group, 'model')
+  return find('models', name).make(**shape)
 
 
 def abstract_params(model: Any) -> Params:

@@ -12,31 +12,56 @@ from typing import Any
 
 from llm_jax.types import BadInput
 
+# What a file of a room defines; a file without it is a helper, and no config may name it.
+DEFINES = {'losses': 'loss_fn', 'jobs': 'main', 'rewards': 'reward'}
+
 
 def find(room: str, name: str) -> ModuleType:
   """The module `llm_jax.<room>.<name>`, or, if `name` has a dot, that module of the user's.
 
+  Args:
+    room: a package of llm_jax.
+    name: a file of it, or a dotted path.
+
   Raises:
     BadInput: no such module; the message lists what the room holds.
   """
+  wanted = DEFINES.get(room, 'make')
   if '.' in name:
     if not _exists(name):
       raise BadInput(
         f'{room}: no module {name!r} can be imported from here; a dotted name is a Python module '
         'on sys.path, such as experiments.flip.loss for experiments/flip/loss.py'
       )
-    return importlib.import_module(name)
+    module = importlib.import_module(name)
+    if not hasattr(module, wanted):
+      raise BadInput(f'{room}: module {name!r} does not define {wanted}')
+    return module
   package = importlib.import_module(f'llm_jax.{room}')
   names = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
-  if name not in names:
-    raise BadInput(f'{room}: no {name!r}; {suggest(name, names)}')
-  return importlib.import_module(f'llm_jax.{room}.{name}')
+  load = lambda name: importlib.import_module(f'llm_jax.{room}.{name}')
+  if name in names and hasattr(load(name), wanted):
+    return load(name)
+  names = [n for n in names if hasattr(load(n), wanted)]
+  raise BadInput(f'{room}: no {name!r}; {suggest(name, names)}')
+
+
+def named(group: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+  """The `name` of a config group, and its other fields.
+
+  Raises:
+    BadInput: it has no name.
+  """
+  rest = dict(group)
+  if 'name' not in rest:
+    raise BadInput(f'{where}: {"name"!r} is missing; set config.{where}.name')
+  return rest.pop('name'), rest
 
 
 def _exists(dotted: str) -> bool:
   try:
     return importlib.util.find_spec(dotted) is not None
-  except ModuleNotFoundError:  # a parent package is missing
+  except (ImportError, ValueError):  # a parent package is missing, or the name is no path
     return False
 
 

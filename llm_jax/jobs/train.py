@@ -14,7 +14,7 @@ import optax
 
 from llm_jax import artifact
 from llm_jax.evals import perplexity
-from llm_jax.find import bind, call, find, suggest
+from llm_jax.find import bind, call, find, named, suggest
 from llm_jax.parallel.mesh import batch_shards, make_mesh, peak_flops
 from llm_jax.parallel.rules import shardings
 from llm_jax.sampling import complete
@@ -39,6 +39,10 @@ FIELDS = (
   *('evaluate', 'sample', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
   'publish',
 )
+COUNTS = (
+  *('total_steps', 'batch_size', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every'),
+  'max_to_keep',
+)
 # What may differ when a run is resumed: where it runs and how often it speaks.
 MAY_CHANGE = (
   *('mesh', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
@@ -57,7 +61,7 @@ def check(config: Any) -> None:
   for field in config:
     if field not in names:
       raise BadInput(f'config: unknown field {field!r}; {suggest(field, names)}')
-  for field in ('total_steps', 'batch_size', 'accumulate', 'log_every', 'eval_every'):
+  for field in COUNTS:
     if whole[field] < 1:
       raise BadInput(f'config: {field} {whole[field]} must be at least 1')
   if config.publish not in ('last', 'best'):
@@ -98,8 +102,8 @@ def main(config: Any) -> None:
 
 
 def _loss_fn(config: Any, model: Any) -> LossFn:
-  group = dict(config.loss)
-  return bind(find('losses', group.pop('name')).loss_fn, group, where='loss', model=model)
+  name, group = named(config.loss, 'loss')
+  return bind(find('losses', name).loss_fn, group, where='loss', model=model)
 
 
 def _optimizer(config: Any) -> tuple[optax.GradientTransformation, optimizer.Schedule]:
@@ -121,6 +125,7 @@ class _Run:
     self.donors, self.fresh = _donors(config), tuple(config.init.get('fresh', ()))
     source = next(iter(self.donors.values()), config.data.get('path', ''))
     self.tokenizer = Tokenizer.load(Path(source) / 'tokenizer')
+    self._check_donors()
     if shape.vocab_size < self.tokenizer.vocab_size:
       raise BadInput(
         f"model: vocab_size {shape.vocab_size} is smaller than the tokenizer's "
@@ -162,9 +167,21 @@ class _Run:
         complete.make, config.sample, self.model, self.tokenizer, where='sample', seed=config.seed
       )
 
+  def _check_donors(self) -> None:
+    """Whether the artifacts of `config.init` fit, by what they say of themselves."""
+    shapes = {}
+    for name, path in self.donors.items():
+      about = artifact.describe(path)
+      if about['tokenizer'] != self.tokenizer.fingerprint:
+        raise BadInput(f'init: {path!r} has another tokenizer than {source_of(self.donors)!r}')
+      shapes[name] = artifact.abstract_params(artifact.build(about['model']))
+    if shapes:
+      wanted = artifact.abstract_params(self.model)
+      artifact.graft(wanted, _joined(shapes), fresh=self.fresh)
+
   def _rows(self, split: str) -> Sequence[Mapping[str, np.ndarray]]:
-    group = dict(self.config.data)
-    module = find('data', group.pop('name'))
+    name, group = named(self.config.data, 'data')
+    module = find('data', name)
     rows = call(module.make, group, self.tokenizer, where='data', split=split)
     if not len(rows):
       raise BadInput(f'data: the {split} split of {group} has no rows; give it more text')
@@ -178,16 +195,11 @@ class _Run:
     """From scratch, or grafted from the artifacts of `config.init`."""
     if not self.donors:
       return make_state(self._init, self.tx, self.mesh)
-    donor: dict[str, Any] = {}
-    for name, path in self.donors.items():
-      loaded = artifact.load(path, self.mesh)
-      if loaded.tokenizer.fingerprint != self.tokenizer.fingerprint:
-        raise BadInput(f'init: {path!r} has another tokenizer than {source_of(self.donors)!r}')
-      donor |= loaded.params if name == 'params' else {name: loaded.params}
+    loaded = {name: artifact.load(path, self.mesh).params for name, path in self.donors.items()}
     shapes = artifact.abstract_params(self.model)
-    artifact.graft(shapes, donor, fresh=self.fresh)  # says what does not fit before any work
     params = jax.jit(self._init, out_shardings=shardings(shapes, self.mesh))()
-    return start_state(artifact.graft(params, donor, fresh=self.fresh), self.tx, self.mesh)
+    grafted = artifact.graft(params, _joined(loaded), fresh=self.fresh)
+    return start_state(grafted, self.tx, self.mesh)
 
   def train(self, folder: Path, whole: Mapping[str, Any]) -> None:
     """Runs the loop with its hooks and writes the artifact."""
@@ -237,6 +249,8 @@ class _Run:
         checkpoints.wait()
         log.close()
     if config.publish == 'best' and (best := checkpoints.best()):
+      if damage := checkpoints.damage(best['step']):
+        raise BadInput(f'publish: the best checkpoint, step {best["step"]}, is {damage}')
       abstract = abstract_state(self._init, self.tx, self.mesh)
       state = checkpoints.restore(best['step'], abstract)
     made = artifact.Artifact(
@@ -339,6 +353,12 @@ class _Signals:
 def source_of(donors: Mapping[str, str]) -> str | None:
   """The artifact a run started from, if any; the first of several."""
   return next(iter(donors.values()), None)
+
+
+def _joined(parts: Mapping[str, Params]) -> Params:
+  """One tree of parameters: 'params' is the whole of it, another name is the subtree it names."""
+  whole = dict(parts.get('params', {}))
+  return whole | {name: tree for name, tree in parts.items() if name != 'params'}
 
 
 def _next(config: Any) -> str:

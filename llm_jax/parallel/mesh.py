@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ BATCH_AXES = ('data', 'fsdp')
 # Dense bfloat16 peak of one device in FLOP/s (vendor data sheets, without sparsity), keyed by a
 # part of `device_kind`. The first key found in the name wins, so longer names come first.
 PEAK_FLOPS = {
-  'TPU v7': 2307e12,
+  'TPU7x': 2307e12,
   'TPU v6': 918e12,
   'TPU v5p': 459e12,
   'TPU v5 lite': 197e12,
@@ -85,7 +86,7 @@ def make_mesh(**axes: int) -> Mesh:
   if wanted > len(devices):
     raise BadInput(
       f'mesh: {dict(axes)} needs {wanted} devices, this machine has {len(devices)} '
-      f'({devices[0].device_kind}); use -1 for one of them, the rest'
+      f'({devices[0].device_kind}); choose sizes whose product fits'
     )
   if wanted < len(devices) and jax.process_count() > 1:
     raise BadInput(f'mesh: {dict(axes)} uses {wanted} of {len(devices)} devices; use all of them')
@@ -127,8 +128,8 @@ def constrain(x: jax.Array, *axes: Any) -> jax.Array:
 
 def peak_flops() -> float | None:
   """Peak bfloat16 FLOP/s of all devices together, or None where the table does not know them."""
-  kind = jax.devices()[0].device_kind.lower()
+  kind = jax.devices()[0].device_kind
   for name, peak in PEAK_FLOPS.items():
-    if name.lower() in kind:
+    if re.search(rf'\b{name}\b', kind, re.IGNORECASE):
       return peak * jax.device_count()
   return None

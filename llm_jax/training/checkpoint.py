@@ -63,7 +63,8 @@ class Checkpoints:
     if score is not None and (best is None or score < best['score']):
       best = {'step': step, 'score': score}
       write_json(self.folder / BEST, best)
-    newest = self.steps()[-self.max_to_keep :]
+    # Newer folders are those that a resume passed over: damaged, or of a run that went on without.
+    newest = [s for s in self.steps() if s <= step][-self.max_to_keep :]
     for old in self.folder.iterdir():
       if old.name.isdigit() and int(old.name) not in (*newest, best and best['step']):
         shutil.rmtree(old)
@@ -104,7 +105,7 @@ class Checkpoints:
       listed = json.loads((folder / MANIFEST).read_text())['files']
     except FileNotFoundError:
       return 'half-written, it has no manifest'
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
       return 'its manifest cannot be read'
     return difference(folder, listed)
 

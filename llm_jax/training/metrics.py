@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -107,8 +108,12 @@ class Log:
 
   def write(self, record: dict[str, Any]) -> None:
     """One line of metrics.jsonl, and its numbers to TensorBoard where the extra is installed."""
+    # JSON knows no NaN: what is not finite is null.
+    known = {
+      k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()
+    }
     if self._file is not None:
-      self._file.write(json.dumps(record) + '\n')
+      self._file.write(json.dumps(known) + '\n')
     if self._board is not None:
       for name, value in record.items():
         if name != 'step' and isinstance(value, int | float):
@@ -162,8 +167,8 @@ class Log:
     if in_a_row >= self.max_skipped:
       raise Diverged(
         f'stopped at step {step}: {in_a_row} updates in a row were skipped because the gradient '
-        'was not finite or spiked; lower config.optimizer.learning_rate or look at the data, and '
-        'start again'
+        'was not finite or spiked; look at the data, or start anew in another --config.workdir '
+        'with a lower config.optimizer.learning_rate'
       )
 
   def _line(self, record: dict[str, Any]) -> str:
@@ -224,7 +229,7 @@ def plot(folder: str | Path) -> Path | None:
   records = read(folder)
   figure = Figure(figsize=(8, 4.5), layout='constrained')
   axes = figure.subplots()
-  train = [(r['step'], r['loss']) for r in records if 'loss' in r]
+  train = [(r['step'], r['loss']) for r in records if r.get('loss') is not None]
   axes.plot(*zip(*train, strict=True), color='tab:blue', lw=1.2, label='training loss')
   held = [(r['step'], r['validation/loss']) for r in records if 'validation/loss' in r]
   if held:

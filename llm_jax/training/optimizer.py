@@ -74,15 +74,17 @@ def make(
       optax.scale_by_schedule(rate),
     )
   elif name == 'muon':
-    tx = contrib.muon(
-      rate,
-      beta=0.95,
-      weight_decay=weight_decay,
-      weight_decay_mask=mask,
-      adam_b1=b1,
-      adam_b2=b2 or 0.95,
-      muon_weight_dimension_numbers=_muon_axes,
-      consistent_rms=0.2,
+    tx = optax.chain(
+      contrib.muon(
+        1.0,
+        beta=0.95,
+        adam_b1=b1,
+        adam_b2=b2 or 0.95,
+        muon_weight_dimension_numbers=_muon_axes,
+        consistent_rms=0.2,
+      ),
+      optax.add_decayed_weights(-weight_decay, mask=mask),  # its updates point downhill too
+      optax.scale_by_schedule(rate),
     )
   else:
     raise BadInput(

@@ -1,0 +1,116 @@
+"""Every parameter has a place, every rule a parameter, and no matrix is copied to every device."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from llm_jax.models import transformer
+from llm_jax.parallel.mesh import make_mesh
+from llm_jax.parallel.rules import RULES, path_of, shardings, spec_of, state_shardings
+from llm_jax.types import BadInput
+
+VARIANTS = {
+  'llama': dict(num_kv_heads=2),
+  'gpt2': dict(norm='layer', mlp='gelu', position='learned', bias=True),
+  'qwen2': dict(qkv_bias=True),
+  'qwen3': dict(qk_norm=True, head_dim=4),
+  'untied': dict(head='untied'),
+  'reward': dict(head='scalar'),
+  'masked': dict(causal=False),
+  'unrolled': dict(scan_layers=False),
+}
+
+
+def shapes_of(**changes):
+  shape = {'vocab_size': 64, 'dim': 16, 'num_layers': 2, 'num_heads': 4, 'max_length': 32}
+  model = transformer.make(**shape | changes)
+  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+
+
+def flat(tree):
+  return {path_of(k): leaf for k, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_every_parameter_has_a_rule_of_its_rank(name):
+  for path, leaf in flat(shapes_of(**VARIANTS[name])).items():
+    assert len(spec_of(path)) in (0, leaf.ndim), path
+
+
+def test_every_rule_is_the_first_for_some_parameter():
+  paths = {path for shape in VARIANTS.values() for path in flat(shapes_of(**shape))}
+  first = {next(p for p, _ in RULES if re.search(p, path)) for path in paths}
+  assert first == {pattern for pattern, _ in RULES}
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_no_matrix_is_whole_on_every_device(name):
+  shapes = shapes_of(**VARIANTS[name])
+  placed = flat(shardings(shapes, make_mesh(fsdp=2, tensor=2)))
+  matrices = 0
+  for path, leaf in flat(shapes).items():
+    axes = leaf.ndim - path.startswith('blocks/')
+    if axes >= 2:
+      shard = math.prod(placed[path].shard_shape(leaf.shape))
+      cut = math.prod(leaf.shape) // shard
+      # Head biases and positions have one axis to cut, weights have two.
+      assert cut == (2 if path.endswith(('_bias', 'position')) else 4), path
+      matrices += 1
+    else:
+      assert leaf.size <= 2 * 64 * 4, path
+    if path.startswith('blocks/'):
+      assert placed[path].shard_shape(leaf.shape)[0] == leaf.shape[0]  # layers stay together
+  assert matrices >= 7
+
+
+@pytest.mark.parametrize('path', ['blocks/attention/r', 'adapter/down', 'blocks/mlp/up_proj', 'x'])
+def test_a_path_without_a_rule_is_refused(path):
+  with pytest.raises(BadInput) as error:
+    spec_of(path)
+  assert repr(path) in str(error.value) and 'RULES' in str(error.value)
+  tree = {'w': jax.ShapeDtypeStruct((2, 2), jnp.float32)}
+  for part in reversed(path.split('/')):
+    tree = {part: tree} if tree.keys() != {'w'} else {part: tree['w']}
+  with pytest.raises(BadInput, match=path):
+    shardings(tree, make_mesh(data=1))
+
+
+def test_an_axis_that_does_not_divide_is_kept_whole():
+  shapes = shapes_of(num_heads=6, num_kv_heads=3, head_dim=4)
+  placed = flat(shardings(shapes, make_mesh(fsdp=2, tensor=2)))
+  assert placed['blocks/attention/q'].spec == P(None, 'fsdp', 'tensor', None)
+  assert placed['blocks/attention/k'].spec == P(None, 'fsdp', None, None)
+
+
+def test_rules_can_be_given():
+  tree = {'w': jax.ShapeDtypeStruct((4, 4), jnp.float32)}
+  mesh = make_mesh(fsdp=2)
+  assert shardings(tree, mesh, rules=((r'^w$', P(None, 'fsdp')),))['w'].spec == P(None, 'fsdp')
+
+
+def test_the_first_rule_wins():
+  rules = ((r'b$', P('fsdp')), (r'a/b$', P('tensor')))
+  assert spec_of('a/b', rules) == P('fsdp')
+
+
+def test_what_mirrors_a_parameter_by_path_and_shape_lives_with_it():
+  params = {'embedding': {'table': jax.ShapeDtypeStruct((8, 4), jnp.float32)}}
+  row = jax.ShapeDtypeStruct((8,), jnp.float32)
+  state = {
+    'params': params,
+    'mu': [params, {'embedding': {'table': row}}],
+    'other': {'table': params['embedding']['table']},
+    'count': jax.ShapeDtypeStruct((), jnp.int32),
+  }
+  placed = flat(state_shardings(state, params, make_mesh(fsdp=2, tensor=2)))
+  assert {path: place.spec for path, place in placed.items()} == {
+    'params/embedding/table': P('tensor', 'fsdp'),
+    'mu/0/embedding/table': P('tensor', 'fsdp'),
+    'mu/1/embedding/table': P(),  # a factored statistic: another shape
+    'other/table': P(),  # the end of a path is not the path
+    'count': P(),
+  }

@@ -1,0 +1,231 @@
+"""A run that is killed, by whatever and wherever, ends as one that was left alone."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from llm_jax import artifact
+from llm_jax.parallel.mesh import make_mesh
+from llm_jax.training import metrics
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+WORDS = [
+  'the',
+  'cat',
+  'sat',
+  'on',
+  'a',
+  'mat',
+  'while',
+  'many',
+  'dogs',
+  'ran',
+  'home',
+  'at',
+  'noon',
+]
+STEPS, EVERY = 30, 3
+# Every step waits a little, and a run that is to be killed waits for that before its last two.
+CONFIG = """
+import os
+import time
+
+from configs import pretrain
+from llm_jax.jobs import train
+from llm_jax.training.loop import fit
+from ml_collections import ConfigDict
+
+
+def wait(step, state, metrics):
+  time.sleep(300 if 'TO_BE_KILLED' in os.environ and step == {steps} - 2 else 0.03)
+
+
+def slow_fit(*args, hooks, **options):
+  return fit(*args, hooks=(*hooks, wait), **options)
+
+
+def get_config():
+  train.fit = slow_fit
+  c = pretrain.get_config('tiny')
+  c.tokenize.sources = ConfigDict(dict(text={source!r}))
+  c.tokenize.workdir = {tokens!r}
+  c.tokenize.validation_fraction = 0.2
+  c.tokenize.tokenizer.vocab_size = 290
+  c.tokenize.length = 16
+  c.model.update(vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=32)
+  c.model.scan_layers = True
+  c.total_steps, c.batch_size, c.accumulate = {steps}, 8, 1
+  c.log_every, c.eval_every, c.checkpoint_every = 1, 10, {every}
+  c.optimizer.update(name='adamw', learning_rate=3e-3, ema=0.9, warmup_steps=3)
+  c.evaluate.max_rows = 8
+  c.sample.prompts = ()
+  return c
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('resume')
+  draw = random.Random(0)
+  texts = [' '.join(draw.choices(WORDS, k=draw.randint(3, 30))) for _ in range(150)]
+  source = folder / 'text.jsonl'
+  source.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
+  (folder / 'config.py').write_text(
+    CONFIG.format(source=str(source), tokens=str(folder / 'tokens'), steps=STEPS, every=EVERY)
+  )
+  return folder
+
+
+class Run:
+  """`python -m llm_jax.main` as a process on so many devices."""
+
+  def __init__(self, folder, name, devices, **environ):
+    self.workdir = folder / name
+    command = [
+      *(sys.executable, '-m', 'llm_jax.main', f'--config={folder / "config.py"}'),
+      *(f'--config.workdir={self.workdir}', f'--config.mesh.fsdp={devices}'),
+    ]
+    self.process = subprocess.Popen(
+      command,
+      cwd=ROOT,
+      env=os.environ | environ,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+
+  def wait(self):
+    """Its exit status and what it said."""
+    said, _ = self.process.communicate(timeout=300)
+    return self.process.returncode, said
+
+  def wait_for(self, step):
+    """Returns once the step is in metrics.jsonl and some checkpoint is whole."""
+    stop = time.monotonic() + 200
+    while time.monotonic() < stop:
+      whole = list(self.workdir.glob('checkpoints/*/manifest.json'))
+      if whole and any(r['step'] >= step for r in self.records()):
+        return
+      assert self.process.poll() is None, f'ended before step {step}: {self.wait()[1]}'
+      time.sleep(0.01)
+    pytest.fail(f'step {step} did not come')
+
+  def kill(self, step, number=signal.SIGKILL):
+    self.wait_for(step)
+    self.process.send_signal(number)
+    return self.wait()
+
+  def records(self):
+    return metrics.read(self.workdir) if (self.workdir / 'metrics.jsonl').exists() else []
+
+  def losses(self):
+    """Training and validation losses with their steps."""
+    return [(r['step'], k, r[k]) for r in self.records() for k in ('loss', 'validation/loss')
+            if k in r]  # fmt: skip
+
+  def params(self):
+    return jax.device_get(artifact.load(self.workdir, make_mesh(data=1)).params)
+
+
+def finished(run):
+  status, said = run.wait()
+  assert status == 0, said
+  return run, said
+
+
+def random_step(first, last):
+  step = random.Random(time.time_ns()).randint(first, last)
+  print(f'stopped at step {step}')
+  return step
+
+
+def assert_same(run, other):
+  """Every loss that was logged and every published parameter, bit by bit."""
+  assert run.losses() == other.losses()
+  assert len(run.losses()) == STEPS + STEPS // 10
+  jax.tree.map(np.testing.assert_array_equal, run.params(), other.params())
+
+
+@pytest.fixture(scope='module')
+def alone(folder):
+  """A run that nobody disturbed, on one device."""
+  return finished(Run(folder, 'alone', 1))[0]
+
+
+@pytest.fixture(scope='module')
+def asked(folder, alone):
+  """A run that was asked to stop, went on from there, and was then killed."""
+  run = Run(folder, 'run', 1)
+  status, said = run.kill(random_step(EVERY + 1, STEPS // 2), signal.SIGTERM)
+  assert status not in (0, -signal.SIGTERM) and 'Traceback' not in said
+  last = said.splitlines()[-1]
+  assert 'SIGTERM' in last and 'give the same command again' in last
+  saved = int(last.split('saved step ')[1].split()[0])
+  assert max(r['step'] for r in run.records()) == saved  # nothing that was done is lost
+  run = Run(folder, 'run', 1, TO_BE_KILLED='yes')
+  status, said = run.kill(random_step(max(saved, STEPS // 2) + EVERY, STEPS - 4))
+  assert status == -signal.SIGKILL and f'from step {saved}' in said
+  assert not (run.workdir / artifact.FILE).exists()
+  shutil.copytree(run.workdir, folder / 'killed')
+  return folder / 'killed'
+
+
+def go_on(folder, killed, devices):
+  """The killed run, put back as it was, to its end."""
+  shutil.rmtree(folder / 'run')
+  shutil.copytree(killed, folder / 'run')
+  return finished(Run(folder, 'run', devices))
+
+
+def test_stopped_killed_and_its_newest_checkpoint_damaged_it_ends_with_the_same_bits(
+  folder, alone, asked
+):
+  killed = shutil.copytree(asked, folder / 'damaged')
+  newest = max(path.parent for path in killed.glob('checkpoints/*/manifest.json'))
+  path = max((newest / 'state').rglob('*'), key=lambda p: p.stat().st_size if p.is_file() else 0)
+  path.write_bytes(path.read_bytes()[:-1])
+  run, said = go_on(folder, killed, 1)
+  assert f'{newest.name} is passed over: damaged' in said
+  start = int(said.split('from step ')[1].split()[0])
+  assert 0 < start < int(newest.name)
+  assert_same(run, alone)
+
+
+def test_resumed_on_eight_devices_it_ends_with_the_same_losses(folder, alone, asked):
+  run, said = go_on(folder, asked, 8)
+  start = int(said.split('from step ')[1].split()[0])
+  ours, theirs = run.losses(), alone.losses()
+  assert [x[:2] for x in ours] == [x[:2] for x in theirs]
+  before = [x for x in ours if x[0] <= start]
+  assert before == [x for x in theirs if x[0] <= start]  # as the first process wrote them
+  ratio = np.array([x[2] for x in ours]) / np.array([x[2] for x in theirs])
+  far = jax.tree.map(lambda a, b: np.abs(a - b).max(), run.params(), alone.params())
+  furthest = max(jax.tree.leaves(far))
+  print(
+    f'resumed from step {start}: losses differ by {np.abs(ratio - 1).max():.1e}, '
+    f'{(ratio == 1).mean():.0%} not at all; parameters by {furthest:.1e}'
+  )
+  np.testing.assert_allclose(ratio, 1, rtol=1e-5)
+  assert furthest < 1e-4
+
+
+def test_killed_on_eight_devices_it_ends_with_the_same_bits(folder):
+  whole, _ = finished(Run(folder, 'alone8', 8))
+  run = Run(folder, 'killed8', 8, TO_BE_KILLED='yes')
+  status, _ = run.kill(random_step(EVERY + 1, STEPS - 4))
+  assert status == -signal.SIGKILL
+  run, said = finished(Run(folder, 'killed8', 8))
+  assert 'resuming' in said
+  assert_same(run, whole)

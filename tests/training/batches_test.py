@@ -1,0 +1,191 @@
+"""A batch is a function of the step: every epoch whole, any step first, in a thread or not."""
+
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from llm_jax.parallel.mesh import make_mesh
+from llm_jax.training import batches
+from llm_jax.training.batches import Timed, make_batch_fn, make_read, read_ahead, shuffled
+from llm_jax.types import BadInput
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 7, 64, 1000])
+def test_shuffled_is_a_permutation(size):
+  for seed in range(5):
+    assert sorted(shuffled(np.arange(size), size, seed)) == list(range(size))
+
+
+def test_shuffled_depends_on_the_seed_and_is_computed_where_asked():
+  whole = [shuffled(np.arange(1000), 1000, seed) for seed in range(6)]
+  assert len({tuple(order) for order in whole}) == 6
+  for order in whole:
+    assert (order == np.arange(1000)).sum() < 20  # about one stays in place by chance
+    assert (np.diff(order) == 1).sum() < 20  # and about one pair of neighbours stays together
+  index = np.array([999, 0, 17, 17])
+  np.testing.assert_array_equal(shuffled(index, 1000, 3), whole[3][index])
+  np.testing.assert_array_equal(index, [999, 0, 17, 17])
+
+
+def test_shuffled_of_a_size_no_list_could_hold():
+  size = 10**15 + 7
+  out = shuffled(np.arange(1000), size, 0)
+  assert len(set(out.tolist())) == 1000
+  assert 0 <= out.min() < size / 100 and size * 0.99 < out.max() < size
+
+
+def rows_of(count, length=3):
+  return [
+    {'tokens': np.full(length, i, np.int32), 'mask': np.full(length, i / 2, np.float32)}
+    for i in range(count)
+  ]
+
+
+def reader(count=7, batch_size=2, seed=0, **axes):
+  return make_read(
+    rows_of(count), make_mesh(**axes or dict(data=1)), batch_size=batch_size, seed=seed
+  )
+
+
+def order(read, steps):
+  return np.concatenate([np.asarray(read(step)['tokens'])[:, 0] for step in steps]).tolist()
+
+
+@pytest.mark.parametrize('count, batch_size', [(7, 2), (8, 4), (3, 8), (1, 4), (100, 10)])
+def test_every_epoch_sees_every_row_once(count, batch_size):
+  seen = order(reader(count, batch_size), range(-(-4 * count // batch_size)))
+  epochs = [seen[i * count : (i + 1) * count] for i in range(4)]
+  assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+  if count >= 7:
+    assert len(set(map(tuple, epochs))) == 4
+
+
+def test_fields_of_a_row_stay_together():
+  batch = reader(64, 16)(1)
+  assert set(batch) == {'tokens', 'mask'}
+  assert batch['tokens'].shape == (16, 3) and batch['mask'].dtype == np.float32
+  np.testing.assert_array_equal(batch['mask'], np.asarray(batch['tokens']) / 2)
+
+
+def test_any_step_can_be_read_first():
+  walked = reader()
+  for step in range(5):
+    walked(step)
+  assert order(walked, [5]) == order(reader(), [5])
+  assert order(walked, [3, 1]) == order(reader(), [3]) + order(reader(), [1])
+  assert order(reader(seed=1), range(3)) != order(reader(), range(3))
+
+
+def test_devices_get_the_same_rows_in_the_same_order():
+  alone, spread = reader(50, 8), reader(50, 8, data=2, fsdp=4)
+  assert order(spread, range(4)) == order(alone, range(4))
+  batch = spread(0)['tokens']
+  assert {shard.data.shape for shard in batch.addressable_shards} == {(1, 3)}
+  assert len(batch.addressable_shards) == 8
+
+
+def test_hosts_share_a_batch_without_overlap(monkeypatch):
+  monkeypatch.setattr(batches, 'shard_batch', lambda batch, mesh: batch)
+  whole = make_read(rows_of(32), None, batch_size=8, seed=0)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  parts = []
+  for host in (0, 1):
+    monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
+    parts.append(make_read(rows_of(32), None, batch_size=8, seed=0))
+  for step in (0, 1, 4):
+    assert order(parts[0], [step]) + order(parts[1], [step]) == order(whole, [step])
+
+
+def test_no_rows():
+  with pytest.raises(BadInput, match='no rows'):
+    reader(0)
+
+
+def test_read_ahead_is_the_same_function_in_any_order():
+  read = lambda step: {'tokens': step * 10}
+  ahead = read_ahead(read, depth=2)
+  for step in [0, 1, 2, 3, 7, 8, 2, 3, 3, 0, 100, 99, 1]:
+    assert ahead(step) == read(step)
+
+
+def test_read_ahead_reads_ahead_and_each_step_once():
+  asked, third = [], threading.Event()
+
+  def read(step):
+    asked.append(step)
+    if step == 2:
+      third.set()
+    return step
+
+  ahead = read_ahead(read, depth=2)
+  assert ahead(0) == 0
+  assert third.wait(10)  # nobody asked for step 2 yet
+  assert [ahead(step) for step in range(1, 20)] == list(range(1, 20))
+  assert asked[:20] == list(range(20))
+
+
+def test_read_ahead_does_not_wait_for_what_is_ahead():
+  gate = threading.Event()
+
+  def read(step):
+    if step > 0:
+      gate.wait(10)
+    return step
+
+  ahead = read_ahead(read)
+  start = time.perf_counter()
+  assert ahead(0) == 0
+  assert time.perf_counter() - start < 5
+  gate.set()
+  assert ahead(1) == 1
+
+
+def test_read_ahead_raises_where_the_step_is_asked_for():
+  def read(step):
+    if step == 2:
+      raise BadInput('row 2 is broken')
+    return step
+
+  ahead = read_ahead(read)
+  assert [ahead(0), ahead(1)] == [0, 1]  # step 2 failed in the thread by now or soon
+  for _ in range(2):
+    with pytest.raises(BadInput, match='row 2 is broken'):
+      ahead(2)
+  assert ahead(3) == 3
+
+
+def test_annotators_speak_in_order_with_random_numbers_of_their_own():
+  def annotator(name):
+    def annotate(params, batch, rng):
+      draw = float(jax.random.uniform(rng))
+      return {**batch, 'said': [*batch.get('said', []), (name, params)], name: draw}
+
+    return annotate
+
+  batch_fn = make_batch_fn(
+    lambda step: {'step': step}, [annotator('first'), annotator('second')], seed=0
+  )
+  made = [batch_fn('weights', step) for step in range(3)]
+  assert [b['step'] for b in made] == [0, 1, 2]
+  assert made[1]['said'] == [('first', 'weights'), ('second', 'weights')]
+  draws = [b[name] for b in made for name in ('first', 'second')]
+  assert len(set(draws)) == 6
+  assert batch_fn('weights', 1) == made[1]  # nothing is remembered
+  other = make_batch_fn(lambda step: {}, [annotator('first')], seed=1)('weights', 0)
+  assert other['first'] not in draws
+
+
+def test_without_annotators_the_batch_is_what_was_read():
+  assert make_batch_fn(lambda step: {'tokens': step}, seed=0)(None, 4) == {'tokens': 4}
+
+
+def test_timed_adds_up_the_seconds_of_waiting(monkeypatch):
+  clock = iter([10.0, 12.5, 100.0, 100.25])
+  monkeypatch.setattr(time, 'perf_counter', lambda: next(clock))
+  timed = Timed(lambda params, step: (params, step))
+  assert timed.seconds == 0
+  assert timed('weights', 3) == ('weights', 3) and timed.seconds == 2.5
+  assert timed('weights', 4) == ('weights', 4) and timed.seconds == 2.75

@@ -1,0 +1,75 @@
+"""Mean: adding sums and counts is exact where a mean of means is not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.types import BadInput, Mean
+
+VALUES = np.array([1.0, 2.0, 4.0, 8.0, 16.0], np.float32)
+WEIGHT = np.array([1.0, 0.0, 1.0, 2.0, 0.5], np.float32)
+
+
+def test_of_is_the_weighted_mean():
+  mean = Mean.of(VALUES, WEIGHT)
+  assert (float(mean.total), float(mean.count)) == (29.0, 4.5)
+  assert float(mean.value) == pytest.approx(np.average(VALUES, weights=WEIGHT))
+
+
+def test_of_without_weight_counts_every_value():
+  assert float(Mean.of(VALUES).count) == 5 and float(Mean.of(VALUES).value) == VALUES.mean()
+  assert float(Mean.of(7.0).value) == 7 and float(Mean.of(7.0).count) == 1
+
+
+def test_the_weight_broadcasts_and_is_counted_as_often():
+  mean = Mean.of(np.ones((2, 3)), np.array([1.0, 0.0, 1.0]))
+  assert (float(mean.total), float(mean.count)) == (4.0, 4.0)
+
+
+def test_parts_add_up_to_the_whole():
+  for cut in range(6):
+    parts = Mean.of(VALUES[:cut], WEIGHT[:cut]) + Mean.of(VALUES[cut:], WEIGHT[cut:])
+    whole = Mean.of(VALUES, WEIGHT)
+    assert (float(parts.total), float(parts.count)) == (float(whole.total), float(whole.count))
+  halves = [Mean.of(VALUES[:2], WEIGHT[:2]), Mean.of(VALUES[2:], WEIGHT[2:])]
+  assert float(sum(float(h.value) for h in halves) / 2) != float(Mean.of(VALUES, WEIGHT).value)
+
+
+def test_addition_commutes_associates_and_has_a_zero():
+  a, b, c = (Mean.of(v) for v in ([1.0, 2.0], [4.0], [8.0, 16.0, 32.0]))
+  key = lambda m: (float(m.total), float(m.count))
+  assert key(a + b) == key(b + a) and key((a + b) + c) == key(a + (b + c))
+  assert key(a + Mean.of([], [])) == key(a)
+
+
+def test_the_value_of_nothing_is_zero():
+  for nothing in (Mean.of([]), Mean.of(VALUES, 0.0)):
+    assert float(nothing.count) == 0 and float(nothing.value) == 0
+
+
+def test_nothing_has_a_gradient_of_zero():
+  grad = jax.grad(lambda x: Mean.of(x * VALUES, 0.0).value)(2.0)
+  assert float(grad) == 0
+
+
+def test_sums_are_float32_whatever_comes_in():
+  for dtype in (jnp.bfloat16, jnp.int32, jnp.bool_, jnp.float32):
+    mean = Mean.of(jnp.ones(300, dtype), jnp.ones(300, dtype))
+    assert mean.total.dtype == mean.count.dtype == jnp.float32
+    assert float(mean.total) == 300  # bfloat16 would stop at 256
+
+
+def test_it_passes_through_jit_grad_and_scan():
+  def body(carry, x):
+    return carry + Mean.of(x), None
+
+  zero = Mean(jnp.zeros(()), jnp.zeros(()))
+  total, _ = jax.jit(lambda: jax.lax.scan(body, zero, VALUES))()
+  assert isinstance(total, Mean) and float(total.value) == pytest.approx(VALUES.mean())
+  doubled = jax.tree.map(lambda x: 2 * x, total)
+  assert float(doubled.value) == float(total.value) and float(doubled.count) == 10
+
+
+def test_bad_input_is_a_value_error():
+  assert issubclass(BadInput, ValueError)
