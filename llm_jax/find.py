@@ -31,7 +31,7 @@ def find(room: str, name: str) -> ModuleType:
     if not _exists(name):
       raise BadInput(
         f'{room}: no module {name!r} can be imported from here; a dotted name is a Python module '
-        'on sys.path, such as experiments.flip.loss for experiments/flip/loss.py'
+        'on sys.path, such as experiments.focal.loss for experiments/focal/loss.py'
       )
     module = importlib.import_module(name)
     if not hasattr(module, wanted):
