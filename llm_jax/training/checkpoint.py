@@ -119,12 +119,6 @@ class Checkpoints:
     """
     return self._orbax.restore(self.folder / f'{step:08d}' / STATE, abstract)
 
-  def remove(self) -> None:
-    """Deletes the folder once the run is finished and its artifact written."""
-    self.wait()
-    if jax.process_index() == 0:
-      shutil.rmtree(self.folder, ignore_errors=True)
-
 
 def manifest(folder: Path) -> dict[str, str]:
   """Relative path -> sha256 of every file under `folder`, except the manifest itself."""

@@ -277,9 +277,3 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     checkpoint.write_json(path, {'a': object()})
   assert json.loads(path.read_text()) == {'a': 1}
   assert [p.name for p in tmp_path.iterdir()] == ['x.json']
-
-
-def test_remove(tmp_path):
-  checkpoints = saved(tmp_path / 'checkpoints', 1)
-  checkpoints.remove()
-  assert not (tmp_path / 'checkpoints').exists()
