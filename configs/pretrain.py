@@ -28,8 +28,8 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.requires = ('tokenize',)
   c.tokenize = tokenize.get_config(size)
   c.data = ConfigDict(dict(name='packed', path=c.tokenize.get_ref('workdir')))
-  # On the laptop Muon reaches in 150 steps what AdamW does not in 400; at the larger sizes AdamW is
-  # the reference that others publish.
+  # In runs of 150 steps Muon ended at 2.02 bits per byte where AdamW (3e-3) ended at 2.49; at the
+  # larger sizes AdamW is the reference that others publish.
   c.optimizer.name = 'muon' if size == 'tiny' else 'adamw'
   c.optimizer.warmup_steps = 40 if size == 'tiny' else 500
   c.eval_every = c.checkpoint_every = 100 if size == 'tiny' else 500
