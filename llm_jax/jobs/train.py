@@ -87,9 +87,8 @@ def check(config: Any) -> None:
 
 
 def main(config: Any) -> None:
-  """Trains `config.stage` into `config.workdir`; resumes what is there; leaves an artifact."""
+  """Trains `config.stage` into `config.workdir`, after `check`; resumes; leaves an artifact."""
   began = time.perf_counter()
-  check(config)
   folder, whole = Path(config.workdir), _plain(config)
   if (folder / artifact.FILE).is_file():
     print(f'{folder} is finished; delete it to train again. {_next(config)}')
@@ -173,7 +172,7 @@ class _Run:
     for name, path in self.donors.items():
       about = artifact.describe(path)
       if about['tokenizer'] != self.tokenizer.fingerprint:
-        raise BadInput(f'init: {path!r} has another tokenizer than {source_of(self.donors)!r}')
+        raise BadInput(f'init: {path!r} has another tokenizer than {_source(self.donors)!r}')
       shapes[name] = artifact.abstract_params(artifact.build(about['model']))
     if shapes:
       wanted = artifact.abstract_params(self.model)
@@ -260,7 +259,7 @@ class _Run:
       config=whole,
       step=int(state.step),
       stage=config.stage,
-      parent=source_of(self.donors),
+      parent=_source(self.donors),
     )
     artifact.save(folder, made)
     if jax.process_index() == 0:
@@ -350,7 +349,7 @@ class _Signals:
     self._handler(number, frame)
 
 
-def source_of(donors: Mapping[str, str]) -> str | None:
+def _source(donors: Mapping[str, str]) -> str | None:
   """The artifact a run started from, if any; the first of several."""
   return next(iter(donors.values()), None)
 

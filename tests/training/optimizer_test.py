@@ -210,7 +210,8 @@ def test_muon_treats_layers_apart():
   tx, _ = optimizer.make(total_steps=10, name='muon', clip=None, weight_decay=0.1)
   updates, _ = tx.update(grads, tx.init(params), params)
   for layer in range(3):
-    alone = lambda tree: {'blocks': jax.tree.map(lambda x: x[layer : layer + 1], tree['blocks'])}  # noqa: B023
+    here = slice(layer, layer + 1)
+    alone = lambda tree, here=here: {'blocks': jax.tree.map(lambda x: x[here], tree['blocks'])}
     one, _ = tx.update(alone(grads), tx.init(alone(params)), alone(params))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-8)
     jax.tree.map(close, alone(updates), one)
