@@ -72,15 +72,34 @@ class Document(NamedTuple):
     return f'{self.header}\n\n{self.body}\n' if self.header else f'{self.body}\n'
 
 
+class Entry(NamedTuple):
+  """A document about one name; `summary` is its first sentence, or ends with ' ...' if too long."""
+
+  kind: str  # 'module', 'class' or 'function'
+  name: str  # dotted
+  signature: str  # '' where none is known
+  doc: str
+  summary: str
+
+
 def documents(split: str) -> list[str]:
   """The texts of 'train' or 'validation', in an order that mixes the kinds and never changes.
 
   Raises:
     BadInput: another split, or a Python that came without the source of its library.
   """
-  if split not in SPLITS:
-    raise BadInput(f'builtin: no split {split!r}; {suggest(split, list(SPLITS))}')
-  return [document.text for document in _split()[split]]
+  return [document.text for document in _of_split(split)]
+
+
+def entries(split: str) -> list[Entry]:
+  """The documents of a split that are about one name, so all but the topics, as `documents`."""
+  found = []
+  for document in _of_split(split):
+    if header := re.fullmatch(r'(class |Module |)([\w.]+)(.*)', document.header):
+      kind, name, signature = header.groups()
+      kind, doc = kind.strip().lower() or 'function', document.body
+      found.append(Entry(kind, name, signature, doc, _first_line(doc)))
+  return found
 
 
 def prepare(data_dir: str | Path) -> Path:
@@ -289,6 +308,12 @@ def _join(parts: Iterable[str]) -> str:
 
 
 # --- splitting ---------------------------------------------------------------------------------
+
+
+def _of_split(split: str) -> list[Document]:
+  if split not in SPLITS:
+    raise BadInput(f'builtin: no split {split!r}; {suggest(split, list(SPLITS))}')
+  return _split()[split]
 
 
 @functools.cache

@@ -135,9 +135,24 @@ def test_splits_are_lists_of_their_own(texts):
   assert builtin.documents('train') == texts['train']
 
 
-def test_unknown_split():
+def test_entries_are_the_documents_with_a_name(texts):
+  for split, found in texts.items():
+    headers = {'class': 'class ', 'module': 'Module ', 'function': ''}
+    rebuilt = [
+      f'{headers[kind]}{name}{signature}\n\n{doc}\n'
+      for kind, name, signature, doc, _ in builtin.entries(split)
+    ]
+    assert len(set(rebuilt)) == len(rebuilt) > 0.8 * len(found)
+    assert set(rebuilt) <= set(found)
+  dedent = next(e for e in builtin.entries('train') if e.name == 'textwrap.dedent')
+  assert (dedent.kind, dedent.signature) == ('function', '(text)')
+  assert dedent.summary == 'Remove any common leading whitespace from every line in `text`.'
+
+
+@pytest.mark.parametrize('read', [builtin.documents, builtin.entries])
+def test_unknown_split(read):
   with pytest.raises(BadInput, match=r"^builtin: no split 'valid'; did you mean 'validation'\?$"):
-    builtin.documents('valid')
+    read('valid')
 
 
 def test_python_without_its_source(monkeypatch, tmp_path):

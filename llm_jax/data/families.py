@@ -1,0 +1,64 @@
+"""Three families of small conversations, written for this package, behind one function.
+
+A family is a file of this folder that defines three functions of a split:
+  conversations(split)  {'messages': [...]}, to be imitated
+  preferences(split)    {'prompt': [...], 'chosen': [...], 'rejected': [...], 'margin': 0.0 to 3.0}
+  questions(split)      {'prompt': [...], 'answer': str, 'family': name}, to be evaluated
+Messages are {'role': 'user' or 'assistant', 'content': str}, as chat interfaces have them. Margins
+are the four strengths in which people state a preference, as in Llama 2, arXiv:2307.09288, 3.1.
+
+Records are a function of the Python installation alone. No prompt of one split is in another.
+"""
+
+import importlib
+import random
+
+from llm_jax.find import suggest
+from llm_jax.types import BadInput
+
+SPLITS = ('train', 'validation', 'test')
+FAMILIES = ('word_problems', 'python_questions', 'instructions')
+KINDS = ('conversations', 'preferences', 'questions')
+
+NEGLIGIBLY, SLIGHTLY, BETTER, SIGNIFICANTLY = 0.0, 1.0, 2.0, 3.0  # how much better chosen is
+
+
+def records(kind: str, split: str, family: str | None = None) -> list[dict]:
+  """The records of one family, or of all of them, in an order that mixes them and never changes.
+
+  Args:
+    kind: one of KINDS.
+    split: one of SPLITS.
+    family: one of FAMILIES; None for all.
+
+  Raises:
+    BadInput: a name that is not among these.
+  """
+  _check('kind', kind, KINDS)
+  _check('split', split, SPLITS)
+  if family is not None:
+    _check('family', family, FAMILIES)
+  found = []
+  for name in (family,) if family else FAMILIES:
+    module = importlib.import_module(f'llm_jax.data.{name}')  # these import the helpers below
+    found += getattr(module, kind)(split)
+  random.Random(f'{kind} {split}').shuffle(found)
+  return found
+
+
+def dialogue(*texts: str) -> list[dict]:
+  """Messages of the user and the assistant in turn, the user first."""
+  return [
+    {'role': 'assistant' if i % 2 else 'user', 'content': text} for i, text in enumerate(texts)
+  ]
+
+
+def preference(prompt: list[dict], chosen: str, rejected: str, margin: float) -> dict:
+  """A pair of answers as chat interfaces have them."""
+  say = lambda text: [{'role': 'assistant', 'content': text}]
+  return {'prompt': prompt, 'chosen': say(chosen), 'rejected': say(rejected), 'margin': margin}
+
+
+def _check(what: str, given: str, known: tuple[str, ...]) -> None:
+  if given not in known:
+    raise BadInput(f'families: no {what} {given!r}; {suggest(given, list(known))}')

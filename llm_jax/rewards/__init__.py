@@ -1,0 +1,1 @@
+"""What an answer is worth: plain functions `reward(answer, gold, **hyper) -> float`."""

@@ -1,0 +1,20 @@
+"""1 where the answer that a text states is the right one: 'The answer is $3.'"""
+
+import re
+
+_STATED = re.compile(r'[Tt]he answer is:? *\$?(-?\d[\d,]*(?:\.\d+)?)')
+
+
+def reward(answer: str, gold: str) -> float:
+  """1.0 if `final_answer(answer)` and `gold` are the same number, else 0.0."""
+  found = final_answer(answer)
+  return float(found is not None and float(found) == float(gold.replace(',', '')))
+
+
+def final_answer(text: str) -> str | None:
+  """The number of the first 'The answer is ...', without the dollar and thousands' commas.
+
+  The first, because whoever answers before reasoning has committed to it.
+  """
+  match = _STATED.search(text)
+  return match[1].replace(',', '') if match else None

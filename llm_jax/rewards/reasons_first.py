@@ -1,0 +1,12 @@
+"""1 where an answer is worked out before it is stated."""
+
+import re
+
+_EQUATION = re.compile(r'\d *[-+*/] *\$?\d[\d,.]* *= *\$?-?\d')
+
+
+def reward(answer: str, gold: str = '') -> float:
+  """1.0 if an equation, right or wrong, comes before 'The answer is'; `gold` does not matter."""
+  del gold
+  before, stated, _ = answer.partition('The answer is')
+  return float(bool(stated and _EQUATION.search(before)))

@@ -1,0 +1,18 @@
+"""How many words two texts share: the token F1 of SQuAD, arXiv:1606.05250, section 6.1."""
+
+import re
+from collections import Counter
+
+
+def reward(answer: str, gold: str) -> float:
+  """Harmonic mean of precision and recall of the words, from 0 to 1; order does not matter.
+
+  Words are runs of letters, digits and underscores, in lower case, without 'a', 'an' and 'the'.
+  """
+  ours, theirs = (Counter(_words(text)) for text in (answer, gold))
+  shared = (ours & theirs).total()
+  return 2 * shared / (ours.total() + theirs.total()) if shared else 0.0
+
+
+def _words(text: str) -> list[str]:
+  return [word for word in re.findall(r'\w+', text.lower()) if word not in ('a', 'an', 'the')]

@@ -1,0 +1,150 @@
+"""Questions about the library: true answers in proper sentences, and held-out phrasings."""
+
+import importlib
+import inspect
+import re
+
+import pytest
+
+from llm_jax.data import python_questions
+from llm_jax.data.families import SPLITS
+from llm_jax.data.python_questions import conversations, preferences, questions, subjects
+
+
+def code(text):
+  return re.findall(r'`([\w.]+)`', text)
+
+
+def look_up(name):
+  module, _, last = name.rpartition('.')
+  return getattr(importlib.import_module(module or 'builtins'), last)
+
+
+def test_subjects_exist_and_are_what_we_say():
+  found = subjects()
+  assert 150 <= len(found) <= 180
+  assert len({s.name for s in found}) == len({s.sentence for s in found}) == len(found)
+  assert {'class', 'function'} == {s.kind for s in found}
+  for subject in found:
+    assert inspect.isclass(look_up(subject.name)) == (subject.kind == 'class'), subject
+    assert subject.name in {subject.module + '.' + subject.name.split('.')[-1], subject.name}
+    assert hasattr(importlib.import_module(subject.module), subject.name.split('.')[-1])
+
+
+def test_sentences_are_those_of_the_docstrings():
+  """Whatever a rule did to a sentence, nearly all of its words come from the docstring."""
+  for subject in subjects():
+    words = re.findall(r'\w+', subject.sentence)[2:]
+    doc = set(re.findall(r'\w+', inspect.getdoc(look_up(subject.name)) or ''))
+    missing = [w for w in words if not {w, w.capitalize()} & doc]
+    # 'a' and the first verb may be ours; old C functions show only their signature on some systems.
+    assert len(missing) <= 2 or len(doc) < 5, (subject, missing)
+
+
+@pytest.mark.parametrize(
+  ('summary', 'sentence'),
+  [
+    ('Return the variance of data.', 'It returns the variance of data.'),
+    ('Returns the variance of data.', 'It returns the variance of data.'),
+    ('Recursively delete a directory tree.', 'It recursively deletes a directory tree.'),
+    ('Copy ``data`` into a *new* list.', 'It copies `data` into a `new` list.'),
+    ('Push an item on the heap.', 'It pushes an item on the heap.'),
+    ('Collapse and truncate the given text.', ''),
+    ('Insert item x, and keep the list sorted.', ''),
+    ('Open a file. Close it again.', ''),
+    ('Private helper of the above.', ''),
+    ('Return it.', ''),
+    ('return a list of names.', ''),
+    ('Return a list (or None) of names.', ''),
+    ('Return a -> b or nothing at all.', ''),
+  ],
+)
+def test_from_summary_to_answer(summary, sentence):
+  assert python_questions._action(python_questions.plain(summary)) == sentence
+
+
+@pytest.mark.parametrize(
+  ('summary', 'sentence'),
+  [
+    ('A class that represents a thread.', 'It is a class that represents a thread.'),
+    ('Class for timing small snippets.', 'It is a class for timing small snippets.'),
+    ('Abstract base class for managers.', 'It is an abstract base class for managers.'),
+    ('A Signature object represents a signature.', ''),
+    ('This class implements semaphore objects.', ''),
+    ('Create a queue object of some size.', ''),
+  ],
+)
+def test_from_summary_to_answer_about_a_class(summary, sentence):
+  assert python_questions._thing(python_questions.plain(summary)) == sentence
+
+
+def test_prompts_are_new_in_every_split():
+  prompts = {
+    split: {t['messages'][0]['content'] for t in conversations(split)}
+    | {p['prompt'][0]['content'] for p in preferences(split)}
+    for split in SPLITS
+  }
+  assert not prompts['train'] & prompts['validation']
+  assert not prompts['train'] & prompts['test']
+  assert not prompts['validation'] & prompts['test']
+  wordings = {
+    split: {re.sub(r'`[\w.]+`', '#', prompt) for prompt in found}
+    for split, found in prompts.items()
+  }
+  assert {split: len(found) for split, found in wordings.items()} == {
+    'train': 10,
+    'validation': 5,
+    'test': 5,
+  }
+  assert len(set.union(*wordings.values())) == 20
+
+
+def test_train_teaches_what_is_asked_for():
+  taught = {}
+  for talk in conversations('train'):
+    messages = [m['content'] for m in talk['messages']]
+    for question, answer in zip(messages[::2], messages[1::2]):
+      taught.setdefault(tuple(code(question)), set()).add(answer)
+  for split in SPLITS[1:]:
+    for asked in questions(split):
+      (message,) = asked['prompt']
+      assert asked['answer'] in taught[tuple(code(message['content']))]
+
+
+def test_follow_ups_are_about_what_was_said_before():
+  sentence = {s.name: s.sentence for s in subjects()}
+  module = {s.name: s.module for s in subjects()}
+  longer = [t['messages'] for t in conversations('train') if len(t['messages']) > 2]
+  assert len(longer) == 2 * len(subjects())
+  for first, answer, then, last in longer:
+    assert [m['role'] for m in (first, answer, then, last)] == ['user', 'assistant'] * 2
+    (name,) = code(first['content'])
+    assert answer['content'] == sentence[name]
+    if other := code(then['content']):
+      assert last['content'] == sentence[other[0]] != sentence[name]
+    else:
+      assert last['content'] == f'It is in `{module[name]}`.'
+
+
+@pytest.mark.parametrize('split', SPLITS)
+def test_what_is_preferred(split):
+  known = {s.name: s for s in subjects()}
+  sentences = {s.sentence for s in known.values()}
+  pairs = preferences(split)
+  assert {p['margin'] for p in pairs} == {0, 1, 2, 3}
+  for pair in pairs:
+    subject = known[code(pair['prompt'][0]['content'])[0]]
+    chosen, rejected = pair['chosen'][0]['content'], pair['rejected'][0]['content']
+    if pair['margin'] == 2:
+      assert chosen in {f'`{subject.module}`', subject.kind.capitalize()}
+      assert len(rejected.split()) > len(chosen.split()) == 1
+    else:
+      assert chosen == subject.sentence
+    if pair['margin'] == 3:
+      assert rejected in sentences - {chosen}
+    if pair['margin'] == 1:
+      assert chosen.startswith(rejected)
+      assert len(rejected) < len(chosen)
+    if pair['margin'] == 0:
+      assert rejected.startswith(chosen)
+      assert len(rejected) > len(chosen)
