@@ -173,6 +173,21 @@ def read_shard(folder: Path, shard: int) -> dict[str, int] | None:
   return json.loads(path.read_text()) if path.is_file() else None
 
 
+def row_of(tokens_L: np.ndarray, segment_L: np.ndarray) -> dict[str, np.ndarray]:
+  """One row as in `make`, in which every token that can be predicted is."""
+  segment_L = segment_L.astype(np.int32)
+  column_L = np.arange(len(segment_L), dtype=np.int32)
+  first_L = np.diff(segment_L, prepend=0) != 0
+  position_L = column_L - np.maximum.accumulate(np.where(first_L, column_L, 0))
+  real_L = segment_L > 0
+  return {
+    'tokens': tokens_L.astype(np.int32),
+    'segment': segment_L,
+    'position': position_L * real_L,
+    'mask': (real_L & ~first_L).astype(np.float32),
+  }
+
+
 class Rows:
   """The rows of one source and split, memory-mapped; `[i]` gives one row as in `make`."""
 
@@ -200,17 +215,7 @@ class Rows:
     shard = int(np.searchsorted(self._ends, index, side='right'))
     tokens_RL, segment_RL = self._maps(shard)
     row = index - int(self._ends[shard])  # counted from the end of the shard, so negative
-    segment_L = segment_RL[row].astype(np.int32)
-    column_L = np.arange(len(segment_L), dtype=np.int32)
-    first_L = np.diff(segment_L, prepend=0) != 0
-    position_L = column_L - np.maximum.accumulate(np.where(first_L, column_L, 0))
-    real_L = segment_L > 0
-    return {
-      'tokens': tokens_RL[row].astype(np.int32),
-      'segment': segment_L,
-      'position': position_L * real_L,
-      'mask': (real_L & ~first_L).astype(np.float32),
-    }
+    return row_of(tokens_RL[row], segment_RL[row])
 
   def __reduce__(self):
     return Rows, (self._folder, np.diff(self._ends, prepend=0).tolist())

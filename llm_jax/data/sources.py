@@ -4,8 +4,9 @@
   tfds:<name>[/<config>][:<version>][@<data_dir>]  a prepared dataset; nothing is downloaded
   data/part-*.jsonl.zst                            a path or a glob; `**` goes into folders
 
-Files are `.jsonl` or `.json` (one JSON object a line), `.parquet` or `.txt`, each also with `.gz`
-or `.zst` behind it. A `.txt` file is one document. Options come last, as in a URL:
+Files are `.jsonl` (one JSON object a line), `.json` (the same, or one array of objects), `.parquet`
+or `.txt`, each also with `.gz` or `.zst` behind it. A `.txt` file is one document. Options come
+last, as in a URL:
 
   ?field=content    the field, column or feature that holds the text; as the keyword `field`
   ?split=blank      a .txt file holds several documents, with blank lines between them
@@ -84,6 +85,25 @@ def open_source(spec: str, *, split: str = 'train', field: str = 'text') -> Sour
   if spec.startswith('tfds:'):
     return _open_tfds(spec, options, split, field)
   return _open_files(spec, options, field)
+
+
+def open_records(spec: str) -> Iterator[tuple[str, Any]]:
+  """(place, record) of every record in the `.jsonl`, `.json` or `.parquet` files that `spec` names.
+
+  A record is what a line, an element of the array or a row holds; the place names it in errors.
+
+  Raises:
+    BadInput: at once if there is no such file or it has no records; while reading if it is broken.
+  """
+  spec, options = _options(spec)
+  _check_options(spec, options, [])
+  paths = _paths(spec)
+  for path in paths:
+    if _kind(path) == '.txt':
+      raise BadInput(f'{path}: text has no records; use .jsonl, .json or .parquet')
+    _check_file(path)
+  readers = {'.parquet': _parquet_rows, '.jsonl': _json_rows, '.json': _json_rows}
+  return _never_empty(paths, lambda path: readers[_kind(path)](path), 'record')
 
 
 def _options(spec: str) -> tuple[str, dict[str, str]]:
@@ -188,10 +208,7 @@ def _open_files(spec: str, options: Mapping[str, str], field: str) -> Source:
   if split is not None and split not in _TXT_SPLITS:
     raise BadInput(f'{spec}: no split={split}; {suggest(split, list(_TXT_SPLITS))}')
   for path in paths:
-    if os.path.getsize(path) == 0:
-      raise BadInput(f'{path}: the file is empty; fill it or leave it out')
-    for suffix in {_kind(path), Path(path).suffix.lower()} & _EXTRAS.keys():
-      _extra(suffix, path)
+    _check_file(path)
   readers = {
     '.txt': functools.partial(_txt, split=split),
     '.parquet': functools.partial(_parquet, field=field),
@@ -200,18 +217,32 @@ def _open_files(spec: str, options: Mapping[str, str], field: str) -> Source:
   }
 
   def read() -> Iterator[str]:
-    for path in paths:
-      texts = readers[_kind(path)](path)
-      first = next(texts, None)
-      if first is None:
-        raise BadInput(f'{path}: the file holds no document; fill it or leave it out')
-      yield first
-      yield from texts
+    return _never_empty(paths, lambda path: readers[_kind(path)](path), 'document')
 
   name = repr(spec)
   name += f', field={field!r}' if has_fields else ''
   name += f', split={split!r}' if split else ''
   return Source(name, read, has_splits=False)
+
+
+def _check_file(path: str) -> None:
+  if os.path.getsize(path) == 0:
+    raise BadInput(f'{path}: the file is empty; fill it or leave it out')
+  for suffix in {_kind(path), Path(path).suffix.lower()} & _EXTRAS.keys():
+    _extra(suffix, path)
+
+
+def _never_empty(
+  paths: Iterable[str], read: Callable[[str], Iterator[Any]], what: str
+) -> Iterator[Any]:
+  """Everything in the files, one after the other; each has to hold something."""
+  for path in paths:
+    found = read(path)
+    first = next(found, None)
+    if first is None:
+      raise BadInput(f'{path}: the file holds no {what}; fill it or leave it out')
+    yield first
+    yield from found
 
 
 def _paths(spec: str) -> list[str]:
@@ -341,16 +372,7 @@ def _txt(path: str, split: str | None) -> Iterator[str]:
 
 
 def _jsonl(path: str, field: str) -> Iterator[str]:
-  for number, line in _lines(path):
-    if not line.strip():
-      continue
-    where = f'{path}, line {number}'
-    try:
-      row = json.loads(line.rstrip('\r\n'))
-    except json.JSONDecodeError as error:
-      raise BadInput(
-        f'{where}: not JSON ({error.msg} in column {error.colno}); write one JSON object a line'
-      ) from error
+  for where, row in _json_rows(path):
     if not isinstance(row, dict):
       raise BadInput(
         f'{where}: {type(row).__name__} instead of an object; write {{"{field}": ...}}'
@@ -360,7 +382,43 @@ def _jsonl(path: str, field: str) -> Iterator[str]:
     yield _text(row[field], where, field)
 
 
+def _json_rows(path: str) -> Iterator[tuple[str, Any]]:
+  """Place and value of every line that is not blank, or of every element of a `.json` array."""
+  lines = ((number, line) for number, line in _lines(path) if line.strip())
+  for number, line in lines:
+    if _kind(path) == '.json' and line.lstrip().startswith('['):
+      text = line + ''.join(line for _, line in lines)
+      yield from _json_array(path, number, text)
+      return
+    where = f'{path}, line {number}'
+    try:
+      row = json.loads(line.rstrip('\r\n'))
+    except json.JSONDecodeError as error:
+      raise BadInput(
+        f'{where}: not JSON ({error.msg} in column {error.colno}); write one JSON object a line'
+      ) from error
+    yield where, row
+
+
+def _json_array(path: str, number: int, text: str) -> Iterator[tuple[str, Any]]:
+  try:
+    rows = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise BadInput(
+      f'{path}: from line {number} on not a JSON array ({error.msg}); write one array of objects, '
+      'or one object a line'
+    ) from error
+  for i, row in enumerate(rows):
+    yield f'{path}, element {i}', row
+
+
 def _parquet(path: str, field: str) -> Iterator[str]:
+  for where, row in _parquet_rows(path, field):
+    yield _text(row[field], where, field)
+
+
+def _parquet_rows(path: str, field: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Place and columns of every row, or one column only."""
   pyarrow = _extra('.parquet', path)
   parquet = importlib.import_module('pyarrow.parquet')
   try:
@@ -368,12 +426,12 @@ def _parquet(path: str, field: str) -> Iterator[str]:
       # Parquet is read from its end, and a compressed stream has no end to begin from.
       seekable = io.BytesIO(stream.read()) if path.lower().endswith(_COMPRESSED) else stream
       file = parquet.ParquetFile(seekable)
-      if field not in file.schema_arrow.names:
+      if field is not None and field not in file.schema_arrow.names:
         raise BadInput(f'{path}: {_no_field(field, file.schema_arrow.names)}')
       rows = itertools.count(1)
-      for batch in file.iter_batches(_RECORDS, columns=[field]):
-        for text in batch.column(0).to_pylist():
-          yield _text(text, f'{path}, row {next(rows)}', field)
+      for batch in file.iter_batches(_RECORDS, columns=None if field is None else [field]):
+        for row in batch.to_pylist():
+          yield f'{path}, row {next(rows)}', row
   except pyarrow.ArrowException as error:
     raise BadInput(f'{path}: not a whole Parquet file; make the file anew') from error
 

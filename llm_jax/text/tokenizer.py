@@ -96,6 +96,7 @@ class Tokenizer:
     split_digits: bool = True,
     character_coverage: float = 0.9995,
     sample_bytes: int = 100_000_000,
+    specials: Sequence[str] = (),
     seed: int = 0,
   ) -> 'Tokenizer':
     """Learns a vocabulary; the same texts and options give the same bytes on every machine.
@@ -107,6 +108,7 @@ class Tokenizer:
       split_digits: every digit is a token of its own.
       character_coverage: share of the characters that get a piece; rarer ones are spelled in bytes.
       sample_bytes: train on about this many bytes of documents, drawn at random without bias.
+      specials: control tokens besides SPECIALS, such as those of another chat template.
       seed: of that draw.
 
     Raises:
@@ -140,7 +142,7 @@ class Tokenizer:
         bos_piece=BOS,
         eos_piece=EOS,
         unk_piece=UNKNOWN,
-        control_symbols=list(SPECIALS),
+        control_symbols=list(dict.fromkeys([*SPECIALS, *specials])),
         num_threads=_TRAINER_THREADS,
         minloglevel=2,
       )

@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from llm_jax.data import builtin, corpus, sources
-from llm_jax.data.sources import open_source
+from llm_jax.data.sources import open_records, open_source
 from llm_jax.types import BadInput
 
 TEXTS = ['one', 'zwei\n\nmit é', '三 ' * 3]
@@ -94,6 +94,40 @@ def test_globs_read_files_by_name(folder):
 def test_a_name_with_magic_characters_is_a_file_first(folder):
   write('a[1].txt', 'magic')
   assert list(open_source('a[1].txt')) == ['magic']
+
+
+@pytest.mark.parametrize('compression', ['', '.gz', '.zst'])
+def test_a_json_file_may_be_one_array(folder, compression):
+  write(f'a.json{compression}', json.dumps([{'text': text} for text in TEXTS], indent=2))
+  assert list(open_source(f'a.json{compression}')) == TEXTS
+  write('b.json', '\n' + json.dumps([{'text': text} for text in TEXTS]))
+  assert list(open_source('b.json')) == TEXTS
+  write('c.json', '[{"text": "a"},\n')
+  assert bad('c.json').startswith('c.json: from line 1 on not a JSON array (')
+  write('d.json', '[{"text": "a"}, {"body": "b"}]')
+  assert bad('d.json').startswith("d.json, element 1: no field 'text'")
+
+
+@pytest.mark.parametrize('suffix', ['.jsonl', '.json.gz', '.parquet'])
+def test_records(folder, suffix):
+  rows = [{'prompt': 'a', 'answers': ['b', 'c']}, {'prompt': 'd', 'answers': []}]
+  write(f'a{suffix}', rows)
+  found = list(open_records(f'a{suffix}'))
+  assert [row for _, row in found] == rows
+  assert found[1][0].startswith(f'a{suffix}, ') and found[1][0].endswith(' 2')
+
+
+def test_no_records(folder):
+  write('a.txt', 'text')
+  write('b.jsonl', '\n\n')
+  write('c.json', '[]')
+  with pytest.raises(BadInput, match=r'a\.txt: text has no records; use'):
+    open_records('a.txt')
+  for name in ('b.jsonl', 'c.json'):
+    with pytest.raises(BadInput, match='the file holds no record'):
+      list(open_records(name))
+  with pytest.raises(BadInput, match='unknown option'):
+    open_records('b.jsonl?field=text')
 
 
 def test_home(folder, monkeypatch):

@@ -100,6 +100,13 @@ def test_special_tokens_have_fixed_ids(tokenizer):
   assert tokenizer.token_bytes.dtype == np.int32
 
 
+def test_more_special_tokens_follow_ours():
+  made = Tokenizer.train(['some text ' * 20], vocab_size=287, specials=['<a>', '<|im_end|>', '<b>'])
+  assert list(made.specials)[-3:] == [SPECIALS[-1], '<a>', '<b>']
+  assert not set(made.encode('<a><b>')) & set(made.specials.values())
+  assert made.decode([made.special('<a>')], specials=True) == '<a>'
+
+
 def test_decode_shows_special_tokens_only_when_asked(tokenizer):
   ids = [tokenizer.bos_id, tokenizer.special('<|im_start|>'), *tokenizer.encode('the cat')]
   assert tokenizer.decode(ids) == 'the cat'

@@ -1,0 +1,220 @@
+"""Conversations in rows of one length: the template says which tokens are trained, packing where.
+
+Packing is best-fit decreasing as in `llm_jax.data.packed`, so a conversation is never cut but on
+purpose, and attention stays inside of it.
+"""
+
+import hashlib
+import operator
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from llm_jax.data import formats, packed, records
+from llm_jax.data.formats import BadRow
+from llm_jax.data.mixture import Mixture
+from llm_jax.find import suggest
+from llm_jax.text import chat
+from llm_jax.text.tokenizer import Tokenizer
+from llm_jax.types import BadInput
+
+OVERLONG = ('drop', 'cut', 'split')
+_BATCH = 4096  # conversations encoded at once
+
+
+class Encoded(NamedTuple):
+  """One conversation, or a part of one."""
+
+  ids: Sequence[int]
+  mask: Sequence[int]
+
+
+def make(
+  tokenizer: Tokenizer,
+  *,
+  sources: Mapping[str, str],
+  split: str = 'train',
+  length: int = 256,
+  template: str = 'llm_jax',
+  train_on: str = 'all',
+  overlong: str = 'drop',
+  pack: bool = True,
+  weights: Mapping[str, float] | None = None,
+  validation: Mapping[str, str] | None = None,
+  validation_fraction: float = 0.01,
+) -> Mixture:
+  """Rows of packed conversations, as a random-access sequence; one line about them is printed.
+
+  Args:
+    tokenizer: with the control tokens of the template.
+    sources: name -> 'builtin', 'builtin:<family>' or files, as in `llm_jax.data.records`; an empty
+      text leaves the source out.
+    split: 'train' or 'validation'; 'test' of builtin sources.
+    length: L, tokens of a row.
+    template: one of `chat.TEMPLATES`.
+    train_on: 'all' answers of a conversation, or the 'last' one.
+    overlong: what becomes of conversations of more than L tokens. 'drop' leaves them out, 'cut'
+      leaves out what is behind L tokens, 'split' goes on in another segment. What has no trained
+      token then is left out too. A cut answer gets no stop token. All are counted.
+    pack: several conversations a row; else one, and padding.
+    weights: source -> share of the rows; see `llm_jax.data.mixture`.
+    validation: source -> what to read for its validation split.
+    validation_fraction: share of the prompts held out of files that have no such entry.
+
+  Returns:
+    A sequence of dicts of arrays [L]: `tokens`, `segment` (0 = padding), `position` (from 0 in each
+    segment) int32, and `mask` float32: 1 on trained tokens, never on the first of a segment.
+
+  Raises:
+    BadInput: an option, source or record that cannot be used, or no rows.
+  """
+  if overlong not in OVERLONG:
+    raise BadInput(f'data.overlong {overlong!r}; {suggest(overlong, list(OVERLONG))}')
+  if length < 2:
+    raise BadInput(f'data.length {length} leaves nothing to predict; use 2 or more')
+  chosen = records.chosen(sources, validation, validation_fraction)
+  counts: Counter[str] = Counter()
+  rows = {}
+  for name in chosen:
+    found = records.read(
+      name,
+      chosen,
+      formats.conversation,
+      lambda messages: messages,
+      kind='conversations',
+      split=split,
+      validation=validation,
+      validation_fraction=validation_fraction,
+    )
+    encoded = _encode(tokenizer, found, template, train_on, counts)
+    fitting = [part for whole in encoded for part in fit(whole, length, overlong, counts)]
+    if fitting:
+      rows[name] = Rows(*arrange(fitting, length, pack=pack, pad=tokenizer.pad_id))
+  _report(split, length, rows, counts)
+  if not rows:
+    raise BadInput(
+      f'data: no conversations are left in the {split} split of {chosen}; '
+      'raise length or validation_fraction, or choose another overlong'
+    )
+  if weights is not None:
+    weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
+  return Mixture(rows, weights)
+
+
+def _encode(
+  tokenizer: Tokenizer,
+  found: Iterable[tuple[str, formats.Messages | BadRow]],
+  template: str,
+  train_on: str,
+  counts: Counter[str],
+) -> Iterable[Encoded]:
+  """The conversations that are worth learning from."""
+  waiting, encoded = [], []
+  for where, messages in found:
+    counts['conversations'] += 1
+    if isinstance(messages, BadRow):
+      counts[messages.reason] += 1
+      continue
+    try:
+      pieces = chat.pieces(messages, template=template, train_on=train_on)
+    except BadInput as error:
+      raise BadInput(f'{where}: {error}') from error
+    if not any(piece.trainable and not piece.control for piece in pieces):
+      counts['no answer'] += 1
+      continue
+    waiting.append(pieces)
+    if len(waiting) == _BATCH:
+      encoded += chat.encode_all(tokenizer, waiting)
+      waiting = []
+  encoded += chat.encode_all(tokenizer, waiting)
+  for ids, mask in encoded:
+    chat.check(ids, mask, tokenizer)
+  return [Encoded(*one) for one in encoded]
+
+
+def fit(whole: Encoded, length: int, overlong: str, counts: Counter[str]) -> list[Encoded]:
+  """A conversation as parts of at most `length` tokens, each with something to learn.
+
+  Args:
+    whole: ids and mask of the conversation.
+    length: L.
+    overlong: one of OVERLONG.
+    counts: gets 'dropped', 'cut' or 'split' conversations, and 'no trained token' parts.
+  """
+  if len(whole.ids) <= length:
+    return [whole]
+  counts[{'drop': 'dropped'}.get(overlong, overlong)] += 1
+  last = {'drop': 0, 'cut': length, 'split': len(whole.ids)}[overlong]
+  starts = range(0, last, length)
+  parts = [Encoded(*(part[start : start + length] for part in whole)) for start in starts]
+  kept = [part for part in parts if any(part.mask[1:])]  # nothing comes before the first token
+  counts['no trained token'] += len(parts) - len(kept)
+  return kept
+
+
+def arrange(
+  parts: Sequence[Encoded], length: int, *, pack: bool = True, pad: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """tokens_RL, segment_RL and mask_RL of rows that hold every part once.
+
+  Args:
+    parts: of at most `length` tokens each.
+    length: L.
+    pack: several parts a row, best-fit decreasing; else one.
+    pad: the id behind the last part of a row.
+  """
+  lengths_D = np.array([len(part.ids) for part in parts], np.int64)
+  tokens_T = np.fromiter((i for part in parts for i in part.ids), np.int32)
+  mask_T = np.fromiter((m for part in parts for m in part.mask), np.uint8)
+  mask_T[np.cumsum(lengths_D) - lengths_D] = 0  # nothing comes before the first token
+  one_D = np.arange(len(parts))
+  alone = packed.Pieces(one_D, np.zeros_like(one_D), lengths_D, one_D)
+  pieces = packed.best_fit(lengths_D, length) if pack else alone
+  tokens_RL, segment_RL = packed.fill(tokens_T, lengths_D, pieces, length, pad=pad)
+  mask_RL, _ = packed.fill(mask_T, lengths_D, pieces, length)
+  return tokens_RL, segment_RL, mask_RL
+
+
+class Rows:
+  """Rows in memory; `[i]` gives one as in `make`, and `repr` tells other content apart."""
+
+  def __init__(self, tokens_RL: np.ndarray, segment_RL: np.ndarray, mask_RL: np.ndarray):
+    self.tokens_RL, self.segment_RL, self.mask_RL = tokens_RL, segment_RL, mask_RL
+
+  def __len__(self) -> int:
+    return len(self.tokens_RL)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    index = operator.index(index)
+    if not 0 <= index < len(self):
+      raise IndexError(f'row {index} of {len(self)}')
+    row = packed.row_of(self.tokens_RL[index], self.segment_RL[index])
+    return {**row, 'mask': self.mask_RL[index].astype(np.float32)}
+
+  def __repr__(self) -> str:
+    digest = hashlib.sha256(self.tokens_RL.tobytes() + self.mask_RL.tobytes()).hexdigest()
+    return f'Rows({len(self)}, sha256={digest[:12]!r})'
+
+
+def _report(split: str, length: int, rows: Mapping[str, Rows], counts: Counter[str]) -> None:
+  """One line: nothing is left out without a word."""
+  number = sum(map(len, rows.values()))
+  tokens = sum(int((some.segment_RL > 0).sum()) for some in rows.values())
+  trained = sum(int(some.mask_RL.sum()) for some in rows.values())
+  line = (
+    f'conversations: {split}, {counts.pop("conversations", 0):,} conversations in {number:,} rows '
+    f'of {length}, {tokens:,} tokens, {trained / max(tokens, 1):.1%} trained, '
+    f'{1 - tokens / max(number * length, 1):.1%} padding'
+  )
+  words = {
+    'dropped': 'too long and dropped',
+    'cut': 'too long and cut',
+    'split': 'too long and split',
+    'no trained token': 'parts of these without a trained token left out',
+  }
+  for reason, count in counts.items():
+    if count:
+      line += f'; {count:,} ' + words.get(reason, f'left out: {reason}')
+  print(line)

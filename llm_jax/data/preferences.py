@@ -1,0 +1,386 @@
+"""Answers to one prompt in groups of rows, best first; or one answer a row that is good or bad.
+
+A pair is a group of two, a ranking of K answers a group of K. The rows of KTO have a label instead,
+and beside them what its estimate of the KL divergence needs: the same prompt with the answer to
+another one (arXiv:2402.01306, sec. 4.1; the neighbour is the row before, as TRL has it).
+"""
+
+import hashlib
+import operator
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm_jax.data import formats, records
+from llm_jax.data.formats import BadRow, Messages
+from llm_jax.data.mixture import Mixture
+from llm_jax.find import suggest
+from llm_jax.text import chat
+from llm_jax.text.tokenizer import Tokenizer
+from llm_jax.types import BadInput
+
+KINDS = ('ranked', 'unpaired')
+INVALID = ('drop', 'raise')
+OVERLONG = ('drop', 'cut_prompt', 'cut_answer')
+_BATCH = 2048  # groups encoded at once
+
+
+class Answer(NamedTuple):
+  """Ids behind the prompt, the stop token last, and 1 where the assistant said them."""
+
+  ids: list[int]
+  mask: list[int]
+
+
+class Group(NamedTuple):
+  """Answers to one prompt, best first; `value` is the margin, or the label as 1 or 0."""
+
+  prompt: list[int]
+  answers: list[Answer]
+  value: float
+
+
+class _Candidate(NamedTuple):
+  """A group before it is encoded; `where` names its record in errors."""
+
+  where: str
+  prompt: Messages
+  answers: list[Messages]
+  value: float
+
+
+def make(
+  tokenizer: Tokenizer,
+  *,
+  sources: Mapping[str, str],
+  split: str = 'train',
+  length: int = 256,
+  group: int = 2,
+  template: str = 'llm_jax',
+  kind: str = 'ranked',
+  invalid: str = 'drop',
+  overlong: str = 'drop',
+  mismatched: bool = False,
+  weights: Mapping[str, float] | None = None,
+  validation: Mapping[str, str] | None = None,
+  validation_fraction: float = 0.01,
+) -> Mixture:
+  """Groups of answers, as a random-access sequence; one line about them is printed.
+
+  Args:
+    tokenizer: with the control tokens of the template.
+    sources: name -> 'builtin', 'builtin:<family>' or files, as in `llm_jax.data.records`; an empty
+      text leaves the source out.
+    split: 'train' or 'validation'; 'test' of builtin sources.
+    length: L, tokens of a row.
+    group: G, most answers of a ranking; 'unpaired' rows have G = 1.
+    template: one of `chat.TEMPLATES`.
+    kind: 'ranked', or 'unpaired': one answer a row, and of a ranking the best and the worst.
+    invalid: 'drop' or 'raise' where answers are identical, tied or empty, more than `group`, do not
+      have the same prompt, or come with a score or margin that is not finite.
+    overlong: what becomes of more than L tokens. 'drop' leaves the group out; 'cut_prompt' keeps
+      the end of the prompt, the same for all answers; 'cut_answer' the beginning of each answer,
+      without a stop token. What cannot be cut, or is the same then, is left out.
+    mismatched: also give 'unpaired' rows the prompt with the answer of the row before, cut if it is
+      too long, as fields `kl_tokens`, `kl_segment`, `kl_position` and `kl_mask`.
+    weights: source -> share of the groups; see `llm_jax.data.mixture`.
+    validation: source -> what to read for its validation split.
+    validation_fraction: share of the prompts held out of files that have no such entry.
+
+  Returns:
+    A sequence of dicts of arrays [G, L]: `tokens`, `segment` (1, or 0 = padding, on the right; all
+    of it where there is no answer), `position` int32, `mask` float32 (1 on the answer and its stop
+    token); and a float32 scalar, `margin` (0 where none is given) or `label` (1 good, 0 bad).
+
+  Raises:
+    BadInput: an option, source or record that cannot be used, or no groups.
+  """
+  _check(kind, invalid, overlong, length, group, mismatched)
+  chosen = records.chosen(sources, validation, validation_fraction)
+  counts: Counter[str] = Counter()
+  rows = {}
+  for name in chosen:
+    found = records.read(
+      name,
+      chosen,
+      _parse_ranked if kind == 'ranked' else _parse_labelled,
+      lambda candidates: candidates[0].prompt,
+      kind='preferences',
+      split=split,
+      validation=validation,
+      validation_fraction=validation_fraction,
+    )
+    candidates = _valid(found, group if kind == 'ranked' else 1, invalid, counts)
+    groups = _fitting(tokenizer, candidates, template, length, invalid, overlong, counts)
+    if groups:
+      rows[name] = Groups(
+        groups,
+        length=length,
+        size=group if kind == 'ranked' else 1,
+        value='margin' if kind == 'ranked' else 'label',
+        mismatched=mismatched,
+        pad=tokenizer.pad_id,
+      )
+  _report(split, length, rows, counts)
+  if not rows:
+    raise BadInput(
+      f'data: no preferences are left in the {split} split of {chosen}; '
+      'raise length or validation_fraction, or choose another overlong'
+    )
+  if weights is not None:
+    weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
+  return Mixture(rows, weights)
+
+
+def _check(
+  kind: str, invalid: str, overlong: str, length: int, group: int, mismatched: bool
+) -> None:
+  options = {'kind': (kind, KINDS), 'invalid': (invalid, INVALID), 'overlong': (overlong, OVERLONG)}
+  for name, (value, known) in options.items():
+    if value not in known:
+      raise BadInput(f'data.{name} {value!r}; {suggest(value, list(known))}')
+  if length < 2:
+    raise BadInput(f'data.length {length} leaves nothing to predict; use 2 or more')
+  if kind == 'ranked' and group < 2:
+    raise BadInput(f'data.group {group} compares nothing; use 2 or more, or kind unpaired')
+  if mismatched and kind != 'unpaired':
+    raise BadInput('data.mismatched belongs to kind unpaired; remove it or set kind to unpaired')
+
+
+# --- from records to groups --------------------------------------------------------------------
+
+
+def _parse_ranked(record: Mapping[str, Any]) -> list[_Candidate]:
+  prompt, answers, margin = formats.preference(record)
+  return [_Candidate('', prompt, answers, 0.0 if margin is None else margin)]
+
+
+def _parse_labelled(record: Mapping[str, Any]) -> list[_Candidate]:
+  return [
+    _Candidate('', prompt, [answer], float(label))
+    for prompt, answer, label in formats.labelled(record)
+  ]
+
+
+def _valid(
+  found: Iterable[tuple[str, list[_Candidate] | BadRow]],
+  group: int,
+  invalid: str,
+  counts: Counter[str],
+) -> list[_Candidate]:
+  """Candidates without a fault that can be seen before they are encoded.
+
+  The first candidates of all records come before the second, so that the two answers of one record
+  are not neighbours.
+  """
+  valid: list[list[_Candidate]] = [[], []]
+  for where, item in found:
+    counts['records'] += 1
+    if isinstance(item, BadRow):
+      _bad(where, item.reason, invalid, counts)
+      continue
+    for place, candidate in enumerate(item):
+      if len(candidate.answers) > group:
+        reason = 'more answers than group'
+      elif not all(any(map(_says_something, answer)) for answer in candidate.answers):
+        reason = 'empty answer'
+      else:
+        valid[place].append(candidate._replace(where=where))
+        continue
+      _bad(where, reason, invalid, counts)
+  return valid[0] + valid[1]
+
+
+def _bad(where: str, reason: str, invalid: str, counts: Counter[str]) -> None:
+  if invalid == 'raise':
+    raise BadInput(f'{where}: {reason}; mend it, or set config.data.invalid=drop')
+  counts[reason] += 1
+
+
+def _says_something(message: Mapping[str, Any]) -> bool:
+  content = message.get('content') or ''
+  text = content if isinstance(content, str) else ''.join(part.get('text', '') for part in content)
+  return message['role'] == 'assistant' and bool(text.strip() or message.get('tool_calls'))
+
+
+def _fitting(
+  tokenizer: Tokenizer,
+  candidates: Sequence[_Candidate],
+  template: str,
+  length: int,
+  invalid: str,
+  overlong: str,
+  counts: Counter[str],
+) -> list[Group]:
+  """The groups that can be compared in rows of `length`."""
+  header = chat.encode(tokenizer, chat.pieces([], template=template, answer=True))[0]
+  groups = []
+  for start in range(0, len(candidates), _BATCH):
+    some = candidates[start : start + _BATCH]
+    for candidate, group in zip(some, _encode(tokenizer, some, template), strict=True):
+      if _has_twins(group):
+        _bad(candidate.where, 'identical answers', invalid, counts)
+      elif fitted := fit(group, length, overlong, header, counts):
+        groups.append(fitted)
+  return groups
+
+
+def _encode(tokenizer: Tokenizer, some: Sequence[_Candidate], template: str) -> list[Group]:
+  """Ids of the prompt up to the answer, as a sampler would see it, and of each answer behind."""
+  listed = []
+  for candidate in some:
+    prompt = candidate.prompt
+    try:
+      listed.append(chat.pieces(prompt, template=template, answer=True))
+      listed += [chat.pieces([*prompt, *answer], template=template) for answer in candidate.answers]
+    except BadInput as error:
+      raise BadInput(f'{candidate.where}: {error}') from error
+  encoded = iter(chat.encode_all(tokenizer, listed))
+  groups = []
+  for candidate in some:
+    prompt, _ = next(encoded)
+    answers = []
+    for ids, mask in (next(encoded) for _ in candidate.answers):
+      stop = len(mask) - mask[::-1].index(1)  # nothing is sampled behind the stop token
+      answers.append(Answer(ids[len(prompt) : stop], mask[len(prompt) : stop]))
+    groups.append(Group(prompt, answers, candidate.value))
+  return groups
+
+
+def _has_twins(group: Group) -> bool:
+  return len({tuple(answer.ids) for answer in group.answers}) < len(group.answers)
+
+
+def fit(
+  group: Group, length: int, overlong: str, header: Sequence[int], counts: Counter[str]
+) -> Group | None:
+  """The group in rows of `length` tokens, or None if that cannot be.
+
+  Args:
+    group: answers to one prompt.
+    length: L.
+    overlong: one of OVERLONG.
+    header: the shortest prompt there can be: what the template writes before an answer.
+    counts: gets one of 'dropped', 'cut_prompt', 'cut_answer', and why some cannot be cut.
+  """
+  longest = max(len(answer.ids) for answer in group.answers)
+  if len(group.prompt) + longest <= length:
+    return group
+  if overlong == 'drop':
+    counts['dropped'] += 1
+    return None
+  if overlong == 'cut_prompt':
+    room = length - longest
+    if room < len(header):
+      counts['answer too long'] += 1
+      return None
+    begin = 1 if header[0] == group.prompt[0] else 0  # the first token opens every text
+    tail = group.prompt[len(group.prompt) - (room - begin) :]
+    fitted = group._replace(prompt=group.prompt[:begin] + tail)
+  else:
+    room = length - len(group.prompt)
+    answers = [Answer(a.ids[:room], a.mask[:room]) for a in group.answers] if room > 0 else []
+    fitted = group._replace(answers=answers)
+    if not answers or not all(any(answer.mask) for answer in answers):
+      counts['prompt too long'] += 1
+      return None
+    if _has_twins(fitted):
+      counts['identical after the cut'] += 1
+      return None
+  counts[overlong] += 1
+  return fitted
+
+
+# --- rows --------------------------------------------------------------------------------------
+
+
+class Groups:
+  """Groups in memory; `[i]` gives one as in `make`, and `repr` tells other content apart."""
+
+  def __init__(
+    self,
+    groups: Sequence[Group],
+    *,
+    length: int,
+    size: int,
+    value: str,
+    mismatched: bool = False,
+    pad: int = 0,
+  ):
+    if mismatched and len(groups) < 2:
+      raise BadInput('data.mismatched needs two rows of a source at least; give it more data')
+    self.groups = groups
+    self._length, self._size, self._value, self._pad = length, size, value, pad
+    self._mismatched = mismatched
+
+  def mismatch(self, index: int) -> Group:
+    """The prompt of row `index` with as much as fits of the answer of the row before."""
+    prompt, (ids, mask) = self.groups[index].prompt, self.groups[index - 1].answers[0]
+    room = self._length - len(prompt)
+    return Group(prompt, [Answer(ids[:room], mask[:room])], 0.0)
+
+  def cut_mismatches(self) -> int:
+    """How many answers `mismatch` has to cut."""
+    if not self._mismatched:
+      return 0
+    lengths = [(len(group.prompt), len(group.answers[0].ids)) for group in self.groups]
+    before = lengths[-1:] + lengths[:-1]
+    return sum(p + a > self._length for (p, _), (_, a) in zip(lengths, before, strict=True))
+
+  def __len__(self) -> int:
+    return len(self.groups)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    index = operator.index(index)
+    if not 0 <= index < len(self):
+      raise IndexError(f'row {index} of {len(self)}')
+    row = self._arrays(self.groups[index])
+    if self._mismatched:
+      row |= {f'kl_{k}': v for k, v in self._arrays(self.mismatch(index)).items()}
+    return row | {self._value: np.array(self.groups[index].value, np.float32)}
+
+  def _arrays(self, group: Group) -> dict[str, np.ndarray]:
+    shape = (self._size, self._length)
+    row: dict[str, np.ndarray] = {
+      'tokens': np.full(shape, self._pad, np.int32),
+      'segment': np.zeros(shape, np.int32),
+      'position': np.zeros(shape, np.int32),
+      'mask': np.zeros(shape, np.float32),
+    }
+    begin = len(group.prompt)
+    for i, (ids, mask) in enumerate(group.answers):
+      end = begin + len(ids)
+      row['tokens'][i, :end] = [*group.prompt, *ids]
+      row['segment'][i, :end] = 1
+      row['position'][i, :end] = np.arange(end)
+      row['mask'][i, begin:end] = mask
+    return row
+
+  def __repr__(self) -> str:
+    shape = self._size, self._length, self._value, self._mismatched
+    digest = hashlib.sha256(repr((shape, list(self.groups))).encode()).hexdigest()
+    return f'Groups({len(self)}, sha256={digest[:12]!r})'
+
+
+def _report(split: str, length: int, rows: Mapping[str, Groups], counts: Counter[str]) -> None:
+  """One line: nothing is left out without a word."""
+  groups = [group for some in rows.values() for group in some.groups]
+  answers = [answer for group in groups for answer in group.answers]
+  trained = sum(sum(answer.mask) for answer in answers)
+  line = (
+    f'preferences: {split}, {counts.pop("records", 0):,} records in {len(groups):,} groups with '
+    f'{len(answers):,} answers of {trained / max(len(answers), 1):.1f} tokens'
+  )
+  words = {
+    'dropped': f'longer than {length} and dropped',
+    'cut_prompt': 'prompts cut at their beginning',
+    'cut_answer': 'groups with answers cut at their end',
+  }
+  counts['mismatched answers cut'] = sum(some.cut_mismatches() for some in rows.values())
+  for reason, count in counts.items():
+    if count:
+      kept = 'mismatched' in reason
+      line += f'; {count:,} ' + words.get(reason, reason if kept else f'left out: {reason}')
+  print(line)

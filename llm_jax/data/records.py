@@ -1,0 +1,122 @@
+"""Records of conversations and preferences: where they come from, and which split they belong to.
+
+builtin[:family]   the records of `llm_jax.data.families`, with their own splits
+chats/*.jsonl.gz   files as in `llm_jax.data.sources`, each record in a format of
+                   `llm_jax.data.formats`
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from llm_jax.data import families
+from llm_jax.data.formats import BadRow
+from llm_jax.data.sources import open_records
+from llm_jax.find import suggest
+from llm_jax.types import BadInput
+
+Item = TypeVar('Item')
+
+
+def read(
+  name: str,
+  sources: Mapping[str, str],
+  parse: Callable[[Mapping[str, Any]], Item],
+  opening: Callable[[Item], Sequence[Mapping[str, Any]]],
+  *,
+  kind: str,
+  split: str,
+  validation: Mapping[str, str] | None = None,
+  validation_fraction: float = 0.01,
+) -> Iterator[tuple[str, Item | BadRow]]:
+  """(place, item) of every record of source `name` in `split`, in an order that never changes.
+
+  Args:
+    name: a key of `sources`.
+    sources: name -> specification, from `chosen`.
+    parse: from a record to an item, such as `formats.conversation`.
+    opening: the messages of an item. Files without a validation split of their own are divided by a
+      hash of these up to the first user message, so no prompt is in both.
+    kind: of the builtin records, such as 'conversations'.
+    split: 'train' or 'validation'; 'test' where the source is builtin.
+    validation: name -> specification of the validation split, for sources in files.
+    validation_fraction: share of the prompts that the hash sends to validation.
+
+  Yields:
+    The item, or the BadRow that `parse` raised, which counts as train where there is no opening.
+
+  Raises:
+    BadInput: a specification, split or record that cannot be read; the message names the place.
+  """
+  validation = validation or {}
+  spec, hashed = sources[name], False
+  if split == 'validation' and validation.get(name):
+    spec = validation[name]
+  elif not _is_builtin(spec):
+    if split not in ('train', 'validation'):
+      raise BadInput(
+        f'data.sources.{name}: {spec} has no split {split!r}, only train and validation; name the '
+        'file of that split as a source'
+      )
+    hashed = not validation.get(name)
+  for where, record in _records(spec, kind, split):
+    try:
+      if isinstance(record, list):  # a line that is the messages themselves
+        record = {'messages': record}
+      if not isinstance(record, Mapping):
+        raise BadInput(f'{type(record).__name__} instead of an object')
+      item = parse(record)
+    except BadRow as bad:
+      if not hashed or split == 'train':
+        yield where, bad
+      continue
+    except BadInput as error:
+      raise BadInput(f'{where}: {error}') from error
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+      raise BadInput(f'{where}: a column does not hold what its name says ({error!r})') from error
+    if not hashed or _split_of(opening(item), validation_fraction) == split:
+      yield where, item
+
+
+def chosen(
+  sources: Mapping[str, str], validation: Mapping[str, str] | None, validation_fraction: float
+) -> dict[str, str]:
+  """The sources by name, without those whose specification is empty.
+
+  Raises:
+    BadInput: no sources, or names or numbers that cannot work.
+  """
+  found = {name: sources[name] for name in sorted(sources) if sources[name]}
+  if not found:
+    raise BadInput("data.sources is empty; set for example config.data.sources.mine = 'my/*.jsonl'")
+  for name in validation or ():
+    if name not in sources:
+      raise BadInput(f'data.validation: no source {name!r}; {suggest(name, list(found))}')
+  if not 0 <= validation_fraction < 1:
+    raise BadInput(
+      f'data.validation_fraction {validation_fraction}: use a share from 0 up to below 1'
+    )
+  return found
+
+
+def _is_builtin(spec: str) -> bool:
+  return spec == 'builtin' or spec.startswith('builtin:')
+
+
+def _records(spec: str, kind: str, split: str) -> Iterator[tuple[str, Any]]:
+  if _is_builtin(spec):
+    family = spec.removeprefix('builtin').removeprefix(':') or None
+    for i, record in enumerate(families.records(kind, split, family)):
+      yield f'{spec}, {split}, record {i}', record
+  elif spec.startswith('tfds:'):
+    raise BadInput(f'{spec}: TFDS is read for texts only; write the records to a .jsonl file')
+  else:
+    yield from open_records(spec)
+
+
+def _split_of(messages: Sequence[Mapping[str, Any]], fraction: float) -> str:
+  first = next((i for i, m in enumerate(messages) if m['role'] == 'user'), len(messages))
+  text = json.dumps(list(messages[: first + 1]), sort_keys=True, default=str)
+  digest = hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).digest()
+  return 'validation' if int.from_bytes(digest, 'big') < fraction * 2**64 else 'train'

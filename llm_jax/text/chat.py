@@ -1,0 +1,203 @@
+"""From messages to pieces of text that know whether they are trained on, and on to ids and a mask.
+
+A template is a list of pieces, so ids and mask cannot disagree, and a control token is a piece of
+its own, so no text can turn into one. Messages are those of chat interfaces:
+
+  {'role': 'system' | 'user' | 'assistant' | 'tool', 'content': a string or a list of parts}
+
+A part is {'type': 'text', 'text': ...}; an assistant has the types 'thinking', 'search' (a query)
+and 'result' (what the search gave back, never trained) as well. It may also carry `thinking` or
+`reasoning_content` beside its content, and `tool_calls` in the form of OpenAI.
+
+Ids do not depend on what is trained, so the prompt of an answer is a prefix of its training row.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llm_jax.find import suggest
+from llm_jax.text.jinja import JINJA
+from llm_jax.text.templates import MARKS, TEMPLATES, Part, Piece, Template, Turn
+from llm_jax.text.tokenizer import Tokenizer
+from llm_jax.types import BadInput
+
+Message = Mapping[str, Any]
+
+ROLES = ('system', 'user', 'assistant', 'tool')
+TRAIN_ON = ('all', 'last')
+
+
+def pieces(
+  messages: Sequence[Message],
+  *,
+  template: str = 'llm_jax',
+  answer: bool = False,
+  train_on: str = 'all',
+) -> list[Piece]:
+  """A conversation as pieces; what the assistant says, up to its stop token, is trainable.
+
+  Args:
+    messages: the top of this file says what they may be.
+    template: one of TEMPLATES.
+    answer: go on with what comes before the assistant's next answer, in order to generate it.
+    train_on: 'all' answers, or the 'last' one.
+
+  Raises:
+    BadInput: an unknown template, role or part, or something that the template has no form for.
+  """
+  form = _template(template)
+  if train_on not in TRAIN_ON:
+    raise BadInput(f'chat: train_on {train_on!r}; {suggest(train_on, list(TRAIN_ON))}')
+  turns = form.arrange([_turn(message, i) for i, message in enumerate(messages)])
+  answers = [i for i, turn in enumerate(turns) if turn.answers]
+  trained = answers if train_on == 'all' else answers[-1:]
+  found = [*form.opening]
+  for i, turn in enumerate(turns):
+    header, body = form.header(turn.role), form.body(turn)
+    # Merged before we look at `train_on`, which must not change the ids. The header of an answer
+    # stays apart: when the answer is generated, the header is there already.
+    if turn.answers:
+      written = header + _merged(body) + form.end(turn)
+    else:
+      written = _merged(header + _untrained(body)) + form.end(turn)
+    found += written if i in trained else _untrained(written)
+  return found + form.header(form.assistant) if answer else found
+
+
+def encode(tokenizer: Tokenizer, found: Iterable[Piece]) -> tuple[list[int], list[int]]:
+  """Ids of the pieces, and a mask that is 1 where a token is trainable.
+
+  Raises:
+    BadInput: a control token that the tokenizer does not have.
+  """
+  return encode_all(tokenizer, [found])[0]
+
+
+def encode_all(
+  tokenizer: Tokenizer, conversations: Iterable[Iterable[Piece]]
+) -> list[tuple[list[int], list[int]]]:
+  """`encode` of many conversations; a text that occurs often is encoded once."""
+  listed = [list(found) for found in conversations]
+  texts = sorted({piece.text for found in listed for piece in found if not piece.control})
+  ids_of = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
+  encoded = []
+  for found in listed:
+    ids, mask = [], []
+    for piece in found:
+      some = [_control_id(tokenizer, piece.text)] if piece.control else ids_of[piece.text]
+      ids += some
+      mask += [int(piece.trainable)] * len(some)
+    encoded.append((ids, mask))
+  return encoded
+
+
+def _control_id(tokenizer: Tokenizer, name: str) -> int:
+  if name not in tokenizer.specials:
+    raise BadInput(
+      f'chat: this tokenizer has no control token {name}; use template llm_jax, or train a '
+      'tokenizer with specials for this one'
+    )
+  return tokenizer.specials[name]
+
+
+def check(ids: Sequence[int], mask: Sequence[int], tokenizer: Tokenizer) -> None:
+  """Raises BadInput for a row nobody wants: none or all of it trained, or begun twice."""
+  if not any(mask):
+    raise BadInput('chat: no token is trainable; the conversation needs an answer of the assistant')
+  if all(mask):
+    raise BadInput('chat: every token is trainable; something has to come before the answer')
+  if (begun := list(ids).count(tokenizer.bos_id)) > 1:
+    raise BadInput(f'chat: {begun} begin-of-text tokens; the template writes one, so add none')
+
+
+def stop_ids(tokenizer: Tokenizer, template: str = 'llm_jax') -> list[int]:
+  """Ids that end an answer: the stop token of the template first, then the end of a document."""
+  stop = _control_id(tokenizer, _template(template).stop)
+  return [stop] if stop == tokenizer.eos_id else [stop, tokenizer.eos_id]
+
+
+def specials(template: str) -> list[str]:
+  """The control tokens of a template, as `Tokenizer.train(specials=...)` takes them."""
+  form = _template(template)
+  turn = Turn(form.assistant, [], True)
+  written = [*form.opening, *form.header(turn.role), *form.end(turn)]
+  names = [piece.text for piece in written if piece.control]
+  return names + [mark for marks in MARKS.values() for mark in marks] * (template == 'llm_jax')
+
+
+def jinja(template: str) -> str:
+  """The template for `apply_chat_template` of transformers, answers marked {% generation %}."""
+  _template(template)
+  return JINJA[template]
+
+
+def _template(name: str) -> Template:
+  if name not in TEMPLATES:
+    raise BadInput(f'chat: no template {name!r}; {suggest(name, list(TEMPLATES))}')
+  return TEMPLATES[name]
+
+
+def _untrained(found: Iterable[Piece]) -> list[Piece]:
+  return [piece._replace(trainable=False) for piece in found]
+
+
+def _merged(found: Iterable[Piece]) -> list[Piece]:
+  """Neighbours that are text, and trained alike, as one; empty text is left out."""
+  merged: list[Piece] = []
+  for piece in found:
+    if merged and not piece.control and merged[-1][1:] == piece[1:]:
+      merged[-1] = merged[-1]._replace(text=merged[-1].text + piece.text)
+    elif piece.text:
+      merged.append(piece)
+  return merged
+
+
+# --- messages ----------------------------------------------------------------------------------
+
+
+def _turn(message: Message, i: int) -> Turn:
+  where = f'chat: message {i}'
+  role = message.get('role') if isinstance(message, Mapping) else None
+  if role not in ROLES:
+    raise BadInput(f'{where}: no role {role!r}; {suggest(str(role), list(ROLES))}')
+  thinking = message.get('thinking') or message.get('reasoning_content')
+  parts = [Part('thinking', thinking)] if thinking else []
+  calls = message.get('tool_calls') or []
+  content = message.get('content')
+  if isinstance(content, str):
+    parts.append(Part('text', content))
+  elif content is not None or not calls:
+    parts += _content(content, where)
+  parts += [_call(call, where) for call in calls]
+  for part in parts:
+    if role != 'assistant' and part.kind != 'text':
+      raise BadInput(f'{where}: {role} has a {part.kind}; only the assistant can')
+  return Turn(role, parts, answers=role == 'assistant')
+
+
+def _content(content: Any, where: str) -> list[Part]:
+  if not isinstance(content, Sequence):
+    raise BadInput(f'{where}: content is {type(content).__name__}; use a string or a list of parts')
+  parts = []
+  for part in content:
+    kind = part.get('type') if isinstance(part, Mapping) else None
+    if kind not in ('text', *MARKS) or not isinstance(part.get('text'), str):
+      raise BadInput(
+        f"{where}: a part must be {{'type': ..., 'text': a string}} of type text, "
+        f'{", ".join(MARKS)}; this one is {str(part)[:60]!r}'
+      )
+    parts.append(Part(kind, part['text']))
+  return parts
+
+
+def _call(call: Mapping[str, Any], where: str) -> Part:
+  function = call.get('function') or call
+  if not isinstance(function.get('name'), str) or 'arguments' not in function:
+    raise BadInput(
+      f'{where}: a tool call needs a name and arguments; this one is {str(call)[:60]!r}'
+    )
+  arguments = function['arguments']
+  if not isinstance(arguments, str):
+    arguments = json.dumps(arguments, ensure_ascii=False)
+  return Part('call', arguments, function['name'])
