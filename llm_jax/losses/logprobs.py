@@ -1,6 +1,7 @@
 """Per-token log-probabilities from hidden states, block by block, so no [B, L, V] array exists."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -42,39 +43,62 @@ def scores(model: Any, params: Params, batch: Batch, *, temperature: float = 1.0
   Returns:
     Scores of shape [..., L]. A causal model is shifted here, once: entry t is about token t.
   """
+  return Scores(*read_blocks(model, params, batch, read_scores, temperature=temperature))
+
+
+def read_blocks(
+  model: Any,
+  params: Params,
+  batch: Batch,
+  read: Callable[..., Any],
+  *aligned: Array,
+  temperature: float = 1.0,
+) -> Any:
+  """What `read` makes of the logits that predict each token, a block of tokens at a time.
+
+  Args:
+    model, params, batch, temperature: as in `scores`.
+    read: from logits [..., V], targets [...] and blocks of `aligned` to a tuple of arrays [...].
+    aligned: more arrays [..., L, *], whose entry t is about token t.
+
+  Returns:
+    The tuple, of arrays [..., L]; entry t is about token t, and 0 where nothing predicts it.
+  """
   shape = batch['tokens'].shape
-  flat = {
-    k: batch[k].reshape(-1, shape[-1])
-    for k in ('tokens', 'position', 'segment', 'target')
-    if k in batch
-  }
+  rows = lambda x: x.reshape(-1, shape[-1], *x.shape[len(shape) :])
+  flat = {k: rows(batch[k]) for k in ('tokens', 'position', 'segment', 'target') if k in batch}
   hidden_BLD, _ = model.apply(
     params, flat['tokens'], flat.get('position'), flat.get('segment'), method='hidden'
   )
-  target_BL = flat.get('target', flat['tokens'])
+  about = (flat.get('target', flat['tokens']), *(rows(x) for x in aligned))
   if model.shape.causal:
-    target_BL = jnp.roll(target_BL, -1, axis=1)
-  out = _blocked(model, params, hidden_BLD, target_BL, temperature)
+    about = tuple(jnp.roll(x, -1, axis=1) for x in about)
+  out = _blocked(model, params, hidden_BLD, about, temperature, read)
   if model.shape.causal:
     # Position t - 1 predicted token t; the last position's prediction is dropped.
-    out = Scores(*[jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in out])
-  return Scores(*[x.reshape(shape) for x in out])
+    out = tuple(jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in out)
+  return tuple(x.reshape(shape) for x in out)
 
 
 def _blocked(
-  model: Any, params: Params, hidden_BLD: Array, target_BL: Array, temperature: float
-) -> Scores:
+  model: Any,
+  params: Params,
+  hidden_BLD: Array,
+  about: tuple[Array, ...],
+  temperature: float,
+  read: Callable[..., Any],
+) -> tuple[Array, ...]:
   batch, length, _ = hidden_BLD.shape
 
-  def one(hidden_BD: Array, target_B: Array) -> Scores:
+  def one(hidden_BD: Array, *about: Array) -> tuple[Array, ...]:
     logits_BV = model.apply(params, hidden_BD, method='unembed') / temperature
-    return _read(logits_BV, target_B)
+    return tuple(read(logits_BV, *about))
 
   mesh = jax.sharding.get_abstract_mesh()
   shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   columns = max(1, BLOCK_ELEMENTS * shards // (batch * model.shape.vocab_size))
   if columns >= length:
-    return one(hidden_BLD, target_BL)
+    return one(hidden_BLD, *about)
   # Cut along the length, so that every block has all rows and each device keeps its own.
   blocks = -(-length // columns)
   columns = -(-length // blocks)
@@ -85,11 +109,12 @@ def _blocked(
     return jnp.moveaxis(x.reshape(batch, blocks, columns, *x.shape[2:]), 1, 0)
 
   # The backward pass computes each block's logits again instead of keeping them.
-  out = jax.lax.map(lambda part: jax.checkpoint(one)(*part), (cut(hidden_BLD), cut(target_BL)))
-  return Scores(*[jnp.moveaxis(x, 0, 1).reshape(batch, -1)[:, :length] for x in out])
+  parts = tuple(cut(x) for x in (hidden_BLD, *about))
+  out = jax.lax.map(lambda part: jax.checkpoint(one)(*part), parts)
+  return tuple(jnp.moveaxis(x, 0, 1).reshape(batch, -1)[:, :length] for x in out)
 
 
-def _read(logits_V: Array, target: Array) -> Scores:
+def read_scores(logits_V: Array, target: Array) -> Scores:
   """Scores of one block; where nobody reads a field, the compiler drops its work."""
   logsumexp = jax.nn.logsumexp(logits_V, axis=-1)
   # Compare-and-sum rather than gather: its gradient is element-wise, not a scatter.

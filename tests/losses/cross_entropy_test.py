@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.losses.cross_entropy import loss_fn
+from llm_jax.losses.cross_entropy import check, loss_fn
 from llm_jax.losses.logprobs import scores
 from llm_jax.models.transformer import make
+from llm_jax.types import BadInput
 
 VOCAB = 13
 MODEL = make(vocab_size=VOCAB, dim=16, num_layers=2, num_heads=2, hidden_dim=16)
@@ -149,3 +150,97 @@ def test_masked_language_model_predicts_target_in_place():
     np.asarray(jax.nn.log_softmax(logits)), batch['target'][..., None], axis=-1
   )[..., 0]
   assert mean.total == pytest.approx(-(logp * batch['mask']).sum(), rel=1e-5)
+
+
+def oracle(batch):
+  """-log p of every token [B, L]."""
+  return -np.asarray(jax.jit(lambda b: scores(MODEL, PARAMS, b).logp)(batch))
+
+
+def test_their_numbers(evaluate, preferences, theirs):
+  value = lambda **options: evaluate(loss_fn, **options)[0].value
+  assert value() == pytest.approx(theirs['sft']['sft_token_mean'], rel=1e-5)
+  assert value() == pytest.approx(theirs['sft']['sft_accum_correct'], rel=1e-5)
+  assert value(average='sequence') == pytest.approx(theirs['sft']['sft_seq_mean'], rel=1e-5)
+  assert value(dft=True) == pytest.approx(theirs['sft']['dft'], rel=1e-4)
+
+
+def test_average_over_sequences_is_over_the_segments_of_packed_rows():
+  batch = batch_of(rows=5)
+  batch['mask'][1, :4] = 0  # a document without a target is not counted
+  nll, mask, segment = oracle(batch), batch['mask'], batch['segment']
+  means = []
+  for row in range(5):
+    for which in (1, 2):
+      weight = mask[row] * (segment[row] == which)
+      if weight.any():
+        means.append((nll[row] * weight).sum() / weight.sum())
+  mean, metrics = run(batch, average='sequence')
+  assert mean.count == len(means) < 10
+  assert mean.total == pytest.approx(sum(means), rel=1e-5)
+  assert metrics['cross_entropy'].value == pytest.approx((nll * mask).sum() / mask.sum(), rel=1e-5)
+
+
+def test_packing_does_not_matter_to_the_average_over_sequences():
+  batch = batch_of(rows=3)
+  documents = [np.s_[:, :4], np.s_[:, 4:7]]
+  apart = [run({k: v[part] for k, v in batch.items()}, average='sequence')[0] for part in documents]
+  whole, _ = run(batch, average='sequence')
+  assert whole.count == apart[0].count + apart[1].count
+  assert whole.total == pytest.approx(float(apart[0].total + apart[1].total), rel=1e-5)
+
+
+def test_a_row_without_segments_is_one_sequence():
+  batch = {k: v for k, v in batch_of(rows=3).items() if k in ('tokens', 'mask')}
+  nll = oracle(batch)
+  mean, _ = run(batch, average='sequence')
+  wanted = ((nll * batch['mask']).sum(1) / batch['mask'].sum(1)).sum()
+  assert mean.count == 3 and mean.total == pytest.approx(wanted, rel=1e-5)
+
+
+def test_dft_weighs_by_a_probability_that_has_no_gradient():
+  batch = batch_of()
+  nll, mask = oracle(batch), batch['mask']
+  mean, _ = run(batch, dft=True)
+  assert mean.count == mask.sum()
+  assert mean.total == pytest.approx((np.exp(-nll) * nll * mask).sum(), rel=1e-5)
+  weighted = batch | {'mask': mask * np.exp(-nll)}  # the weights as constants
+  total = lambda b, **options: lambda p: loss_fn(p, b, None, model=MODEL, **options)[0].total
+  grads, wanted = (jax.jit(jax.grad(f))(PARAMS) for f in (total(batch, dft=True), total(weighted)))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, wanted)
+
+
+@pytest.mark.parametrize('average', ['token', 'sequence'])
+def test_options_add_up(average):
+  batch = batch_of()
+  mean, metrics = run(batch, average=average, dft=True, z_loss=0.1)
+  bare, _ = run(batch, average=average, dft=True)
+  assert mean.count == bare.count == metrics['z_loss'].count
+  wanted = float(bare.total) + 0.1 * float(metrics['z_loss'].total)
+  assert mean.total == pytest.approx(wanted, rel=1e-5)
+  first, second = (
+    run({k: v[half] for k, v in batch.items()}, average=average, dft=True, z_loss=0.1)
+    for half in (slice(1), slice(1, None))
+  )
+  added = jax.tree.map(jnp.add, first, second)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)
+  jax.tree.map(close, added, (mean, metrics))
+
+
+def test_diagnostics():
+  batch = batch_of()
+  mean, metrics = run(batch, diagnostics=True)
+  out = jax.jit(lambda b: scores(MODEL, PARAMS, b))(batch)
+  assert mean == run(batch)[0]
+  entropy = (out.entropy * batch['mask']).sum() / batch['mask'].sum()
+  assert metrics['entropy'].value == pytest.approx(float(entropy), rel=1e-5)
+  assert metrics['trained_tokens'].total == batch['mask'].sum()
+  assert metrics['trained_tokens'].count == 0  # a total
+  assert metrics['response_length'].value == pytest.approx(batch['mask'].sum(1).mean())
+
+
+def test_what_cannot_be():
+  with pytest.raises(BadInput, match="average 'sequences'; did you mean 'sequence'"):
+    check(average='sequences')
+  with pytest.raises(BadInput, match='z_loss -1 is negative'):
+    check(z_loss=-1)

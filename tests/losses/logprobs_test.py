@@ -113,9 +113,11 @@ def test_blocks_are_one_piece(monkeypatch, columns, options):
   (_, dense), dense_grad = value_and_grad()
   monkeypatch.setattr(logprobs, 'BLOCK_ELEMENTS', columns * 2 * 13)
   seen = []
-  read = logprobs._read
+  read = logprobs.read_scores
   monkeypatch.setattr(
-    logprobs, '_read', lambda logits, target: seen.append(logits.shape) or read(logits, target)
+    logprobs,
+    'read_scores',
+    lambda logits, target: seen.append(logits.shape) or read(logits, target),
   )
   (_, blocked), blocked_grad = value_and_grad()
   assert all(shape[:-1] == (2, 11) if columns == 11 else shape[1] <= columns for shape in seen)
@@ -137,5 +139,5 @@ def test_tiny_probabilities_stay_finite():
   logits = jnp.array([[0.0, 200.0, -200.0]])
   unembed = lambda params, x, method: x
   model = types.SimpleNamespace(apply=unembed, shape=types.SimpleNamespace(vocab_size=3))
-  out = logprobs._blocked(model, {}, logits[None], jnp.array([[2]]), 1.0)
+  out = logprobs._blocked(model, {}, logits[None], (jnp.array([[2]]),), 1.0, logprobs.read_scores)
   np.testing.assert_allclose([x[0, 0] for x in out], [-400.0, 200.0, 0.0], atol=1e-6)
