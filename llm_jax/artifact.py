@@ -16,7 +16,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 import llm_jax
-from llm_jax.find import find, named
+from llm_jax.find import call, find, named
+from llm_jax.models import lora
 from llm_jax.parallel.rules import path_of, shardings
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training.checkpoint import difference, manifest, write_json
@@ -138,9 +139,14 @@ def load(path: str | Path, mesh: Mesh) -> Artifact:
 
 
 def build(group: Mapping[str, Any]) -> Any:
-  """The model of a config group: `name` is the file in `models/`, the rest its shape."""
+  """The model of a config group: `name` is the file in `models/`, the rest its shape.
+
+  With a group `lora` in it, that model is frozen and adapted; see models/lora.py.
+  """
   name, shape = named(group, 'model')
-  return find('models', name).make(**shape)
+  adapter = shape.pop('lora', None)
+  model = find('models', name).make(**shape)
+  return model if adapter is None else call(lora.wrap, adapter, model, where='model.lora')
 
 
 def abstract_params(model: Any) -> Params:

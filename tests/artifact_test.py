@@ -193,7 +193,7 @@ def test_a_model_with_another_head_takes_the_body(folder):
   params = params_on(mesh, head='scalar')
   with pytest.raises(BadInput, match=r'head/scalar: wanted \(16,\), found nothing'):
     artifact.graft(params, donor)
-  out = artifact.graft(params, donor, fresh=('head/scalar',))
+  out = artifact.graft(params, donor, fresh=('head',))
   assert out['head']['scalar'] is params['head']['scalar']
   assert bits(out['blocks']) == bits(donor['blocks'])
 

@@ -86,6 +86,7 @@ LLAMA = {
   'model.norm.weight': 'final_norm/scale',
   'lm_head.weight': 'head/kernel',
   'score.weight': 'head/scalar',
+  'score.bias': 'head/bias',  # theirs has none; ours holds the shift that centres the scores
 }
 _QKV = ('blocks/attention/q', 'blocks/attention/k', 'blocks/attention/v')
 GPT2 = {
@@ -107,7 +108,9 @@ GPT2 = {
   'transformer.ln_f.bias': 'final_norm/bias',
   'lm_head.weight': 'head/kernel',
   'score.weight': 'head/scalar',
+  'score.bias': 'head/bias',  # theirs has none; ours holds the shift that centres the scores
 }
+SCORE = ('score.weight', 'score.bias')
 # Constants that old checkpoints store beside the weights: causal masks and rotary frequencies.
 CONSTANTS = ('.attn.bias', '.attn.masked_bias', '.rotary_emb.inv_freq')
 
@@ -308,10 +311,12 @@ def from_hf(weights: Mapping[str, np.ndarray], shape: Shape) -> Params:
   prefix, entries, shapes = _plan(shape)
   prefixed = any(name.startswith(prefix) for name in weights)
   given = {
-    name if prefixed or name in ('lm_head.weight', 'score.weight') else prefix + name: w
+    name if prefixed or name in ('lm_head.weight', *SCORE) else prefix + name: w
     for name, w in weights.items()
     if not name.endswith(CONSTANTS)
   }
+  if shape.head == 'scalar':
+    given.setdefault('score.bias', np.zeros(1, np.float32))
   table = entries[0].theirs
   if shape.head == 'tied' and 'lm_head.weight' in given:
     head = given.pop('lm_head.weight')
@@ -346,6 +351,9 @@ def from_hf(weights: Mapping[str, np.ndarray], shape: Shape) -> Params:
 def to_hf(params: Params, shape: Shape) -> dict[str, np.ndarray]:
   """Arrays under their names and in their layout, each of the type its parameter has.
 
+  A reward model whose scores were shifted has `score.bias` too. Their classes leave it out and say
+  so; their scores are then ours less the shift.
+
   Raises:
     BadInput: the parameters are not those of a model of this shape, or no family has them.
   """
@@ -368,6 +376,8 @@ def to_hf(params: Params, shape: Shape) -> dict[str, np.ndarray]:
       merged = _merged(entry, parts[0].shape)
       array = np.concatenate([part.reshape(merged) for part in parts], axis=-1)
       weights[entry.theirs.format(i)] = np.ascontiguousarray(array.T if entry.turned else array)
+  if not np.any(weights.get('score.bias', 0)):
+    weights.pop('score.bias', None)
   return weights
 
 
@@ -391,7 +401,7 @@ def _plan(shape: Shape) -> tuple[str, list[Entry], dict[str, tuple[int, ...]]]:
 def _merged(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
   """Shape of one parameter of ours as they see it, [in, out] or [out]: heads are one axis."""
   path = entry.ours[0]
-  if path == 'head/scalar':
+  if path in ('head/scalar', 'head/bias'):
     return (1, *shape)
   if path.endswith('_bias'):
     return (math.prod(shape),)

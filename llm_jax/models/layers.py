@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -71,7 +72,24 @@ class MLP(nn.Module):
     return out_BLD
 
 
-def product(x: Array, weight: Array, axes: int = 1, dtype: Any = None) -> Array:
+@flax.struct.dataclass
+class LowRank:
+  """The weight W + scale * a b (LoRA, arXiv:2106.09685, sec. 4.1), which is never built.
+
+  Attributes:
+    weight: W [*K, *N].
+    a: [*K, R].
+    b: [R, *N].
+    scale: alpha / R.
+  """
+
+  weight: Array
+  a: Array
+  b: Array
+  scale: float = flax.struct.field(pytree_node=False)
+
+
+def product(x: Array, weight: Any, axes: int = 1, dtype: Any = None) -> Array:
   """Contracts the last `axes` axes of x with the first of a weight, as one plain matrix product.
 
   Leading axes are flattened into rows: the gradient of a product over [B, L, D] would contract two
@@ -79,13 +97,18 @@ def product(x: Array, weight: Array, axes: int = 1, dtype: Any = None) -> Array:
 
   Args:
     x: [..., *K].
-    weight: [*K, *N], cast to the dtype of x.
+    weight: [*K, *N], cast to the dtype of x; or a LowRank, multiplied part by part.
     axes: how many axes K has.
     dtype: of the result; default that of x.
 
   Returns:
     [..., *N].
   """
+  if isinstance(weight, LowRank):
+    narrow = product(x, weight.a, axes)
+    return product(x, weight.weight, axes, dtype) + weight.scale * product(
+      narrow, weight.b, 1, dtype
+    )
   lead, inner, outer = x.shape[:-axes], x.shape[-axes:], weight.shape[axes:]
   rows = x.reshape(-1, math.prod(inner))
   columns = weight.astype(x.dtype).reshape(math.prod(inner), -1)

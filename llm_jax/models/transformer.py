@@ -161,7 +161,11 @@ class Embedding(nn.Module):
 
 
 class Head(nn.Module):
-  """What reads the last hidden state when it is not the embedding: `kernel` [D, V] or `scalar`."""
+  """What reads the last hidden state when it is not the embedding.
+
+  `kernel` [D, V] of an untied head; `scalar` [D] and `bias` [] of a scalar one, which starts as
+  N(0, 1/(D+1)) and 0 (arXiv:2009.01325, appendix).
+  """
 
   shape: Shape
 
@@ -169,8 +173,9 @@ class Head(nn.Module):
   def __call__(self, hidden_BLD: Array) -> Array:
     s = self.shape
     if s.head == 'scalar':
-      scalar_D = self.param('scalar', nn.initializers.zeros, (s.dim,))
-      return hidden_BLD.astype(jnp.float32) @ scalar_D
+      scalar_D = self.param('scalar', nn.initializers.normal((s.dim + 1) ** -0.5), (s.dim,))
+      bias = self.param('bias', nn.initializers.zeros, ())
+      return hidden_BLD.astype(jnp.float32) @ scalar_D + bias
     kernel_DV = self.param('kernel', fan_in(s.dim), (s.dim, s.vocab_size))
     return product(hidden_BLD, kernel_DV, dtype=jnp.float32)
 
@@ -183,11 +188,14 @@ class Transformer(Model):
   """
 
   shape: Shape
+  frozen = ()  # top-level names of parameters that training leaves alone: none
 
   def setup(self) -> None:
     s = self.shape
     self.embedding = Embedding(s)
-    self.blocks = self.param('blocks', self._init_blocks)
+    # Read as they are, so that a weight may also come as a LowRank (models/lora.py).
+    made = lambda: self.param('blocks', self._init_blocks)
+    self.blocks = made() if self.is_initializing() else self.get_variable('params', 'blocks')
     self.final_norm = Norm(s.norm, s.norm_eps)
     if s.head != 'tied':
       self.head = Head(s)

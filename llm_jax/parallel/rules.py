@@ -27,7 +27,15 @@ RULES: tuple[tuple[str, P], ...] = (
   (r'embedding/table$', P('tensor', 'fsdp')),
   (r'embedding/position$', P(None, 'fsdp')),
   (r'head/kernel$', P('fsdp', 'tensor')),
-  (r'head/scalar$', P()),
+  (r'head/(scalar|bias)$', P()),
+  # The factors of a LowRank are cut as the axis they share with the weight they add to.
+  (r'blocks/(attention/[qkv]|mlp/(gate|up))/a$', P(None, 'fsdp', None)),
+  (r'blocks/attention/[qkv]/b$', P(None, None, 'tensor', None)),
+  (r'blocks/mlp/(gate|up)/b$', P(None, None, 'tensor')),
+  (r'blocks/(attention/o|mlp/down)/a$', P(None, 'tensor')),
+  (r'blocks/(attention/o|mlp/down)/b$', P(None, None, 'fsdp')),
+  (r'head/kernel/a$', P('fsdp', None)),
+  (r'head/kernel/b$', P(None, 'tensor')),
 )
 
 

@@ -1,7 +1,7 @@
 """The optimizer: optax's update rules with our schedules, decay mask, guard and average."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -137,6 +137,19 @@ def _muon_axes(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(axes, params)
 
 
+def freeze(tx: optax.GradientTransformation, frozen: Sequence[str]) -> optax.GradientTransformation:
+  """`tx` for the parameters whose top-level name is not in `frozen`; those have no state.
+
+  `init` and `update` take all parameters; gradients and updates are those of the others alone.
+  """
+  moving = lambda params: {name: tree for name, tree in params.items() if name not in frozen}
+
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    return tx.update(updates, state, moving(params))
+
+  return optax.GradientTransformation(lambda params: tx.init(moving(params)), update)
+
+
 class Guard(NamedTuple):
   """State of `guard`; all counts are int32 scalars."""
 
@@ -203,7 +216,9 @@ def average(tx: optax.GradientTransformation, decay: float) -> optax.GradientTra
 
 def averaged_params(state: Any) -> Any:
   """The parameters to evaluate and publish: their average where one is kept, else themselves."""
-  return state.opt_state.ema if isinstance(state.opt_state, Average) else state.params
+  if not isinstance(state.opt_state, Average):
+    return state.params
+  return {**state.params, **state.opt_state.ema}  # what is frozen has no average
 
 
 def skipped(opt_state: Any) -> tuple[Array, Array]:

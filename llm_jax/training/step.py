@@ -1,7 +1,7 @@
 """The one train step: exact averages over microbatches and devices, then one update."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -34,6 +34,7 @@ def train_step(
   tx: optax.GradientTransformation,
   seed: int,
   accumulate: int = 1,
+  frozen: Sequence[str] = (),
 ) -> tuple[TrainState, Metrics]:
   """One update from one batch.
 
@@ -48,18 +49,21 @@ def train_step(
     tx: bound optimizer, with `guard` outside.
     seed: of the run; rng = fold_in(key(seed), step), then the microbatch.
     accumulate: number of microbatches, one after the other.
+    frozen: top-level names of parameters that have no gradient; `tx` is `freeze`d for them too.
   """
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
+  still = {name: state.params[name] for name in frozen}
+  moving = {name: tree for name, tree in state.params.items() if name not in still}
 
-  def sums(params: Params, batch: Batch, rng: Array) -> tuple[Array, tuple[Mean, Metrics]]:
-    loss, metrics = loss_fn(params, batch, rng)
+  def sums(moving: Params, batch: Batch, rng: Array) -> tuple[Array, tuple[Mean, Metrics]]:
+    loss, metrics = loss_fn({**still, **moving}, batch, rng)
     return loss.total, (loss, metrics)
 
   def microbatch(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
     part_batch, index = part
     part_batch = {k: constrain(v, 'batch') for k, v in part_batch.items()}
     grad_fn = jax.grad(sums, has_aux=True)
-    grads, aux = grad_fn(state.params, part_batch, jax.random.fold_in(rng, index))
+    grads, aux = grad_fn(moving, part_batch, jax.random.fold_in(rng, index))
     return jax.tree.map(jnp.add, carry, (grads, aux)), None
 
   # Strided split: microbatch i takes rows i, i + n, ..., so that every device keeps its own rows.
@@ -70,7 +74,7 @@ def train_step(
   first = jax.tree.map(lambda v: v[0], parts)
   zero = jax.tree.map(
     lambda s: jnp.zeros(s.shape, s.dtype),
-    jax.eval_shape(jax.grad(sums, has_aux=True), state.params, first, rng),
+    jax.eval_shape(jax.grad(sums, has_aux=True), moving, first, rng),
   )
   if accumulate == 1:
     (grads, (loss, metrics)), _ = microbatch(zero, (first, jnp.int32(0)))
@@ -79,7 +83,7 @@ def train_step(
   count = jnp.where(loss.count == 0, 1, loss.count)
   grads = jax.tree.map(lambda g: g / count, grads)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params: Any = optax.apply_updates(state.params, updates)
+  moved: Any = optax.apply_updates(moving, updates)
   total_skipped, in_a_row = skipped(opt_state)
   metrics = {
     'loss': loss,
@@ -88,7 +92,7 @@ def train_step(
     'skipped': Mean.of(total_skipped),
     'skipped_in_a_row': Mean.of(in_a_row),
   }
-  return TrainState(state.step + 1, params, opt_state), metrics
+  return TrainState(state.step + 1, {**still, **moved}, opt_state), metrics
 
 
 def make_state(
@@ -137,13 +141,16 @@ def compile_step(
   tx: optax.GradientTransformation,
   seed: int,
   accumulate: int = 1,
+  frozen: Sequence[str] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """`train_step` under jit with fixed shardings; the state is donated.
 
   Compiles at its first call, and only then.
   """
   placed = _shardings(jax.eval_shape(lambda s: s, state), mesh)
-  step = functools.partial(train_step, loss_fn=loss_fn, tx=tx, seed=seed, accumulate=accumulate)
+  step = functools.partial(
+    train_step, loss_fn=loss_fn, tx=tx, seed=seed, accumulate=accumulate, frozen=frozen
+  )
   return jax.jit(
     step,
     in_shardings=(placed, batch_sharding(mesh)),

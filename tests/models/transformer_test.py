@@ -301,9 +301,7 @@ def test_scalar_head_gives_one_number_a_token():
   scores = logits_of(model, params, tokens_BL)
   assert scores.shape == (2, 5) and scores.dtype == np.float32
   hidden_BLD, _ = jax.jit(lambda p: model.apply(p, tokens_BL, method='hidden'))(params)
-  close(scores, hidden_BLD @ params['head']['scalar'])
-  fresh = jax.jit(model.init)(jax.random.key(0), tokens_BL)
-  assert not logits_of(model, fresh, tokens_BL).any()  # a fresh reward is 0 everywhere
+  close(scores, hidden_BLD @ params['head']['scalar'] + params['head']['bias'])
 
 
 def test_hidden_and_unembed_are_the_two_halves():
@@ -335,7 +333,7 @@ def test_num_params_counts_every_array():
   plain = 24 * 16 + 2 * (attn + mlp + 2 * 16) + 16
   assert count() == plain
   assert count(head='untied') == plain + 16 * 24
-  assert count(head='scalar') == plain + 16
+  assert count(head='scalar') == plain + 16 + 1
   assert count(qk_norm=True) == plain + 2 * 2 * 4
   assert count(qkv_bias=True) == plain + 2 * (4 + 2 + 2) * 4
   gpt2 = count(norm='layer', mlp='gelu', position='learned', bias=True, max_length=10)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from llm_jax.models import transformer
+from llm_jax.models import lora, transformer
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.parallel.rules import RULES, path_of, shardings, spec_of, state_shardings
 from llm_jax.types import BadInput
@@ -41,8 +41,25 @@ def test_every_parameter_has_a_rule_of_its_rank(name):
     assert len(spec_of(path)) in (0, leaf.ndim), path
 
 
+def adapted():
+  """Parameters of a model with low-rank additions wherever there may be some."""
+  targets = r'blocks/(attention/[qkvo]|mlp/(gate|up|down))$|head/kernel$'
+  shape = {'vocab_size': 64, 'dim': 16, 'num_layers': 2, 'num_heads': 4, 'head': 'untied'}
+  model = lora.wrap(transformer.make(**shape), rank=4, targets=targets)
+  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+
+
+def test_additions_are_cut_along_the_axis_they_share():
+  placed = flat(shardings(adapted(), make_mesh(fsdp=2, tensor=2)))
+  for path, leaf in flat(adapted()).items():
+    assert len(spec_of(path)) <= leaf.ndim, path
+    if path.startswith('lora/'):
+      assert math.prod(leaf.shape) // math.prod(placed[path].shard_shape(leaf.shape)) == 2, path
+
+
 def test_every_rule_is_the_first_for_some_parameter():
   paths = {path for shape in VARIANTS.values() for path in flat(shapes_of(**shape))}
+  paths |= flat(adapted()).keys()
   first = {next(p for p, _ in RULES if re.search(p, path)) for path in paths}
   assert first == {pattern for pattern, _ in RULES}
 

@@ -1,0 +1,138 @@
+"""Low-rank adaptation (LoRA, arXiv:2106.09685): a frozen model with small trainable additions."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from llm_jax.models.layers import LowRank, fan_in
+from llm_jax.models.transformer import Transformer
+from llm_jax.types import Array, BadInput, Params
+
+ATTENTION_AND_MLP = r'blocks/(attention/[qkvo]|mlp/(gate|up|down))$'
+# Weights that `product` multiplies by; the leading axis of `blocks` is the layer.
+_MATRICES = re.compile(rf'{ATTENTION_AND_MLP}|head/kernel$')
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+  """A Transformer whose parameters are `base`, which never change, and `lora`, which do.
+
+  It is used like the Transformer it adapts. `params['lora']` mirrors the paths of the base: a
+  weight of `targets` has `a` and `b` there, and one of `full` a whole copy of its own.
+
+  Attributes:
+    base: the model.
+    rank: R, columns of `a`.
+    alpha: the addition is alpha / rank * a b.
+    targets: pattern of parameter paths that get an addition.
+    full: pattern of parameter paths that are trained whole, such as a fresh reward head.
+  """
+
+  base: Transformer
+  rank: int
+  alpha: float
+  targets: str
+  full: str
+  frozen = ('base',)
+
+  @property
+  def shape(self) -> Any:
+    """That of the base."""
+    return self.base.shape
+
+  def init(self, rng: Array, tokens: Array) -> Params:
+    """Parameters of the base, `a` random and `b` 0: at first the model is its base."""
+    base_rng, rng = jax.random.split(rng)
+    base = self.base.init(base_rng, tokens)
+    lora = {}
+    for i, (path, leaf) in enumerate(sorted(flatten_dict(base, sep='/').items())):
+      if self._targeted(path):
+        layers, inner, outer = _axes(path, leaf.shape)
+        draw = fan_in(math.prod(inner))
+        lora[f'{path}/a'] = draw(jax.random.fold_in(rng, i), (*layers, *inner, self.rank))
+        lora[f'{path}/b'] = jnp.zeros((*layers, self.rank, *outer))
+      elif re.search(self.full, path):
+        lora[path] = leaf
+    return {'base': base, 'lora': unflatten_dict(lora, sep='/')}
+
+  def apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
+    """As the base, with additions multiplied beside the weights; no sum of weights is built."""
+    join = lambda path, weight, a, b: LowRank(weight, a, b, self.alpha / self.rank)
+    return self.base.apply(self._joined(params, join), *args, **kwargs)
+
+  def merged(self, params: Params) -> Params:
+    """Parameters of the base with the additions summed in, for the artifact."""
+
+    def add(path: str, weight: Array, a: Array, b: Array) -> Array:
+      layers, _, _ = _axes(path, weight.shape)
+      product = a.reshape(*layers, -1, self.rank) @ b.reshape(*layers, self.rank, -1)
+      return weight + self.alpha / self.rank * product.reshape(weight.shape)
+
+    return self._joined(params, add)
+
+  def make_cache(self, batch: int, slots: int) -> dict[str, Any]:
+    """As the base."""
+    return self.base.make_cache(batch, slots)
+
+  def num_params(self) -> int:
+    """How many numbers the parameters hold, frozen and trained."""
+    tree = jax.eval_shape(lambda: self.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+  def flops_per_token(self, length: int) -> float:
+    """Those of the base without the gradients of its weights: two thirds (a b is left out)."""
+    return self.base.flops_per_token(length) * 2 / 3
+
+  def _targeted(self, path: str) -> bool:
+    return bool(re.search(self.targets, path)) and not re.search(self.full, path)
+
+  def _joined(self, params: Params, join: Callable[[str, Array, Array, Array], Any]) -> Params:
+    base: dict[str, Any] = flatten_dict(dict(params['base']), sep='/')
+    lora: dict[str, Any] = flatten_dict(dict(params['lora']), sep='/')
+
+    def one(path: str, weight: Array) -> Any:
+      if self._targeted(path):
+        return join(path, weight, lora[f'{path}/a'], lora[f'{path}/b'])
+      return lora.get(path, weight)
+
+    return unflatten_dict({path: one(path, weight) for path, weight in base.items()}, sep='/')
+
+
+def wrap(
+  base: Transformer,
+  *,
+  rank: int = 8,
+  alpha: float = 16.0,
+  targets: str = ATTENTION_AND_MLP,
+  full: str = 'head/(scalar|bias)$',
+) -> Lora:
+  """The model with low-rank additions; arguments as the attributes of `Lora`.
+
+  Raises:
+    BadInput: a rank below 1, or targets that match nothing or something that is no weight matrix.
+  """
+  if rank < 1:
+    raise BadInput(f'model.lora: rank {rank}; use at least 1')
+  model = Lora(base, rank, float(alpha), targets, full)
+  tree = jax.eval_shape(base.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+  paths = sorted(flatten_dict(tree, sep='/'))
+  found = [path for path in paths if model._targeted(path)]
+  wrong = [path for path in found if not _MATRICES.search(path)]
+  if wrong or not found:
+    what = f'match {wrong[0]!r}, which is no weight of a product' if wrong else 'match nothing'
+    usable = ', '.join(path for path in paths if _MATRICES.search(path))
+    raise BadInput(f'model.lora: targets {targets!r} {what}; choose from: {usable}')
+  return model
+
+
+def _axes(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+  """The axes of a weight: stacked layers, contracted with the input, of the output."""
+  stack = 1 if path.startswith('blocks/') else 0
+  inner = stack + (2 if path.endswith('attention/o') else 1)
+  return shape[:stack], shape[stack:inner], shape[inner:]
