@@ -77,9 +77,36 @@ def bind(function: Callable, hyper: Mapping[str, Any], *, where: str, **given: A
   return functools.partial(function, **given, **hyper)
 
 
-def call(function: Callable, hyper: Mapping[str, Any], *args: Any, where: str, **given: Any) -> Any:
-  """`function(*args, **given, **hyper)` after the check of `bind`; a missing keyword is named."""
+def preset(module: ModuleType, hyper: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+  """The keywords of a config group; those of its `preset`, a name in `module.PRESETS`, come first.
+
+  Raises:
+    BadInput: no such preset.
+  """
+  rest = dict(hyper)
+  if 'preset' in rest:
+    known, name = getattr(module, 'PRESETS', {}), rest.pop('preset')
+    if name not in known:
+      raise BadInput(f'{where}.preset: no {name!r}; {suggest(str(name), sorted(known))}')
+    rest = {**known[name], **rest}
+  return rest
+
+
+def call(
+  function: Callable,
+  hyper: Mapping[str, Any],
+  *args: Any,
+  where: str,
+  offered: Mapping[str, Any] = {},
+  **given: Any,
+) -> Any:
+  """`function(*args, **given, **hyper)` after the check of `bind`; a missing keyword is named.
+
+  What is `offered` is given only to a function that names it and whose config did not set it.
+  """
   check(function, hyper, where=where, given=given)
+  takes = inspect.signature(function).parameters
+  given = {k: v for k, v in offered.items() if k in takes and k not in hyper} | given
   required = [
     p.name
     for p in inspect.signature(function).parameters.values()

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llm_jax.evals import held_out
 from llm_jax.losses.logprobs import score
-from llm_jax.parallel.mesh import shard_batch
 from llm_jax.types import Annotate, Array, Batch, Mean, Metrics, Params
 
 
@@ -36,8 +36,6 @@ def make(
   """
   bytes_V = np.zeros(model.shape.vocab_size, np.float32)
   bytes_V[: len(tokenizer.token_bytes)] = tokenizer.token_bytes
-  count = min(len(rows), max_rows or len(rows))
-  index = np.linspace(0, len(rows) - 1, count).round().astype(int)
 
   @jax.jit
   def sums(params: Params, batch: Batch, bytes_V: Array) -> tuple[Array, Array, Array]:
@@ -47,16 +45,8 @@ def make(
 
   def evaluate(params: Params) -> Metrics:
     nats, tokens, size = jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
-    for start in range(0, count, batch_size):
-      picked = [rows[int(i)] for i in index[start : start + batch_size]]
-      empty = {k: np.zeros_like(v) for k, v in picked[0].items()}
-      picked += [empty] * (batch_size - len(picked))
-      hosts, host = jax.process_count(), jax.process_index()
-      mine = picked[host * batch_size // hosts : (host + 1) * batch_size // hosts]
-      batch = shard_batch({k: np.stack([row[k] for row in mine]) for k in mine[0]}, mesh)
-      for i, function in enumerate(annotate):
-        rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), i), start)
-        batch = function(params, batch, rng)
+    for i, batch in enumerate(held_out.batches(rows, mesh, batch_size, max_rows)):
+      batch = held_out.annotated(batch, params, annotate, i)
       part = sums(params, batch, bytes_V)
       nats, tokens, size = nats + part[0], tokens + part[1], size + part[2]
     return {'loss': Mean(nats, tokens), 'bits_per_byte': Mean(nats / math.log(2), size)}

@@ -1,9 +1,8 @@
 """Job `train`: every stage. It unpacks the config, builds the parts, and runs the one loop."""
 
 import math
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,20 @@ import numpy as np
 import optax
 
 from llm_jax import artifact
-from llm_jax.evals import perplexity
-from llm_jax.find import bind, call, find, named, suggest
+from llm_jax.evals import held_out
+from llm_jax.find import bind, call, find, named, preset, suggest
+from llm_jax.losses import reward
 from llm_jax.parallel.mesh import batch_shards, make_mesh, peak_flops
 from llm_jax.parallel.rules import shardings
 from llm_jax.sampling import complete
+from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training import metrics as training_metrics
 from llm_jax.training import optimizer
 from llm_jax.training.batches import Timed, make_batch_fn, make_read, read_ahead
 from llm_jax.training.checkpoint import Checkpoints
-from llm_jax.training.loop import Interrupted, fit
+from llm_jax.training.keeper import Keeper
+from llm_jax.training.loop import fit
 from llm_jax.training.step import (
   TrainState,
   abstract_state,
@@ -31,13 +33,13 @@ from llm_jax.training.step import (
   make_state,
   start_state,
 )
-from llm_jax.types import BadInput, LossFn, Metrics, Params
+from llm_jax.types import BadInput, LossFn, Params
 
 FIELDS = (
   *('job', 'stage', 'workdir', 'requires', 'next', 'seed', 'total_steps', 'batch_size'),
   *('accumulate', 'mesh', 'model', 'data', 'loss', 'annotate', 'optimizer', 'init'),
   *('evaluate', 'sample', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
-  'publish',
+  *('publish', 'centre'),
 )
 COUNTS = (
   *('total_steps', 'batch_size', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every'),
@@ -70,8 +72,7 @@ def check(config: Any) -> None:
     if name != 'steps' and name not in config.annotate.steps:
       raise BadInput(f'annotate: options for {name!r}, which is not in config.annotate.steps')
   artifact.holds(config.workdir, whole, may_change=MAY_CHANGE)
-  for path in _donors(config).values():
-    artifact.describe(path)  # refuses what is missing or unfinished
+  _check_models(config)
   mesh = make_mesh(**config.mesh)
   batch, parts, shards = config.batch_size, config.accumulate, batch_shards(mesh)
   if batch % (parts * shards):
@@ -102,7 +103,12 @@ def main(config: Any) -> None:
 
 def _loss_fn(config: Any, model: Any) -> LossFn:
   name, group = named(config.loss, 'loss')
-  return bind(find('losses', name).loss_fn, group, where='loss', model=model)
+  module = find('losses', name)
+  group = preset(module, group, where='loss')
+  loss_fn = bind(module.loss_fn, group, where='loss', model=model)
+  if hasattr(module, 'check'):
+    module.check(**group)  # whether its options go together
+  return loss_fn
 
 
 def _optimizer(config: Any) -> tuple[optax.GradientTransformation, optimizer.Schedule]:
@@ -114,6 +120,33 @@ def _donors(config: Any) -> dict[str, str]:
   return {name: path for name, path in config.init.items() if name != 'fresh'}
 
 
+def _check_models(config: Any) -> None:
+  """Whether the artifacts that a run starts from or asks are finished, and fit each other.
+
+  Raises:
+    BadInput: naming the folders.
+  """
+  trains = config.model.get('head') == 'scalar'
+  source = _source(_donors(config))
+  for path in _donors(config).values():
+    about = artifact.describe(path)  # refuses what is missing or unfinished
+    if about['model'].get('head') == 'scalar' and not trains:
+      raise BadInput(
+        f'init: {path!r} is a reward model, but {config.workdir!r} trains a policy; start from a '
+        f'model of language, such as the one it was made from, {about["parent"]!r}'
+      )
+  for step in config.annotate.steps:
+    path = config.annotate.get(step, {}).get('path', '')
+    if not path:
+      continue
+    theirs = artifact.describe(path)['tokenizer']
+    if source is not None and theirs != artifact.describe(source)['tokenizer']:
+      raise BadInput(
+        f'annotate.{step}: {path!r} has another tokenizer than {source!r}; both models have to '
+        'read the same tokens'
+      )
+
+
 class _Run:
   """The parts of a run, built and checked before anything is compiled."""
 
@@ -122,7 +155,12 @@ class _Run:
     self.model = artifact.build(config.model.to_dict())
     shape = self.model.shape
     self.donors, self.fresh = _donors(config), tuple(config.init.get('fresh', ()))
-    source = next(iter(self.donors.values()), config.data.get('path', ''))
+    if self.model.frozen:
+      self.fresh = ('lora', *(f'base/{path}' for path in self.fresh))
+    # A model from scratch reads what its corpus, or else its teacher, was written in.
+    asked = [config.annotate.get(step, {}).get('path') for step in config.annotate.steps]
+    homes = [_source(self.donors), config.data.get('path'), *asked]
+    source = next((home for home in homes if home), '')
     self.tokenizer = Tokenizer.load(Path(source) / 'tokenizer')
     self._check_donors()
     if shape.vocab_size < self.tokenizer.vocab_size:
@@ -145,13 +183,16 @@ class _Run:
         self.model,
         self.tokenizer,
         where=f'annotate.{step}',
+        offered={'mesh': mesh},
       )
       for step in config.annotate.steps
     ]
     self.tx, self.rate = _optimizer(config)
+    self.tx = optimizer.freeze(self.tx, self.model.frozen)
+    name, group = named(config.evaluate, 'evaluate')
     self.evaluate = call(
-      perplexity.make,
-      config.evaluate,
+      find('evals', name).make,
+      group,
       self.model,
       self.tokenizer,
       where='evaluate',
@@ -159,11 +200,18 @@ class _Run:
       mesh=mesh,
       annotate=self.annotate,
       batch_size=config.batch_size,
+      offered={'loss_fn': self.loss_fn},
     )
     self.complete = None
-    if config.sample.prompts and shape.causal:
+    if config.sample.prompts and shape.causal and shape.head != 'scalar':
       self.complete = call(
-        complete.make, config.sample, self.model, self.tokenizer, where='sample', seed=config.seed
+        complete.make,
+        config.sample,
+        self.model,
+        self.tokenizer,
+        where='sample',
+        seed=config.seed,
+        template=config.data.get('template'),
       )
 
   def _check_donors(self) -> None:
@@ -176,7 +224,14 @@ class _Run:
       shapes[name] = artifact.abstract_params(artifact.build(about['model']))
     if shapes:
       wanted = artifact.abstract_params(self.model)
-      artifact.graft(wanted, _joined(shapes), fresh=self.fresh)
+      artifact.graft(wanted, self._donated(shapes), fresh=self.fresh)
+
+  def _donated(self, parts: Mapping[str, Params]) -> Params:
+    """One tree of parameters from those of the artifacts; 'params' is the whole of it."""
+    whole = dict(parts.get('params', {}))
+    if self.model.frozen:  # what is trained beside a frozen base starts afresh
+      whole = {'base': whole}
+    return whole | {name: tree for name, tree in parts.items() if name != 'params'}
 
   def _rows(self, split: str) -> Sequence[Mapping[str, np.ndarray]]:
     name, group = named(self.config.data, 'data')
@@ -197,7 +252,7 @@ class _Run:
     loaded = {name: artifact.load(path, self.mesh).params for name, path in self.donors.items()}
     shapes = artifact.abstract_params(self.model)
     params = jax.jit(self._init, out_shardings=shardings(shapes, self.mesh))()
-    grafted = artifact.graft(params, _joined(loaded), fresh=self.fresh)
+    grafted = artifact.graft(params, self._donated(loaded), fresh=self.fresh)
     return start_state(grafted, self.tx, self.mesh)
 
   def train(self, folder: Path, whole: Mapping[str, Any]) -> None:
@@ -221,6 +276,7 @@ class _Run:
       tx=self.tx,
       seed=config.seed,
       accumulate=config.accumulate,
+      frozen=self.model.frozen,
     )
     tokens = config.batch_size * math.prod(np.shape(self.rows[0]['tokens']))
     log = training_metrics.Log(
@@ -240,7 +296,16 @@ class _Run:
       f'{self.length} tokens, {config.total_steps} steps of {tokens} tokens, on '
       f'{self.mesh.size} x {jax.devices()[0].device_kind}'
     )
-    keeper = _Keeper(config, log, checkpoints, self.evaluate, self.complete)
+    keeper = Keeper(
+      folder,
+      total_steps=config.total_steps,
+      eval_every=config.eval_every,
+      checkpoint_every=config.checkpoint_every,
+      log=log,
+      checkpoints=checkpoints,
+      evaluate=self.evaluate,
+      show=self._samples,
+    )
     with keeper.on_signals():
       try:
         state = fit(state, batch_fn, step_fn, total_steps=config.total_steps, hooks=(log, keeper))
@@ -252,11 +317,19 @@ class _Run:
         raise BadInput(f'publish: the best checkpoint, step {best["step"]}, is {damage}')
       abstract = abstract_state(self._init, self.tx, self.mesh)
       state = checkpoints.restore(best['step'], abstract)
+    params = optimizer.averaged_params(state)
+    model, group = self.model, {k: v for k, v in whole['model'].items() if k != 'lora'}
+    if model.frozen:
+      params, model = jax.jit(model.merged)(params), model.base
+    if 'centre' in config:
+      params = self._centred(model, params)
+    if 'template' in config.data:
+      self.tokenizer.chat_template = chat.jinja(config.data.template)
     made = artifact.Artifact(
-      model=self.model,
-      params=optimizer.averaged_params(state),
+      model=model,
+      params=params,
       tokenizer=self.tokenizer,
-      config=whole,
+      config={**whole, 'model': group},
       step=int(state.step),
       stage=config.stage,
       parent=_source(self.donors),
@@ -265,12 +338,31 @@ class _Run:
     if jax.process_index() == 0:
       self._summary(folder, config.total_steps * tokens)
 
+  def _samples(self, params: Params) -> list[str]:
+    if self.complete is None:
+      return []
+    answers = self.complete(params)
+    both = zip(self.config.sample.prompts, answers, strict=True)
+    return [' '.join(f'{prompt}{answer}'.split()) for prompt, answer in both]
+
+  def _centred(self, model: Any, params: Params) -> Params:
+    """Reward parameters whose scores of the held-out best answers have mean 0."""
+    scores = jax.jit(lambda p, batch: reward.answer_scores(model, p, batch)[:, 0])
+    options = self.config.centre.to_dict()
+    most, found = options.pop('max_rows', None), []
+    for batch in held_out.batches(self.held_out, self.mesh, self.config.batch_size, most):
+      real = np.asarray(batch['segment'][:, 0].any(-1))
+      found.append(np.asarray(scores(params, batch))[real])
+    return call(reward.centre, options, params, jnp.concatenate(found), where='centre')
+
   def _summary(self, folder: Path, tokens: int) -> None:
     records = training_metrics.read(folder)
-    bits = [r['validation/bits_per_byte'] for r in records if 'validation/bits_per_byte' in r]
+    name = 'accuracy' if any('validation/accuracy' in r for r in records) else 'bits_per_byte'
+    values = [r[f'validation/{name}'] for r in records if f'validation/{name}' in r]
     picture = training_metrics.plot(folder)
     seconds = time.perf_counter() - self.began
-    told = f', validation bits per byte {bits[0]:.3f} -> {bits[-1]:.3f}' if bits else ''
+    shown = f', validation {name.replace("_", " ")} '
+    told = f'{shown}{values[0]:.3f} -> {values[-1]:.3f}' if values else ''
     drawn = picture or "no picture: pip install 'llm_jax[log]' adds matplotlib"
     print(
       f'\n{self.config.stage} finished in {int(seconds // 60)}:{int(seconds % 60):02d}: '
@@ -279,85 +371,9 @@ class _Run:
     )
 
 
-class _Keeper:
-  """The hook that evaluates, shows samples, saves checkpoints and leaves in order on a signal."""
-
-  def __init__(
-    self,
-    config: Any,
-    log: training_metrics.Log,
-    checkpoints: Checkpoints,
-    evaluate: Callable[[Params], Metrics],
-    complete: Callable[[Params], list[str]] | None,
-  ) -> None:
-    self.config, self.log, self.checkpoints = config, log, checkpoints
-    self.evaluate, self.complete = evaluate, complete
-    self._signal: int | None = None
-
-  def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-    del metrics
-    config, score = self.config, None
-    last = step == config.total_steps
-    if step % config.eval_every == 0 or last:
-      self.log.flush()
-      params = optimizer.averaged_params(state)
-      values = {k: float(v.value) for k, v in self.evaluate(params).items()}
-      score = values['loss']
-      self.log.validation(step, values)
-      if self.complete is not None:
-        for prompt, answer in zip(config.sample.prompts, self.complete(params), strict=True):
-          self.log.say(f'  | {" ".join((prompt + answer).split())}')
-      self.log.restart_clock()
-    interrupted = self._signal is not None
-    if step % config.checkpoint_every == 0 or last or interrupted:
-      self.log.flush()  # so that metrics.jsonl holds every step the checkpoint holds
-      self.checkpoints.save(step, state, score=score)
-      self.log.restart_clock()
-    if interrupted:
-      self.checkpoints.wait()
-      raise Interrupted(
-        f'{signal.Signals(self._signal).name}: saved step {step} in {config.workdir}; '
-        'give the same command again and it goes on from there'
-      )
-
-  def on_signals(self) -> '_Signals':
-    """While in this context, SIGTERM and SIGINT ask the hook to save and stop."""
-    return _Signals(self._ask)
-
-  def _ask(self, number: int, frame: Any) -> None:
-    del frame
-    self._signal = number
-
-
-class _Signals:
-  """Context in which SIGTERM and SIGINT call `handler` once; a second one acts as usual."""
-
-  def __init__(self, handler: Callable[[int, Any], None]) -> None:
-    self._handler = handler
-    self._before: dict[int, Any] = {}
-
-  def __enter__(self) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-      self._before[number] = signal.signal(number, self._once)
-
-  def __exit__(self, *error: Any) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-  def _once(self, number: int, frame: Any) -> None:
-    self.__exit__()
-    self._handler(number, frame)
-
-
 def _source(donors: Mapping[str, str]) -> str | None:
   """The artifact a run started from, if any; the first of several."""
   return next(iter(donors.values()), None)
-
-
-def _joined(parts: Mapping[str, Params]) -> Params:
-  """One tree of parameters: 'params' is the whole of it, another name is the subtree it names."""
-  whole = dict(parts.get('params', {}))
-  return whole | {name: tree for name, tree in parts.items() if name != 'params'}
 
 
 def _next(config: Any) -> str:

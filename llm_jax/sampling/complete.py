@@ -1,23 +1,30 @@
 """Text in, text out: prompts continued by a model, compiled once and usable at every evaluation."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from llm_jax.find import call
 from llm_jax.sampling import pick
 from llm_jax.sampling.generate import generate, left_pad
+from llm_jax.text import chat
 from llm_jax.types import BadInput, Params
+
+Prompt = str | Sequence[Mapping[str, Any]]
 
 
 def make(
   model: Any,
   tokenizer: Any,
   *,
-  prompts: Sequence[str],
+  prompts: Sequence[Prompt],
+  template: str | None = None,
   max_new: int = 64,
+  batch_size: int | None = None,
   seed: int = 0,
   **how: Any,
 ) -> Callable[[Params], list[str]]:
@@ -26,15 +33,18 @@ def make(
   Args:
     model: a causal Transformer.
     tokenizer: of the model; a prompt follows its begin-of-text token, as documents do.
-    prompts: texts, at least one.
+    prompts: texts, at least one; with a template also conversations, as lists of messages.
+    template: a chat template (text/chat.py) that the prompts are put into, a text as what the user
+      says, and whose end of turn ends the answer.
     max_new: most new tokens; an end-of-text token ends a row earlier.
+    batch_size: prompts at a time, all padded to the longest; by default all of them.
     seed: of the sampling.
     **how: `temperature`, `top_k`, `top_p` of `pick.make`.
 
   Raises:
     BadInput: prompt and answer do not fit into the model, or there is no prompt.
   """
-  ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+  ids = [_encoded(tokenizer, prompt, template) for prompt in prompts]
   prompt_BP, mask_BP = left_pad(ids, multiple=16)
   if prompt_BP.shape[1] + max_new > model.shape.max_length:
     raise BadInput(
@@ -42,13 +52,34 @@ def make(
       f'{model.shape.max_length} positions of the model; lower max_new or shorten the prompts'
     )
   choose = call(pick.make, how, where='sample')
-  stop = (tokenizer.eos_id,)
-  run = jax.jit(functools.partial(generate, model=model, max_new=max_new, stop=stop, pick=choose))
+  # A model may have more rows than the tokenizer has words; what has no word is never said.
+  real_V = np.arange(model.shape.vocab_size) < tokenizer.vocab_size
+  choose_real = lambda logits_BV, rng: choose(jnp.where(real_V, logits_BV, -jnp.inf), rng)
+  stop = tuple({tokenizer.eos_id, *(chat.stop_ids(tokenizer, template) if template else ())})
+  options = {'model': model, 'max_new': max_new, 'stop': stop, 'pick': choose_real}
+  run = jax.jit(functools.partial(generate, **options))
+
+  size = min(batch_size or len(ids), len(ids))
 
   def complete(params: Params) -> list[str]:
-    out = run(params, prompt_BP, mask_BP, jax.random.key(seed))
-    tokens_BL, mask_BL = jax.device_get((out['tokens'], out['mask']))
-    rows = zip(tokens_BL, mask_BL, strict=True)
-    return [tokenizer.decode(tokens_L[mask_L > 0].tolist()) for tokens_L, mask_L in rows]
+    answers = []
+    for start in range(0, len(ids), size):
+      rows = np.arange(start, start + size) % len(ids)  # the last batch is filled with the first
+      rng = jax.random.fold_in(jax.random.key(seed), start)
+      out = run(params, prompt_BP[rows], mask_BP[rows], rng)
+      tokens_BL, mask_BL = jax.device_get((out['tokens'], out['mask']))
+      both = zip(tokens_BL, mask_BL, strict=True)
+      answers += [tokenizer.decode(tokens_L[mask_L > 0].tolist()) for tokens_L, mask_L in both]
+    return answers[: len(ids)]
 
   return complete
+
+
+def _encoded(tokenizer: Any, prompt: Prompt, template: str | None) -> list[int]:
+  if template is None:
+    if not isinstance(prompt, str):
+      raise BadInput('sample: a conversation as a prompt needs a chat template')
+    return [tokenizer.bos_id, *tokenizer.encode(prompt)]
+  messages = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else prompt
+  ids, _ = chat.encode(tokenizer, chat.pieces(messages, template=template, answer=True))
+  return ids

@@ -16,6 +16,8 @@ from llm_jax.training.loop import Interrupted
 from llm_jax.training.step import TrainState
 from llm_jax.types import Mean, Metrics
 
+# Of an evaluation, what is printed if it is there; everything is in metrics.jsonl.
+SHOWN = ('loss', 'bits_per_byte', 'accuracy', 'margin', 'kl', 'entropy')
 LAST_VALUE = ('skipped', 'skipped_in_a_row')  # counters: an interval reports where they ended
 
 
@@ -123,7 +125,8 @@ class Log:
     """Records an evaluation and shows it, also in the lines that follow."""
     self._validation = values
     self.write({'step': step, **{f'validation/{k}': v for k, v in values.items()}})
-    shown = '  '.join(f'{k.replace("_", " ")} {v:.4f}' for k, v in values.items())
+    told = [name for name in SHOWN if name in values] or list(values)
+    shown = '  '.join(f'{name.replace("_", " ")} {values[name]:.4f}' for name in told)
     self.say(f'step {step:>6}  validation: {shown}')
 
   def say(self, text: str) -> None:
@@ -195,7 +198,8 @@ def _merge(name: str, parts: list[Mean]) -> float:
   if name in LAST_VALUE:
     return float(parts[-1].total)
   count = sum(float(p.count) for p in parts)
-  return sum(float(p.total) for p in parts) / (count or 1)
+  # A Mean that counts nothing is a total, such as the number of trained tokens: reported a step.
+  return sum(float(p.total) for p in parts) / (count or len(parts))
 
 
 def _short(value: float) -> str:

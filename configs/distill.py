@@ -1,0 +1,19 @@
+"""Distillation: a smaller model learns the whole distribution of a larger one, token by token.
+
+python -m llm_jax.main --config=configs/distill.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import sft
+
+
+def get_config(size: str = 'tiny') -> ConfigDict:
+  """The student has half the layers of the teacher, which is the SFT model, and starts afresh."""
+  c = sft.get_config(size)
+  c.stage, c.workdir = 'distill', f'runs/{size}/distill'
+  c.model.num_layers = max(1, c.model.num_layers // 2)
+  c.init = ConfigDict()
+  c.annotate = ConfigDict(dict(steps=('teacher',), teacher=dict(path=f'runs/{size}/sft', top_k=64)))
+  c.loss = ConfigDict(dict(name='distill'))
+  return c

@@ -1,0 +1,20 @@
+"""Held-out questions put to several artifacts, and one table of how they answer.
+
+python -m llm_jax.main --config=configs/evaluate.py
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(size: str = 'tiny') -> ConfigDict:
+  c = ConfigDict()
+  c.job = 'evaluate'
+  c.artifacts = tuple(f'runs/{size}/{stage}' for stage in ('pretrain', 'sft', 'dpo'))
+  c.families = ('word_problems', 'python_questions')
+  c.split = 'test'
+  c.max_questions = 200
+  c.ask = ConfigDict(dict(max_new=96, temperature=0.0, batch_size=100))
+  c.output = f'runs/{size}/evaluate.json'
+  c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
+  c.seed = 0
+  return c
