@@ -7,14 +7,10 @@ blocks of one process each, so that a noisy machine disturbs both alike. Prints 
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import statistics
-import subprocess
-import sys
-import time
+
+from experiments.benchmarks import turns
 
 SHAPES = {
   # dim, layers, heads, hidden, vocabulary, length, batch
@@ -60,12 +56,13 @@ def jax_worker(shape: str, accumulate: int) -> None:
     loss_fn = bind(cross_entropy.loss_fn, {}, where='loss', model=model)
     step = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=0, accumulate=accumulate)
     data = shard_batch(rows, mesh)
-    for line in sys.stdin:
-      start = time.perf_counter()
-      for _ in range(int(line)):
-        state, metrics = step(state, data)
-      loss = float(metrics['loss'].value)
-      print(json.dumps({'seconds': time.perf_counter() - start, 'loss': loss}), flush=True)
+
+    def one() -> dict:
+      nonlocal state
+      state, metrics = step(state, data)
+      return metrics
+
+    turns.serve(one, lambda metrics: float(metrics['loss'].value))
 
 
 def torch_worker(shape: str, compiled: bool) -> None:
@@ -86,16 +83,16 @@ def torch_worker(shape: str, compiled: bool) -> None:
   optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)
   tokens = torch.from_numpy(np.random.default_rng(0).integers(0, vocab, (batch, length)))
   forward = torch.compile(model) if compiled else model
-  for line in sys.stdin:
-    start = time.perf_counter()
-    for _ in range(int(line)):
-      loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
-      loss.backward()
-      torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-      optimizer.step()
-      optimizer.zero_grad(set_to_none=True)
-    value = float(loss.detach())
-    print(json.dumps({'seconds': time.perf_counter() - start, 'loss': value}), flush=True)
+
+  def one() -> torch.Tensor:
+    loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss
+
+  turns.serve(one, lambda loss: float(loss.detach()))
 
 
 def main() -> None:
@@ -114,41 +111,13 @@ def main() -> None:
     return torch_worker(options.shape, compiled=options.worker == 'torch compile')
 
   names = ['llm_jax', *filter(None, options.peers.split(','))]
-  command = [sys.executable, '-m', 'experiments.benchmarks.train_vs_torch', '--shape',
-             options.shape, '--accumulate', str(options.accumulate), '--worker']  # fmt: skip
-  pipe = subprocess.PIPE
-  workers = {n: subprocess.Popen([*command, n], stdin=pipe, stdout=pipe, text=True) for n in names}
-
-  def block(name: str, steps: int) -> dict[str, float]:
-    worker = workers[name]
-    assert worker.stdin is not None and worker.stdout is not None
-    worker.stdin.write(f'{steps}\n')
-    worker.stdin.flush()
-    return json.loads(worker.stdout.readline())
-
-  for name in names:
-    block(name, 2)  # compiles and warms up
+  arguments = ['--shape', options.shape, '--accumulate', str(options.accumulate)]
   *_, length, batch = SHAPES[options.shape]
-  rates: dict[str, list[float]] = {name: [] for name in names}
-  for _ in range(options.blocks):
-    for name in names:
-      seconds = block(name, options.steps)['seconds']
-      rates[name].append(options.steps * batch * length / seconds)
-  for worker in workers.values():
-    worker.communicate()
-  median = {name: statistics.median(values) for name, values in rates.items()}
-  table = {
-    'date': datetime.date.today().isoformat(),
-    'machine': f'{os.cpu_count()} cores, {platform.processor() or platform.machine()}',
-    'shape': options.shape,
-    'tokens_per_second': {name: round(value) for name, value in median.items()},
-    'ratio': {name: round(median['llm_jax'] / median[name], 3) for name in names[1:]},
-    'ratio_of_pairs': {
-      name: [round(a / b, 2) for a, b in zip(rates['llm_jax'], rates[name], strict=True)]
-      for name in names[1:]
-    },
-  }
-  print(json.dumps(table, indent=2))
+  table = turns.take(
+    'experiments.benchmarks.train_vs_torch', names, arguments,
+    steps=options.steps, blocks=options.blocks, tokens=batch * length,
+  )  # fmt: skip
+  print(json.dumps({**turns.where(), 'shape': options.shape, **table}, indent=2))
 
 
 if __name__ == '__main__':
