@@ -48,6 +48,11 @@ class Artifact:
   stage: str = ''
   parent: str | None = None
 
+  @property
+  def template(self) -> str | None:
+    """The chat template that the stage trained with; None for a model of plain text."""
+    return self.config.get('data', {}).get('template')
+
 
 def save(path: str | Path, artifact: Artifact) -> None:
   """Writes the folder; `artifact.json` comes last, so a folder that has it is whole."""

@@ -35,7 +35,8 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
 
   A field that the file lists is set by ml_collections, which checks its type. One that it does not
   list may be added to a group, since a group is the keyword arguments of some function, and that
-  function's signature is asked later. The fields of the job itself are a closed list.
+  function's signature is asked later; so may a group inside of a group. The fields of the job
+  itself are a closed list.
 
   Raises:
     SystemExit: one line that names what is wrong.
@@ -66,7 +67,10 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
   for name, value in added.items():
     group, _, field = name.rpartition('.')
     inner = config
-    for part in filter(None, group.split('.')):
+    for depth, part in enumerate(filter(None, group.split('.'))):
+      if depth and isinstance(inner, ConfigDict) and part not in inner and 'job' not in inner:
+        with config.unlocked():
+          inner[part] = ConfigDict()  # a group of a group, such as model.lora
       inner = inner.get(part) if isinstance(inner, ConfigDict) else None
     if not isinstance(inner, ConfigDict) or 'job' in inner:
       names = [*config]

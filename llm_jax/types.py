@@ -12,8 +12,9 @@ Batch fields (all `[B, L]` or `[B, G, L]` unless said otherwise):
   target            int32, what to predict where it is not `tokens` (masked language model)
   prompt, prompt_mask, answer
   old_logp, ref_logp, reward, advantage, return, value
-  teacher_logits, teacher_ids
+  teacher_logits, teacher_ids   `[..., L, K]`, log-probabilities of a teacher's best tokens
   label, margin     `[B]`
+  kl_tokens, ...    prompts with answers that are not theirs (KTO)
 """
 
 from collections.abc import Callable, Mapping

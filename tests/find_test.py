@@ -1,8 +1,10 @@
 """A name in a config finds its file, and a wrong one is told what would have been right."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from llm_jax.find import bind, call, check, find, suggest
+from llm_jax.find import bind, call, check, find, preset, suggest
 from llm_jax.losses import cross_entropy
 from llm_jax.types import BadInput
 
@@ -93,6 +95,58 @@ def test_what_the_caller_gives_cannot_be_given_twice():
 def test_a_missing_keyword_is_named_with_its_place():
   with wrong("data: 'path' is missing; set config.data.path"):
     call(make, {}, 'tok', where='data')
+
+
+def test_what_is_offered_is_taken_by_who_names_it():
+  assert call(make, {'path': 'x'}, 'tok', where='data', offered={'length': 4, 'mesh': 'm'}) == (
+    'tok', 'x', 4,
+  )  # fmt: skip
+  assert call(make, {}, 'tok', where='data', offered={'path': 'offered'}) == ('tok', 'offered', 8)
+  assert call(open_ended, {}, where='sample', offered={'mesh': 'm', 'seed': 3}) == (3, {})
+
+
+def test_the_config_and_the_caller_go_before_what_is_offered():
+  offered = {'path': 'offered', 'length': 4}
+  assert call(make, {'path': 'mine'}, 'tok', where='data', offered=offered) == ('tok', 'mine', 4)
+  assert call(make, {}, 'tok', where='data', offered=offered, path='given') == ('tok', 'given', 4)
+  assert offered == {'path': 'offered', 'length': 4}
+
+
+def test_an_offer_makes_no_option_known():
+  with wrong("data: unknown option 'mesh'"):
+    call(make, {'path': 'x', 'mesh': 1}, 'tok', where='data', offered={'mesh': 'm'})
+  with wrong("data: 'path' is missing; set config.data.path"):
+    call(make, {}, 'tok', where='data', offered={'mesh': 'm'})
+
+
+PRESETS = SimpleNamespace(
+  PRESETS={'theirs': {'kind': 'ipo', 'beta': 0.5}, 'trl': {'kind': 'sigmoid'}}
+)
+
+
+def test_a_preset_comes_before_the_other_keywords():
+  assert preset(PRESETS, {'preset': 'theirs'}, where='loss') == {'kind': 'ipo', 'beta': 0.5}
+  found = preset(PRESETS, {'preset': 'theirs', 'beta': 1.0, 'alpha': 2.0}, where='loss')
+  assert found == {'kind': 'ipo', 'beta': 1.0, 'alpha': 2.0}
+  assert PRESETS.PRESETS['theirs'] == {'kind': 'ipo', 'beta': 0.5}
+
+
+def test_without_a_preset_the_keywords_stay_what_they_are():
+  hyper = {'beta': 1.0}
+  found = preset(PRESETS, hyper, where='loss')
+  assert found == hyper and found is not hyper
+  assert preset(cross_entropy, {}, where='loss') == {}
+
+
+def test_a_preset_that_is_not_there():
+  with wrong("loss.preset: no 'their'; did you mean 'theirs'"):
+    preset(PRESETS, {'preset': 'their'}, where='loss')
+  with wrong("loss.preset: no 'zzz'; choose from: theirs, trl$"):
+    preset(PRESETS, {'preset': 'zzz'}, where='loss')
+  with wrong("loss.preset: no 'trl'; choose from: none"):
+    preset(cross_entropy, {'preset': 'trl'}, where='loss')
+  with wrong('loss.preset: no None; choose from'):
+    preset(PRESETS, {'preset': None}, where='loss')
 
 
 def test_a_function_that_takes_any_keyword_checks_them_itself():

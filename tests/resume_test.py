@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from llm_jax import artifact
 from llm_jax.parallel.mesh import make_mesh
+from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training import metrics
 
 pytestmark = pytest.mark.slow
@@ -36,16 +38,19 @@ WORDS = [
   'at',
   'noon',
 ]
-STEPS, EVERY = 30, 3
+STEPS, STAGE_STEPS, EVERY = 30, 15, 3
+SHAPE = dict(
+  name='transformer', vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=64,
+  scan_layers=True,
+)  # fmt: skip
 # Every step waits a little, and a run that is to be killed waits for that before its last two.
 CONFIG = """
 import os
 import time
 
-from configs import pretrain
+from configs import {stage}
 from llm_jax.jobs import train
 from llm_jax.training.loop import fit
-from ml_collections import ConfigDict
 
 
 def wait(step, state, metrics):
@@ -58,21 +63,27 @@ def slow_fit(*args, hooks, **options):
 
 def get_config():
   train.fit = slow_fit
-  c = pretrain.get_config('tiny')
-  c.tokenize.sources = ConfigDict(dict(text={source!r}))
-  c.tokenize.workdir = {tokens!r}
-  c.tokenize.validation_fraction = 0.2
-  c.tokenize.tokenizer.vocab_size = 290
-  c.tokenize.length = 16
-  c.model.update(vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=32)
-  c.model.scan_layers = True
+  c = {stage}.get_config('tiny')
+  c.model.update({shape!r})
   c.total_steps, c.batch_size, c.accumulate = {steps}, 8, 1
-  c.log_every, c.eval_every, c.checkpoint_every = 1, 10, {every}
+  c.log_every, c.eval_every, c.checkpoint_every = 1, {steps} // 3, {every}
   c.optimizer.update(name='adamw', learning_rate=3e-3, ema=0.9, warmup_steps=3)
   c.evaluate.max_rows = 8
   c.sample.prompts = ()
+  c.update({changes!r})
   return c
 """
+
+
+def write_config(folder, stage, steps, changes):
+  """`folder/<stage>.py`: the stage's config with everything small, and with its own changes."""
+  text = CONFIG.format(stage=stage, steps=steps, every=EVERY, shape=SHAPE, changes=changes)
+  (folder / f'{stage}.py').write_text(text)
+
+
+def write_lines(path, records):
+  path.write_text(''.join(json.dumps(record) + '\n' for record in records))
+  return str(path)
 
 
 @pytest.fixture(scope='module')
@@ -80,21 +91,52 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('resume')
   draw = random.Random(0)
   texts = [' '.join(draw.choices(WORDS, k=draw.randint(3, 30))) for _ in range(150)]
-  source = folder / 'text.jsonl'
-  source.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
-  (folder / 'config.py').write_text(
-    CONFIG.format(source=str(source), tokens=str(folder / 'tokens'), steps=STEPS, every=EVERY)
-  )
+  source = write_lines(folder / 'text.jsonl', [{'text': text} for text in texts])
+  tokenize = dict(
+    sources=dict(text=source), workdir=str(folder / 'tokens'), validation_fraction=0.2,
+    tokenizer=dict(vocab_size=290), length=16,
+  )  # fmt: skip
+  write_config(folder, 'pretrain', STEPS, dict(tokenize=tokenize))
+  return folder
+
+
+@pytest.fixture(scope='module')
+def stages(folder):
+  """The same folder with an untrained `base` and configs of the stages that start from it.
+
+  With 15 steps of 8 rows on at most 34, every row is met in several epochs.
+  """
+  say = lambda role, *words: [{'role': role, 'content': ' '.join(words)}]
+  talks, pairs = [], []
+  for i in range(40):
+    one, two = WORDS[i % 13], WORDS[(5 * i + 1) % 13]
+    ask, good, bad = say('user', one, two), say('assistant', one), say('assistant', two, two)
+    talks.append({'messages': ask + good})
+    pairs.append({'prompt': ask, 'chosen': good, 'rejected': bad})
+  sources = {
+    'sft': write_lines(folder / 'talks.jsonl', talks),
+    'reward': write_lines(folder / 'pairs.jsonl', pairs),
+    'dpo': str(folder / 'pairs.jsonl'),
+  }
+  for stage, path in sources.items():
+    data = dict(sources=dict(builtin='', mine=path), length=64, validation_fraction=0.2)
+    init = dict(params=str(folder / 'base'))
+    write_config(folder, stage, STAGE_STEPS, dict(data=data, init=init))
+  tokenizer = Tokenizer.train([f'user assistant {" ".join(WORDS)}'] * 20, vocab_size=290)
+  model = artifact.build(SHAPE)
+  params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+  made = artifact.Artifact(model, params, tokenizer, {'model': SHAPE, 'data': {}})
+  artifact.save(folder / 'base', made)
   return folder
 
 
 class Run:
-  """`python -m llm_jax.main` as a process on so many devices."""
+  """`python -m llm_jax.main` on a stage's config, as a process on so many devices."""
 
-  def __init__(self, folder, name, devices, **environ):
+  def __init__(self, folder, name, devices, stage='pretrain', **environ):
     self.workdir = folder / name
     command = [
-      *(sys.executable, '-m', 'llm_jax.main', f'--config={folder / "config.py"}'),
+      *(sys.executable, '-m', 'llm_jax.main', f'--config={folder / f"{stage}.py"}'),
       *(f'--config.workdir={self.workdir}', f'--config.mesh.fsdp={devices}'),
     ]
     self.process = subprocess.Popen(
@@ -151,10 +193,10 @@ def random_step(first, last):
   return step
 
 
-def assert_same(run, other):
+def assert_same(run, other, steps=STEPS):
   """Every loss that was logged and every published parameter, bit by bit."""
   assert run.losses() == other.losses()
-  assert len(run.losses()) == STEPS + STEPS // 10
+  assert len(run.losses()) == steps + 3  # evaluated at each third
   jax.tree.map(np.testing.assert_array_equal, run.params(), other.params())
 
 
@@ -229,3 +271,23 @@ def test_killed_on_eight_devices_it_ends_with_the_same_bits(folder):
   run, said = finished(Run(folder, 'killed8', 8))
   assert 'resuming' in said
   assert_same(run, whole)
+
+
+@pytest.mark.parametrize('stage', ['sft', 'reward', 'dpo'])
+def test_a_later_stage_that_was_killed_ends_with_the_same_bits(stages, stage):
+  whole = Run(stages, f'{stage}-alone', 1, stage)
+  run = Run(stages, f'{stage}-killed', 1, stage, TO_BE_KILLED='yes')
+  status, _ = run.kill(random_step(EVERY + 1, STAGE_STEPS - 4))
+  assert status == -signal.SIGKILL and not (run.workdir / artifact.FILE).exists()
+  known = references(run)
+  run, said = finished(Run(stages, f'{stage}-killed', 1, stage))
+  assert 'resuming' in said
+  finished(whole)
+  assert_same(run, whole, STAGE_STEPS)
+  assert (known > 0) == (stage == 'dpo')
+  assert known <= references(run) == references(whole)
+
+
+def references(run):
+  """How many bytes of log-probabilities of the reference a run has kept."""
+  return sum(file.stat().st_size for file in (run.workdir / 'reference').glob('*'))

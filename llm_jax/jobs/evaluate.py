@@ -25,8 +25,13 @@ def check(config: Any) -> None:
   """
   if not config.artifacts:
     raise BadInput('evaluate: no artifacts; give --config.artifacts="(\'runs/tiny/sft\',)"')
+  if not config.families:
+    raise BadInput('evaluate: no families; give --config.families="(\'word_problems\',)"')
   for path in config.artifacts:
-    if artifact.describe(path)['model'].get('head') == 'scalar':
+    model = artifact.describe(path)['model']
+    if not model.get('causal', True):
+      raise BadInput(f'evaluate: {path!r} is a masked language model, it cannot answer')
+    if model.get('head') == 'scalar':
       raise BadInput(f'evaluate: {path!r} is a reward model; it scores answers and gives none')
 
 
@@ -61,8 +66,6 @@ def _ask(
   config: Any, path: str, questions: Sequence[Mapping[str, Any]], mesh: jax.sharding.Mesh
 ) -> list[str]:
   made = artifact.load(path, mesh)
-  # A model that never saw a conversation is asked in the way of the text it knows.
-  template = made.config['data'].get('template') or 'plain'
   ask = call(
     complete.make,
     config.ask,
@@ -70,7 +73,8 @@ def _ask(
     made.tokenizer,
     where='ask',
     prompts=[question['prompt'] for question in questions],
-    template=template,
+    # A model that never saw a conversation is asked in the way of the text it knows.
+    template=made.template or 'plain',
     seed=config.seed,
   )
   return ask(made.params)

@@ -13,7 +13,7 @@ from llm_jax.types import BadInput
 
 
 def main(config: Any) -> None:
-  """Prints each of `config.prompts` with its continuation."""
+  """Prints each of `config.prompts` with its continuation, or the answer of a chat model."""
   prompts = (config.prompts,) if isinstance(config.prompts, str) else tuple(config.prompts)
   if not prompts:
     raise BadInput('sample: no prompts; give --config.prompts="(\'Once upon a time\',)"')
@@ -29,9 +29,11 @@ def main(config: Any) -> None:
       made.tokenizer,
       where='sample',
       prompts=prompts,
+      offered={'template': made.template},
       seed=config.seed,
     )
     answers = run(made.params)
   bold, plain = ('\033[1m', '\033[0m') if sys.stdout.isatty() else ('', '')
   for prompt, answer in zip(prompts, answers, strict=True):
-    print(f'{prompt}{bold}{answer}{plain}\n{"-" * 40}')
+    gap = '\n' if made.template else ''
+    print(f'{prompt}{gap}{bold}{answer}{plain}\n{"-" * 40}')

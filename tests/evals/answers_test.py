@@ -1,0 +1,93 @@
+"""Scores of answers by family, worked out by hand, and asked of a model that says one thing."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from llm_jax.data import families
+from llm_jax.evals import answers
+from llm_jax.find import find
+from llm_jax.text.tokenizer import Tokenizer
+from llm_jax.types import BadInput
+
+
+def question(family, answer, text='why'):
+  return {'prompt': families.dialogue(text), 'answer': answer, 'family': family}
+
+
+def shown(metrics):
+  return {name: (float(mean.total), float(mean.count)) for name, mean in metrics.items()}
+
+
+def test_scores_by_family():
+  asked = [
+    question('word_problems', '3'),
+    question('python_questions', 'It joins paths.'),
+    question('word_problems', '4'),
+    question('python_questions', 'It splits a path.'),
+    question('word_problems', '5'),
+  ]
+  said = [
+    '9 / 3 = 3. The answer is 3.',  # right, and worked out
+    'it joins  paths.',  # the same text
+    'The answer is 4.',  # right, and out of nowhere
+    'It splits two words.',  # shares 2 of 4 words with the 3 of the gold text
+    '2 + 2 = 4. The answer is 4.',  # wrong, but worked out
+  ]
+  assert shown(answers.score(asked, said)) == {
+    'word_problems/exact_answer': (2, 3),
+    'word_problems/reasons_first': (2, 3),
+    'python_questions/word_overlap': (pytest.approx(1 + 2 * 2 / 7), 2),
+    'python_questions/same_text': (1, 2),
+  }
+
+
+def test_every_family_has_scores_and_every_score_a_file():
+  assert set(answers.SCORES) == set(families.FAMILIES)
+  for names in answers.SCORES.values():
+    for name in names:
+      assert find('rewards', name).reward('the answer is 1', '1') >= 0
+
+
+def test_a_family_without_scores_is_named():
+  with pytest.raises(BadInput, match=r"no scores for 'riddles'; choose from: word_problems, pyth"):
+    answers.score([question('riddles', '3')], ['3'])
+
+
+def test_every_question_needs_its_answer():
+  with pytest.raises(ValueError):
+    answers.score([question('word_problems', '3')] * 2, ['3'])
+
+
+class Parrot:
+  """A language model that says the words of its parameters, one by one, whatever it was asked."""
+
+  def __init__(self, vocab_size, max_length=64):
+    self.shape = SimpleNamespace(vocab_size=vocab_size, max_length=max_length, causal=True)
+
+  def make_cache(self, batch, length):
+    return jnp.zeros((batch,), jnp.int32)
+
+  def apply(self, params, tokens_BL, *place, method=None):
+    if method == 'unembed':
+      return tokens_BL
+    said_B = place[2]  # how many words are said already is all that it remembers
+    logits_BV = jax.nn.one_hot(params[said_B], self.shape.vocab_size)
+    logits_BLV = jnp.broadcast_to(logits_BV[:, None], (*tokens_BL.shape, logits_BV.shape[-1]))
+    return logits_BLV, said_B + 1
+
+
+def test_a_model_is_asked_and_its_answers_are_scored():
+  tokenizer = Tokenizer.train(['it joins paths, why and where else'] * 20, vocab_size=290)
+  words = [*tokenizer.encode('it joins paths'), tokenizer.special('<|im_end|>')]
+  asked = [question('python_questions', gold) for gold in ('it joins paths', 'something else')]
+  evaluate = answers.make(
+    Parrot(tokenizer.vocab_size), tokenizer, questions=asked, template='llm_jax', max_new=20,
+    temperature=0.0,
+  )  # fmt: skip
+  assert shown(evaluate(jnp.asarray(words))) == {
+    'python_questions/word_overlap': (1, 2),
+    'python_questions/same_text': (1, 2),
+  }

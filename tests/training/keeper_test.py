@@ -1,0 +1,151 @@
+"""When the hook evaluates and saves, in which order, and how it leaves on a signal."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from llm_jax.training.keeper import Keeper
+from llm_jax.training.loop import Interrupted
+from llm_jax.training.optimizer import Average
+from llm_jax.training.step import TrainState
+from llm_jax.types import Mean
+
+
+class Diary:
+  """Stands for log and checkpoints; what is asked of them becomes an entry."""
+
+  def __init__(self):
+    self.entries = []
+
+  def __getattr__(self, name):
+    return lambda *args, **options: self.entries.append((name, *args, *options.values()))
+
+
+def state_at(step):
+  return TrainState(np.int32(step), f'params {step}', ())
+
+
+def loss_of(params):
+  return float(params.removeprefix('params ')) / 2
+
+
+def evaluate(params):
+  return {'loss': Mean(2 * loss_of(params), 2.0), 'accuracy': Mean(1.0, 4.0)}
+
+
+def keeper_of(diary, **changes):
+  options = dict(total_steps=10, eval_every=4, checkpoint_every=3, log=diary, checkpoints=diary)
+  options |= dict(evaluate=evaluate, show=lambda params: [])
+  return Keeper('runs/mine', **(options | changes))
+
+
+def walk(keeper, steps):
+  for step in steps:
+    keeper(step, state_at(step), {})
+
+
+def entries(diary, name):
+  return [entry[1:] for entry in diary.entries if entry[0] == name]
+
+
+@pytest.mark.parametrize(
+  'eval_every, checkpoint_every, evaluated, saved',
+  [
+    (4, 3, [4, 8, 10], [3, 6, 9, 10]),
+    (5, 10, [5, 10], [10]),  # the last step is not done twice
+    (100, 100, [10], [10]),
+    (1, 1, [*range(1, 11)], [*range(1, 11)]),
+  ],
+)
+def test_the_intervals_and_always_the_last_step(eval_every, checkpoint_every, evaluated, saved):
+  diary = Diary()
+  walk(keeper_of(diary, eval_every=eval_every, checkpoint_every=checkpoint_every), range(1, 11))
+  assert [step for step, _ in entries(diary, 'validation')] == evaluated
+  assert entries(diary, 'save') == [
+    (step, state_at(step), step / 2 if step in evaluated else None) for step in saved
+  ]
+
+
+def test_a_run_that_goes_on_keeps_the_steps_of_its_beginning():
+  diary = Diary()
+  walk(keeper_of(diary), range(6, 11))
+  assert [step for step, _ in entries(diary, 'validation')] == [8, 10]
+  assert [step for step, *_ in entries(diary, 'save')] == [6, 9, 10]
+
+
+def test_what_is_done_before_it_is_told_and_the_clock_stands_still_meanwhile():
+  diary = Diary()
+  keeper = keeper_of(diary, eval_every=2, checkpoint_every=2, show=lambda params: [params, 'more'])
+  walk(keeper, [1])
+  assert diary.entries == []  # between its steps the hook waits for nothing
+  walk(keeper, [2])
+  assert diary.entries == [
+    ('flush',),
+    ('validation', 2, {'loss': 1.0, 'accuracy': 0.25}),
+    ('say', '  | params 2'),
+    ('say', '  | more'),
+    ('restart_clock',),
+    ('flush',),
+    ('save', 2, state_at(2), 1.0),
+    ('restart_clock',),
+  ]
+
+
+def test_the_average_is_evaluated_and_the_whole_state_saved():
+  diary, asked = Diary(), []
+  ask = lambda params: asked.append(params) or {'loss': Mean(1.0, 1.0)}
+  keeper = keeper_of(diary, eval_every=1, evaluate=ask)
+  state = TrainState(np.int32(3), {'a': 1, 'b': 2}, Average(inner=(), ema={'a': 5}))
+  keeper(3, state, {})
+  assert asked == [{'a': 5, 'b': 2}]
+  assert entries(diary, 'save') == [(3, state, 1.0)]
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_it_met_and_waits_until_that_is_on_disk(number):
+  diary = Diary()
+  keeper = keeper_of(diary, checkpoint_every=100)
+  before = signal.getsignal(number)
+  with keeper.on_signals():
+    walk(keeper, [1])
+    os.kill(os.getpid(), number)
+    assert diary.entries == []  # the step that is under way is finished first
+    with pytest.raises(Interrupted) as stop:
+      walk(keeper, [2])
+    # A second signal would act as it would outside, so the first has put the handler back.
+    assert signal.getsignal(number) == before
+  assert str(stop.value) == (
+    f'{number.name}: saved step 2 in runs/mine; '
+    'give the same command again and it goes on from there'
+  )
+  assert diary.entries == [
+    ('flush',),
+    ('save', 2, state_at(2), None),
+    ('restart_clock',),
+    ('wait',),
+  ]
+
+
+def test_a_signal_at_an_evaluation_keeps_its_score():
+  diary = Diary()
+  keeper = keeper_of(diary)
+  with keeper.on_signals():
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted):
+      walk(keeper, [4])
+  assert entries(diary, 'save') == [(4, state_at(4), 2.0)]
+
+
+def test_the_handlers_are_put_back_whatever_happens():
+  found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+  for error in (None, OSError):
+    try:
+      with keeper_of(Diary()).on_signals():
+        assert all(signal.getsignal(number) != found[number] for number in found)
+        if error:
+          raise error
+    except OSError:
+      pass
+    assert {number: signal.getsignal(number) for number in found} == found
