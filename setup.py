@@ -35,7 +35,7 @@ EXTRAS = {
   'data': ['pyarrow', 'zstandard'],  # Parquet and .zst corpora
   'hf': ['safetensors'],  # read and write Hugging Face checkpoints
   'log': ['matplotlib', 'tensorboardX'],
-  'bench': ['torch', 'transformers', 'trl'],  # what we compare ourselves with; never imported by llm_jax
+  'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported
 }
 EXTRAS['test'] = [
   *EXTRAS['data'],
