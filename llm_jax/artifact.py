@@ -154,6 +154,15 @@ def build(group: Mapping[str, Any]) -> Any:
   return model if adapter is None else call(lora.wrap, adapter, model, where='model.lora')
 
 
+def published(group: Mapping[str, Any]) -> dict[str, Any]:
+  """The config group of the model that a run with this one leaves behind.
+
+  Adapters are merged, and of a policy and its critic only the policy stays.
+  """
+  kept = {'name': 'transformer', **group['policy']} if 'policy' in group else group
+  return {k: v for k, v in kept.items() if k != 'lora'}
+
+
 def abstract_params(model: Any) -> Params:
   """Shapes and dtypes of a model's parameters."""
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)

@@ -10,11 +10,19 @@ Batch fields (all `[B, L]` or `[B, G, L]` unless said otherwise):
   position          int32, counts from 0 inside each segment
   segment           int32, 0 = padding, 1, 2, ... = documents of a row; attention stays inside one
   target            int32, what to predict where it is not `tokens` (masked language model)
-  prompt, prompt_mask, answer
-  old_logp, ref_logp, reward, advantage, return, value
+  prompt, prompt_mask   `[B, P]`, int32 ids padded on the left, and 1 on real ones
+  answer            `[B, A]`, uint8, the gold answer as UTF-8 text, padded with 0
+  sampled_logp      log-probability under what was sampled from: softmax(logits / T), truncated
+  old_logp          log-probability under the policy that sampled, computed as the trainer does
+  ref_logp          log-probability under a frozen model
+  reward, valid     `[B, G]`, the score of an answer, and 1 where it is known
+  token_reward, value, return, advantage   `[B, G, L]`, entry t belongs to the choice of token t
+  value_mask        1 on the steps whose value counts, where these are not those of `mask`
   teacher_logits, teacher_ids   `[..., L, K]`, log-probabilities of a teacher's best tokens
   label, margin     `[B]`
   kl_tokens, ...    prompts with answers that are not theirs (KTO)
+  ptx_tokens, ...   rows of pretraining beside those of reinforcement learning
+  log/<name>        `[B]`, what an annotator measured; the step reports its mean as <name>
 """
 
 from collections.abc import Callable, Mapping
@@ -59,7 +67,23 @@ class Mean:
     return Mean(self.total + other.total, self.count + other.count)
 
 
-Metrics = dict[str, Mean]
+@flax.struct.dataclass
+class Peak:
+  """The largest of some numbers, none below 0; `+` merges parts as it does for `Mean`."""
+
+  value: Array
+
+  @classmethod
+  def of(cls, values: Any, weight: Any = 1.0) -> 'Peak':
+    """The largest of `values` where `weight` is not 0; 0 where there is none."""
+    values = jnp.asarray(values, jnp.float32)
+    return cls(jnp.where(jnp.asarray(weight) > 0, values, 0).max())
+
+  def __add__(self, other: 'Peak') -> 'Peak':
+    return Peak(jnp.maximum(self.value, other.value))
+
+
+Metrics = dict[str, Any]  # of Mean, or Peak
 LossFn = Callable[[Params, Batch, Array], tuple[Mean, Metrics]]
 Annotate = Callable[[Params, Batch, Array], Batch]
 BatchFn = Callable[[Params, int], Batch]

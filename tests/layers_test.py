@@ -13,7 +13,7 @@ FLOORS = {
   6: ['main'],
   5: ['jobs'],
   4: ['annotate', 'serving', 'compress'],
-  3: ['artifact', 'evals'],
+  3: ['artifact', 'evals', 'tools'],
   2: ['data', 'models', 'losses', 'sampling', 'training'],
   1: ['text', 'parallel', 'rewards'],
   0: ['types', 'find', 'llm_jax'],  # llm_jax is the package's own __init__.py, with the version

@@ -36,9 +36,9 @@ _ROLES = {
   'ipython': 'tool',
   'observation': 'tool',
 }
-_PROMPT = 'prompt|instruction|question|query'
+PROMPT = 'prompt|instruction|question|query'
 _ANSWER = 'completion|response|output|answer'
-_LABEL = 'label|kto_tag'
+LABEL = 'label|kto_tag'
 _SPEAKER = re.compile(r'\n\n(Human|Assistant):')
 _TOOLS = 'You can call these tools:'
 
@@ -58,17 +58,17 @@ def conversation(record: Record) -> Messages:
     BadInput: its columns are of no known format, or of several, or hold something else.
     BadRow: the format is known, but this record is broken.
   """
-  if isinstance(_get(record, _LABEL), bool):
+  if isinstance(get(record, LABEL), bool):
     raise BadInput(
       'a record with a label may be a bad example; remove the column, or use data preferences with '
       'kind unpaired'
     )
-  if read := _format(record, _CONVERSATIONS):
+  if read := reader(record, CONVERSATIONS):
     return read(record)
-  if read := _format(record, _PREFERENCES):
+  if read := reader(record, PREFERENCES):
     prompt, answers, _ = read(record)
     return prompt + answers[0]
-  raise _unknown(record, [*_CONVERSATIONS, *_PREFERENCES])
+  raise unknown(record, [*CONVERSATIONS, *PREFERENCES])
 
 
 def preference(record: Record) -> Preference:
@@ -77,12 +77,12 @@ def preference(record: Record) -> Preference:
   Raises:
     BadInput, BadRow: as `conversation`.
   """
-  if read := _format(record, _PREFERENCES):
+  if read := reader(record, PREFERENCES):
     prompt, answers, margin = read(record)
     if len(answers) < 2:
       raise BadRow('nothing to compare')
     return prompt, answers, margin
-  raise _unknown(record, [*_PREFERENCES])
+  raise unknown(record, [*PREFERENCES])
 
 
 def unpaired(record: Record) -> Labelled:
@@ -91,24 +91,24 @@ def unpaired(record: Record) -> Labelled:
   Raises:
     BadInput, BadRow: as `conversation`.
   """
-  if read := _format(record, _LABELLED):
+  if read := reader(record, LABELLED):
     return read(record)
-  raise _unknown(record, [*_LABELLED])
+  raise unknown(record, [*LABELLED])
 
 
 def labelled(record: Record) -> list[Labelled]:
   """As `unpaired`; a preference gives its best answer as a good one and its worst as a bad one."""
-  if _format(record, _LABELLED):
+  if reader(record, LABELLED):
     return [unpaired(record)]
-  if _format(record, _PREFERENCES):
+  if reader(record, PREFERENCES):
     prompt, answers, _ = preference(record)
     if answers[0] == answers[-1]:
       raise BadRow('identical answers')
     return [(prompt, answers[0], True), (prompt, answers[-1], False)]
-  raise _unknown(record, [*_LABELLED, *_PREFERENCES])
+  raise unknown(record, [*LABELLED, *PREFERENCES])
 
 
-def _format(record: Record, formats: Mapping[str, Callable]) -> Callable | None:
+def reader(record: Record, formats: Mapping[str, Callable]) -> Callable | None:
   """The reader of the format with the most columns among those that the record has."""
   there = {name for name, value in record.items() if value is not None}
   columns_of = {format: set(format.split(' + ')) for format in formats}
@@ -128,7 +128,8 @@ def _format(record: Record, formats: Mapping[str, Callable]) -> Callable | None:
   return formats[most[0]] if most else None
 
 
-def _unknown(record: Record, formats: list[str]) -> BadInput:
+def unknown(record: Record, formats: list[str]) -> BadInput:
+  """The error of a record with other columns than those of `formats`."""
   return BadInput(
     f'columns {_columns(record)} are of no known format; choose from: {"; ".join(formats)}'
   )
@@ -138,7 +139,7 @@ def _columns(record: Record) -> str:
   return ', '.join(name for name, value in record.items() if value is not None) or '(none)'
 
 
-def _get(record: Record, column: str) -> Any:
+def get(record: Record, column: str) -> Any:
   """The value of the one column of `a|b` that is there, or None."""
   found = [record[name] for name in column.split('|') if record.get(name) is not None]
   return found[0] if found else None
@@ -157,7 +158,7 @@ def _messages(value: Any) -> Messages:
 
 
 def _message(message: Any) -> dict[str, Any]:
-  role = _get(message, 'role|from') if isinstance(message, Mapping) else None
+  role = get(message, 'role|from') if isinstance(message, Mapping) else None
   if role is None:
     raise BadInput(
       f"{str(message)[:60]!r} is no message; write {{'role': ..., 'content': ...}} or "
@@ -194,13 +195,13 @@ def _answer(value: Any) -> Messages:
   return _said(value, 'assistant')
 
 
-def _prompt(record: Record) -> Messages:
+def prompt_of(record: Record, column: str = PROMPT) -> Messages:
   """The prompt columns of a record: the text itself and whatever belongs before it."""
-  value = _get(record, _PROMPT)
+  value = get(record, column)
   if isinstance(value, str) and value.startswith('\n\nHuman:'):
     messages = _transcript(value.removesuffix('\n\nAssistant:'))
   elif isinstance(value, str):
-    more = _get(record, 'input|context') or ''
+    more = get(record, 'input|context') or ''
     messages = _said(f'{value}\n\n{more}' if more else value, 'user')
   else:
     messages = _said(value, 'user')
@@ -212,7 +213,7 @@ def _prompt(record: Record) -> Messages:
 
 def _led(record: Record, messages: Messages) -> Messages:
   """`messages` after the system prompt, in which tools are listed."""
-  system = _get(record, 'system|system_prompt') or ''
+  system = get(record, 'system|system_prompt') or ''
   tools = record.get('tools') or []
   if isinstance(tools, str):
     try:
@@ -223,11 +224,19 @@ def _led(record: Record, messages: Messages) -> Messages:
     return messages
   told = [system]
   if messages and messages[0]['role'] == 'system':
-    content, messages = messages[0]['content'], messages[1:]
-    told.append(content if isinstance(content, str) else ''.join(p['text'] for p in content))
+    told.append(text_of(messages[0]))
+    messages = messages[1:]
   if tools:
     told.append('\n'.join([_TOOLS, *(json.dumps(tool, ensure_ascii=False) for tool in tools)]))
   return _said('\n\n'.join(filter(None, told)), 'system') + messages
+
+
+def text_of(message: Record) -> str:
+  """What a message says, without the thoughts and calls of an assistant."""
+  content = message.get('content') or ''
+  if isinstance(content, str):
+    return content
+  return ''.join(part['text'] for part in content if part.get('type', 'text') == 'text')
 
 
 def _transcript(text: str) -> Messages:
@@ -256,7 +265,7 @@ def _margin(record: Record) -> float | None:
 
 
 def _label(record: Record) -> bool:
-  label = _get(record, _LABEL)
+  label = get(record, LABEL)
   if label not in (True, False):  # 1 and 0 as well
     raise BadInput(f'label {label!r} is neither true nor false')
   return bool(label)
@@ -265,24 +274,25 @@ def _label(record: Record) -> bool:
 # --- formats -----------------------------------------------------------------------------------
 
 
-def _of_messages(record: Record) -> Messages:
-  return _led(record, _messages(_get(record, 'messages|conversations')))
+def messages_of(record: Record) -> Messages:
+  """The messages of a record, after the system prompt and tools of its other columns."""
+  return _led(record, _messages(get(record, 'messages|conversations')))
 
 
 def _of_prompt(record: Record) -> Messages:
-  return _prompt(record) + _answer(_get(record, _ANSWER))
+  return prompt_of(record) + _answer(get(record, _ANSWER))
 
 
 def _of_instances(record: Record) -> Messages:
   """Self-Instruct: a task with examples, of which the first is taken."""
   first = record['instances'][0]
-  return _prompt({**record, 'input': first['input']}) + _answer(first['output'])
+  return prompt_of({**record, 'input': first['input']}) + _answer(first['output'])
 
 
 def _pair(record: Record) -> Preference:
   """chosen and rejected, after a prompt."""
   whole = record.get('conversations') is not None
-  prompt = _of_messages(record) if whole else _prompt(record)
+  prompt = messages_of(record) if whole else prompt_of(record)
   answers = [_answer(record[name]) for name in ('chosen', 'rejected')]
   if all(len(answer) > len(prompt) and answer[: len(prompt)] == prompt for answer in answers):
     answers = [answer[len(prompt) :] for answer in answers]
@@ -311,8 +321,8 @@ def _checked(answer: Messages) -> Messages:
 
 
 def _ranking(record: Record) -> Preference:
-  answers = _get(record, 'answers|responses|completions')
-  ranks = _get(record, 'ranks|ranking')
+  answers = get(record, 'answers|responses|completions')
+  ranks = get(record, 'ranks|ranking')
   order = ranks if ranks is not None else [-score for score in record['scores']]
   if len(order) != len(answers):
     raise BadRow('not one rank for each answer')
@@ -321,13 +331,13 @@ def _ranking(record: Record) -> Preference:
   if len(set(order)) < len(order):
     raise BadRow('tie')
   sorted_answers = [_answer(answers[i]) for i in sorted(range(len(order)), key=order.__getitem__)]
-  return _prompt(record), sorted_answers, _margin(record)
+  return prompt_of(record), sorted_answers, _margin(record)
 
 
 def _sorted_outputs(record: Record) -> Preference:
   if isinstance(record['output'], str):
     raise BadInput('output is one answer; a preference has a list of them, best first')
-  return _prompt(record), [_answer(output) for output in record['output']], None
+  return prompt_of(record), [_answer(output) for output in record['output']], None
 
 
 def _summaries(record: Record) -> Preference:
@@ -360,34 +370,34 @@ def _best(prompt: str, answers: list[str], best: int) -> Preference:
 
 
 def _of_label(record: Record) -> Labelled:
-  return _prompt(record), _checked(_answer(_get(record, _ANSWER))), _label(record)
+  return prompt_of(record), _checked(_answer(get(record, _ANSWER))), _label(record)
 
 
 def _messages_of_label(record: Record) -> Labelled:
-  messages = _of_messages(record)
+  messages = messages_of(record)
   if not messages or messages[-1]['role'] != 'assistant':
     raise BadRow('no answer')
   return messages[:-1], messages[-1:], _label(record)
 
 
-_CONVERSATIONS: dict[str, Callable[[Record], Messages]] = {
-  'messages': _of_messages,
-  'conversations': _of_messages,
-  f'{_PROMPT} + {_ANSWER}': _of_prompt,
+CONVERSATIONS: dict[str, Callable[[Record], Messages]] = {
+  'messages': messages_of,
+  'conversations': messages_of,
+  f'{PROMPT} + {_ANSWER}': _of_prompt,
   'instruction + instances': _of_instances,
 }
-_PREFERENCES: dict[str, Callable[[Record], Preference]] = {
-  f'{_PROMPT} + chosen + rejected': _pair,
+PREFERENCES: dict[str, Callable[[Record], Preference]] = {
+  f'{PROMPT} + chosen + rejected': _pair,
   'conversations + chosen + rejected': _pair,
   'chosen + rejected': _whole_pair,
-  f'{_PROMPT} + answers|responses|completions + ranks|ranking|scores': _ranking,
-  f'{_PROMPT} + output': _sorted_outputs,
+  f'{PROMPT} + answers|responses|completions + ranks|ranking|scores': _ranking,
+  f'{PROMPT} + output': _sorted_outputs,
   'info + summaries + choice': _summaries,
   'query + sample0 + sample1 + best': _best_of,
   'input + output_1 + output_2 + label': _llmbar,
 }
-_LABELLED: dict[str, Callable[[Record], Labelled]] = {
-  f'{_PROMPT} + {_ANSWER} + {_LABEL}': _of_label,
-  f'messages + {_LABEL}': _messages_of_label,
-  f'conversations + {_LABEL}': _messages_of_label,
+LABELLED: dict[str, Callable[[Record], Labelled]] = {
+  f'{PROMPT} + {_ANSWER} + {LABEL}': _of_label,
+  f'messages + {LABEL}': _messages_of_label,
+  f'conversations + {LABEL}': _messages_of_label,
 }

@@ -66,6 +66,10 @@ class Mixture:
     source, row = self._locate(index)
     return self._names[source], row
 
+  def source(self, name: str) -> Rows:
+    """The sequence of that name, as it was given."""
+    return self._rows[self._names.index(name)]
+
   def _locate(self, index: int) -> tuple[int, int]:
     # The pattern repeats after `total` rows. Start a few rows early, where the count of each source
     # follows from its share, and merge from there.

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from llm_jax.parallel.mesh import shard_batch
+from llm_jax.training.step import measured
 from llm_jax.types import Annotate, Batch, LossFn, Metrics, Params
 
 
@@ -39,7 +40,7 @@ def make(
   @jax.jit
   def sums(params: Params, batch: Batch) -> Metrics:
     loss, metrics = loss_fn(params, batch, jax.random.key(0))
-    return {'loss': loss, **metrics}
+    return {'loss': loss, **metrics, **measured(batch)}
 
   def evaluate(params: Params) -> Metrics:
     parts = [

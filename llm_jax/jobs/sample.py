@@ -1,39 +1,231 @@
-"""Job `sample`: continues prompts with a trained model and prints them."""
+"""Job `sample`: answers a few prompts and prints them, or many prompts n times and keeps the best.
 
+With `config.data` it is best-of-n (arXiv:2009.01325, arXiv:2112.09332): the answers to all prompts,
+scored by the annotators of the config, go to `answers.jsonl`, from which SFT and the preference
+losses read as they are.
+"""
+
+import json
+import os
 import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from llm_jax import artifact
-from llm_jax.find import call
-from llm_jax.parallel.mesh import make_mesh
+from llm_jax.evals import best_of_n
+from llm_jax.find import call, find, named, suggest
+from llm_jax.jobs import annotators
+from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
 from llm_jax.sampling import complete
-from llm_jax.types import BadInput
+from llm_jax.training.checkpoint import write_json
+from llm_jax.types import BadInput, Batch
+
+PRINTS = ('job', 'artifact', 'prompts', 'sample', 'mesh', 'seed')
+WRITES = (
+  *('job', 'artifact', 'workdir', 'data', 'split', 'annotate', 'batch_size', 'max_prompts'),
+  *('minimum', 'mesh', 'seed', 'next'),
+)
+MAY_CHANGE = ('mesh', 'next')
+
+
+def check(config: Any) -> None:
+  """Whether the fields are those of one of the two uses, and the model can answer.
+
+  Raises:
+    BadInput: naming the field or the folder.
+  """
+  names = WRITES if 'data' in config else PRINTS
+  for field in config:
+    if field not in names:
+      raise BadInput(f'config: unknown field {field!r}; {suggest(field, list(names))}')
+  model = artifact.describe(config.artifact)['model']
+  if not model.get('causal', True):
+    raise BadInput(f'sample: {config.artifact!r} is a masked language model, it cannot continue')
+  if model.get('head') == 'scalar':
+    raise BadInput(f'sample: {config.artifact!r} is a reward model; it scores and says nothing')
+  if 'data' not in config:
+    return
+  artifact.holds(config.workdir, config.to_dict(), may_change=MAY_CHANGE)
+  steps = tuple(config.annotate.steps)
+  if steps[:1] != ('sample',) or not {'verify', 'reward_model'} & set(steps):
+    raise BadInput(
+      f"annotate.steps {steps}: best of n begins with 'sample' and scores by 'verify' or "
+      "'reward_model'"
+    )
+  if config.batch_size < 1 or config.annotate.get('sample', {}).get('group', 1) < 2:
+    raise BadInput(
+      'sample: best of n needs a batch_size of at least 1 and annotate.sample.group of at least 2'
+    )
 
 
 def main(config: Any) -> None:
-  """Prints each of `config.prompts` with its continuation, or the answer of a chat model."""
+  """Prints answers to `config.prompts`; with `config.data` writes the best of n to a file."""
+  mesh = make_mesh(**config.mesh)
+  with jax.set_mesh(mesh):
+    if 'data' in config:
+      _write_best(config, mesh)
+    else:
+      _print(config, mesh)
+
+
+def _print(config: Any, mesh: jax.sharding.Mesh) -> None:
   prompts = (config.prompts,) if isinstance(config.prompts, str) else tuple(config.prompts)
   if not prompts:
     raise BadInput('sample: no prompts; give --config.prompts="(\'Once upon a time\',)"')
-  mesh = make_mesh(**config.mesh)
-  with jax.set_mesh(mesh):
-    made = artifact.load(config.artifact, mesh)
-    if not made.model.shape.causal:
-      raise BadInput(f'sample: {config.artifact!r} is a masked language model, it cannot continue')
-    run = call(
-      complete.make,
-      config.sample,
-      made.model,
-      made.tokenizer,
-      where='sample',
-      prompts=prompts,
-      offered={'template': made.template},
-      seed=config.seed,
-    )
-    answers = run(made.params)
+  made = artifact.load(config.artifact, mesh)
+  run = call(
+    complete.make,
+    config.sample,
+    made.model,
+    made.tokenizer,
+    where='sample',
+    prompts=prompts,
+    offered={'template': made.template},
+    seed=config.seed,
+  )
+  answers = run(made.params)
   bold, plain = ('\033[1m', '\033[0m') if sys.stdout.isatty() else ('', '')
   for prompt, answer in zip(prompts, answers, strict=True):
     gap = '\n' if made.template else ''
     print(f'{prompt}{gap}{bold}{answer}{plain}\n{"-" * 40}')
+
+
+# --- best of n ---------------------------------------------------------------------------------
+
+
+def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
+  """Batch after batch into `parts/`, each written whole; those that are there are kept."""
+  began, folder = time.perf_counter(), Path(config.workdir)
+  summary = folder / 'summary.json'
+  if summary.is_file():
+    print(f'{folder} is finished; delete it to sample again.\n{_told(folder)}\n{_next(config)}')
+    return
+  made = artifact.load(config.artifact, mesh)
+  name, group = named(config.data, 'data')
+  template = group.get('template', made.template)
+  rows = call(
+    find('data', name).make,
+    group,
+    made.tokenizer,
+    where='data',
+    split=config.split,
+    offered={'template': template},
+  )
+  annotate = annotators.build(config, made.model, made.tokenizer, mesh, template)
+  artifact.claim(folder, config.to_dict())
+  count = min(len(rows), config.max_prompts or len(rows))
+  size, hosts, host = config.batch_size, jax.process_count(), jax.process_index()
+  (folder / 'parts').mkdir(exist_ok=True)
+  for number, start in enumerate(range(0, count, size)):
+    path = folder / 'parts' / f'{number:06d}-{host:03d}.jsonl'
+    if path.is_file():
+      continue
+    mine = range(start + host * size // hosts, start + (host + 1) * size // hosts)
+    index = [i for i in mine if i < count]
+    picked = [rows[i] for i in index]
+    empty = {k: np.zeros_like(v) for k, v in rows[0].items()}
+    picked += [empty] * (len(mine) - len(picked))
+    batch: Batch = shard_batch({k: np.stack([r[k] for r in picked]) for k in empty}, mesh)
+    for i, function in enumerate(annotate):
+      rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), i), number)
+      batch = function(made.params, batch, rng)
+    found = _records(batch, [_asked(rows, i) for i in index], index, made.tokenizer)
+    _write_lines(path, found)
+    print(f'\r{min(start + size, count)} of {count} prompts', end='', file=sys.stderr, flush=True)
+  print(file=sys.stderr)
+  if host == 0:
+    _gather(folder, config.minimum)
+    print(f'{_told(folder)}\n{time.perf_counter() - began:.0f} s. {_next(config)}')
+
+
+def _asked(rows: Any, index: int) -> list[dict[str, Any]]:
+  source, row = rows.locate(index)
+  return [dict(message) for message in rows.source(source).prompts[row].messages]
+
+
+def _records(
+  batch: Batch, asked: Sequence[Any], index: Sequence[int], tokenizer: Any
+) -> list[dict[str, Any]]:
+  """One record a prompt, with all its answers, of this host's rows."""
+  fields = {k: local_rows(batch[k]) for k in ('tokens', 'mask', 'reward', 'valid')}
+  found = []
+  for b, (messages, i) in enumerate(zip(asked, index, strict=True)):
+    ids = [t[m > 0].tolist() for t, m in zip(fields['tokens'][b], fields['mask'][b], strict=True)]
+    scores = zip(fields['reward'][b].tolist(), fields['valid'][b].tolist(), strict=True)
+    found.append(
+      {
+        'index': i,
+        'prompt': messages,
+        'candidates': [tokenizer.decode(some) for some in ids],
+        'scores': [round(score, 6) if valid else None for score, valid in scores],
+      }
+    )
+  return found
+
+
+def _gather(folder: Path, minimum: float | None) -> None:
+  """`answers.jsonl` of all parts, and `summary.json`."""
+  say = lambda text: [{'role': 'assistant', 'content': text}]
+  lines, firsts, means, bests, kls, unscored, low = [], [], [], [], [], 0, 0
+  n = 0
+  for path in sorted((folder / 'parts').iterdir()):
+    for line in path.read_text().splitlines():
+      record = json.loads(line)
+      n, choice = len(record['scores']), best_of_n.best(record['scores'])
+      if choice is None:
+        unscored += 1
+        continue
+      known = [i for i, score in enumerate(record['scores']) if score is not None]
+      scores = [record['scores'][i] for i in known]
+      texts = [record['candidates'][i] for i in known]
+      firsts.append(scores[0])
+      means.append(float(np.mean(scores)))
+      bests.append(max(scores))
+      kls.append(best_of_n.kl(texts, scores))
+      if minimum is not None and max(scores) < minimum:
+        low += 1
+        continue
+      chosen, rejected = (say(record['candidates'][i]) for i in choice)
+      lines.append({**record, 'completion': chosen, 'chosen': chosen, 'rejected': rejected})
+  _write_lines(folder / 'answers.jsonl', lines)
+  average = lambda values: round(float(np.mean(values)), 4) if values else None
+  write_json(
+    folder / 'summary.json',
+    {
+      'prompts': len(firsts) + unscored,
+      'n': n,
+      'unscored': unscored,
+      'below_minimum': low,
+      'written': len(lines),
+      'single': average(means),
+      'best': average(bests),
+      'kl': average(kls),
+      'kl_bound': round(best_of_n.bound(n), 4) if n else None,
+    },
+  )
+
+
+def _write_lines(path: Path, records: Sequence[Any]) -> None:
+  """A file of JSON lines, whole or not at all."""
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in records))
+  os.replace(partial, path)
+
+
+def _told(folder: Path) -> str:
+  s = json.loads((folder / 'summary.json').read_text())
+  return (
+    f'{s["written"]} of {s["prompts"]} prompts are in {folder / "answers.jsonl"} '
+    f'({s["unscored"]} without a score, {s["below_minimum"]} below the minimum).\n'
+    f'mean score of single answers {s["single"]}, of the best of {s["n"]} {s["best"]}; '
+    f'KL to the policy {s["kl"]} nats, at most log n - (n - 1)/n = {s["kl_bound"]}'
+  )
+
+
+def _next(config: Any) -> str:
+  return config.get('next', '').format(workdir=config.workdir)

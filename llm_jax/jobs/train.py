@@ -12,8 +12,11 @@ import numpy as np
 import optax
 
 from llm_jax import artifact
+from llm_jax.annotate.sample import Sample
 from llm_jax.evals import held_out
 from llm_jax.find import bind, call, find, named, preset, suggest
+from llm_jax.jobs import annotators
+from llm_jax.jobs.rollout_rules import check_rollout, reuse_of
 from llm_jax.losses import reward
 from llm_jax.parallel.mesh import batch_shards, make_mesh, peak_flops
 from llm_jax.parallel.rules import shardings
@@ -22,10 +25,11 @@ from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training import metrics as training_metrics
 from llm_jax.training import optimizer
-from llm_jax.training.batches import Timed, make_batch_fn, make_read, read_ahead
+from llm_jax.training.batches import Batches, Timed, make_read, read_ahead
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.keeper import Keeper
-from llm_jax.training.loop import fit
+from llm_jax.training.loop import Interrupted, fit
+from llm_jax.training.rollouts import Rollouts
 from llm_jax.training.step import (
   TrainState,
   abstract_state,
@@ -39,16 +43,17 @@ FIELDS = (
   *('job', 'stage', 'workdir', 'requires', 'next', 'seed', 'total_steps', 'batch_size'),
   *('accumulate', 'mesh', 'model', 'data', 'loss', 'annotate', 'optimizer', 'init'),
   *('evaluate', 'sample', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
-  *('publish', 'centre'),
+  *('publish', 'centre', 'rollout', 'stop'),
 )
 COUNTS = (
   *('total_steps', 'batch_size', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every'),
   'max_to_keep',
 )
+SUMMARY = ('reward', 'accuracy', 'bits_per_byte')  # the first that was evaluated is told at the end
 # What may differ when a run is resumed: where it runs and how often it speaks.
 MAY_CHANGE = (
   *('mesh', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
-  *('evaluate', 'sample', 'next', 'requires'),
+  *('evaluate', 'sample', 'next', 'requires', 'stop'),
 )
 
 
@@ -72,6 +77,7 @@ def check(config: Any) -> None:
     if name != 'steps' and name not in config.annotate.steps:
       raise BadInput(f'annotate: options for {name!r}, which is not in config.annotate.steps')
   artifact.holds(config.workdir, whole, may_change=MAY_CHANGE)
+  check_rollout(config)
   _check_models(config)
   mesh = make_mesh(**config.mesh)
   batch, parts, shards = config.batch_size, config.accumulate, batch_shards(mesh)
@@ -128,16 +134,16 @@ def _check_models(config: Any) -> None:
   """
   trains = config.model.get('head') == 'scalar'
   source = _source(_donors(config))
-  for path in _donors(config).values():
+  for part, path in _donors(config).items():
     about = artifact.describe(path)  # refuses what is missing or unfinished
-    if about['model'].get('head') == 'scalar' and not trains:
+    if about['model'].get('head') == 'scalar' and not trains and part != 'critic':
       raise BadInput(
         f'init: {path!r} is a reward model, but {config.workdir!r} trains a policy; start from a '
         f'model of language, such as the one it was made from, {about["parent"]!r}'
       )
   for step in config.annotate.steps:
     path = config.annotate.get(step, {}).get('path', '')
-    if not path:
+    if not path or step == 'pretraining_rows':  # its path is a corpus
       continue
     theirs = artifact.describe(path)['tokenizer']
     if source is not None and theirs != artifact.describe(source)['tokenizer']:
@@ -169,24 +175,16 @@ class _Run:
         f'{self.tokenizer.vocab_size}; set config.model.vocab_size={self.tokenizer.vocab_size}'
       )
     self.rows, self.held_out = self._rows('train'), self._rows('validation')
-    self.length = int(np.shape(self.rows[0]['tokens'])[-1])
-    if self.length > shape.max_length:
+    self.loss_fn = _loss_fn(config, self.model)
+    self.annotate = annotators.build(
+      config, self.model, self.tokenizer, mesh, config.data.get('template')
+    )
+    self.tokens_shape = self._tokens_shape()
+    if self.tokens_shape[-1] > shape.max_length:
       raise BadInput(
-        f'model: rows of {self.length} tokens are longer than config.model.max_length '
+        f'model: rows of {self.tokens_shape[-1]} tokens are longer than config.model.max_length '
         f'{shape.max_length}; raise it, or make shorter rows'
       )
-    self.loss_fn = _loss_fn(config, self.model)
-    self.annotate = [
-      call(
-        find('annotate', step).make,
-        config.annotate.get(step, {}),
-        self.model,
-        self.tokenizer,
-        where=f'annotate.{step}',
-        offered={'mesh': mesh},
-      )
-      for step in config.annotate.steps
-    ]
     self.tx, self.rate = _optimizer(config)
     self.tx = optimizer.freeze(self.tx, self.model.frozen)
     name, group = named(config.evaluate, 'evaluate')
@@ -213,6 +211,16 @@ class _Run:
         seed=config.seed,
         template=config.data.get('template'),
       )
+
+  def _tokens_shape(self) -> tuple[int, ...]:
+    """Of `tokens` in a row: those of the data, or what is sampled for a prompt."""
+    row = self.rows[0]
+    if 'tokens' in row:
+      return np.shape(row['tokens'])
+    for function in self.annotate:
+      if isinstance(function, Sample):
+        return function.group, np.shape(row['prompt'])[-1] + function.slots
+    raise BadInput("annotate: these rows are prompts; put 'sample' into config.annotate.steps")
 
   def _check_donors(self) -> None:
     """Whether the artifacts of `config.init` fit, by what they say of themselves."""
@@ -265,10 +273,13 @@ class _Run:
     else:
       print(f'resuming {folder} from step {resumed}')
       state = checkpoints.restore(resumed, abstract_state(self._init, self.tx, self.mesh))
-    read = read_ahead(
-      make_read(self.rows, self.mesh, batch_size=config.batch_size, seed=config.seed)
-    )
-    batch_fn = Timed(make_batch_fn(read, self.annotate, seed=config.seed))
+    rollout, reuse = dict(config.get('rollout', {})), reuse_of(config)
+    rows_read = config.batch_size * rollout.get('minibatches', 1)
+    read = read_ahead(make_read(self.rows, self.mesh, batch_size=rows_read, seed=config.seed))
+    batches = Batches(read, self.annotate, seed=config.seed, mesh=self.mesh, **rollout)
+    batch_fn = Timed(batches)
+    if resumed is not None:
+      self._restore_carry(checkpoints.carried(resumed))
     step_fn = compile_step(
       state,
       self.mesh,
@@ -278,22 +289,30 @@ class _Run:
       accumulate=config.accumulate,
       frozen=self.model.frozen,
     )
-    tokens = config.batch_size * math.prod(np.shape(self.rows[0]['tokens']))
+    tokens = config.batch_size * math.prod(self.tokens_shape)
     log = training_metrics.Log(
       folder,
       start_step=resumed or 0,
       total_steps=config.total_steps,
       log_every=config.log_every,
       tokens_per_step=tokens,
-      flops_per_step=tokens * self.model.flops_per_token(self.length),
+      flops_per_step=tokens * self.model.flops_per_token(self.tokens_shape[-1]),
       peak_flops=peak_flops(),
       learning_rate=self.rate,
       waited=lambda: batch_fn.seconds,
       began=self.began,
+      limits=config.get('stop', {}),
+    )
+    shown = Rollouts(
+      folder,
+      last=lambda: batches.last,
+      decode=lambda ids: self.tokenizer.decode(ids, specials=True),
+      start_step=resumed or 0,
+      every=config.log_every,
     )
     log.say(
       f'{config.stage}: {self.model.num_params() / 1e6:.2f}M parameters, {len(self.rows)} rows of '
-      f'{self.length} tokens, {config.total_steps} steps of {tokens} tokens, on '
+      f'{self.tokens_shape[-1]} tokens, {config.total_steps} steps of {tokens} tokens, on '
       f'{self.mesh.size} x {jax.devices()[0].device_kind}'
     )
     keeper = Keeper(
@@ -304,11 +323,17 @@ class _Run:
       log=log,
       checkpoints=checkpoints,
       evaluate=self.evaluate,
-      show=self._samples,
+      show=lambda params: [*self._samples(params), *shown.lines(0)],
+      carry=self._carry,
+      reuse=reuse,
     )
+    hooks = (log, shown, keeper)
     with keeper.on_signals():
       try:
-        state = fit(state, batch_fn, step_fn, total_steps=config.total_steps, hooks=(log, keeper))
+        state = fit(state, batch_fn, step_fn, total_steps=config.total_steps, hooks=hooks)
+      except training_metrics.Overoptimized as stop:
+        checkpoints.wait()
+        state = self._before(stop, checkpoints)
       finally:
         checkpoints.wait()
         log.close()
@@ -317,10 +342,8 @@ class _Run:
         raise BadInput(f'publish: the best checkpoint, step {best["step"]}, is {damage}')
       abstract = abstract_state(self._init, self.tx, self.mesh)
       state = checkpoints.restore(best['step'], abstract)
-    params = optimizer.averaged_params(state)
-    model, group = self.model, {k: v for k, v in whole['model'].items() if k != 'lora'}
-    if model.frozen:
-      params, model = jax.jit(model.merged)(params), model.base
+    model, params = self.model.published(optimizer.averaged_params(state))
+    group = artifact.published(whole['model'])
     if 'centre' in config:
       params = self._centred(model, params)
     if 'template' in config.data:
@@ -337,6 +360,26 @@ class _Run:
     artifact.save(folder, made)
     if jax.process_index() == 0:
       self._summary(folder, config.total_steps * tokens)
+
+  def _carry(self) -> dict[str, Any]:
+    """What annotators have to remember beside the parameters, by their names."""
+    both = zip(self.config.annotate.steps, self.annotate, strict=True)
+    return {name: function.carry() for name, function in both if hasattr(function, 'carry')}
+
+  def _restore_carry(self, carried: Mapping[str, Any] | None) -> None:
+    for name, function in zip(self.config.annotate.steps, self.annotate, strict=True):
+      if carried and name in carried:
+        function.restore(carried[name])
+
+  def _before(self, stop: training_metrics.Overoptimized, checkpoints: Checkpoints) -> TrainState:
+    """The newest checkpoint from before the reward was hacked."""
+    good = [step for step in checkpoints.steps() if step <= stop.step]
+    good = [step for step in good if checkpoints.damage(step) is None]
+    if not good:
+      raise Interrupted(f'{stop}; there is no checkpoint from before, so nothing is published')
+    print(f'{stop}; publishing step {good[-1]}, the last checkpoint from before')
+    abstract = abstract_state(self._init, self.tx, self.mesh)
+    return checkpoints.restore(good[-1], abstract)
 
   def _samples(self, params: Params) -> list[str]:
     if self.complete is None:
@@ -357,7 +400,8 @@ class _Run:
 
   def _summary(self, folder: Path, tokens: int) -> None:
     records = training_metrics.read(folder)
-    name = 'accuracy' if any('validation/accuracy' in r for r in records) else 'bits_per_byte'
+    told = [n for n in SUMMARY if any(f'validation/{n}' in r for r in records)]
+    name = told[0] if told else 'loss'
     values = [r[f'validation/{name}'] for r in records if f'validation/{name}' in r]
     picture = training_metrics.plot(folder)
     seconds = time.perf_counter() - self.began

@@ -63,8 +63,15 @@ class Lora:
 
   def apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
     """As the base, with additions multiplied beside the weights; no sum of weights is built."""
-    join = lambda path, weight, a, b: LowRank(weight, a, b, self.alpha / self.rank)
-    return self.base.apply(self._joined(params, join), *args, **kwargs)
+    return self.base.apply(self._joined(params, self._low_rank), *args, **kwargs)
+
+  def for_decoding(self, params: Params) -> tuple[Transformer, Params]:
+    """The base with its additions beside the weights; see `Transformer.for_decoding`."""
+    return self.base.for_decoding(self._joined(params, self._low_rank))
+
+  def published(self, params: Params) -> tuple[Transformer, Params]:
+    """The base with its additions summed in; it differs from no other artifact."""
+    return self.base, jax.jit(self.merged)(params)
 
   def merged(self, params: Params) -> Params:
     """Parameters of the base with the additions summed in, for the artifact."""
@@ -88,6 +95,10 @@ class Lora:
   def flops_per_token(self, length: int) -> float:
     """Those of the base without the gradients of its weights: two thirds (a b is left out)."""
     return self.base.flops_per_token(length) * 2 / 3
+
+  def _low_rank(self, path: str, weight: Array, a: Array, b: Array) -> LowRank:
+    del path
+    return LowRank(weight, a, b, self.alpha / self.rank)
 
   def _targeted(self, path: str) -> bool:
     return bool(re.search(self.targets, path)) and not re.search(self.full, path)

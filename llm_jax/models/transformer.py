@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -290,6 +290,25 @@ class Transformer(Model):
       logits_V = s.logit_softcap * jnp.tanh(logits_V / s.logit_softcap)
     return logits_V
 
+  @nn.nowrap  # linen would take the model made here for a part of this one
+  def for_decoding(self, params: Any) -> tuple['Transformer', Any]:
+    """A model and parameters that give the same, arranged for one token at a time.
+
+    Layers are taken apart, matrices cast to the dtype of products and a tied embedding transposed
+    once, outside of the loop that decodes; inside it, each token would do so to all weights again.
+    """
+    cast = lambda x: x.astype(self.shape.dtype) if x.ndim > 1 else x  # norms stay float32
+    layers = {**params, 'blocks': tuple(unstack(params['blocks'], self.shape.num_layers))}
+    model = self
+    if self.shape.head == 'tied':
+      model = make(**dataclasses.asdict(self.shape) | {'head': 'untied'})
+      layers['head'] = {'kernel': params['embedding']['table'].T}
+    return model, jax.tree.map(cast, layers)
+
+  def published(self, params: Any) -> tuple['Transformer', Any]:
+    """The model and parameters that an artifact holds: these."""
+    return self, params
+
   def make_cache(self, batch: int, slots: int) -> dict[str, Any]:
     """An empty cache for `batch` rows of at most `slots` tokens."""
     s = self.shape
@@ -324,8 +343,10 @@ class Transformer(Model):
     return 6.0 * (s.num_layers * (attention + mlp + scores) + head)
 
 
-def unstack(blocks: Any, num_layers: int) -> list[Any]:
+def unstack(blocks: Any, num_layers: int) -> Sequence[Any]:
   """The parameters of each layer; a split, so that its gradient is one concatenation."""
+  if isinstance(blocks, tuple):  # from `for_decoding`
+    return blocks
   leaves, treedef = jax.tree.flatten(blocks)
   columns = [jax.lax.split(leaf, (1,) * num_layers) for leaf in leaves]
   return [treedef.unflatten([c[i][0] for c in columns]) for i in range(num_layers)]

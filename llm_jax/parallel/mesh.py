@@ -111,6 +111,18 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def local_rows(x: jax.Array) -> np.ndarray:
+  """The rows of a batch-sharded array that this host holds, in order; the inverse of `shard_batch`.
+
+  Waits for the device.
+  """
+  if jax.process_count() == 1:
+    return np.asarray(x)
+  # Axes that do not cut the rows hold copies of the same piece.
+  pieces = {piece.index[0].start or 0: piece.data for piece in x.addressable_shards}
+  return np.concatenate([np.asarray(pieces[first]) for first in sorted(pieces)])
+
+
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
   """Pins an activation to the mesh in use (`jax.set_mesh`); without a mesh it does nothing.
 

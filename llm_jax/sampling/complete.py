@@ -1,16 +1,15 @@
 """Text in, text out: prompts continued by a model, compiled once and usable at every evaluation."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.find import call
 from llm_jax.sampling import pick
-from llm_jax.sampling.generate import generate, left_pad
+from llm_jax.sampling.generate import left_pad
+from llm_jax.sampling.sampler import Sampler, Tools
 from llm_jax.text import chat
 from llm_jax.types import BadInput, Params
 
@@ -26,6 +25,8 @@ def make(
   max_new: int = 64,
   batch_size: int | None = None,
   seed: int = 0,
+  stop_strings: Sequence[str] = (),
+  tools: Tools | None = None,
   **how: Any,
 ) -> Callable[[Params], list[str]]:
   """`complete(params) -> continuations`, one for each prompt, without the prompt itself.
@@ -39,7 +40,9 @@ def make(
     max_new: most new tokens; an end-of-text token ends a row earlier.
     batch_size: prompts at a time, all padded to the longest; by default all of them.
     seed: of the sampling.
-    **how: `temperature`, `top_k`, `top_p` of `pick.make`.
+    stop_strings: texts that end an answer.
+    tools: what the model may call; of a result the answer shows nothing.
+    **how: `temperature`, `top_k` and the others of `pick.make`.
 
   Raises:
     BadInput: prompt and answer do not fit into the model, or there is no prompt.
@@ -51,14 +54,17 @@ def make(
       f'sample: prompts of {prompt_BP.shape[1]} tokens and max_new {max_new} exceed the '
       f'{model.shape.max_length} positions of the model; lower max_new or shorten the prompts'
     )
-  choose = call(pick.make, how, where='sample')
-  # A model may have more rows than the tokenizer has words; what has no word is never said.
-  real_V = np.arange(model.shape.vocab_size) < tokenizer.vocab_size
-  choose_real = lambda logits_BV, rng: choose(jnp.where(real_V, logits_BV, -jnp.inf), rng)
+  choose = call(pick.make, how, where='sample', offered={'allowed_V': spoken(model, tokenizer)})
   stop = tuple({tokenizer.eos_id, *(chat.stop_ids(tokenizer, template) if template else ())})
-  options = {'model': model, 'max_new': max_new, 'stop': stop, 'pick': choose_real}
-  run = jax.jit(functools.partial(generate, **options))
-
+  sampler = Sampler(
+    model,
+    tokenizer,
+    max_new=max_new,
+    stop=stop,
+    pick=choose,
+    stop_strings=stop_strings,
+    tools=tools,
+  )
   size = min(batch_size or len(ids), len(ids))
 
   def complete(params: Params) -> list[str]:
@@ -66,13 +72,20 @@ def make(
     for start in range(0, len(ids), size):
       rows = np.arange(start, start + size) % len(ids)  # the last batch is filled with the first
       rng = jax.random.fold_in(jax.random.key(seed), start)
-      out = run(params, prompt_BP[rows], mask_BP[rows], rng)
+      out = sampler(params, prompt_BP[rows], mask_BP[rows], rng)
       tokens_BL, mask_BL = jax.device_get((out['tokens'], out['mask']))
       both = zip(tokens_BL, mask_BL, strict=True)
       answers += [tokenizer.decode(tokens_L[mask_L > 0].tolist()) for tokens_L, mask_L in both]
     return answers[: len(ids)]
 
   return complete
+
+
+def spoken(model: Any, tokenizer: Any) -> np.ndarray | None:
+  """bool [V]: which ids stand for something, for a model may have more rows than words; or None."""
+  if model.shape.vocab_size == tokenizer.vocab_size:
+    return None
+  return np.arange(model.shape.vocab_size) < tokenizer.vocab_size
 
 
 def _encoded(tokenizer: Any, prompt: Prompt, template: str | None) -> list[int]:

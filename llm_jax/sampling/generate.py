@@ -1,14 +1,53 @@
-"""Generation: one prefill of left-padded prompts, then cached decoding in one compiled loop."""
+"""Generation: one prefill of left-padded prompts, then cached decoding in one compiled loop.
 
+`generate` does it all in one call. Its parts can be compiled apart, for whoever has to look at the
+rows in between: `start` reads the prompts, `decode` writes so many columns, `feed` appends tokens
+that the model did not choose, `finish` gives the batch.
+"""
+
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llm_jax.parallel.mesh import BATCH_AXES, constrain
 from llm_jax.sampling.pick import Pick
 from llm_jax.types import Array, BadInput, Batch, Params
+
+GROW = 64  # the cache grows by so many slots, so that early tokens do not attend to empty ones
+
+
+@flax.struct.dataclass
+class Rows:
+  """Rows that are being written, R of them, in S slots; `cache['index']` is the next one.
+
+  Attributes:
+    cache: of the model; `position` and `segment` [R, S] of all that is written.
+    logits_RV: of the next token.
+    position_R: of the last token.
+    alive_R: bool, not stopped yet.
+    count_R: tokens sampled so far.
+    keys_R: a random key each; token i is drawn with fold_in(key, i).
+    seen_RV: bool, which tokens a row holds; None unless there is a repetition penalty.
+    tokens_RS, mask_RS, old_logp_RS, sampled_logp_RS: as in `generate`.
+  """
+
+  cache: Any
+  logits_RV: Array
+  position_R: Array
+  alive_R: Array
+  count_R: Array
+  keys_R: Array
+  seen_RV: Array | None
+  tokens_RS: Array
+  mask_RS: Array
+  old_logp_RS: Array
+  sampled_logp_RS: Array
 
 
 def generate(
@@ -21,73 +60,239 @@ def generate(
   max_new: int,
   stop: Sequence[int],
   pick: Pick,
+  group: int = 1,
 ) -> Batch:
-  """Continues each prompt until it picks a stop id or has `max_new` tokens.
+  """Continues each prompt `group` times until it picks a stop id or has `max_new` tokens.
 
-  Meant to be jitted by the caller with the keywords bound; it ends early once all rows stopped.
+  Meant to be jitted by the caller with the keywords bound (`pick` may be an argument); it ends
+  early once all rows stopped. An answer depends on its prompt, its key and its number in the
+  group, and on no other row.
 
   Args:
     params: of the model.
-    prompt_BP: ids, padded on the left.
+    prompt_BP: ids, padded on the left. A row without a real token gets no answer.
     prompt_mask_BP: 1 on real prompt tokens.
-    rng: for sampling.
-    model: a Transformer.
+    rng: one key, from which row i gets fold_in(rng, i); or keys [B].
+    model: a causal Transformer.
     max_new: most new tokens a row.
     stop: ids that end a row; the stop id is part of the answer.
     pick: from `sampling.pick.make`.
+    group: G answers to each prompt; they share its prefill.
 
   Returns:
-    Batch over L = P + max_new, padded on the left as the prompts were: `tokens`; `mask` 1 on
-    sampled tokens (the stop id included); `old_logp` of those tokens; `position`; `segment` 1 on
-    prompt and answer. Slots after the end hold token 0.
+    Batch of R = B * G rows, those of a prompt together, over L = P + max_new, padded on the left as
+    the prompts were: `tokens`; `mask` 1 on sampled tokens (the stop id included); `old_logp` and
+    `sampled_logp` of those tokens (see `Picked`); `position`; `segment` 1 on prompt and answer.
+    Slots after the end hold token 0.
   """
+  model, params = model.for_decoding(params)
+  prompt_len = prompt_BP.shape[1]
+  penalised = pick.repetition_penalty is not None
+  rows = start(
+    params, prompt_BP, prompt_mask_BP, rng, model=model, group=group, penalised=penalised
+  )
+  for done in range(0, max_new, GROW):
+    rows = grow(rows, prompt_len + min(done + GROW, max_new))
+    rows = decode(params, rows, pick, model=model, columns=GROW, max_new=max_new, stop=stop)
+  return finish(rows)
+
+
+def start(
+  params: Params,
+  prompt_BP: Array,
+  prompt_mask_BP: Array,
+  rng: Array,
+  *,
+  model: Any,
+  group: int = 1,
+  penalised: bool = False,
+) -> Rows:
+  """Reads the prompts into P slots; arguments as in `generate`."""
   batch, prompt_len = prompt_BP.shape
-  length = prompt_len + max_new
   segment_BP = (prompt_mask_BP > 0).astype(jnp.int32)
   position_BP = jnp.maximum(jnp.cumsum(segment_BP, axis=1) - 1, 0)
-  cache = model.make_cache(batch, length)
+  cache = model.make_cache(batch, prompt_len)
   hidden_BPD, cache = model.apply(
     params, prompt_BP, position_BP, segment_BP, cache, method='hidden'
   )
   logits_BV = model.apply(params, hidden_BPD[:, -1], method='unembed')
+  keys_B = rng if rng.ndim else jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(batch))
+  many = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+  several = lambda x: _spread(jnp.repeat(x, group, axis=0))
+  index, cache = cache['index'], {k: v for k, v in cache.items() if k != 'index'}
+  zeros = jnp.zeros((batch * group, prompt_len), jnp.float32)
+  alive_R = several((segment_BP > 0).any(1))
+  seen_RV = None
+  if penalised:
+    hit_BV = jax.vmap(lambda tokens_P, real_P: jnp.zeros(logits_BV.shape[-1]).at[tokens_P].max(
+      real_P.astype(jnp.float32)
+    ))(prompt_BP, segment_BP)  # fmt: skip
+    seen_RV = several(hit_BV > 0)
+  return Rows(
+    cache={**jax.tree.map(several, cache), 'index': index},
+    logits_RV=several(logits_BV),
+    position_R=several(position_BP[:, -1]),
+    alive_R=alive_R,
+    count_R=jnp.zeros_like(alive_R, jnp.int32),
+    keys_R=many(keys_B, jnp.arange(group)).reshape(-1),
+    seen_RV=seen_RV,
+    tokens_RS=several(prompt_BP.astype(jnp.int32)),
+    mask_RS=zeros,
+    old_logp_RS=zeros,
+    sampled_logp_RS=zeros,
+  )
+
+
+def grow(rows: Rows, slots: int) -> Rows:
+  """The same rows with room for `slots` tokens; nothing where there is as much already."""
+  more = slots - rows.tokens_RS.shape[1]
+  if more <= 0:
+    return rows
+  wide = lambda x: jnp.pad(x, ((0, 0), (0, more)))
+  longer = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
+  cache = {
+    **rows.cache,
+    'layers': jax.tree.map(longer, rows.cache['layers']),
+    'position': wide(rows.cache['position']),
+    'segment': wide(rows.cache['segment']),
+  }
+  names = ('tokens_RS', 'mask_RS', 'old_logp_RS', 'sampled_logp_RS')
+  wider: Any = {name: wide(getattr(rows, name)) for name in names}
+  return dataclasses.replace(rows, cache=cache, **wider)
+
+
+def decode(
+  params: Params,
+  rows: Rows,
+  pick: Pick,
+  *,
+  model: Any,
+  columns: int,
+  max_new: int,
+  stop: Sequence[int],
+) -> Rows:
+  """Writes up to `columns` more tokens to each row that goes on; less if all stop, or S is full.
+
+  Args:
+    params: of the model.
+    rows: from `start`, `decode` or `feed`.
+    pick: how to pick.
+    model: as in `start`.
+    columns: most tokens a row in this call.
+    max_new: most tokens a row in all.
+    stop: ids that end a row.
+  """
+  slots = rows.tokens_RS.shape[1]
+  end = jnp.minimum(rows.cache['index'] + columns, slots)
   stop_ids = jnp.asarray(list(stop) or [-1])
-  grow = lambda x: jnp.pad(x, ((0, 0), (0, max_new)))
-  out = {
-    'tokens': grow(prompt_BP.astype(jnp.int32)),
-    'mask': jnp.zeros((batch, length), jnp.float32),
-    'old_logp': jnp.zeros((batch, length), jnp.float32),
-    'position': grow(position_BP),
-    'segment': grow(segment_BP),
+
+  def going(rows: Rows) -> Array:
+    return (rows.cache['index'] < end) & rows.alive_R.any()
+
+  def step(rows: Rows) -> Rows:
+    alive_R, slot = rows.alive_R, rows.cache['index']
+    keys_R = jax.vmap(jax.random.fold_in)(rows.keys_R, rows.count_R)
+    picked = pick(rows.logits_RV, keys_R, rows.seen_RV)
+    token_R = jnp.where(alive_R, picked.token, 0)
+    position_R = rows.position_R + alive_R
+    write = lambda x_RS, v_R: jax.lax.dynamic_update_index_in_dim(
+      x_RS, v_R.astype(x_RS.dtype), slot, 1
+    )
+    logits_RLV, cache = model.apply(
+      params, token_R[:, None], position_R[:, None], alive_R.astype(jnp.int32)[:, None], rows.cache
+    )
+    count_R = rows.count_R + alive_R
+    seen_RV = rows.seen_RV
+    if seen_RV is not None:
+      seen_RV |= (jnp.arange(seen_RV.shape[1]) == token_R[:, None]) & alive_R[:, None]
+    return dataclasses.replace(
+      rows,
+      cache=cache,
+      logits_RV=jnp.where(alive_R[:, None], logits_RLV[:, 0], rows.logits_RV),
+      position_R=position_R,
+      alive_R=alive_R & (token_R[:, None] != stop_ids).all(-1) & (count_R < max_new),
+      count_R=count_R,
+      seen_RV=seen_RV,
+      tokens_RS=write(rows.tokens_RS, token_R),
+      mask_RS=write(rows.mask_RS, alive_R),
+      old_logp_RS=write(rows.old_logp_RS, jnp.where(alive_R, picked.logp, 0)),
+      sampled_logp_RS=write(rows.sampled_logp_RS, jnp.where(alive_R, picked.sampled_logp, 0)),
+    )
+
+  return jax.lax.while_loop(going, step, rows)
+
+
+def feed(params: Params, rows: Rows, tokens_RT: Array, length_R: Array, *, model: Any) -> Rows:
+  """Appends given tokens to some rows, mask 0, and lets those rows go on.
+
+  All rows are moved to the right until they end in the same slot, so no row has a hole. The caller
+  grows the rows first, to T slots beyond the longest of them.
+
+  Args:
+    params: of the model.
+    rows: of which those that are fed have stopped.
+    tokens_RT: ids, padded on the left.
+    length_R: how many of them are real; 0 leaves a row as it is.
+    model: as in `start`.
+  """
+  slots, width = rows.tokens_RS.shape[1], tokens_RT.shape[1]
+  used_RS = rows.cache['segment'] > 0
+  last_R = jnp.where(used_RS, jnp.arange(slots), -1).max(1)
+  index = used_RS.sum(1).max()  # no row is longer, so none loses its beginning
+  shift_R1 = (index - 1 - last_R)[:, None]
+  from_RS = (jnp.arange(slots) - shift_R1) % slots
+  move = lambda x_RS: jnp.take_along_axis(x_RS, from_RS, axis=1)
+  move_heads = lambda x: jnp.take_along_axis(x, from_RS[:, None, :, None], axis=2)
+  fed_R = length_R > 0
+  real_RT = jnp.arange(width) >= width - length_R[:, None]
+  position_RT = rows.position_R[:, None] + jnp.cumsum(real_RT, axis=1)
+  cache = {
+    'layers': jax.tree.map(move_heads, rows.cache['layers']),
+    'position': move(rows.cache['position']),
+    'segment': move(rows.cache['segment']),
+    'index': index.astype(jnp.int32),
+  }
+  hidden_RTD, cache = model.apply(
+    params, tokens_RT, position_RT, real_RT.astype(jnp.int32), cache, method='hidden'
+  )
+  logits_RV = model.apply(params, hidden_RTD[:, -1], method='unembed')
+  write = jax.lax.dynamic_update_slice
+  seen_RV = rows.seen_RV
+  if seen_RV is not None:
+    hit = jax.vmap(lambda seen_V, ids_T, real_T: seen_V.at[ids_T].max(real_T))
+    seen_RV = hit(seen_RV, tokens_RT, real_RT)
+  return dataclasses.replace(
+    rows,
+    cache=cache,
+    logits_RV=jnp.where(fed_R[:, None], logits_RV, rows.logits_RV),
+    position_R=jnp.where(fed_R, position_RT[:, -1], rows.position_R),
+    alive_R=fed_R,
+    seen_RV=seen_RV,
+    tokens_RS=write(move(rows.tokens_RS), jnp.where(real_RT, tokens_RT, 0), (0, index)),
+    mask_RS=move(rows.mask_RS),
+    old_logp_RS=move(rows.old_logp_RS),
+    sampled_logp_RS=move(rows.sampled_logp_RS),
+  )
+
+
+def finish(rows: Rows) -> Batch:
+  """What was written, as the batch that `generate` returns."""
+  return {
+    'tokens': rows.tokens_RS,
+    'mask': rows.mask_RS,
+    'old_logp': rows.old_logp_RS,
+    'sampled_logp': rows.sampled_logp_RS,
+    'position': rows.cache['position'],
+    'segment': rows.cache['segment'],
   }
 
-  def going(carry: Any) -> Array:
-    new, alive_B, *_ = carry
-    return (new < max_new) & alive_B.any()
 
-  def step(carry: Any) -> Any:
-    new, alive_B, logits_BV, position_B, cache, out = carry
-    token_B, logp_B = pick(logits_BV, jax.random.fold_in(rng, new))
-    token_B = jnp.where(alive_B, token_B, 0).astype(jnp.int32)
-    position_B = position_B + 1
-    column = {
-      'tokens': token_B,
-      'mask': alive_B.astype(jnp.float32),
-      'old_logp': jnp.where(alive_B, logp_B, 0),
-      'position': position_B,
-      'segment': alive_B.astype(jnp.int32),
-    }
-    slot = prompt_len + new
-    out = {k: jax.lax.dynamic_update_index_in_dim(out[k], v, slot, 1) for k, v in column.items()}
-    segment_B1 = alive_B.astype(jnp.int32)[:, None]
-    logits_BLV, cache = model.apply(
-      params, token_B[:, None], position_B[:, None], segment_B1, cache
-    )
-    alive_B &= (token_B[:, None] != stop_ids).all(-1)
-    return new + 1, alive_B, logits_BLV[:, 0], position_B, cache, out
-
-  alive_B = jnp.ones((batch,), bool)
-  start = (jnp.int32(0), alive_B, logits_BV, position_BP[:, -1], cache, out)
-  return jax.lax.while_loop(going, step, start)[-1]
+def _spread(x: Array) -> Array:
+  """Keeps rows on the devices of the mesh in use, where their number can be divided."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+    return x
+  return constrain(x, 'batch')
 
 
 def left_pad(

@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
-from llm_jax.parallel.mesh import shard_batch
+from llm_jax.parallel.mesh import batch_sharding, local_rows, shard_batch
 from llm_jax.types import Annotate, BadInput, Batch, BatchFn
 
 Read = Callable[[int], Batch]
@@ -95,17 +96,109 @@ def read_ahead(read: Read, depth: int = 2) -> Read:
   return ahead
 
 
-def make_batch_fn(read: Read, annotate: Sequence[Annotate] = (), *, seed: int) -> BatchFn:
-  """`batch_fn(params, step)`: what was read for the step, through the annotators in order."""
+class Batches:
+  """`batch_fn(params, step)`: what was read for the step, through the annotators in order.
 
-  def batch_fn(params: Any, step: int) -> Batch:
-    batch = read(step)
-    for i, function in enumerate(annotate):
-      rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), i), step)
-      batch = function(params, batch, rng)
+  With `epochs` or `minibatches` above 1 (PPO), one rollout serves epochs * minibatches steps: the
+  rows of `minibatches` batches are read and annotated together, with the parameters of the first of
+  these steps, and each epoch cuts them into batches in another order. Step, epoch and minibatch are
+  arithmetic, so a run that starts at the first step of a rollout needs nothing but the parameters.
+
+  An annotator may have an attribute `tries` and write `keep` [B]: then further rows are read and
+  sent through the annotators up to it, until the rollout is full of rows that are kept, or the
+  tries are used up and others fill it (dynamic sampling, arXiv:2503.14476, section 3.2). It may
+  have a method `observe(batch)`, which is called once for each rollout that is trained on.
+
+  Attributes:
+    reuse: steps that a rollout serves.
+    last: the rollout of the last step that was asked for; None before.
+
+  Args:
+    read: number -> rows of one rollout, on the mesh.
+    annotate: in order.
+    seed: of the annotators' random numbers and of the order of minibatches.
+    epochs: passes over a rollout.
+    minibatches: updates a pass.
+    mesh: where batches go; needed for minibatches and for tries.
+  """
+
+  def __init__(
+    self,
+    read: Read,
+    annotate: Sequence[Annotate] = (),
+    *,
+    seed: int,
+    epochs: int = 1,
+    minibatches: int = 1,
+    mesh: Any = None,
+  ) -> None:
+    self._read, self._annotate, self._seed, self._mesh = read, tuple(annotate), seed, mesh
+    self._minibatches, self.reuse = minibatches, epochs * minibatches
+    self._tries = [getattr(function, 'tries', 0) for function in annotate]
+    self._number = -1
+    self.last: Batch | None = None
+    self._take: Any = None
+
+  def __call__(self, params: Any, step: int) -> Batch:
+    number, within = divmod(step, self.reuse)
+    if number != self._number or self.last is None:
+      if within:
+        raise ValueError(f'step {step} is inside of a rollout, whose parameters are gone')
+      self.last, self._number = self._rollout(params, number), number
+    if self.reuse == 1:
+      return self.last
+    rows = len(self.last['tokens'])
+    epoch, part = divmod(step, self._minibatches)
+    order = shuffled(np.arange(rows), rows, hash_seed(self._seed, epoch))
+    size = rows // self._minibatches
+    if self._take is None:
+      take = lambda batch, index: {k: v[index] for k, v in batch.items()}
+      self._take = jax.jit(take, out_shardings=batch_sharding(self._mesh))
+    return self._take(self.last, order[part * size : (part + 1) * size])
+
+  def _rollout(self, params: Any, number: int) -> Batch:
+    tries = max([1, *self._tries])
+    if tries == 1:
+      batch = self._through(params, self._read(number), number, 0, len(self._annotate))
+    else:
+      until = self._tries.index(tries) + 1
+      batch = self._filled(params, number, tries, until)
+      batch = self._through(params, batch, number, until, len(self._annotate))
+    for function in self._annotate:
+      if hasattr(function, 'observe'):
+        function.observe(batch)  # pyright: ignore[reportFunctionMemberAccess]
     return batch
 
-  return batch_fn
+  def _through(self, params: Any, batch: Batch, number: int, first: int, last: int) -> Batch:
+    for i in range(first, last):
+      rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), i), number)
+      batch = self._annotate[i](params, batch, rng)
+    return batch
+
+  def _filled(self, params: Any, number: int, tries: int, until: int) -> Batch:
+    """Rows that are kept, of as many reads as it takes; `log/acceptance` is their share."""
+    kept, others, seen = [], [], 0
+    wanted = 0
+    for attempt in range(number * tries, (number + 1) * tries):
+      batch = self._through(params, self._read(attempt), attempt, 0, until)
+      rows = {k: local_rows(v) for k, v in batch.items()}
+      keep = rows.pop('keep') > 0
+      wanted, seen = len(keep), seen + len(keep)
+      kept.append({k: v[keep] for k, v in rows.items()})
+      others.append({k: v[~keep] for k, v in rows.items()})
+      if _fewest(sum(len(part['tokens']) for part in kept)) >= wanted:
+        break  # on every host, for all of them sample together
+    accepted = sum(len(part['tokens']) for part in kept)
+    rows = {k: np.concatenate([p[k] for p in (*kept, *others)])[:wanted] for k in kept[0]}
+    rows['log/acceptance'] = np.full(wanted, accepted / seen, np.float32)
+    return shard_batch(rows, self._mesh)
+
+
+def _fewest(count: int) -> int:
+  """The smallest of the counts of all hosts."""
+  if jax.process_count() == 1:
+    return count
+  return int(multihost_utils.process_allgather(np.array(count)).min())
 
 
 class Timed:

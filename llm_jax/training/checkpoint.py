@@ -33,27 +33,29 @@ class Checkpoints:
     self._finishing: threading.Thread | None = None
     self._error: BaseException | None = None
 
-  def save(self, step: int, state: Any, *, score: float | None = None) -> None:
+  def save(self, step: int, state: Any, *, score: float | None = None, carry: Any = None) -> None:
     """Starts writing `state`; returns once it no longer needs the device arrays.
 
     Args:
       step: steps done.
       state: a tree of arrays.
       score: validation loss at this step, if known; the lowest one is kept as the best.
+      carry: what else a resumed run has to know, as JSON.
     """
     self.wait()
     target = self.folder / f'{step:08d}'
     if jax.process_index() == 0 and target.exists():
       shutil.rmtree(target)
     self._orbax.save(target / STATE, state)
-    self._finishing = threading.Thread(target=self._finish, args=(step, target, score))
+    self._finishing = threading.Thread(target=self._finish, args=(step, target, score, carry))
     self._finishing.start()
 
-  def _finish(self, step: int, target: Path, score: float | None) -> None:
+  def _finish(self, step: int, target: Path, score: float | None, carry: Any) -> None:
     try:
       self._orbax.wait_until_finished()
       if jax.process_index() == 0:
-        write_json(target / MANIFEST, {'step': step, 'score': score, 'files': manifest(target)})
+        about = {'step': step, 'score': score, 'carry': carry, 'files': manifest(target)}
+        write_json(target / MANIFEST, about)
         self._tidy(step, score)
     except BaseException as error:  # raised again by wait(), in the thread of the training loop
       self._error = error
@@ -118,6 +120,10 @@ class Checkpoints:
         one that saved.
     """
     return self._orbax.restore(self.folder / f'{step:08d}' / STATE, abstract)
+
+  def carried(self, step: int) -> Any:
+    """The `carry` saved at `step`; None if there was none."""
+    return json.loads((self.folder / f'{step:08d}' / MANIFEST).read_text()).get('carry')
 
 
 def manifest(folder: Path) -> dict[str, str]:

@@ -24,8 +24,12 @@ class Keeper:
     checkpoint_every: steps between checkpoints.
     log: where results go.
     checkpoints: where states go; the validation loss is their score.
-    evaluate: (params) -> Metrics with a `loss`.
+    evaluate: (params) -> Metrics with a `loss`. Where there is a `reward` too, the highest reward
+      is the best and not the lowest loss, which means nothing in reinforcement learning.
     show: (params) -> lines to print after an evaluation.
+    carry: what a checkpoint keeps beside the state, as JSON.
+    reuse: steps that share a rollout; a run can only go on from between two rollouts, so one that
+      is asked to stop goes on until there.
   """
 
   def __init__(
@@ -39,11 +43,14 @@ class Keeper:
     checkpoints: Checkpoints,
     evaluate: Callable[[Params], Metrics],
     show: Callable[[Params], list[str]],
+    carry: Callable[[], Any] = lambda: None,
+    reuse: int = 1,
   ) -> None:
     self._folder, self._total_steps = folder, total_steps
     self._eval_every, self._checkpoint_every = eval_every, checkpoint_every
     self._log, self._checkpoints = log, checkpoints
     self._evaluate, self._show = evaluate, show
+    self._carry, self._reuse = carry, reuse
     self._signal: int | None = None
 
   def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
@@ -54,17 +61,17 @@ class Keeper:
       log.flush()
       params = optimizer.averaged_params(state)
       values = {k: float(v.value) for k, v in self._evaluate(params).items()}
-      score = values.get('loss')
+      score = -values['reward'] if 'reward' in values else values.get('loss')
       log.validation(step, values)
       for line in self._show(params):
         log.say(f'  | {line}')
       log.restart_clock()
-    interrupted = self._signal is not None
+    interrupted = self._signal is not None and step % self._reuse == 0
     if step % self._checkpoint_every == 0 or last or interrupted:
       log.flush()  # so that metrics.jsonl holds every step the checkpoint holds
-      self._checkpoints.save(step, state, score=score)
+      self._checkpoints.save(step, state, score=score, carry=self._carry())
       log.restart_clock()
-    if interrupted:
+    if interrupted and self._signal is not None:
       self._checkpoints.wait()
       raise Interrupted(
         f'{signal.Signals(self._signal).name}: saved step {step} in {self._folder}; '

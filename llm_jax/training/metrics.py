@@ -5,24 +5,41 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
+from llm_jax.find import suggest
 from llm_jax.training.loop import Interrupted
 from llm_jax.training.step import TrainState
-from llm_jax.types import Mean, Metrics
+from llm_jax.types import BadInput, Metrics, Peak
 
 # Of an evaluation, what is printed if it is there; everything is in metrics.jsonl.
-SHOWN = ('loss', 'bits_per_byte', 'accuracy', 'margin', 'kl', 'entropy')
+SHOWN = (
+  *('loss', 'bits_per_byte', 'accuracy', 'margin', 'reward', 'kl', 'answer_kl', 'length'),
+  'entropy',
+)
+ROLLOUT = ('reward', 'answer_kl', 'kl', 'length')  # what a line says of reinforcement learning
 LAST_VALUE = ('skipped', 'skipped_in_a_row')  # counters: an interval reports where they ended
 
 
 class Diverged(Interrupted):
   """Too many updates in a row were skipped; parameters are those of the last good update."""
+
+
+class Overoptimized(Interrupted):
+  """A metric passed its limit: the reward is being hacked (arXiv:2210.10760).
+
+  Attributes:
+    step: the last one before the interval in which it did.
+  """
+
+  def __init__(self, message: str, step: int) -> None:
+    super().__init__(message)
+    self.step = step
 
 
 class Log:
@@ -40,6 +57,7 @@ class Log:
     waited: returns the seconds the loop has waited for data so far.
     began: `time.perf_counter()` when the command started.
     max_skipped: raises Diverged after so many skipped updates in a row.
+    limits: metric -> the largest mean over an interval; beyond it Overoptimized is raised.
   """
 
   def __init__(
@@ -56,11 +74,13 @@ class Log:
     waited: Callable[[], float],
     began: float,
     max_skipped: int = 10,
+    limits: Mapping[str, float] = {},
   ) -> None:
     self.total_steps, self.log_every = total_steps, log_every
     self.tokens_per_step, self.flops_per_step = tokens_per_step, flops_per_step
     self.peak_flops, self.learning_rate = peak_flops, learning_rate
     self.waited, self.began, self.max_skipped = waited, began, max_skipped
+    self.limits = dict(limits)
     self.first_step = start_step + 1
     self._open: list[tuple[int, Metrics]] = []
     self._closed: list[tuple[int, Metrics]] = []
@@ -173,10 +193,21 @@ class Log:
         'was not finite or spiked; look at the data, or start anew in another --config.workdir '
         'with a lower config.optimizer.learning_rate'
       )
+    for name, limit in self.limits.items():
+      if name not in values:
+        known = sorted(k for k in values if k != 'skipped')
+        raise BadInput(f'stop: no metric {name!r} in this run; {suggest(name, known)}')
+      if values[name] > limit:
+        raise Overoptimized(
+          f'{name} {values[name]:.3g} of steps {step - steps + 1} to {step} exceeds '
+          f'config.stop.{name} {limit:g}: the reward is being hacked',
+          step - steps,
+        )
 
   def _line(self, record: dict[str, Any]) -> str:
     step = record['step']
     parts = [f'step {step:>6}/{self.total_steps}', f'loss {record["loss"]:.4f}']
+    parts += [f'{name} {record[name]:.3g}' for name in ROLLOUT if name in record]
     if 'bits_per_byte' in self._validation:
       parts.append(f'validation bits/byte {self._validation["bits_per_byte"]:.4f}')
     if 'seconds_to_first_step' in record:
@@ -194,7 +225,9 @@ class Log:
     return '  '.join(parts)
 
 
-def _merge(name: str, parts: list[Mean]) -> float:
+def _merge(name: str, parts: list[Any]) -> float:
+  if isinstance(parts[0], Peak):
+    return float(max(part.value for part in parts))
   if name in LAST_VALUE:
     return float(parts[-1].total)
   count = sum(float(p.count) for p in parts)

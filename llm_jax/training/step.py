@@ -63,8 +63,10 @@ def train_step(
     part_batch, index = part
     part_batch = {k: constrain(v, 'batch') for k, v in part_batch.items()}
     grad_fn = jax.grad(sums, has_aux=True)
-    grads, aux = grad_fn(moving, part_batch, jax.random.fold_in(rng, index))
-    return jax.tree.map(jnp.add, carry, (grads, aux)), None
+    grads, (loss, metrics) = grad_fn(moving, part_batch, jax.random.fold_in(rng, index))
+    grads_sum, (loss_sum, metrics_sum) = carry
+    added = {name: metrics_sum[name] + value for name, value in metrics.items()}
+    return (jax.tree.map(jnp.add, grads_sum, grads), (loss_sum + loss, added)), None
 
   # Strided split: microbatch i takes rows i, i + n, ..., so that every device keeps its own rows.
   parts = {
@@ -88,11 +90,17 @@ def train_step(
   metrics = {
     'loss': loss,
     **metrics,
+    **measured(batch),
     'grad_norm': Mean.of(optax.global_norm(grads)),
     'skipped': Mean.of(total_skipped),
     'skipped_in_a_row': Mean.of(in_a_row),
   }
   return TrainState(state.step + 1, {**still, **moved}, opt_state), metrics
+
+
+def measured(batch: Batch) -> Metrics:
+  """What annotators wrote into the fields `log/<name>` [B] of a batch, by name."""
+  return {k.removeprefix('log/'): Mean.of(v) for k, v in batch.items() if k.startswith('log/')}
 
 
 def make_state(

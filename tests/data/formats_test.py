@@ -214,6 +214,20 @@ def test_answers_that_use_tools_are_several_messages():
   assert answers == [[CALLED, tool, A('a')], [A('b')]]
 
 
+def test_the_best_of_many_is_an_example_and_a_pair():
+  record = {
+    'prompt': PROMPT,
+    'completion': [A('a')],
+    'chosen': [A('a')],
+    'rejected': [A('c')],
+    'candidates': ['b', 'a', 'c'],
+    'scores': [0.5, 1.0, -2.0],
+  }
+  assert formats.conversation(record) == [*PROMPT, A('a')]
+  assert formats.preference(record) == (PROMPT, [[A('a')], [A('c')]], None)
+  assert formats.labelled(record) == [(PROMPT, [A('a')], True), (PROMPT, [A('c')], False)]
+
+
 BOTH = {'prompt': 'Hi', 'chosen': 'a', 'rejected': 'b'}
 
 

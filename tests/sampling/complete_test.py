@@ -98,11 +98,26 @@ class Chain:
   def __init__(self, vocab_size):
     self.shape = SimpleNamespace(vocab_size=vocab_size, max_length=64)
 
-  def make_cache(self, batch, length):
-    return ()
+  def for_decoding(self, params):
+    return self, params
 
-  def apply(self, params, x, *place, method=None):
-    return x if method == 'unembed' else (params[x], ())
+  def make_cache(self, batch, slots):
+    empty = jnp.zeros((batch, slots), jnp.int32)
+    return {'layers': (), 'position': empty, 'segment': empty, 'index': jnp.int32(0)}
+
+  def apply(self, params, x, position=None, segment=None, cache=None, method=None):
+    if method == 'unembed':
+      return x
+    write = lambda name, value: jax.lax.dynamic_update_slice(
+      cache[name], value, (0, cache['index'])
+    )
+    cache = {
+      'layers': (),
+      'position': write('position', position),
+      'segment': write('segment', segment),
+      'index': cache['index'] + x.shape[1],
+    }
+    return params[x], cache
 
 
 def chain(tokenizer, *ids, extra=0):

@@ -9,6 +9,8 @@ import pytest
 
 from llm_jax.losses.logprobs import score
 from llm_jax.models.transformer import make
+from llm_jax.parallel.mesh import make_mesh, shard_batch
+from llm_jax.parallel.rules import shardings
 from llm_jax.sampling import pick
 from llm_jax.sampling.generate import generate, left_pad
 from llm_jax.types import BadInput
@@ -75,7 +77,7 @@ def test_greedy_is_argmax_of_the_whole_row_each_time():
 def test_old_logp_is_the_score_of_the_trainer(variant, temperature):
   model, params = build(variant)
   # Stop ids make rows of different lengths.
-  out = run(model, params, PROMPTS * 3, stop=(4, 11), temperature=temperature, top_k=12)
+  out = run(model, params, PROMPTS * 3, stop=tuple(range(0, 19, 2)), temperature=temperature)
   assert len({len(a) for a in answers(out)}) > 1
   batch = {k: jnp.asarray(out[k]) for k in ('tokens', 'position', 'segment')}
   logp = jax.jit(lambda p, b: score(model, p, b, temperature=temperature))(params, batch)
@@ -90,8 +92,8 @@ def test_fields_of_the_batch():
   width = prompt_BP.shape[1]
   assert width == 8
   assert {k: (v.shape, str(v.dtype)) for k, v in out.items()} == {
-    k: ((3, width + NEW), 'float32' if k in ('mask', 'old_logp') else 'int32')
-    for k in ('tokens', 'mask', 'old_logp', 'position', 'segment')
+    k: ((3, width + NEW), 'float32' if k in ('mask', 'old_logp', 'sampled_logp') else 'int32')
+    for k in ('tokens', 'mask', 'old_logp', 'sampled_logp', 'position', 'segment')
   }
   np.testing.assert_array_equal(out['tokens'][:, :width], prompt_BP)
   np.testing.assert_array_equal(out['segment'][:, :width], mask_BP)
@@ -124,7 +126,7 @@ def test_the_end_of_all_rows_is_the_end():
   out = run(model, params, PROMPTS, stop=tuple(range(19)))  # whatever comes first
   assert [len(a) for a in answers(out)] == [1, 1, 1]
   start = out['tokens'].shape[1] - NEW
-  for k in ('tokens', 'mask', 'old_logp', 'segment', 'position'):
+  for k in ('tokens', 'mask', 'old_logp', 'sampled_logp', 'segment', 'position'):
     assert not out[k][:, start + 1 :].any()
 
 
@@ -154,3 +156,52 @@ def test_left_pad():
 def test_an_empty_prompt_is_refused(prompts):
   with pytest.raises(BadInput, match='empty prompt; give at least one token'):
     left_pad(prompts)
+
+
+def test_a_group_shares_its_prompt_and_an_answer_depends_on_nothing_else():
+  model, params = build()
+  prompt_BP, mask_BP = left_pad(PROMPTS)
+  options = dict(model=model, max_new=NEW, stop=(4,), pick=pick.make(temperature=1.5))
+
+  def sample(group, rows=slice(None), key=jax.random.key(3)):
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(PROMPTS)))[rows]
+    run = jax.jit(functools.partial(generate, group=group, **options))
+    found = answers(jax.device_get(run(params, prompt_BP[rows], mask_BP[rows], keys)))
+    return [found[i : i + group] for i in range(0, len(found), group)]
+
+  four = sample(4)
+  assert len({tuple(answer) for answer in four[0]}) > 1
+  assert [two[:2] for two in four] == sample(2)
+  assert sample(2, rows=slice(1, 3)) == [two[:2] for two in four[1:]]
+
+
+def test_a_row_without_a_prompt_gets_no_answer():
+  model, params = build()
+  prompt_BP, mask_BP = left_pad(PROMPTS)
+  mask_BP[1] = 0
+  run = jax.jit(functools.partial(generate, model=model, max_new=NEW, stop=(), pick=pick.make()))
+  out = jax.device_get(run(params, prompt_BP, mask_BP, jax.random.key(0)))
+  assert [len(answer) for answer in answers(out)] == [NEW, 0, NEW]
+  assert not out['segment'][1].any()
+
+
+def test_eight_devices_sample_what_one_does():
+  model, params = build()
+  prompt_BP, mask_BP = left_pad([*PROMPTS, [3, 1]])
+  options = dict(model=model, max_new=NEW, stop=(4,), pick=pick.make(temperature=0.7), group=2)
+
+  def sample(**axes):
+    mesh = make_mesh(**axes)
+    with jax.set_mesh(mesh):
+      rows = shard_batch({'prompt': prompt_BP, 'mask': mask_BP}, mesh)
+      placed = jax.device_put(params, shardings(params, mesh))
+      run = jax.jit(functools.partial(generate, **options))
+      out = run(placed, rows['prompt'], rows['mask'], jax.random.key(0))
+      batch = {k: out[k] for k in ('tokens', 'position', 'segment')}
+      logp = jax.jit(lambda p, b: score(model, p, b, temperature=0.7))(placed, batch)
+      np.testing.assert_allclose(logp * out['mask'], out['old_logp'], atol=1e-4)
+      return jax.device_get(out)
+
+  one, eight = sample(data=1), sample(data=2, fsdp=2, tensor=2)
+  assert answers(one) == answers(eight)
+  np.testing.assert_allclose(one['old_logp'], eight['old_logp'], atol=1e-5)

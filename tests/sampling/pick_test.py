@@ -60,9 +60,14 @@ def test_rows_are_cut_one_by_one():
   np.testing.assert_array_equal(out[1], out[0][::-1])
 
 
+def keys(count, seed=0):
+  return jax.random.split(jax.random.key(seed), count)
+
+
 def draw(logits=LOGP, count=40_000, seed=0, **how):
-  choose = jax.jit(pick.make(**how))
-  token, logp = choose(jnp.repeat(logits, count, axis=0), jax.random.key(seed))
+  rule = pick.make(**how)
+  choose = jax.jit(lambda logits, keys: rule(logits, keys))
+  token, logp, _ = choose(jnp.repeat(logits, count, axis=0), keys(count, seed))
   return np.asarray(token), np.asarray(logp)
 
 
@@ -90,14 +95,16 @@ def test_samples_follow_the_distribution(how, weight):
 
 def test_temperature_zero_is_argmax():
   logits = jax.random.normal(jax.random.key(1), (64, 11)) * 3
-  token, logp = pick.make(temperature=0)(logits, jax.random.key(0))
+  token, logp, sampled = pick.make(temperature=0)(logits, keys(64))
+  assert not sampled.any()
   np.testing.assert_array_equal(token, logits.argmax(-1))
   np.testing.assert_allclose(logp, jax.nn.log_softmax(logits).max(-1), atol=1e-6)
 
 
 def test_top_1_is_argmax_too():
   logits = jax.random.normal(jax.random.key(1), (64, 11))
-  token, _ = pick.make(top_k=1)(logits, jax.random.key(0))
+  token, _, sampled = pick.make(top_k=1)(logits, keys(64))
+  np.testing.assert_allclose(sampled, 0, atol=1e-6)
   np.testing.assert_array_equal(token, logits.argmax(-1))
 
 
@@ -108,7 +115,7 @@ def test_one_seed_one_choice():
 
 
 def test_half_precision_logits_are_read_in_float32():
-  token, logp = pick.make()(LOGP.astype(jnp.bfloat16), jax.random.key(0))
+  _, logp, _ = pick.make()(LOGP.astype(jnp.bfloat16), keys(1))
   assert logp.dtype == jnp.float32
 
 
@@ -116,7 +123,7 @@ def test_half_precision_logits_are_read_in_float32():
   ('how', 'message'),
   [
     (dict(temperature=-1.0), r'temperature -1\.0 is negative; 0 is greedy'),
-    (dict(top_k=0), 'top_k 0; use at least 1'),
+    (dict(top_k=0), 'top_k 0 is below 1; use at least 1'),
     (dict(top_p=0.0), r'top_p 0\.0 is not in \(0, 1\]'),
     (dict(top_p=1.5), r'top_p 1\.5'),
   ],
@@ -124,3 +131,55 @@ def test_half_precision_logits_are_read_in_float32():
 def test_values_outside_their_range(how, message):
   with pytest.raises(BadInput, match=message):
     pick.make(**how)
+
+
+SETTINGS = (
+  dict(temperature=0.5, top_k=3, top_p=0.9, min_p=0.1, repetition_penalty=1.5),
+  dict(temperature=0.0, top_k=5, top_p=1.0, min_p=0.0, repetition_penalty=1.0),
+  dict(temperature=2.0, top_k=2, top_p=0.5, min_p=0.3, repetition_penalty=0.7),
+)
+
+
+def test_a_row_may_have_settings_of_its_own_and_others_compile_nothing():
+  logits = jax.random.normal(jax.random.key(1), (3, 11)) * 2
+  seen = jax.random.bernoulli(jax.random.key(2), 0.3, (3, 11))
+  run = jax.jit(lambda rule, logits, keys, seen: rule(logits, keys, seen))
+  each = {name: np.array([s[name] for s in SETTINGS]) for name in SETTINGS[0]}
+  together = run(pick.make(**each), logits, keys(3), seen)
+  for i, setting in enumerate(SETTINGS):
+    alone = pick.make(**setting)(logits, keys(3), seen)
+    for field in together._fields:
+      found, wanted = (np.asarray(getattr(x, field))[i] for x in (together, alone))
+      np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+  run(
+    pick.make(**{name: values[::-1].copy() for name, values in each.items()}), logits, keys(3), seen
+  )
+  assert run._cache_size() == 1
+
+
+def test_what_was_sampled_from_is_the_policy_over_the_mass_that_was_kept():
+  token, logp, sampled = jax.jit(pick.make(top_k=2))(jnp.repeat(LOGP, 50, axis=0), keys(50))
+  np.testing.assert_allclose(sampled, logp - np.log(0.65), atol=1e-5)
+  _, logp, sampled = pick.make()(LOGP, keys(1))
+  np.testing.assert_array_equal(logp, sampled)
+
+
+def test_min_p_keeps_what_is_likely_beside_the_best():
+  assert np.isfinite(pick.truncate(LOGP, min_p=0.5))[0].tolist() == [False, True, False, True, True]
+
+
+def test_ids_that_are_not_allowed_are_never_picked():
+  allowed = np.array([True, False, True, True, True])
+  found = draw(count=2000, allowed_V=allowed)[0]
+  assert set(found.tolist()) == {0, 2, 3, 4}
+
+
+@pytest.mark.parametrize('size', [1, 2, 7, 36, 50])
+def test_inverting_the_distribution_draws_it(size):
+  logp = np.random.default_rng(size).normal(0, 1.5, size).astype(np.float32)
+  logp[size // 2 + 1 :: 3] = -np.inf
+  wanted = np.exp(logp) / np.exp(logp).sum()
+  token = jax.jit(pick.draw)(jnp.tile(logp, (20_000, 1)), keys(20_000))
+  found = np.bincount(token, minlength=size) / 20_000
+  np.testing.assert_allclose(found, wanted, atol=0.018)  # 5 standard deviations
+  assert not found[wanted == 0].any()

@@ -4,12 +4,13 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.parallel.mesh import make_mesh
+from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.training import batches
-from llm_jax.training.batches import Timed, make_batch_fn, make_read, read_ahead, shuffled
+from llm_jax.training.batches import Batches, Timed, make_read, read_ahead, shuffled
 from llm_jax.types import BadInput
 
 
@@ -165,21 +166,19 @@ def test_annotators_speak_in_order_with_random_numbers_of_their_own():
 
     return annotate
 
-  batch_fn = make_batch_fn(
-    lambda step: {'step': step}, [annotator('first'), annotator('second')], seed=0
-  )
+  batch_fn = Batches(lambda step: {'step': step}, [annotator('first'), annotator('second')], seed=0)
   made = [batch_fn('weights', step) for step in range(3)]
   assert [b['step'] for b in made] == [0, 1, 2]
   assert made[1]['said'] == [('first', 'weights'), ('second', 'weights')]
   draws = [b[name] for b in made for name in ('first', 'second')]
   assert len(set(draws)) == 6
   assert batch_fn('weights', 1) == made[1]  # nothing is remembered
-  other = make_batch_fn(lambda step: {}, [annotator('first')], seed=1)('weights', 0)
+  other = Batches(lambda step: {}, [annotator('first')], seed=1)('weights', 0)
   assert other['first'] not in draws
 
 
 def test_without_annotators_the_batch_is_what_was_read():
-  assert make_batch_fn(lambda step: {'tokens': step}, seed=0)(None, 4) == {'tokens': 4}
+  assert Batches(lambda step: {'tokens': step}, seed=0)(None, 4) == {'tokens': 4}
 
 
 def test_timed_adds_up_the_seconds_of_waiting(monkeypatch):
@@ -189,3 +188,81 @@ def test_timed_adds_up_the_seconds_of_waiting(monkeypatch):
   assert timed.seconds == 0
   assert timed('weights', 3) == ('weights', 3) and timed.seconds == 2.5
   assert timed('weights', 4) == ('weights', 4) and timed.seconds == 2.75
+
+
+def rollouts(**options):
+  """Batches of 8 rows numbered 0, 1, ...; every rollout remembers the parameters that made it."""
+  mesh = make_mesh(data=1)
+  rows = 4 * options.get('minibatches', 1)
+  read = lambda number: shard_batch(
+    {'tokens': number * 100 + np.arange(rows, dtype=np.int32)}, mesh
+  )
+
+  def annotate(params, batch, rng):
+    return {**batch, 'made_by': jnp.full(rows, params)}
+
+  return Batches(read, [annotate], seed=3, mesh=mesh, **options)
+
+
+def test_a_rollout_serves_every_epoch_and_minibatch_with_the_parameters_of_its_first_step():
+  batch_fn = rollouts(epochs=2, minibatches=2)
+  assert batch_fn.reuse == 4
+  found = [jax.device_get(batch_fn(step, step)) for step in range(8)]
+  for step, batch in enumerate(found):
+    assert len(batch['tokens']) == 4
+    assert (batch['made_by'] == step // 4 * 4).all()
+  for epoch in range(4):
+    both = np.concatenate([b['tokens'] for b in found[2 * epoch : 2 * epoch + 2]])
+    assert sorted(both) == [epoch // 2 * 100 + i for i in range(8)]
+  assert list(found[0]['tokens']) != list(found[2]['tokens'])  # another order in each epoch
+  again = rollouts(epochs=2, minibatches=2)  # a run that goes on from between two rollouts
+  for step in range(4, 8):
+    np.testing.assert_array_equal(again(step, step)['tokens'], found[step]['tokens'])
+  with pytest.raises(ValueError, match='inside of a rollout'):
+    rollouts(epochs=2, minibatches=2)(0, 5)
+
+
+def refilled(tries, keep_of):
+  """A rollout of 4 rows of which `keep_of(token)` says which are kept."""
+  mesh = make_mesh(data=1)
+
+  class Keep:
+    def __init__(self):
+      self.tries, self.seen = tries, 0
+
+    def __call__(self, params, batch, rng):
+      self.seen += 1
+      return {**batch, 'keep': jnp.asarray([keep_of(int(t)) for t in batch['tokens']], float)}
+
+  read = lambda number: shard_batch({'tokens': number * 10 + np.arange(4, dtype=np.int32)}, mesh)
+  keep = Keep()
+  batch_fn = Batches(read, [keep], seed=0, mesh=mesh)
+  return jax.device_get(batch_fn(None, 0)), keep.seen
+
+
+def test_a_rollout_is_refilled_to_the_exact_batch():
+  batch, seen = refilled(4, lambda token: token % 2 == 0)
+  assert batch['tokens'].tolist() == [0, 2, 10, 12] and seen == 2 and 'keep' not in batch
+  assert (batch['log/acceptance'] == 0.5).all()
+  batch, seen = refilled(2, lambda token: token == 11)  # others fill what is left
+  assert batch['tokens'].tolist() == [11, 0, 1, 2] and seen == 2
+  np.testing.assert_allclose(batch['log/acceptance'], 1 / 8)
+
+
+def test_who_observes_sees_each_rollout_once():
+  class Observer:
+    def __init__(self):
+      self.seen = []
+
+    def __call__(self, params, batch, rng):
+      return batch
+
+    def observe(self, batch):
+      self.seen.append(int(batch['tokens'][0]))
+
+  mesh, observer = make_mesh(data=1), Observer()
+  read = lambda number: shard_batch({'tokens': number + np.zeros(4, np.int32)}, mesh)
+  batch_fn = Batches(read, [observer], seed=0, epochs=2, minibatches=2, mesh=mesh)
+  for step in range(8):
+    batch_fn(None, step)
+  assert observer.seen == [0, 1]

@@ -1,0 +1,54 @@
+"""Keeps the groups whose answers are worth comparing, and has the others replaced (DAPO).
+
+arXiv:2503.14476, section 3.2: a group that is all right or all wrong has advantage 0 everywhere, so
+it takes a place in the batch and teaches nothing.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.annotate import stats
+from llm_jax.types import Array, BadInput, Batch, Params
+
+
+class DynamicSampling:
+  """Writes `keep` [B]; `tries` asks for more prompts, see `training.batches.Batches`."""
+
+  def __init__(self, tries: int) -> None:
+    self.tries = tries
+    self._keep = jax.jit(_keep)
+
+  def __call__(self, params: Params, batch: Batch, rng: Array) -> Batch:
+    del params, rng
+    stats.need(batch, 'dynamic_sampling', reward='verify or reward_model')
+    return {**batch, 'keep': self._keep(batch)}
+
+
+def make(model: Any, tokenizer: Any, *, tries: int = 4) -> DynamicSampling:
+  """Marks groups whose counted rewards are not all equal; the rollout is filled with such groups.
+
+  `log/acceptance` is the share of sampled groups that was kept. Prompts belong to tries by their
+  place in the shuffled data: those of tries that were not needed are not asked in this pass. After
+  the last try, groups of equal rewards fill what is left.
+
+  Args:
+    model: unused.
+    tokenizer: unused.
+    tries: most rollouts that are sampled for one.
+
+  Raises:
+    BadInput: fewer than two tries.
+  """
+  del model, tokenizer
+  if tries < 2:
+    raise BadInput(f'annotate.dynamic_sampling: tries {tries}; use at least 2')
+  return DynamicSampling(tries)
+
+
+def _keep(batch: Batch) -> Array:
+  real_BG, reward_BG = stats.answers(batch), batch['reward']
+  highest_B = jnp.where(real_BG, reward_BG, -jnp.inf).max(1)
+  lowest_B = jnp.where(real_BG, reward_BG, jnp.inf).min(1)
+  return (highest_B > lowest_B).astype(jnp.float32)

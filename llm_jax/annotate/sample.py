@@ -1,0 +1,171 @@
+"""Answers of the policy itself, sampled with the parameters that are being trained."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.annotate import stats
+from llm_jax.find import call, find
+from llm_jax.losses.logprobs import score
+from llm_jax.parallel.mesh import shard_batch
+from llm_jax.sampling import pick
+from llm_jax.sampling.complete import spoken
+from llm_jax.sampling.sampler import Sampler, Tools
+from llm_jax.text import chat
+from llm_jax.types import Array, BadInput, Batch, Params
+
+PERIODS = range(1, 9)  # lengths of the loops that count as repetition
+PLAIN = ('search', 'web_search')  # who is asked by a call that names no tool, if it is there
+
+
+def make(
+  model: Any,
+  tokenizer: Any,
+  *,
+  mesh: Any,
+  template: str | None,
+  group: int = 1,
+  max_new: int = 64,
+  temperature: float = 1.0,
+  top_k: int | None = None,
+  top_p: float | None = None,
+  min_p: float | None = None,
+  repetition_penalty: float | None = None,
+  stop_strings: Sequence[str] = (),
+  rescore: bool = False,
+  tools: Mapping[str, Mapping[str, Any]] | None = None,
+  max_calls: int = 2,
+  max_result: int = 64,
+) -> 'Sample':
+  """Writes rows [B, G, L] from `prompt`, `prompt_mask` [B, P], and what their sampler knew.
+
+  `tokens`, `mask` (1 on what was sampled, the stop token included; 0 on prompts and on what tools
+  said), `position`, `segment`, `sampled_logp` and, with `rescore`, `old_logp`. Logs, over answers:
+  `length` in tokens, `eos_rate` (the share that ended with a stop id), `truncated` (that ran out of
+  `max_new`), `repetition` (of tokens, the share inside of a loop such as "the the the") and, with
+  tools, `tool_calls` and `tool_errors` an answer.
+
+  Args:
+    model: the policy.
+    tokenizer: of the policy.
+    mesh: where rows live.
+    template: the chat template of the prompts, whose end of turn ends an answer; None for text.
+    group: G answers to each prompt; they share its prefill.
+    max_new: most tokens that are sampled for an answer.
+    temperature, top_k, top_p, min_p, repetition_penalty: see `pick.make`. All but the temperature
+      change what is sampled and not what is trained, so a loss has to correct for them.
+    stop_strings: texts that end an answer too.
+    rescore: also compute `old_logp` as the trainer does, one more forward pass. Needed where
+      several updates are made from one rollout, and by kl_reward. Otherwise the first update is the
+      only one, and the loss takes its own log-probabilities.
+    tools: name -> options of the files of tools/ that the policy may call.
+    max_calls: of an answer.
+    max_result: tokens of a result, its two control tokens included.
+
+  Raises:
+    BadInput: a value out of range; or prompts and answers that do not fit into the model.
+  """
+  if not model.shape.causal or model.shape.head == 'scalar':
+    raise BadInput('annotate.sample: only a causal language model can answer')
+  choose = pick.make(
+    temperature=temperature,
+    top_k=top_k,
+    top_p=top_p,
+    min_p=min_p,
+    repetition_penalty=repetition_penalty,
+    allowed_V=spoken(model, tokenizer),
+  )
+  stop = [tokenizer.eos_id, *(chat.stop_ids(tokenizer, template) if template else ())]
+  known = None if not tools else Tools(make_tools(tools), max_calls, max_result)
+  sampler = Sampler(
+    model,
+    tokenizer,
+    max_new=max_new,
+    stop=stop,
+    pick=choose,
+    stop_strings=stop_strings,
+    tools=known,
+    group=group,
+    mesh=mesh,
+  )
+  return Sample(model, sampler, group, max_new, temperature if rescore else None, stop, mesh)
+
+
+def make_tools(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """The tools by name; first the one that a call without a name goes to."""
+  order = sorted(groups, key=lambda name: (name not in PLAIN, name))
+  where = lambda name: f'annotate.sample.tools.{name}'
+  return {name: call(find('tools', name).make, groups[name], where=where(name)) for name in order}
+
+
+class Sample:
+  """The annotator that `make` describes.
+
+  Attributes:
+    group: G.
+    slots: columns of a row beside its prompt.
+  """
+
+  def __init__(
+    self,
+    model: Any,
+    sampler: Sampler,
+    group: int,
+    max_new: int,
+    temperature: float | None,
+    stop: Sequence[int],
+    mesh: Any,
+  ) -> None:
+    self._sampler, self._mesh = sampler, mesh
+    self.group, self.slots = group, sampler.slots
+    stop_ids = jnp.asarray(stop)
+
+    @jax.jit
+    def arranged(batch: Batch, drawn: Batch) -> Batch:
+      """Rows [B * G, L] as [B, G, L], and what is logged about them."""
+      fields = ('tokens', 'mask', 'position', 'segment', 'sampled_logp')
+      rows = {k: drawn[k].reshape(-1, group, drawn[k].shape[-1]) for k in fields}
+      mask_BGL = rows['mask'] > 0
+      some_BG, length_BG = mask_BGL.any(-1), mask_BGL.sum(-1)
+      end_BGL = stats.last(mask_BGL) & (rows['tokens'][..., None] == stop_ids).any(-1)
+      ended_BG = end_BGL.any(-1)
+      logs = stats.logged(
+        {**batch, **rows},
+        length=stats.mean(length_BG, some_BG),
+        eos_rate=stats.mean(ended_BG, some_BG),
+        truncated=stats.mean(~ended_BG & (length_BG == max_new), some_BG),
+        repetition=stats.mean(repeated(rows['tokens'], mask_BGL), mask_BGL),
+      )
+      return {**batch, **rows, **logs}
+
+    self._arranged = arranged
+    # The same function of the same shapes as in annotate/reference, so that where the policy is the
+    # reference the two agree bit by bit.
+    rescored = lambda params, batch: score(model, params, batch, temperature=temperature or 1.0)
+    self._rescored = None if temperature is None else jax.jit(rescored)
+
+  def __call__(self, params: Params, batch: Batch, rng: Array) -> Batch:
+    stats.need(batch, 'sample', prompt='data.name=prompts')
+    drawn = self._sampler(params, batch['prompt'], batch['prompt_mask'], rng)
+    out = dict(self._arranged(batch, drawn))
+    if self._sampler.calls is not None:
+      made, failed = (x.reshape(-1, self.group).mean(1) for x in self._sampler.calls)
+      out |= shard_batch({'log/tool_calls': made, 'log/tool_errors': failed}, self._mesh)
+    if self._rescored is not None:
+      read = {k: out[k] for k in ('tokens', 'position', 'segment')}
+      out['old_logp'] = self._rescored(params, read)
+    return out
+
+
+def repeated(tokens_BGL: Array, mask_BGL: Array) -> Array:
+  """Which tokens end three in a row that are each the token so many places before; [B, G, L]."""
+  found = jnp.zeros_like(mask_BGL)
+  for period in PERIODS:
+    before = lambda x, by: jnp.pad(x[..., :-by], ((0, 0), (0, 0), (by, 0)))
+    if period + 2 >= tokens_BGL.shape[-1]:
+      break
+    same = (tokens_BGL == before(tokens_BGL, period)) & mask_BGL & before(mask_BGL, period)
+    found |= same & before(same, 1) & before(same, 2)
+  return found

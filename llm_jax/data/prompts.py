@@ -1,0 +1,245 @@
+"""Prompts for a model to answer, one a row, each with the gold answer that a verifier looks at.
+
+A row ends where the answer begins, so prompts of any length start their answers side by side, as
+`llm_jax.sampling.generate` wants them.
+"""
+
+import hashlib
+import operator
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm_jax.data import questions, records
+from llm_jax.data.formats import BadRow
+from llm_jax.data.mixture import Mixture
+from llm_jax.data.questions import Question
+from llm_jax.find import suggest
+from llm_jax.text import chat
+from llm_jax.text.tokenizer import Tokenizer
+from llm_jax.types import BadInput
+
+OVERLONG = ('drop', 'cut')
+_BATCH = 4096  # prompts encoded at once
+
+
+class Prompt(NamedTuple):
+  """Ids up to the answer, the gold answer as UTF-8, and the messages that are asked."""
+
+  ids: list[int]
+  answer: bytes
+  messages: Sequence[Mapping[str, Any]] = ()
+
+
+def make(
+  tokenizer: Tokenizer,
+  *,
+  sources: Mapping[str, str],
+  split: str = 'train',
+  length: int = 64,
+  template: str | None = 'llm_jax',
+  overlong: str = 'drop',
+  answer_bytes: int = 64,
+  weights: Mapping[str, float] | None = None,
+  validation: Mapping[str, str] | None = None,
+  validation_fraction: float = 0.01,
+) -> Mixture:
+  """Prompts and gold answers, as a random-access sequence; one line about them is printed.
+
+  Args:
+    tokenizer: with the control tokens of the template.
+    sources: name -> 'builtin', 'builtin:<family>' or files, as in `llm_jax.data.records`; an empty
+      text leaves the source out.
+    split: 'train' or 'validation'; 'test' of builtin sources.
+    length: P, tokens of a prompt.
+    template: one of `chat.TEMPLATES`; None is 'plain', a text behind the begin of text.
+    overlong: what becomes of prompts of more than P tokens. 'drop' leaves them out, 'cut' keeps
+      their first token and their end. They are counted.
+    answer_bytes: A, bytes of an answer. A cut answer would be another one, so a prompt with a
+      longer one is left out; 0 for losses that need no answers: all prompts, without theirs.
+    weights: source -> share of the rows; see `llm_jax.data.mixture`.
+    validation: source -> what to read for its validation split.
+    validation_fraction: share of the prompts held out of files that have no such entry.
+
+  Returns:
+    A sequence of dicts of arrays: `prompt` int32 [P], ids padded on the left with 0, as a sampler
+    would see them; `prompt_mask` int32 [P], 1 on real ones; `answer` uint8 [A], padded with 0, that
+    `gold` reads. A prompt that comes again, in another source too, is left out and counted.
+
+  Raises:
+    BadInput: an option, source or record that cannot be used, or no prompts.
+  """
+  template = template or 'plain'
+  header = chat.encode(tokenizer, chat.pieces([], template=template, answer=True))[0]
+  _check(overlong, length, answer_bytes, len(header), template)
+  chosen = records.chosen(sources, validation, validation_fraction)
+  counts: Counter[str] = Counter()
+  seen: set[tuple[int, ...]] = set()
+  rows = {}
+  for name in chosen:
+    found = records.read(
+      name,
+      chosen,
+      questions.question,
+      operator.itemgetter(0),
+      kind='questions',
+      split=split,
+      validation=validation,
+      validation_fraction=validation_fraction,
+    )
+    prompts = []
+    for prompt in _encode(tokenizer, found, template, counts):
+      fitted = fit(prompt, length, overlong, answer_bytes, header, counts)
+      if fitted and tuple(fitted.ids) in seen:
+        counts['asked before'] += 1
+      elif fitted:
+        seen.add(tuple(fitted.ids))
+        prompts.append(fitted)
+    if prompts:
+      rows[name] = Prompts(prompts, length=length, answer_bytes=answer_bytes)
+  _report(split, length, answer_bytes, rows, counts)
+  if not rows:
+    raise BadInput(
+      f'data: no prompts are left in the {split} split of {chosen}; '
+      'raise length, answer_bytes or validation_fraction, or choose another overlong'
+    )
+  if weights is not None:
+    weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
+  return Mixture(rows, weights)
+
+
+def gold(answer_A: Any) -> str:
+  """The gold answer in the field `answer` of a row, '' where there is none."""
+  return np.asarray(answer_A, np.uint8).tobytes().rstrip(b'\0').decode('utf-8', 'surrogatepass')
+
+
+def _check(overlong: str, length: int, answer_bytes: int, least: int, template: str) -> None:
+  if overlong not in OVERLONG:
+    raise BadInput(f'data.overlong {overlong!r}; {suggest(overlong, list(OVERLONG))}')
+  if length <= least:
+    raise BadInput(
+      f'data.length {length} has no room for a prompt: before an answer, template {template} alone '
+      f'writes {least} tokens'
+    )
+  if answer_bytes < 0:
+    raise BadInput(f'data.answer_bytes {answer_bytes}: use 0 for no answers, or more')
+
+
+def _encode(
+  tokenizer: Tokenizer,
+  found: Iterable[tuple[str, Question | BadRow]],
+  template: str,
+  counts: Counter[str],
+) -> list[Prompt]:
+  """Every question as the ids that a sampler would see, and its answer."""
+  listed, answers, asked = [], [], []
+  for where, item in found:
+    counts['records'] += 1
+    if isinstance(item, BadRow):
+      counts[item.reason] += 1
+      continue
+    messages, answer = item
+    try:
+      listed.append(chat.pieces(messages, template=template, answer=True))
+    except BadInput as error:
+      raise BadInput(f'{where}: {error}') from error
+    answers.append(answer.encode('utf-8', 'surrogatepass'))
+    asked.append(messages)
+  encoded = []
+  for start in range(0, len(listed), _BATCH):
+    encoded += chat.encode_all(tokenizer, listed[start : start + _BATCH])
+  ids = [ids for ids, _ in encoded]
+  return [Prompt(*three) for three in zip(ids, answers, asked, strict=True)]
+
+
+def fit(
+  prompt: Prompt,
+  length: int,
+  overlong: str,
+  answer_bytes: int,
+  header: Sequence[int],
+  counts: Counter[str],
+) -> Prompt | None:
+  """The prompt in `length` tokens and `answer_bytes` bytes, or None if that cannot be.
+
+  Args:
+    prompt: what is asked.
+    length: P, more than the header has.
+    overlong: one of OVERLONG.
+    answer_bytes: A.
+    header: the shortest prompt there can be: what the template writes before an answer.
+    counts: gets 'answer too long', or one of 'dropped' and 'cut'.
+  """
+  if not answer_bytes:
+    prompt = prompt._replace(answer=b'')
+  if len(prompt.answer) > answer_bytes:
+    counts['answer too long'] += 1
+    return None
+  if len(prompt.ids) <= length:
+    return prompt
+  counts[{'drop': 'dropped'}.get(overlong, overlong)] += 1
+  if overlong == 'drop':
+    return None
+  begin = 1 if header[:1] == prompt.ids[:1] else 0  # the first token opens every text
+  tail = prompt.ids[len(prompt.ids) - (length - begin) :]
+  return prompt._replace(ids=prompt.ids[:begin] + tail)
+
+
+class Prompts:
+  """Prompts in memory; `[i]` gives one as in `make`, and `repr` tells other content apart."""
+
+  def __init__(self, prompts: Sequence[Prompt], *, length: int, answer_bytes: int):
+    self.prompts = prompts
+    self._length, self._answer_bytes = length, answer_bytes
+
+  def __len__(self) -> int:
+    return len(self.prompts)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    index = operator.index(index)
+    if not 0 <= index < len(self):
+      raise IndexError(f'row {index} of {len(self)}')
+    ids, answer, _ = self.prompts[index]
+    begin = self._length - len(ids)
+    row = {
+      'prompt': np.zeros(self._length, np.int32),
+      'prompt_mask': np.zeros(self._length, np.int32),
+      'answer': np.zeros(self._answer_bytes, np.uint8),
+    }
+    row['prompt'][begin:] = ids
+    row['prompt_mask'][begin:] = 1
+    row['answer'][: len(answer)] = np.frombuffer(answer, np.uint8)
+    return row
+
+  def __repr__(self) -> str:
+    content = self._length, self._answer_bytes, list(self.prompts)
+    digest = hashlib.sha256(repr(content).encode()).hexdigest()
+    return f'Prompts({len(self)}, sha256={digest[:12]!r})'
+
+
+def _report(
+  split: str,
+  length: int,
+  answer_bytes: int,
+  rows: Mapping[str, Prompts],
+  counts: Counter[str],
+) -> None:
+  """One line: nothing is left out without a word."""
+  prompts = [prompt for some in rows.values() for prompt in some.prompts]
+  tokens = sum(len(prompt.ids) for prompt in prompts)
+  answered = sum(bool(prompt.answer) for prompt in prompts)
+  line = (
+    f'prompts: {split}, {counts.pop("records", 0):,} records in {len(prompts):,} prompts of '
+    f'{tokens / max(len(prompts), 1):.1f} tokens, {answered:,} with an answer'
+  )
+  words = {
+    'dropped': f'longer than {length} and dropped',
+    'cut': f'longer than {length} and cut at their beginning',
+    'answer too long': f'left out: answer of more than {answer_bytes} bytes',
+  }
+  for reason, count in counts.items():
+    if count:
+      line += f'; {count:,} ' + words.get(reason, f'left out: {reason}')
+  print(line)

@@ -1,0 +1,27 @@
+"""1 for a short answer, less for a longer one: arXiv:2503.14476, eq. 13, plus 1."""
+
+from llm_jax.types import BadInput
+
+
+def reward(
+  answer: str, gold: str = '', *, limit: int = 200, buffer: int = 100, unit: str = 'words'
+) -> float:
+  """1.0 up to `limit`, then falling evenly to 0.0 at `limit + buffer`; `gold` does not matter.
+
+  Args:
+    answer: the text that is measured.
+    gold: not read.
+    limit: the length that is still short enough.
+    buffer: how much longer an answer must be to be worth nothing; 0 for a sharp limit.
+    unit: 'words', which white space separates, or 'characters'.
+
+  Raises:
+    BadInput: another unit, or a negative length.
+  """
+  del gold
+  if unit not in ('words', 'characters'):
+    raise BadInput(f"length: unit {unit!r} is not known; use 'words' or 'characters'")
+  if limit < 0 or buffer < 0:
+    raise BadInput(f'length: limit {limit} and buffer {buffer} must be 0 or more')
+  over = (len(answer.split()) if unit == 'words' else len(answer)) - limit
+  return 1.0 if over <= 0 else max(0.0, 1 - over / buffer) if buffer else 0.0

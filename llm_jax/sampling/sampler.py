@@ -1,0 +1,231 @@
+"""The sampler of rollouts, evaluations and chats: `generate`, with tools and stop strings.
+
+A model calls a tool by writing a text between two control tokens (`<SEARCH_START>` and
+`<SEARCH_END>`). The host runs it and feeds the result, between two others, as tokens: what was
+sampled is never decoded and encoded again, so the trainer sees the very ids that the sampler saw.
+All rows are decoded until each has stopped or called; then all calls are answered at once.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llm_jax.find import suggest
+from llm_jax.parallel.mesh import local_rows, shard_batch
+from llm_jax.sampling.generate import Rows, decode, feed, finish, generate, grow, start
+from llm_jax.sampling.pick import Pick
+from llm_jax.text.templates import MARKS
+from llm_jax.types import Array, BadInput, Batch, Params
+
+Tool = Callable[[str], str]
+CHUNK = 16  # columns between two looks of the host at the texts, where there are stop strings
+
+
+class Tools(NamedTuple):
+  """What a model may call.
+
+  Attributes:
+    by_name: functions from the text of a call to the text of its result. A ValueError means that
+      the call was malformed; its message becomes the result, so the model can try again.
+    max_calls: of an answer; one more call ends it.
+    max_result: tokens of a result with its two control tokens; longer ones are cut.
+  """
+
+  by_name: Mapping[str, Tool]
+  max_calls: int = 2
+  max_result: int = 64
+
+
+class Calls(NamedTuple):
+  """Of every row [R]: how many calls were answered, and how many of those with an error."""
+
+  made: np.ndarray
+  failed: np.ndarray
+
+
+class Sampler:
+  """`sampler(params, prompt_BP, prompt_mask_BP, rng) -> Batch`; see `generate`.
+
+  One compilation for each shape of prompts, however many batches come. After a call, `calls` says
+  what the tools were asked, or is None without tools.
+
+  Args:
+    model: a causal Transformer.
+    tokenizer: of the model; needed for tools and stop strings.
+    max_new: most tokens that are sampled a row; results do not count.
+    stop: ids that end an answer.
+    pick: how to pick, compiled in; None: given in each call, so that it may change.
+    stop_strings: texts that end an answer; it keeps the token that completes one.
+    tools: what the model may call, or None.
+    group: answers to each prompt.
+    mesh: where rows live; needed for tools and stop strings.
+  """
+
+  def __init__(
+    self,
+    model: Any,
+    tokenizer: Any,
+    *,
+    max_new: int,
+    stop: Sequence[int],
+    pick: Pick | None = None,
+    stop_strings: Sequence[str] = (),
+    tools: Tools | None = None,
+    group: int = 1,
+    mesh: Any = None,
+  ) -> None:
+    if max_new < 1 or group < 1:
+      raise BadInput(f'sampling: max_new {max_new} and group {group} must be at least 1')
+    if tools is not None and (tools.max_calls < 1 or tools.max_result < 3):
+      raise BadInput('sampling: tools need max_calls of at least 1 and max_result of at least 3')
+    if any(not text for text in stop_strings):
+      raise BadInput('sampling: an empty stop string would stop every answer')
+    self.calls: Calls | None = None
+    self._tokenizer, self._max_new, self._mesh = tokenizer, max_new, mesh
+    self._strings, self._tools = tuple(stop_strings), tools
+    if tools is not None:
+      both = (MARKS['search'], MARKS['result'])
+      self._call, self._result = ([tokenizer.special(name) for name in names] for names in both)
+      stop = (*stop, self._call[1])
+    self._penalised = pick is not None and pick.repetition_penalty is not None
+    chosen = lambda given: given if pick is None else pick
+    shape = dict(model=model, max_new=max_new, stop=tuple(stop))
+    self._whole = jax.jit(
+      lambda params, ids, mask, rng, given: generate(
+        params, ids, mask, rng, pick=chosen(given), group=group, **shape
+      )
+    )
+    self._start = jax.jit(
+      lambda params, ids, mask, rng, slots, penalised: grow(
+        start(params, ids, mask, rng, model=model, group=group, penalised=penalised), slots
+      ),
+      static_argnums=(4, 5),
+    )
+
+    def chunk(params: Params, rows: Rows, given: Pick | None) -> tuple[Rows, Array]:
+      fast, arranged = model.for_decoding(params)
+      columns = CHUNK if self._strings else max_new
+      options = shape | {'model': fast}
+      rows = decode(arranged, rows, chosen(given), columns=columns, **options)
+      return rows, rows.alive_R.any()
+
+    self._chunk = jax.jit(chunk)
+    self._feed = jax.jit(functools.partial(feed, model=model))
+    self._cut = jax.jit(_cut)
+    self._finish = jax.jit(finish)
+
+  @property
+  def slots(self) -> int:
+    """Columns that an answer with all its results can take."""
+    return self._max_new + (self._tools.max_calls * self._tools.max_result if self._tools else 0)
+
+  def __call__(
+    self, params: Params, prompt_BP: Any, prompt_mask_BP: Any, rng: Array, pick: Pick | None = None
+  ) -> Batch:
+    if self._tools is None and not self._strings:
+      return self._whole(params, prompt_BP, prompt_mask_BP, rng, pick)
+    penalised = self._penalised if pick is None else pick.repetition_penalty is not None
+    slots = prompt_BP.shape[1] + self.slots
+    rows = self._start(params, prompt_BP, prompt_mask_BP, rng, slots, penalised)
+    count = len(local_rows(rows.alive_R))
+    self.calls = None if self._tools is None else Calls(np.zeros(count, int), np.zeros(count, int))
+    while True:
+      rows, going = self._chunk(params, rows, pick)
+      if self._strings:
+        rows, going = self._stopped(rows)
+      if going:
+        continue
+      rows, fed = self._answered(params, rows)
+      if not fed:
+        return self._finish(rows)
+
+  def _texts(self, rows: Rows) -> list[list[int]]:
+    """The ids that each row of this host sampled; results are left out."""
+    tokens_RS, mask_RS = local_rows(rows.tokens_RS), local_rows(rows.mask_RS)
+    return [t[m > 0].tolist() for t, m in zip(tokens_RS, mask_RS, strict=True)]
+
+  def _stopped(self, rows: Rows) -> tuple[Rows, Any]:
+    """Rows cut behind a stop string, where they have one, and whether any goes on."""
+    keep = []
+    for ids in self._texts(rows):
+      keep.append(len(ids) + 1)
+      if any(text in self._tokenizer.decode(ids) for text in self._strings):
+        has = lambda n, ids=ids: any(s in self._tokenizer.decode(ids[:n]) for s in self._strings)
+        keep[-1] = next(n for n in range(1, len(ids) + 1) if has(n))
+    return self._cut(rows, self._spread(np.array(keep, np.int32)))
+
+  def _answered(self, params: Params, rows: Rows) -> tuple[Rows, bool]:
+    """Runs the calls that rows have stopped at and feeds the results; False if there was none."""
+    if self._tools is None or self.calls is None:
+      return rows, False
+    width, calls = self._tools.max_result, self.calls
+    tokens_RT = np.zeros((len(calls.made), width), np.int32)
+    length_R = np.zeros(len(calls.made), np.int32)
+    for i, ids in enumerate(self._texts(rows)):
+      if not ids or ids[-1] != self._call[1] or len(ids) >= self._max_new:
+        continue
+      if calls.made[i] == self._tools.max_calls:
+        continue
+      calls.made[i] += 1
+      said, failed = self._run(ids[:-1])
+      calls.failed[i] += failed
+      body = self._tokenizer.encode(said)[: width - 2]
+      result = [self._result[0], *body, self._result[1]]
+      tokens_RT[i, width - len(result) :], length_R[i] = result, len(result)
+    length = self._spread(length_R)
+    if not bool((length > 0).any()):
+      return rows, False
+    return self._feed(params, rows, self._spread(tokens_RT), length), True
+
+  def _run(self, ids: list[int]) -> tuple[str, bool]:
+    """What the tool said to the call at the end of `ids`, and whether that is an error."""
+    assert self._tools is not None
+    start_id, by_name = self._call[0], self._tools.by_name
+    if start_id not in ids:
+      return f'error: a call begins with {MARKS["search"][0]}', True
+    begin = len(ids) - ids[::-1].index(start_id)
+    name, text = next(iter(by_name)), self._tokenizer.decode(ids[begin:])
+    try:
+      asked = json.loads(text)
+    except ValueError:
+      asked = None
+    if isinstance(asked, dict) and 'name' in asked:
+      name, arguments = str(asked['name']), asked.get('arguments', '')
+      several = isinstance(arguments, dict)
+      text = str(next(iter(arguments.values()), '') if several else arguments)
+    if name not in by_name:
+      return f'error: no tool {name!r}; {suggest(name, list(by_name))}', True
+    try:
+      return by_name[name](text), False
+    except (ValueError, OSError) as error:  # a malformed call, or a service that does not answer
+      return f'error: {error}', True
+
+  def _spread(self, rows: np.ndarray) -> Array:
+    """Rows of this host as an array of all."""
+    if self._mesh is None:
+      return jnp.asarray(rows)
+    return shard_batch({'rows': rows}, self._mesh)['rows']
+
+
+def _cut(rows: Rows, keep_R: Array) -> tuple[Rows, Array]:
+  """Rows with at most `keep` sampled tokens; those that had more, or as many, have stopped."""
+  cut_R = rows.count_R >= keep_R
+  over_RS = (jnp.cumsum(rows.mask_RS, axis=1) > keep_R[:, None]) & (rows.mask_RS > 0)
+  clear = lambda x_RS: jnp.where(over_RS, 0, x_RS)
+  rows = dataclasses.replace(
+    rows,
+    cache={**rows.cache, 'segment': clear(rows.cache['segment'])},
+    alive_R=rows.alive_R & ~cut_R,
+    count_R=jnp.minimum(rows.count_R, keep_R),
+    tokens_RS=clear(rows.tokens_RS),
+    mask_RS=clear(rows.mask_RS),
+    old_logp_RS=clear(rows.old_logp_RS),
+    sampled_logp_RS=clear(rows.sampled_logp_RS),
+  )
+  return rows, rows.alive_R.any()

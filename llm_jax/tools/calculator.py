@@ -1,0 +1,39 @@
+"""Exact arithmetic: a call is an expression such as `48 / 2 + 1,000`, the result its value."""
+
+import decimal
+from collections.abc import Callable
+from fractions import Fraction
+
+from llm_jax.rewards.arithmetic import evaluate
+from llm_jax.types import BadInput
+
+_LARGEST_IN_FULL = 10**30
+
+
+def make(*, digits: int = 10) -> Callable[[str], str]:
+  """A function that works out `+ - * / // % **` with signs and parentheses.
+
+  Args:
+    digits: how many significant digits a result has that is not whole, rounded half to even. Whole
+      ones are written in full below 1e30.
+
+  Returns:
+    from an expression to its value; it raises ValueError for what is no expression, divides by
+    zero or grows too large.
+
+  Raises:
+    BadInput: `digits` is not between 1 and 100.
+  """
+  if not 1 <= digits <= 100:
+    raise BadInput(f'calculator: digits {digits} is out of range; use 1 to 100')
+  return lambda call: show(evaluate(call), digits)
+
+
+def show(value: Fraction, digits: int) -> str:
+  """A number in decimal notation, or with an exponent if it is very large or small."""
+  if value.denominator == 1 and abs(value) < _LARGEST_IN_FULL:
+    return str(value.numerator)
+  context = decimal.Context(prec=digits, Emax=9999, Emin=-9999)
+  rounded = context.divide(decimal.Decimal(value.numerator), decimal.Decimal(value.denominator))
+  rounded = rounded.normalize(context)
+  return f'{rounded:f}' if -7 < rounded.adjusted() < 30 else f'{rounded:e}'

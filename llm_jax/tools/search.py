@@ -1,0 +1,120 @@
+"""Search in the interpreter's documentation by BM25, Robertson and Zaragoza 2009.
+
+Passages are the paragraphs of the documents of `data/builtin`, short ones joined, each below the
+first two lines of its document. Terms are runs of letters or digits in lower case, and dotted names
+as a whole: `os.path` is three terms.
+"""
+
+import functools
+import math
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from llm_jax.data import builtin
+from llm_jax.types import BadInput
+
+_K1, _B = 1.2, 0.75  # how soon repetition stops to count; how much length does
+_PASSAGE = 300  # characters; paragraphs are joined up to here
+_LONGEST_CALL = 1000
+_TERM = re.compile(r'[^\W_]+')
+_DOTTED = re.compile(r'\w+(?:\.\w+)+')
+
+
+class Index(NamedTuple):
+  """Passages, and for each term the passages that have it (increasing) with its weight in each."""
+
+  passages: Sequence[str]
+  postings: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def make(*, top: int = 1, max_chars: int = 400) -> Callable[[str], str]:
+  """A function that finds the passages which match a question best.
+
+  Args:
+    top: how many passages it returns, the best first, a blank line between them.
+    max_chars: where each passage is cut.
+
+  Returns:
+    from words to passages; it raises ValueError for a call without a word or of more than 1000
+    characters. The first call in a process builds the index, which takes seconds.
+
+  Raises:
+    BadInput: an option below 1.
+  """
+  if top < 1 or max_chars < 1:
+    raise BadInput(f'search: top {top} and max_chars {max_chars} must be 1 or more')
+
+  def search(call: str) -> str:
+    words = _terms(call[: _LONGEST_CALL + 1])
+    if not words or len(call) > _LONGEST_CALL:
+      raise ValueError(f'search: give 1 to {_LONGEST_CALL} characters with at least one word')
+    index = _builtin_index()
+    found = [index.passages[i][:max_chars].rstrip() for i in best(index, words, top)]
+    return '\n\n'.join(found) or 'Nothing was found.'
+
+  return search
+
+
+def build(passages: Sequence[str]) -> Index:
+  """The index of some texts."""
+  counts = [Counter(_terms(text)) for text in passages]
+  length = np.array([count.total() for count in counts], np.float64)
+  norm = _K1 * (1 - _B + _B * length / max(length.mean(), 1)) if len(passages) else length
+  where: dict[str, list[tuple[int, int]]] = {}
+  for i, count in enumerate(counts):
+    for term, n in count.items():
+      where.setdefault(term, []).append((i, n))
+  postings = {}
+  for term, entries in where.items():
+    rows, often = np.array(entries).T
+    rarity = math.log(1 + (len(passages) - len(rows) + 0.5) / (len(rows) + 0.5))
+    postings[term] = rows, rarity * often * (_K1 + 1) / (often + norm[rows])
+  return Index(passages, postings)
+
+
+def best(index: Index, words: Sequence[str], top: int) -> list[int]:
+  """The `top` passages by score, of equal ones the earlier first; none that has no word at all."""
+  score = np.zeros(len(index.passages))
+  for word in dict.fromkeys(words):
+    if word in index.postings:
+      rows, weights = index.postings[word]
+      score[rows] += weights
+  order = np.argsort(-score, kind='stable')[:top]
+  return [int(i) for i in order if score[i] > 0]
+
+
+def _terms(text: str) -> list[str]:
+  text = text.lower()
+  return _TERM.findall(text) + _DOTTED.findall(text)
+
+
+_BUILDING = threading.Lock()
+
+
+def _builtin_index() -> Index:
+  with _BUILDING:  # the first thread builds, the others wait
+    return _built_once()
+
+
+@functools.cache
+def _built_once() -> Index:
+  texts = [text for split in builtin.SPLITS for text in builtin.documents(split)]
+  return build([passage for text in texts for passage in _passages(text)])
+
+
+def _passages(document: str) -> Iterator[str]:
+  header, *paragraphs = (part.strip('\n') for part in re.split(r'\n\s*\n', document))
+  first, *others = paragraphs[0].split('\n') if paragraphs else ['']
+  heading = joined = f'{header[:_PASSAGE]}\n{first[:_PASSAGE]}'
+  for paragraph in ['\n'.join(others), *paragraphs[1:]]:
+    for piece in [paragraph] if len(paragraph) <= _PASSAGE else paragraph.split('\n'):
+      if len(joined) > len(heading) and len(joined) + len(piece) > _PASSAGE:
+        yield joined
+        joined = heading
+      joined += '\n' + piece if piece else ''
+  yield joined

@@ -1,0 +1,91 @@
+"""The ranking against a formula worked out here, and searches in the real documentation."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from llm_jax.data import builtin
+from llm_jax.tools import search
+from llm_jax.types import BadInput
+
+TEXTS = ('a cat', 'a cat and a dog', 'the dog', 'a cat', '', 'Dog.walk(dog): dog_walk')
+
+
+def bm25(words, text):
+  """The score of a text of TEXTS, term by term; terms are split by hand."""
+  split = [t.lower().replace('(', ' ').replace('):', ' ').replace('_', ' ') for t in TEXTS]
+  split = [t.replace('dog.walk', 'dog walk dog.walk').split() for t in split]
+  average, total = sum(map(len, split)) / len(split), 0
+  for word in words:
+    n = sum(word in terms for terms in split)
+    often, length = split[text].count(word), len(split[text])
+    rarity = math.log(1 + (len(TEXTS) - n + 0.5) / (n + 0.5))
+    total += rarity * often * 2.2 / (often + 1.2 * (0.25 + 0.75 * length / average))
+  return total
+
+
+@pytest.mark.parametrize('words', [['cat'], ['dog'], ['a', 'dog'], ['dog.walk'], ['walk', 'and']])
+def test_the_weights_are_those_of_bm25(words):
+  index = search.build(TEXTS)
+  score = np.zeros(len(TEXTS))
+  for word in words:
+    rows, weights = index.postings[word]
+    score[rows] += weights
+  np.testing.assert_allclose(score, [bm25(words, i) for i in range(len(TEXTS))])
+
+
+def test_the_best_come_first_and_equal_ones_in_their_order():
+  index = search.build(TEXTS)
+  assert search.best(index, ['cat'], 9) == [0, 3, 1]
+  assert search.best(index, ['cat'], 2) == [0, 3]
+  assert search.best(index, ['dog', 'walk'], 1) == [5]
+  assert search.best(index, ['bird'], 9) == []
+  assert search.best(search.build([]), ['cat'], 1) == []
+
+
+@pytest.fixture(scope='module')
+def find():
+  return search.make()
+
+
+def test_threads_share_one_index(find):
+  with ThreadPoolExecutor(4) as pool:
+    found = list(pool.map(find, ['shutil.copyfile'] * 8))
+  assert len(set(found)) == 1
+  assert search._built_once.cache_info().misses == 1
+
+
+def test_a_name_finds_its_documentation(find):
+  entries = [e for s in builtin.SPLITS for e in builtin.entries(s) if e.kind == 'function'][::25]
+  hits = [entry.name in find(f'What does {entry.name} do?').split('\n')[0] for entry in entries]
+  assert np.mean(hits) > 0.8
+  assert 'Least-recently-used cache decorator.' in find('functools.lru_cache')
+
+
+def test_no_passage_is_lost():
+  document = 'f(x)\n\nDoes f.\nMore of it.\n\n' + 'word ' * 50 + '\n\n' + 'line\n' * 200 + 'end\n'
+  passages = list(search._passages(document))
+  assert all(passage.startswith('f(x)\nDoes f.\n') and len(passage) < 400 for passage in passages)
+  joined = '\n'.join(passage.removeprefix('f(x)\nDoes f.\n') for passage in passages)
+  assert joined.split() == document.split()[3:]
+
+
+def test_what_comes_back(find):
+  assert len(find('sort a list')) <= 400
+  assert search.make(max_chars=50)('sort a list') == find('sort a list')[:50].rstrip()
+  several = search.make(top=3)('sort a list')
+  assert several.startswith(find('sort a list') + '\n\n')
+  assert find('qqqqxyzzy') == 'Nothing was found.'
+
+
+@pytest.mark.parametrize('text', ['', ' ', '?!', 'a' * 1001])
+def test_a_malformed_call_is_a_value_error(find, text):
+  with pytest.raises(ValueError, match='at least one word'):
+    find(text)
+
+
+def test_options_are_checked():
+  with pytest.raises(BadInput, match='must be 1 or more'):
+    search.make(top=0)
