@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from configs import sizes
 from llm_jax import artifact
-from llm_jax.find import check, find
+from llm_jax.find import check, find, preset
+from llm_jax.jobs import annotators, train
 from llm_jax.jobs import tokenize as tokenize_job
-from llm_jax.jobs import train
 from llm_jax.losses.logprobs import BLOCK_ELEMENTS
 from llm_jax.main import run
 from llm_jax.training import metrics, optimizer
@@ -40,7 +40,8 @@ def config_of(name, size='tiny'):
 
 
 TRAINING = [name for name in CONFIGS if config_of(name).job == 'train']
-# The others start from what a stage left: tests/jobs/post_training_test.py runs each of them.
+# The others start from what a stage left: post_training_test.py and reinforcement_test.py in
+# tests/jobs run each of them.
 FROM_SCRATCH = ['pretrain']
 
 
@@ -57,7 +58,7 @@ def test_there_are_configs_and_the_first_one_is_pretrain():
 @pytest.mark.parametrize('name', CONFIGS)
 def test_the_default_size_is_the_smallest_and_an_unknown_one_is_refused(name):
   assert MODULES[name].get_config() == config_of(name, sizes.SIZES[0])
-  if name not in ('sample', 'evaluate'):  # they take what they name from a folder
+  if name not in ('sample', 'evaluate', 'best_of_n'):  # they take what they name from a folder
     with pytest.raises(ValueError, match=r"no size '9z'; choose from: tiny, 15m"):
       config_of(name, '9z')
 
@@ -85,10 +86,11 @@ def test_groups_are_keywords_of_their_functions_and_stay_small(name, size):
     if c.job == 'train':
       assert set(c) <= {*train.FIELDS, *c.requires}
       loss = c.loss.to_dict()
-      check(find('losses', loss.pop('name')).loss_fn, loss, where='loss')
+      module = find('losses', loss.pop('name'))
+      check(module.loss_fn, preset(module, loss, where='loss'), where='loss')
       check(optimizer.make, c.optimizer.to_dict(), where='optimizer')
       for step in c.annotate.steps:
-        check(find('annotate', step).make, dict(c.annotate.get(step, {})), where=step)
+        check(find('annotate', step).make, annotators.group(c, step), where=step)
 
 
 @pytest.mark.parametrize('name, size', [(n, s) for n, s in SIZED if n in TRAINING])

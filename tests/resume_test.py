@@ -18,7 +18,7 @@ import pytest
 from llm_jax import artifact
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text.tokenizer import Tokenizer
-from llm_jax.training import metrics
+from llm_jax.training import metrics, rollouts
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +43,8 @@ SHAPE = dict(
   name='transformer', vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=64,
   scan_layers=True,
 )  # fmt: skip
+JUDGE = SHAPE | dict(head='scalar')
+TIMES = ('seconds_to_first_step', 'tokens_per_second', 'flops_per_second', 'mfu', 'data_wait')
 # Every step waits a little, and a run that is to be killed waits for that before its last two.
 CONFIG = """
 import os
@@ -75,9 +77,9 @@ def get_config():
 """
 
 
-def write_config(folder, stage, steps, changes):
+def write_config(folder, stage, steps, changes, shape=SHAPE):
   """`folder/<stage>.py`: the stage's config with everything small, and with its own changes."""
-  text = CONFIG.format(stage=stage, steps=steps, every=EVERY, shape=SHAPE, changes=changes)
+  text = CONFIG.format(stage=stage, steps=steps, every=EVERY, shape=shape, changes=changes)
   (folder / f'{stage}.py').write_text(text)
 
 
@@ -102,17 +104,18 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def stages(folder):
-  """The same folder with an untrained `base` and configs of the stages that start from it.
+  """The same folder with an untrained `base` and `judge`, and configs of what starts from them.
 
   With 15 steps of 8 rows on at most 34, every row is met in several epochs.
   """
   say = lambda role, *words: [{'role': role, 'content': ' '.join(words)}]
-  talks, pairs = [], []
+  talks, pairs, questions = [], [], []
   for i in range(40):
     one, two = WORDS[i % 13], WORDS[(5 * i + 1) % 13]
     ask, good, bad = say('user', one, two), say('assistant', one), say('assistant', two, two)
     talks.append({'messages': ask + good})
     pairs.append({'prompt': ask, 'chosen': good, 'rejected': bad})
+    questions.append({'prompt': f'{one} {two} {i}', 'answer': one})
   sources = {
     'sft': write_lines(folder / 'talks.jsonl', talks),
     'reward': write_lines(folder / 'pairs.jsonl', pairs),
@@ -122,12 +125,30 @@ def stages(folder):
     data = dict(sources=dict(builtin='', mine=path), length=64, validation_fraction=0.2)
     init = dict(params=str(folder / 'base'))
     write_config(folder, stage, STAGE_STEPS, dict(data=data, init=init))
+  write_rollout_configs(folder, write_lines(folder / 'questions.jsonl', questions))
   tokenizer = Tokenizer.train([f'user assistant {" ".join(WORDS)}'] * 20, vocab_size=290)
-  model = artifact.build(SHAPE)
-  params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-  made = artifact.Artifact(model, params, tokenizer, {'model': SHAPE, 'data': {}})
-  artifact.save(folder / 'base', made)
+  for name, shape in dict(base=SHAPE, judge=JUDGE).items():
+    model = artifact.build(shape)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    made = artifact.Artifact(model, params, tokenizer, {'model': shape, 'data': {}})
+    artifact.save(folder / name, made)
   return folder
+
+
+def write_rollout_configs(folder, questions):
+  """GRPO, and PPO whose rollouts serve two steps and whose penalty is steered."""
+  data = dict(sources=dict(builtin='', mine=questions), length=40, validation_fraction=0.2)
+  length = dict(limit=5, buffer=10, unit='characters')
+  grpo = dict(
+    sample=dict(max_new=8, group=2), verify=dict(rewards=('length',), options=dict(length=length))
+  )
+  changes = dict(data=data, annotate=grpo, init=dict(params=str(folder / 'base')))
+  write_config(folder, 'grpo', STAGE_STEPS, changes)
+  ppo = dict(sample=dict(max_new=8), kl_reward=dict(horizon=50.0))
+  init = dict(policy=str(folder / 'base'), critic=str(folder / 'judge'))
+  rollout = dict(rollout=dict(minibatches=2), checkpoint_every=4)
+  changes = dict(data=data, annotate=ppo, init=init, **rollout)
+  write_config(folder, 'ppo', STAGE_STEPS, changes, dict(policy=SHAPE, critic=JUDGE))
 
 
 class Run:
@@ -177,6 +198,10 @@ class Run:
     return [(r['step'], k, r[k]) for r in self.records() for k in ('loss', 'validation/loss')
             if k in r]  # fmt: skip
 
+  def numbers(self):
+    """All that was logged, but how long it took."""
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in self.records()]
+
   def params(self):
     return jax.device_get(artifact.load(self.workdir, make_mesh(data=1)).params)
 
@@ -194,8 +219,8 @@ def random_step(first, last):
 
 
 def assert_same(run, other, steps=STEPS):
-  """Every loss that was logged and every published parameter, bit by bit."""
-  assert run.losses() == other.losses()
+  """Every number that was logged and every published parameter, bit by bit."""
+  assert run.numbers() == other.numbers()
   assert len(run.losses()) == steps + 3  # evaluated at each third
   jax.tree.map(np.testing.assert_array_equal, run.params(), other.params())
 
@@ -273,7 +298,7 @@ def test_killed_on_eight_devices_it_ends_with_the_same_bits(folder):
   assert_same(run, whole)
 
 
-@pytest.mark.parametrize('stage', ['sft', 'reward', 'dpo'])
+@pytest.mark.parametrize('stage', ['sft', 'reward', 'dpo', 'grpo', 'ppo'])
 def test_a_later_stage_that_was_killed_ends_with_the_same_bits(stages, stage):
   whole = Run(stages, f'{stage}-alone', 1, stage)
   run = Run(stages, f'{stage}-killed', 1, stage, TO_BE_KILLED='yes')
@@ -286,6 +311,12 @@ def test_a_later_stage_that_was_killed_ends_with_the_same_bits(stages, stage):
   assert_same(run, whole, STAGE_STEPS)
   assert (known > 0) == (stage == 'dpo')
   assert known <= references(run) == references(whole)
+  if stage in ('grpo', 'ppo'):
+    assert rollouts.read(run.workdir) == rollouts.read(whole.workdir) != []
+    assert all('reward' in r for r in run.records() if 'loss' in r)
+  if stage == 'ppo':
+    steered = [r['kl_coefficient'] for r in run.records() if 'loss' in r]
+    assert steered[0] == steered[1] and len(set(steered)) == (STAGE_STEPS + 1) // 2
 
 
 def references(run):

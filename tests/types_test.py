@@ -1,11 +1,11 @@
-"""Mean: adding sums and counts is exact where a mean of means is not."""
+"""Mean: adding sums and counts is exact where a mean of means is not. Peak: the largest."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.types import BadInput, Mean
+from llm_jax.types import BadInput, Mean, Peak
 
 VALUES = np.array([1.0, 2.0, 4.0, 8.0, 16.0], np.float32)
 WEIGHT = np.array([1.0, 0.0, 1.0, 2.0, 0.5], np.float32)
@@ -69,6 +69,36 @@ def test_it_passes_through_jit_grad_and_scan():
   assert isinstance(total, Mean) and float(total.value) == pytest.approx(VALUES.mean())
   doubled = jax.tree.map(lambda x: 2 * x, total)
   assert float(doubled.value) == float(total.value) and float(doubled.count) == 10
+
+
+def test_the_largest_of_parts_is_that_of_the_whole():
+  assert float(Peak.of(VALUES).value) == 16
+  for cut in range(6):
+    parts = Peak.of(VALUES[:cut], WEIGHT[:cut] > 1) if cut else Peak(jnp.zeros(()))
+    rest = Peak.of(VALUES[cut:], WEIGHT[cut:] > 1) if cut < 5 else Peak(jnp.zeros(()))
+    assert float((parts + rest).value) == float((rest + parts).value) == 8
+
+
+def test_the_largest_of_nothing_is_zero():
+  assert float(Peak.of(VALUES, 0).value) == 0
+  assert float((Peak.of(VALUES) + Peak.of(VALUES, 0)).value) == 16
+
+
+def test_what_does_not_count_may_hold_anything():
+  peak = Peak.of(np.array([1.0, np.nan, np.inf], np.float32), np.array([1, 0, 0]))
+  assert float(peak.value) == 1
+
+
+def test_a_weight_broadcasts_against_what_it_selects():
+  rows_BG1, where_BGL = np.array([[[3.0]], [[5.0]]]), np.array([[[1, 0]], [[0, 0]]])
+  assert float(Peak.of(rows_BG1, where_BGL).value) == 3
+
+
+def test_the_largest_is_float32_and_passes_through_jit_and_scan():
+  zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(Peak.of, VALUES))
+  body = lambda carry, x: (carry + Peak.of(x), None)
+  peak, _ = jax.jit(lambda: jax.lax.scan(body, zero, VALUES.astype(jnp.bfloat16)))()
+  assert isinstance(peak, Peak) and peak.value.dtype == jnp.float32 and float(peak.value) == 16
 
 
 def test_bad_input_is_a_value_error():

@@ -65,7 +65,7 @@ def make(
     max_result: tokens of a result, its two control tokens included.
 
   Raises:
-    BadInput: a value out of range; or prompts and answers that do not fit into the model.
+    BadInput: a value out of range, an unknown tool, or a model that cannot answer.
   """
   if not model.shape.causal or model.shape.head == 'scalar':
     raise BadInput('annotate.sample: only a causal language model can answer')
@@ -123,7 +123,7 @@ class Sample:
     stop_ids = jnp.asarray(stop)
 
     @jax.jit
-    def arranged(batch: Batch, drawn: Batch) -> Batch:
+    def arranged(batch: Batch, drawn: Batch, calls: Batch) -> Batch:
       """Rows [B * G, L] as [B, G, L], and what is logged about them."""
       fields = ('tokens', 'mask', 'position', 'segment', 'sampled_logp')
       rows = {k: drawn[k].reshape(-1, group, drawn[k].shape[-1]) for k in fields}
@@ -137,6 +137,7 @@ class Sample:
         eos_rate=stats.mean(ended_BG, some_BG),
         truncated=stats.mean(~ended_BG & (length_BG == max_new), some_BG),
         repetition=stats.mean(repeated(rows['tokens'], mask_BGL), mask_BGL),
+        **{k: stats.mean(x_BG, some_BG) for k, x_BG in calls.items()},
       )
       return {**batch, **rows, **logs}
 
@@ -149,10 +150,11 @@ class Sample:
   def __call__(self, params: Params, batch: Batch, rng: Array) -> Batch:
     stats.need(batch, 'sample', prompt='data.name=prompts')
     drawn = self._sampler(params, batch['prompt'], batch['prompt_mask'], rng)
-    out = dict(self._arranged(batch, drawn))
+    calls = {}
     if self._sampler.calls is not None:
-      made, failed = (x.reshape(-1, self.group).mean(1) for x in self._sampler.calls)
-      out |= shard_batch({'log/tool_calls': made, 'log/tool_errors': failed}, self._mesh)
+      made, failed = (x.reshape(-1, self.group) for x in self._sampler.calls)
+      calls = shard_batch({'tool_calls': made, 'tool_errors': failed}, self._mesh)
+    out = dict(self._arranged(batch, drawn, calls))
     if self._rescored is not None:
       read = {k: out[k] for k in ('tokens', 'position', 'segment')}
       out['old_logp'] = self._rescored(params, read)

@@ -46,7 +46,8 @@ def make(
     workers: threads.
 
   Raises:
-    BadInput: an unknown reward or option, or weights that do not match.
+    BadInput: an unknown reward or option, or weights that do not match. When it is called: every
+      answer of the first rollout met a BadInput, so the options or the gold answers are wrong.
   """
   del model
   options, last = dict(options or {}), lambda name: name.rpartition('.')[-1]
@@ -91,6 +92,7 @@ class Verify:
     self._mesh, self._specials = mesh, specials
     self._timeout, self._workers = timeout, workers
     self.failures: list[str] = []
+    self._judged = False  # whether any answer has been
     self._logs = jax.jit(_logs)
 
   def __call__(self, params: Params, batch: Batch, rng: Array) -> Batch:
@@ -107,9 +109,12 @@ class Verify:
       jobs.append(lambda text=text, gold=gold_B[b]: self._scored(text, gold))
       places.append((b, g))
     asked = valid.copy()
-    for place, result in zip(
-      places, run_all(jobs, workers=self._workers, timeout=self._timeout), strict=True
-    ):
+    results = run_all(jobs, workers=self._workers, timeout=self._timeout)
+    wrong = [r.error for r in results if isinstance(r, Failure) and isinstance(r.error, BadInput)]
+    self._judged |= len(wrong) < len(results)
+    if wrong and not self._judged:
+      raise BadInput(f'annotate.verify: no answer could be judged: {wrong[0]}')
+    for place, result in zip(places, results, strict=True):
       if isinstance(result, Failure):
         valid[place] = False
         self.failures = [*self.failures[-9:], str(result)]

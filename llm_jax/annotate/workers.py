@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 
 class Failure(NamedTuple):
-  """What became of a function that raised, or that was given up."""
+  """What became of a function that raised `error`, or that was given up (None)."""
 
   why: str
+  error: BaseException | None = None
 
   def __str__(self) -> str:
     return self.why
@@ -20,7 +21,8 @@ def run_all(jobs: Sequence[Callable[[], Any]], *, workers: int, timeout: float) 
 
   Time is measured from the start of a job. Nothing can stop a thread in Python: one whose job is
   given up is left to itself (as a daemon, so that it does not keep the process alive), its result
-  is ignored, and another thread takes its place.
+  is ignored, and another thread takes its place. Only Python code can be given up: a function that
+  keeps the interpreter's lock, as one match of a regular expression does, holds up everything.
 
   Args:
     jobs: functions without arguments, safe to run beside each other.
@@ -42,8 +44,8 @@ def run_all(jobs: Sequence[Callable[[], Any]], *, workers: int, timeout: float) 
         started[i] = time.monotonic()
       try:
         result = jobs[i]()
-      except Exception as error:
-        result = Failure(f'{type(error).__name__}: {error}')
+      except BaseException as error:  # also one that wants to leave: this thread is ours
+        result = Failure(f'{type(error).__name__}: {error}', error)
       with lock:
         if i in given_up:
           return  # somebody else works in our place

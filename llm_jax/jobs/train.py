@@ -302,6 +302,7 @@ class _Run:
       waited=lambda: batch_fn.seconds,
       began=self.began,
       limits=config.get('stop', {}),
+      late='sample' not in config.annotate.steps,
     )
     shown = Rollouts(
       folder,
@@ -416,8 +417,9 @@ class _Run:
 
 
 def _source(donors: Mapping[str, str]) -> str | None:
-  """The artifact a run started from, if any; the first of several."""
-  return next(iter(donors.values()), None)
+  """The artifact a run started from, if any; of a policy and its critic that of the policy."""
+  last = lambda name: name == 'critic'
+  return donors[min(donors, key=last)] if donors else None
 
 
 def _next(config: Any) -> str:

@@ -195,11 +195,13 @@ def decode(
     picked = pick(rows.logits_RV, keys_R, rows.seen_RV)
     token_R = jnp.where(alive_R, picked.token, 0)
     position_R = rows.position_R + alive_R
-    write = lambda x_RS, v_R: jax.lax.dynamic_update_index_in_dim(
-      x_RS, v_R.astype(x_RS.dtype), slot, 1
-    )
+    # A row that has ended keeps what stands there: after `align`, it may reach beyond the others.
+    at = lambda x_RS: jax.lax.dynamic_index_in_dim(x_RS, slot, 1, keepdims=False)
+    ours = lambda x_RS, v_R: jnp.where(alive_R, v_R.astype(x_RS.dtype), at(x_RS))
+    write = lambda x_RS, v_R: jax.lax.dynamic_update_index_in_dim(x_RS, ours(x_RS, v_R), slot, 1)
+    place = (ours(rows.cache['position'], position_R), ours(rows.cache['segment'], alive_R))
     logits_RLV, cache = model.apply(
-      params, token_R[:, None], position_R[:, None], alive_R.astype(jnp.int32)[:, None], rows.cache
+      params, token_R[:, None], *(x_R[:, None] for x_R in place), rows.cache
     )
     count_R = rows.count_R + alive_R
     seen_RV = rows.seen_RV
@@ -215,64 +217,85 @@ def decode(
       seen_RV=seen_RV,
       tokens_RS=write(rows.tokens_RS, token_R),
       mask_RS=write(rows.mask_RS, alive_R),
-      old_logp_RS=write(rows.old_logp_RS, jnp.where(alive_R, picked.logp, 0)),
-      sampled_logp_RS=write(rows.sampled_logp_RS, jnp.where(alive_R, picked.sampled_logp, 0)),
+      old_logp_RS=write(rows.old_logp_RS, picked.logp),
+      sampled_logp_RS=write(rows.sampled_logp_RS, picked.sampled_logp),
     )
 
   return jax.lax.while_loop(going, step, rows)
 
 
 def feed(params: Params, rows: Rows, tokens_RT: Array, length_R: Array, *, model: Any) -> Rows:
-  """Appends given tokens to some rows, mask 0, and lets those rows go on.
+  """Appends given tokens to some rows, mask 0, and lets those rows go on; the others have ended.
 
-  All rows are moved to the right until they end in the same slot, so no row has a hole. The caller
-  grows the rows first, to T slots beyond the longest of them.
+  The caller grows the rows first, to T slots beyond the longest of those that are fed.
 
   Args:
     params: of the model.
-    rows: of which those that are fed have stopped.
-    tokens_RT: ids, padded on the left.
+    rows: all stopped.
+    tokens_RT: ids, padded on the right.
     length_R: how many of them are real; 0 leaves a row as it is.
     model: as in `start`.
   """
-  slots, width = rows.tokens_RS.shape[1], tokens_RT.shape[1]
-  used_RS = rows.cache['segment'] > 0
-  last_R = jnp.where(used_RS, jnp.arange(slots), -1).max(1)
-  index = used_RS.sum(1).max()  # no row is longer, so none loses its beginning
-  shift_R1 = (index - 1 - last_R)[:, None]
-  from_RS = (jnp.arange(slots) - shift_R1) % slots
-  move = lambda x_RS: jnp.take_along_axis(x_RS, from_RS, axis=1)
-  move_heads = lambda x: jnp.take_along_axis(x, from_RS[:, None, :, None], axis=2)
-  fed_R = length_R > 0
-  real_RT = jnp.arange(width) >= width - length_R[:, None]
+  fed_R, width = length_R > 0, tokens_RT.shape[1]
+  rows = align(rows, fed_R)
+  index = rows.cache['index']
+  real_RT = jnp.arange(width) < length_R[:, None]
   position_RT = rows.position_R[:, None] + jnp.cumsum(real_RT, axis=1)
-  cache = {
-    'layers': jax.tree.map(move_heads, rows.cache['layers']),
-    'position': move(rows.cache['position']),
-    'segment': move(rows.cache['segment']),
-    'index': index.astype(jnp.int32),
-  }
-  hidden_RTD, cache = model.apply(
-    params, tokens_RT, position_RT, real_RT.astype(jnp.int32), cache, method='hidden'
-  )
-  logits_RV = model.apply(params, hidden_RTD[:, -1], method='unembed')
-  write = jax.lax.dynamic_update_slice
+  at = lambda x_RS: jax.lax.dynamic_slice_in_dim(x_RS, index, width, 1)
+  ours = lambda x_RS, v_RT: jnp.where(fed_R[:, None], v_RT, at(x_RS))
+  place = (ours(rows.cache['position'], position_RT), ours(rows.cache['segment'], real_RT))
+  hidden_RTD, cache = model.apply(params, tokens_RT, *place, rows.cache, method='hidden')
+  last_R1 = jnp.maximum(length_R - 1, 0)[:, None]
+  hidden_RD = jnp.take_along_axis(hidden_RTD, last_R1[..., None], axis=1)[:, 0]
+  logits_RV = model.apply(params, hidden_RD, method='unembed')
+  tokens_RT = ours(rows.tokens_RS, jnp.where(real_RT, tokens_RT, 0))
   seen_RV = rows.seen_RV
   if seen_RV is not None:
     hit = jax.vmap(lambda seen_V, ids_T, real_T: seen_V.at[ids_T].max(real_T))
     seen_RV = hit(seen_RV, tokens_RT, real_RT)
-  return dataclasses.replace(
+  rows = dataclasses.replace(
     rows,
     cache=cache,
     logits_RV=jnp.where(fed_R[:, None], logits_RV, rows.logits_RV),
     position_R=jnp.where(fed_R, position_RT[:, -1], rows.position_R),
     alive_R=fed_R,
     seen_RV=seen_RV,
-    tokens_RS=write(move(rows.tokens_RS), jnp.where(real_RT, tokens_RT, 0), (0, index)),
-    mask_RS=move(rows.mask_RS),
-    old_logp_RS=move(rows.old_logp_RS),
-    sampled_logp_RS=move(rows.sampled_logp_RS),
+    tokens_RS=jax.lax.dynamic_update_slice_in_dim(rows.tokens_RS, tokens_RT, index, 1),
   )
+  return align(rows, fed_R)  # short results would leave holes behind them
+
+
+def align(rows: Rows, which_R: Array) -> Rows:
+  """Moves some rows so that they end in the same slot, which is the next one for all.
+
+  It is the first slot at which none of them loses its beginning. The others stay where they are.
+
+  Args:
+    rows: without holes.
+    which_R: bool, all rows that have to go on, now or later.
+  """
+  slots = rows.tokens_RS.shape[1]
+  used_RS = rows.cache['segment'] > 0
+  index = jnp.where(which_R, used_RS.sum(1), 0).max()
+  shift_R = jnp.where(which_R, index - 1 - last_slot(rows), 0)
+  from_RS = (jnp.arange(slots) - shift_R[:, None]) % slots
+  move = lambda x_RS: jnp.take_along_axis(x_RS, from_RS, axis=1)
+  move_heads = lambda x: jnp.take_along_axis(x, from_RS[:, None, :, None], axis=2)
+  cache = {
+    'layers': jax.tree.map(move_heads, rows.cache['layers']),
+    'position': move(rows.cache['position']),
+    'segment': move(rows.cache['segment']),
+    'index': index.astype(jnp.int32),
+  }
+  names = ('tokens_RS', 'mask_RS', 'old_logp_RS', 'sampled_logp_RS')
+  moved: Any = {name: move(getattr(rows, name)) for name in names}
+  return dataclasses.replace(rows, cache=cache, **moved)
+
+
+def last_slot(rows: Rows) -> Array:
+  """Where each row ends [R]; -1 for a row without a token."""
+  used_RS = rows.cache['segment'] > 0
+  return jnp.where(used_RS, jnp.arange(used_RS.shape[1]), -1).max(1)
 
 
 def finish(rows: Rows) -> Batch:

@@ -108,7 +108,8 @@ def draw(logp_BV: Array, keys_B: Array) -> Array:
 def _first_above(weight_BN: Array, uniform_B: Array) -> Array:
   """Where the running sum of weights first exceeds that share of the whole."""
   sum_BN = jnp.cumsum(weight_BN, axis=-1)
-  above_BN = sum_BN > uniform_B[:, None] * sum_BN[:, -1:]
+  # A parallel sum may grow by rounding where the weight is 0; such a token is never to be drawn.
+  above_BN = (sum_BN > uniform_B[:, None] * sum_BN[:, -1:]) & (weight_BN > 0)
   # Rounding may leave nothing above; what is likeliest is then as good as the last one.
   return jnp.where(above_BN.any(-1), above_BN.argmax(-1), weight_BN.argmax(-1))
 

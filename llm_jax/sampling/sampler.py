@@ -18,7 +18,17 @@ import numpy as np
 
 from llm_jax.find import suggest
 from llm_jax.parallel.mesh import local_rows, shard_batch
-from llm_jax.sampling.generate import Rows, decode, feed, finish, generate, grow, start
+from llm_jax.sampling.generate import (
+  Rows,
+  align,
+  decode,
+  feed,
+  finish,
+  generate,
+  grow,
+  last_slot,
+  start,
+)
 from llm_jax.sampling.pick import Pick
 from llm_jax.text.templates import MARKS
 from llm_jax.types import Array, BadInput, Batch, Params
@@ -112,6 +122,10 @@ class Sampler:
       fast, arranged = model.for_decoding(params)
       columns = CHUNK if self._strings else max_new
       options = shape | {'model': fast}
+      if tools is not None:
+        # Rows that were fed lie further to the right than they are long, so the slots may run out.
+        full = rows.cache['index'] >= rows.tokens_RS.shape[1]
+        rows = jax.lax.cond(full & rows.alive_R.any(), self._packed, lambda rows: rows, rows)
       rows = decode(arranged, rows, chosen(given), columns=columns, **options)
       return rows, rows.alive_R.any()
 
@@ -145,6 +159,12 @@ class Sampler:
       if not fed:
         return self._finish(rows)
 
+  def _packed(self, rows: Rows) -> Rows:
+    """Rows that go on, and those that wait for a result, moved to the left as far as they can."""
+    last_R1 = jnp.maximum(last_slot(rows), 0)[:, None]
+    called_R = jnp.take_along_axis(rows.tokens_RS, last_R1, axis=1)[:, 0] == self._call[1]
+    return align(rows, rows.alive_R | called_R & (rows.count_R < self._max_new))
+
   def _texts(self, rows: Rows) -> list[list[int]]:
     """The ids that each row of this host sampled; results are left out."""
     tokens_RS, mask_RS = local_rows(rows.tokens_RS), local_rows(rows.mask_RS)
@@ -175,9 +195,9 @@ class Sampler:
       calls.made[i] += 1
       said, failed = self._run(ids[:-1])
       calls.failed[i] += failed
-      body = self._tokenizer.encode(said)[: width - 2]
+      body = self._tokenizer.encode(said.encode('utf-8', 'replace').decode())[: width - 2]
       result = [self._result[0], *body, self._result[1]]
-      tokens_RT[i, width - len(result) :], length_R[i] = result, len(result)
+      tokens_RT[i, : len(result)], length_R[i] = result, len(result)
     length = self._spread(length_R)
     if not bool((length > 0).any()):
       return rows, False
@@ -186,14 +206,15 @@ class Sampler:
   def _run(self, ids: list[int]) -> tuple[str, bool]:
     """What the tool said to the call at the end of `ids`, and whether that is an error."""
     assert self._tools is not None
-    start_id, by_name = self._call[0], self._tools.by_name
-    if start_id not in ids:
+    by_name, (start_id, end_id) = self._tools.by_name, self._call
+    last = lambda mark: max((i for i, token in enumerate(ids) if token == mark), default=-1)
+    begin = last(start_id)
+    if begin <= last(end_id):  # the mark belongs to an earlier call
       return f'error: a call begins with {MARKS["search"][0]}', True
-    begin = len(ids) - ids[::-1].index(start_id)
-    name, text = next(iter(by_name)), self._tokenizer.decode(ids[begin:])
+    name, text = next(iter(by_name)), self._tokenizer.decode(ids[begin + 1 :])
     try:
       asked = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
       asked = None
     if isinstance(asked, dict) and 'name' in asked:
       name, arguments = str(asked['name']), asked.get('arguments', '')

@@ -58,6 +58,8 @@ class Log:
     began: `time.perf_counter()` when the command started.
     max_skipped: raises Diverged after so many skipped updates in a row.
     limits: metric -> the largest mean over an interval; beyond it Overoptimized is raised.
+    late: False reports an interval at its end. For runs whose batches wait for the device anyway,
+      as rollouts do: an interval's time would be counted to the one before.
   """
 
   def __init__(
@@ -75,12 +77,13 @@ class Log:
     began: float,
     max_skipped: int = 10,
     limits: Mapping[str, float] = {},
+    late: bool = True,
   ) -> None:
     self.total_steps, self.log_every = total_steps, log_every
     self.tokens_per_step, self.flops_per_step = tokens_per_step, flops_per_step
     self.peak_flops, self.learning_rate = peak_flops, learning_rate
     self.waited, self.began, self.max_skipped = waited, began, max_skipped
-    self.limits = dict(limits)
+    self.limits, self.late = dict(limits), late
     self.first_step = start_step + 1
     self._open: list[tuple[int, Metrics]] = []
     self._closed: list[tuple[int, Metrics]] = []
@@ -110,9 +113,10 @@ class Log:
     del state
     self._bar.update()
     self._open.append((step, metrics))
-    if step == self.first_step:
+    ends = step % self.log_every == 0 or step == self.total_steps
+    if step == self.first_step or (ends and not self.late):
       self.flush()
-    elif step % self.log_every == 0 or step == self.total_steps:
+    elif ends:
       self._emit(self._closed)
       self._closed, self._open = self._open, []
       if step == self.total_steps:

@@ -99,8 +99,15 @@ def train_step(
 
 
 def measured(batch: Batch) -> Metrics:
-  """What annotators wrote into the fields `log/<name>` [B] of a batch, by name."""
-  return {k.removeprefix('log/'): Mean.of(v) for k, v in batch.items() if k.startswith('log/')}
+  """What annotators wrote into the fields `log/<name>` [B] of a batch, by name.
+
+  Rows that only fill a batch, with `segment` 0 everywhere, do not count.
+  """
+  real_B: Any = 1.0
+  if 'segment' in batch:
+    real_B = (batch['segment'] > 0).any(range(1, batch['segment'].ndim))
+  logs = {k.removeprefix('log/'): v for k, v in batch.items() if k.startswith('log/')}
+  return {name: Mean.of(value_B, real_B) for name, value_B in logs.items()}
 
 
 def make_state(

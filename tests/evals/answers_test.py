@@ -67,16 +67,28 @@ class Parrot:
   def __init__(self, vocab_size, max_length=64):
     self.shape = SimpleNamespace(vocab_size=vocab_size, max_length=max_length, causal=True)
 
-  def make_cache(self, batch, length):
-    return jnp.zeros((batch,), jnp.int32)
+  def for_decoding(self, params):
+    return self, params
 
-  def apply(self, params, tokens_BL, *place, method=None):
+  def make_cache(self, batch, slots):
+    empty = jnp.zeros((batch, slots), jnp.int32)
+    return {
+      'layers': jnp.zeros((batch, 1, 1, 1), int),
+      'position': empty,
+      'segment': empty,
+      'index': 0,
+    }
+
+  def apply(self, params, tokens_BL, position=None, segment=None, cache=None, method=None):
     if method == 'unembed':
       return tokens_BL
-    said_B = place[2]  # how many words are said already is all that it remembers
+    said_B = cache['layers'][:, 0, 0, 0]  # how many words are said already is all that it remembers
     logits_BV = jax.nn.one_hot(params[said_B], self.shape.vocab_size)
     logits_BLV = jnp.broadcast_to(logits_BV[:, None], (*tokens_BL.shape, logits_BV.shape[-1]))
-    return logits_BLV, said_B + 1
+    write = lambda name, x: jax.lax.dynamic_update_slice(cache[name], x, (0, cache['index']))
+    placed = {'position': write('position', position), 'segment': write('segment', segment)}
+    index = jnp.int32(cache['index'] + tokens_BL.shape[1])
+    return logits_BLV, {'layers': cache['layers'] + 1, **placed, 'index': index}
 
 
 def test_a_model_is_asked_and_its_answers_are_scored():

@@ -163,8 +163,8 @@ def test_a_group_shares_its_prompt_and_an_answer_depends_on_nothing_else():
   prompt_BP, mask_BP = left_pad(PROMPTS)
   options = dict(model=model, max_new=NEW, stop=(4,), pick=pick.make(temperature=1.5))
 
-  def sample(group, rows=slice(None), key=jax.random.key(3)):
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(PROMPTS)))[rows]
+  def sample(group, rows=slice(None)):
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(3))[rows]
     run = jax.jit(functools.partial(generate, group=group, **options))
     found = answers(jax.device_get(run(params, prompt_BP[rows], mask_BP[rows], keys)))
     return [found[i : i + group] for i in range(0, len(found), group)]
@@ -173,6 +173,17 @@ def test_a_group_shares_its_prompt_and_an_answer_depends_on_nothing_else():
   assert len({tuple(answer) for answer in four[0]}) > 1
   assert [two[:2] for two in four] == sample(2)
   assert sample(2, rows=slice(1, 3)) == [two[:2] for two in four[1:]]
+
+
+def test_how_the_cache_grows_changes_nothing(monkeypatch):
+  model, params = build()
+  ask = lambda: run(model, params, PROMPTS, stop=(4,), temperature=1.5, seed=3)
+  whole = ask()
+  monkeypatch.setattr('llm_jax.sampling.generate.GROW', 2)
+  parts = ask()
+  assert answers(parts) == answers(whole)
+  for k in ('old_logp', 'sampled_logp', 'position', 'segment'):
+    np.testing.assert_allclose(parts[k], whole[k], atol=1e-5)
 
 
 def test_a_row_without_a_prompt_gets_no_answer():

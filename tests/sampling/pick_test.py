@@ -183,3 +183,17 @@ def test_inverting_the_distribution_draws_it(size):
   found = np.bincount(token, minlength=size) / 20_000
   np.testing.assert_allclose(found, wanted, atol=0.018)  # 5 standard deviations
   assert not found[wanted == 0].any()
+
+
+def test_where_a_wide_sum_rounds_nothing_impossible_is_drawn():
+  random = np.random.default_rng(0)
+  weight = random.random(1000, np.float32) ** 4 * (random.random(1000) < 0.5)
+  sums = np.asarray(jnp.cumsum(jnp.asarray(weight)))
+  borders = sums / sums[-1]
+  near = [borders]
+  for side in np.float32([-1, 2]):
+    near += [np.nextafter(borders, side), np.nextafter(np.nextafter(borders, side), side)]
+  near = np.maximum(np.concatenate(near), np.float32(0))
+  near = np.minimum(near, np.nextafter(np.float32(1), np.float32(0)))
+  found = jax.jit(pick._first_above)(np.tile(weight, (len(near), 1)), near)
+  assert (weight[found] > 0).all()

@@ -252,6 +252,28 @@ def test_what_is_saved_is_not_changed_by_the_next_step(tmp_path, name):
   assert bits(state) != copy
 
 
+def test_what_is_carried_comes_back_with_its_step(tmp_path):
+  checkpoints = Checkpoints(tmp_path, max_to_keep=3)
+  carry = {'kl_reward': {'coefficient': 0.1 + 0.2}, 'seen': [1, 2], 'name': 'ü', 'none': None}
+  checkpoints.save(1, small(1), carry=carry)
+  checkpoints.save(2, small(2))
+  checkpoints.save(3, small(3), carry={})
+  checkpoints.wait()
+  later = Checkpoints(tmp_path)
+  assert later.carried(1) == carry  # a float to its last bit
+  assert later.carried(2) is None and later.carried(3) == {}
+  assert [later.damage(step) for step in (1, 2, 3)] == [None] * 3
+  assert bits(later.restore(1, abstract_small())) == bits(small(1))
+
+
+def test_what_cannot_be_carried_is_said_and_leaves_no_checkpoint(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, small(1), carry={'a': np.float32(1)})
+  with pytest.raises(TypeError, match='float32'):
+    checkpoints.wait()
+  assert checkpoints.newest() is None
+
+
 def test_an_error_in_the_background_is_raised(tmp_path, monkeypatch):
   def full(folder):
     raise OSError('disk full')

@@ -11,8 +11,8 @@ from llm_jax.models import transformer
 from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.parallel.rules import path_of
 from llm_jax.training import optimizer
-from llm_jax.training.step import abstract_state, compile_step, make_state, start_state
-from llm_jax.types import Mean
+from llm_jax.training.step import abstract_state, compile_step, make_state, measured, start_state
+from llm_jax.types import Mean, Peak
 
 MODEL = transformer.make(vocab_size=64, dim=16, num_layers=2, num_heads=2, max_length=32)
 MESHES = [dict(data=8), dict(fsdp=8), dict(data=2, fsdp=2, tensor=2)]
@@ -176,9 +176,9 @@ def small_loss(params, batch, rng):
   scale, table = params['final_norm']['scale'], params['embedding']['table']
   error_B4 = batch['x'][:, None] * scale + table.sum(0) - 1
   error_B4 = error_B4 * jnp.where(batch['bad'] > 0, jnp.nan, batch['size'])[:, None]
-  return Mean.of((error_B4**2).mean(-1), batch['mask']), {
-    f'draw{i}': Mean.of(jax.random.uniform(rng), batch['id'][0] == i) for i in range(2)
-  }
+  draws = {f'draw{i}': Mean.of(jax.random.uniform(rng), batch['id'][0] == i) for i in range(2)}
+  loss, farthest = Mean.of((error_B4**2).mean(-1), batch['mask']), Peak.of(batch['x'])
+  return loss, {**draws, 'farthest': farthest}
 
 
 def small_batch(*, rows=4, bad=0, size=1.0, mask=1.0):
@@ -312,3 +312,28 @@ def test_random_numbers_differ_by_step_microbatch_and_seed_and_by_nothing_else()
   assert len(set(first)) == 6
   assert draws(0) == first
   assert not set(draws(1)) & set(first)
+
+
+@pytest.mark.parametrize('accumulate', [1, 2, 4])
+def test_the_largest_of_a_batch_is_that_of_its_microbatches(accumulate):
+  state, step_fn = small(quiet(), accumulate=accumulate)
+  for x in ([1.0, 7.0, 2.0, 3.0], [9.0, 1.0, 2.0, 3.0]):  # in either half
+    state, metrics = step_fn(state, small_batch() | {'x': jnp.asarray(x)})
+    assert isinstance(metrics['farthest'], Peak) and metrics['farthest'].value == max(x)
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_what_annotators_measured_is_reported_as_its_mean(accumulate):
+  state, step_fn = small(quiet(), accumulate=accumulate)
+  batch = small_batch() | {'log/reward': jnp.asarray([1.0, 2.0, 4.0, 9.0])}
+  _, metrics = step_fn(state, batch)
+  assert metrics['reward'].value == 4 and 'log/reward' not in metrics
+  assert set(measured(small_batch())) == set()
+
+
+def test_rows_that_only_fill_a_batch_are_not_measured():
+  segment = np.zeros((4, 2, 3), np.int32)
+  segment[0, 0, 2] = segment[2, 1, 0] = 1
+  batch = {'segment': segment, 'log/reward': np.array([1.0, 100.0, 4.0, 100.0])}
+  found = measured(jax.tree.map(jnp.asarray, batch))
+  assert (float(found['reward'].total), float(found['reward'].count)) == (5, 2)
