@@ -13,6 +13,7 @@ from llm_jax.find import find
 from llm_jax.losses.logprobs import score
 from llm_jax.models import transformer
 from llm_jax.parallel.mesh import make_mesh
+from llm_jax.types import Mean, Peak
 
 V, L, ROWS = 11, 8, 7
 LOSSES = ('cross_entropy', 'dpo', 'orpo', 'simpo', 'reward')
@@ -146,6 +147,24 @@ def test_annotators_see_the_parameters_and_the_same_seeds_every_time():
   assert_same(found, {'loss': loss, **metrics})
   evaluate(PARAMS)
   assert draws[:4] == draws[4:] and len(set(draws[:4])) == 4
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, ROWS, 16])
+def test_what_annotators_measure_is_a_mean_over_rows_and_the_largest_is_that_of_all(batch_size):
+  def loss_fn(params, batch, rng):
+    return Mean.of(batch['margin'], 1), {'highest': Peak.of(batch['margin'])}
+
+  def judge(params, batch, rng):  # of the rows that fill the last batch it thinks a lot
+    real_B = (batch['segment'] > 0).any((1, 2))
+    return {**batch, 'log/reward': jnp.where(real_B, batch['margin'] + 1, 1000.0)}
+
+  rows = rows_of()
+  margins = [row['margin'] for row in rows]
+  evaluate = evaluator(loss_fn, rows, batch_size=batch_size, annotate=[judge])
+  found = evaluate(PARAMS)
+  assert found['reward'].count == ROWS
+  assert found['reward'].value == pytest.approx(np.mean(margins) + 1)
+  assert found['highest'].value == max(margins) > 0
 
 
 @pytest.mark.parametrize('name', ['dpo', 'reward'])

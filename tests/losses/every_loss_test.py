@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from llm_jax.find import find
-from llm_jax.losses import logprobs
+from llm_jax.losses import logprobs, policy_gradient
+from llm_jax.models import actor_critic
 from llm_jax.models.transformer import make
 from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.training import optimizer
@@ -19,7 +20,7 @@ from llm_jax.training.step import compile_step, make_state
 from llm_jax.types import BadInput
 
 V, ROWS, LENGTH, KEPT = 11, 6, 9, 3
-PREFERENCES = ('reward', 'dpo', 'kto', 'orpo', 'simpo', 'distill')  # these have presets
+WITH_PRESETS = ('reward', 'dpo', 'kto', 'orpo', 'simpo', 'distill', 'policy_gradient')
 # (loss, options); those of which a statistic belongs to the microbatch are in the second tuple.
 EXACT = (
   ('cross_entropy', {}),
@@ -43,6 +44,14 @@ EXACT = (
   ('simpo', dict(alpha=0.1, nll_weight=0.2)),
   ('distill', {}),
   ('distill', dict(divergence='jsd', temperature=2.0, t_squared=True)),
+  *(('policy_gradient', dict(kind=kind)) for kind in policy_gradient.KINDS),
+  ('policy_gradient', dict(aggregation='sequence_mean', ratio_level='sequence', clip_dual=1.5)),
+  ('policy_gradient', dict(aggregation='sequence_sum', importance_cap=1.1, log_ratio_clamp=0.5)),
+  ('policy_gradient', dict(aggregation='constant', max_length=7, ratio_level='sequence_sum')),
+  ('policy_gradient', dict(kl_weight=0.2, kl_importance=True, entropy_weight=0.1, temperature=0.7)),
+  ('ppo', {}),
+  ('ppo', dict(value_clip=None, value_weight=0.5, clip_dual=1.5, importance_cap=1.1)),
+  ('ppo', dict(clip=0.1, entropy_weight=0.1, temperature=0.7, log_ratio_clamp=0.5)),
 )
 BY_MICROBATCH = (
   ('kto', {}),
@@ -53,12 +62,15 @@ BY_MICROBATCH = (
   ('orpo', dict(nll_average='token')),
   ('simpo', dict(nll_weight=1.0, nll_average='token')),
 )
-GROUP = {'kto': 1, 'reward': 3}
+GROUP = {'kto': 1, 'reward': 3, 'ppo': 1}
 every = lambda cases: pytest.mark.parametrize(('name', 'options'), cases, ids=str)
 
 
 def batch_of(name, rows=ROWS):
-  """Rows of very different lengths, the last two answers of the last row missing (of a ranking)."""
+  """Rows of very different lengths.
+
+  The last answer of the last row of a ranking is missing, and the reward of the second rollout.
+  """
   group = GROUP.get(name, 2)
   draw = np.random.default_rng(3)
   shape = (rows, group, LENGTH)
@@ -82,6 +94,18 @@ def batch_of(name, rows=ROWS):
     batch['teacher_logits'] = draw.normal(-2.5, 0.3, (*shape, KEPT))
   batch['ref_logp'] = draw.normal(-2.5, 1.5, shape)
   batch['margin'] = draw.integers(0, 4, rows)
+  if name in ('policy_gradient', 'ppo'):
+    # Near what the table says, so that some ratios are clipped and others are not.
+    logp_VV = np.asarray(jax.nn.log_softmax(PARAMS['table']))
+    logp = logp_VV[np.roll(batch['tokens'], 1, axis=-1), batch['tokens']]
+    batch |= {k: logp + draw.normal(0, 0.3, shape) for k in ('old_logp', 'sampled_logp')}
+    batch['advantage'] = draw.normal(size=shape) * batch['mask']
+    batch['valid'] = np.ones((rows, group))
+    batch['valid'][1, 0] = 0
+  if name == 'ppo':
+    batch['value'] = draw.normal(0, 2, shape)
+    batch['return'] = batch['value'] + draw.normal(size=shape)
+    batch['value_mask'] = real & (np.cumsum(batch['mask'], axis=-1) > 0)
   return {k: v if v.dtype == np.int32 else v.astype(np.float32) for k, v in batch.items()}
 
 
@@ -97,6 +121,26 @@ class Scorer:
     return table[x] + jnp.roll(table[x], 1, axis=1) ** 2, None
 
 
+class Critic:
+  """A table that speaks, and whose rows sum to the value after a token."""
+
+  shape = SimpleNamespace(causal=True, vocab_size=V)
+
+  def apply(self, params, x, *place, method):
+    if method == 'unembed':
+      return x
+    rows = params['table'][x]
+    return rows.sum(-1) if method == 'value' else (rows, None)
+
+
+def transformer_of(name, vocab_size):
+  """A small model such as the loss trains."""
+  shape = dict(vocab_size=vocab_size, dim=16, num_layers=1, num_heads=2, hidden_dim=16)
+  if name == 'ppo':
+    return actor_critic.make(policy=shape, critic=shape)
+  return make(**shape, head='scalar' if name == 'reward' else 'tied')
+
+
 PARAMS = {'table': jnp.asarray(np.random.default_rng(1).normal(size=(V, V)), jnp.float32)}
 
 
@@ -106,7 +150,8 @@ def run(table):
 
   @functools.cache
   def compiled(name, options):
-    model = Scorer() if name == 'reward' else table(V)
+    special = {'reward': Scorer, 'ppo': Critic}
+    model = special[name]() if name in special else table(V)
     loss = functools.partial(find('losses', name).loss_fn, model=model, **dict(options))
 
     def total(params, batch):
@@ -127,6 +172,13 @@ def assert_same(found, wanted, rtol=1e-5, atol=1e-5):
   jax.tree.map(close, found, wanted)
 
 
+def merged(a, b):
+  """What two microbatches give together."""
+  ((loss, metrics), grad), ((other_loss, other_metrics), other_grad) = a, b
+  together = {name: value + other_metrics[name] for name, value in metrics.items()}
+  return (loss + other_loss, together), grad + other_grad
+
+
 def only(batch, row):
   """The batch with all rows but one replaced by padding, so that nothing compiles anew."""
   keep = lambda v: v * (np.arange(ROWS) == row).reshape(-1, *[1] * (v.ndim - 1)).astype(v.dtype)
@@ -137,10 +189,9 @@ def only(batch, row):
 def test_microbatches_add_up_and_rows_of_padding_add_nothing(run, name, options):
   batch = batch_of(name)
   parts = [run(name, options, only(batch, row)) for row in range(ROWS)]
-  added = functools.reduce(functools.partial(jax.tree.map, jnp.add), parts)
   whole = run(name, options, batch)
   assert whole[0][0].count > 0 and np.any(whole[1])
-  assert_same(added, whole)
+  assert_same(functools.reduce(merged, parts), whole)
 
 
 @every(BY_MICROBATCH)
@@ -161,7 +212,7 @@ def test_rows_of_padding_are_in_no_statistic(run, name, options):
 def test_columns_of_padding_add_nothing(run, name, options):
   batch = batch_of(name)
   wide = lambda v: np.pad(v, ((0, 0), (0, 0), (0, 5), *[(0, 0)] * (v.ndim - 3)))
-  padded = {k: wide(v) if v.ndim > 1 else v for k, v in batch.items()}
+  padded = {k: wide(v) if v.ndim > 2 else v for k, v in batch.items()}
   assert_same(run(name, options, padded), run(name, options, batch))
 
 
@@ -175,7 +226,14 @@ def test_an_empty_batch_is_harmless(run, name, options):
 
 # Weights, z0 and shifts that are held constant on purpose are tested with their losses.
 HELD = ('dft', 'wpo', 'shift')
-SLOPES = [c for c in EXACT + BY_MICROBATCH if c != ('kto', {}) and not any(k in c[1] for k in HELD)]
+HELD_KINDS = ('cispo', 'vespo')
+SLOPES = [
+  (name, options)
+  for name, options in EXACT + BY_MICROBATCH
+  if (name, options) != ('kto', {})
+  and not any(k in options for k in HELD)
+  and options.get('kind') not in HELD_KINDS
+]
 
 
 @every(SLOPES)
@@ -190,10 +248,9 @@ def test_gradients_are_slopes(run, name, options):
   assert float((grad * direction).sum()) == pytest.approx(measured, rel=1e-2, abs=2e-3)
 
 
-@pytest.mark.parametrize('name', ['cross_entropy', 'reward', 'dpo'])
+@pytest.mark.parametrize('name', ['cross_entropy', 'reward', 'dpo', 'policy_gradient', 'ppo'])
 def test_devices_do_not_matter(name):
-  head = 'scalar' if name == 'reward' else 'tied'
-  model = make(vocab_size=16, dim=16, num_layers=1, num_heads=2, hidden_dim=16, head=head)
+  model = transformer_of(name, 16)
   loss = find('losses', name).loss_fn
   init = lambda: jax.tree.map(
     lambda x: x + 0.1, model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
@@ -233,16 +290,18 @@ def arrays(jaxpr):
     ('distill', {}),
     ('distill', dict(divergence='jsd', temperature=2.0)),
     ('reward', {}),
+    ('policy_gradient', {}),
+    ('policy_gradient', dict(kl_weight=0.1, entropy_weight=0.1, importance_cap=2.0)),
+    ('ppo', dict(entropy_weight=0.1)),
   ]
 )
 def test_no_array_of_all_logits_is_made(name, options):
   rows, length, vocab, kept = 8, 1024, 32768, 64
-  head = 'scalar' if name == 'reward' else 'tied'
-  model = make(vocab_size=vocab, dim=16, num_layers=1, num_heads=2, hidden_dim=16, head=head)
+  model = transformer_of(name, vocab)
   group = GROUP.get(name, 2)
 
   def resized(key, v):
-    shape = (rows,) if v.ndim == 1 else (rows, group, length, *[kept] * (v.ndim - 3))
+    shape = (rows, group, length, kept)[: v.ndim]
     return jax.ShapeDtypeStruct(shape, v.dtype)
 
   batch = {k: resized(k, v) for k, v in batch_of(name).items()}
@@ -256,14 +315,14 @@ def test_no_array_of_all_logits_is_made(name, options):
     assert max(sizes) > logprobs.BLOCK_ELEMENTS / 2  # the blocks were seen
 
 
-@pytest.mark.parametrize('name', PREFERENCES)
+@pytest.mark.parametrize('name', WITH_PRESETS)
 def test_presets_pass_their_check(name):
   module = find('losses', name)
   for preset in module.PRESETS.values():
     module.check(**preset)
 
 
-@pytest.mark.parametrize('name', ('cross_entropy', *PREFERENCES))
+@pytest.mark.parametrize('name', ('cross_entropy', 'ppo', *WITH_PRESETS))
 def test_check_takes_what_the_loss_takes(name):
   module = find('losses', name)
   about = lambda f: {
@@ -273,8 +332,11 @@ def test_check_takes_what_the_loss_takes(name):
   assert about(module.check) == {
     k: v for k, v in taken.items() if k not in ('params', 'batch', 'rng')
   }
-  wrong = {'cross_entropy': 'average', 'distill': 'divergence', 'orpo': 'nll_span'}.get(
-    name, 'kind'
-  )
+  wrong = {
+    'cross_entropy': dict(average='nonsense'),
+    'distill': dict(divergence='nonsense'),
+    'orpo': dict(nll_span='nonsense'),
+    'ppo': dict(clip=-1),
+  }.get(name, dict(kind='nonsense'))
   with pytest.raises(BadInput):  # the loss itself checks too
-    module.loss_fn(PARAMS, batch_of(name), None, model=None, **{wrong: 'nonsense'})
+    module.loss_fn(PARAMS, batch_of(name), None, model=None, **wrong)

@@ -56,6 +56,40 @@ def test_the_cache_works_too():
   np.testing.assert_allclose(whole, logits(model, params), atol=2e-5)
 
 
+@pytest.mark.parametrize(
+  ('dtype', 'head', 'scan'),
+  [('float32', 'tied', True), ('float32', 'untied', False), ('bfloat16', 'untied', True)],
+)
+def test_decoding_reads_arranged_parameters_and_says_the_same(dtype, head, scan):
+  targets = 'blocks/(attention/[qkvo]|mlp/(gate|up|down))$|head/kernel$'
+  model = adapted(dict(rank=2, targets=targets), dtype=dtype, head=head, scan_layers=scan)
+  params = params_of(model)
+  fast, arranged = model.for_decoding(params)
+  place = (np.broadcast_to(np.arange(12), TOKENS.shape), np.ones_like(TOKENS))
+
+  def said(model, params):
+    cache, parts, step = model.make_cache(4, 12), [], jax.jit(model.apply)
+    for now in (slice(0, 10), slice(10, 11), slice(11, 12)):
+      logits, cache = step(params, TOKENS[:, now], *(x[:, now] for x in place), cache)
+      parts.append(np.asarray(logits))
+    return np.concatenate(parts, axis=1)
+
+  found, wanted = said(fast, arranged), said(model, params)
+  assert np.abs(wanted - said(model.base, params['base'])).max() > 0.05  # the additions count
+  np.testing.assert_allclose(found, wanted, atol=2e-5 if dtype == 'float32' else 0.02)
+
+
+def test_what_is_published_is_the_merged_base():
+  model = adapted()
+  params = params_of(model)
+  base, merged = model.published(params)
+  assert base is model.base
+  jax.tree.map(np.testing.assert_array_equal, merged, jax.jit(model.merged)(params))
+  group = SHAPE | {'lora': dict(rank=2)}
+  assert artifact.published(group) == SHAPE
+  assert artifact.published(SHAPE) == SHAPE
+
+
 def sizes(state):
   """Bytes of the optimizer's state, and of all that a step gives back beside the base."""
   count = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

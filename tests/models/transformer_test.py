@@ -122,6 +122,36 @@ def test_a_cache_is_filled_in_chunks():
   close(np.concatenate(parts, axis=1), logits_of(model, params, tokens_BL))
 
 
+@pytest.mark.parametrize(
+  ('name', 'dtype'),
+  [*((name, 'float32') for name in VARIANTS), ('llama', 'bfloat16'), ('untied', 'bfloat16')],
+)
+def test_decoding_reads_arranged_parameters_and_says_the_same(name, dtype):
+  model, params = build(**VARIANTS[name], dtype=dtype)
+  fast, arranged = model.for_decoding(params)
+  assert fast.shape.head == 'untied' and isinstance(arranged['blocks'], tuple)
+  for leaf in jax.tree.leaves(arranged):
+    assert leaf.dtype == (dtype if leaf.ndim > 1 else 'float32')
+  tokens_BL = tokens_of(2, 7)
+  position = np.broadcast_to(np.arange(7), tokens_BL.shape)
+  segment = np.ones_like(tokens_BL)
+
+  def said(model, params):
+    """Of a prompt of four tokens, and of three more one by one."""
+    cache, parts, step = model.make_cache(2, 8), [], jax.jit(model.apply)
+    for now in (slice(0, 4), slice(4, 5), slice(5, 6), slice(6, 7)):
+      logits, cache = step(params, tokens_BL[:, now], position[:, now], segment[:, now], cache)
+      parts.append(np.asarray(logits))
+    return np.concatenate(parts, axis=1)
+
+  close(said(fast, arranged), said(model, params), atol=2e-5 if dtype == 'float32' else 0.02)
+
+
+def test_what_is_published_is_the_model_itself():
+  model, params = build()
+  assert model.published(params) == (model, params)
+
+
 def loss_and_grad(model, params, tokens_BL):
   def loss(params):
     return score(model, params, {'tokens': jnp.asarray(tokens_BL)}).sum()

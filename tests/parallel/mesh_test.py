@@ -1,5 +1,7 @@
 """Meshes that can be are made, others are refused in one line; rows are cut over data and fsdp."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +70,30 @@ def test_rows_are_cut_over_data_and_fsdp():
     for shard in batch[name].addressable_shards:
       assert shard.data.shape == (2, *value.shape[1:])  # all columns of two rows
       np.testing.assert_array_equal(shard.data, value[shard.index])
+
+
+@pytest.mark.parametrize('axes', [dict(data=1), dict(fsdp=8), dict(data=2, fsdp=2, tensor=2)])
+def test_rows_come_back_in_the_order_in_which_they_were_given(monkeypatch, axes):
+  mesh = make_mesh(**axes)
+  whole = {'tokens': np.arange(48).reshape(16, 3), 'label': np.arange(16)}
+  batch = meshes.shard_batch(whole, mesh)
+  for hosts in (1, 2):  # a host of several reads its own devices, which are all of them here
+    monkeypatch.setattr(jax, 'process_count', lambda hosts=hosts: hosts)
+    for name, value in whole.items():
+      found = meshes.local_rows(batch[name])
+      assert isinstance(found, np.ndarray) and found.dtype == batch[name].dtype
+      np.testing.assert_array_equal(found, value)
+
+
+def test_a_host_has_the_rows_of_its_own_devices_alone(monkeypatch):
+  mesh = make_mesh(data=4, tensor=2)
+  batch = meshes.shard_batch({'tokens': np.arange(24).reshape(8, 3)}, mesh)['tokens']
+  mine = set(mesh.devices.reshape(4, 2)[2:].flat)
+  # Of two hosts the one with the later half of the devices, in any order.
+  pieces = [piece for piece in reversed(batch.addressable_shards) if piece.device in mine]
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  found = meshes.local_rows(SimpleNamespace(addressable_shards=pieces))
+  np.testing.assert_array_equal(found, np.arange(24).reshape(8, 3)[4:])
 
 
 def test_constrain_without_a_mesh_does_nothing():

@@ -222,6 +222,48 @@ def test_a_rollout_serves_every_epoch_and_minibatch_with_the_parameters_of_its_f
     rollouts(epochs=2, minibatches=2)(0, 5)
 
 
+def test_epochs_cut_a_rollout_elsewhere_and_another_seed_cuts_it_otherwise():
+  def cuts(seed):
+    mesh = make_mesh(data=1)
+    read = lambda number: shard_batch({'tokens': np.arange(16, dtype=np.int32)}, mesh)
+    batch_fn = Batches(read, seed=seed, epochs=3, minibatches=2, mesh=mesh)
+    return [tuple(batch_fn(None, step)['tokens'].tolist()) for step in range(12)]
+
+  first = cuts(0)
+  assert len({frozenset(part) for part in first}) == 12  # also from rollout to rollout
+  assert cuts(0) == first and set(cuts(1)).isdisjoint(first)
+
+
+def test_epochs_without_minibatches_take_the_whole_rollout_in_another_order():
+  batch_fn = rollouts(epochs=3)
+  assert batch_fn.reuse == 3
+  found = [batch_fn(7, step)['tokens'].tolist() for step in range(3)]
+  assert all(sorted(tokens) == [0, 1, 2, 3] for tokens in found) and len(set(map(tuple, found))) > 1
+
+
+def test_fields_of_a_row_stay_together_in_minibatches_on_any_mesh():
+  def parts(**axes):
+    mesh = make_mesh(**axes)
+    tokens = np.arange(48, dtype=np.int32).reshape(16, 3)
+    read = lambda number: shard_batch({'tokens': tokens, 'log/first': tokens[:, 0] / 2.0}, mesh)
+    batch_fn = Batches(read, seed=1, epochs=2, minibatches=2, mesh=mesh)
+    return [batch_fn(None, step) for step in range(4)]
+
+  alone, spread = parts(data=1), parts(data=2, fsdp=2, tensor=2)
+  for one, many in zip(alone, spread, strict=True):
+    np.testing.assert_array_equal(one['tokens'], many['tokens'])
+    np.testing.assert_array_equal(many['log/first'], many['tokens'][:, 0] / 2)
+    assert {shard.data.shape for shard in many['tokens'].addressable_shards} == {(2, 3)}
+
+
+def test_the_last_rollout_is_the_whole_of_it():
+  batch_fn = rollouts(epochs=2, minibatches=2)
+  assert batch_fn.last is None
+  for step in range(5):
+    batch_fn(step, step)
+  assert len(batch_fn.last['tokens']) == 8 and set(batch_fn.last['made_by'].tolist()) == {4}
+
+
 def refilled(tries, keep_of):
   """A rollout of 4 rows of which `keep_of(token)` says which are kept."""
   mesh = make_mesh(data=1)
@@ -247,6 +289,79 @@ def test_a_rollout_is_refilled_to_the_exact_batch():
   batch, seen = refilled(2, lambda token: token == 11)  # others fill what is left
   assert batch['tokens'].tolist() == [11, 0, 1, 2] and seen == 2
   np.testing.assert_allclose(batch['log/acceptance'], 1 / 8)
+
+
+def test_when_all_are_kept_nothing_more_is_read_and_when_none_is_the_first_fill_the_rollout():
+  batch, seen = refilled(3, lambda token: True)
+  assert batch['tokens'].tolist() == [0, 1, 2, 3] and seen == 1
+  assert (batch['log/acceptance'] == 1).all()
+  batch, seen = refilled(3, lambda token: False)
+  assert batch['tokens'].tolist() == [0, 1, 2, 3] and seen == 3
+  assert (batch['log/acceptance'] == 0).all()
+
+
+def noisy(**options):
+  """Batches that refill, with random annotators before and behind the one that chooses."""
+  mesh = make_mesh(**options.pop('axes', dict(data=1)))
+
+  def draw(name):
+    def annotate(params, batch, rng):
+      return {**batch, name: params + jax.random.uniform(rng, batch['tokens'].shape)}
+
+    return annotate
+
+  class Keep:
+    tries = 4
+
+    def __call__(self, params, batch, rng):
+      return {**batch, 'keep': (batch['tokens'] % 3 == 0).astype(float)}
+
+  rows = [{'tokens': np.int32(i)} for i in range(50)]
+  read = read_ahead(make_read(rows, mesh, batch_size=8, seed=0))
+  steps = [draw('first'), Keep(), draw('last')]
+  return Batches(read, steps, seed=5, mesh=mesh, **options)
+
+
+@pytest.mark.parametrize('options', [{}, dict(epochs=2, minibatches=2)], ids=['once', 'reused'])
+def test_a_run_that_goes_on_between_two_rollouts_sees_what_it_would_have_seen(options):
+  walked, resumed = noisy(**options), noisy(**options)
+  found = [jax.device_get(walked(float(step), step)) for step in range(8)]
+  for step in range(4, 8):
+    again = jax.device_get(resumed(float(step), step))
+    jax.tree.map(np.testing.assert_array_equal, again, found[step])
+  reuse = walked.reuse
+  for name in ('first', 'last'):
+    draws = [x for batch in found[::reuse] for x in np.modf(batch[name])[0].tolist()]
+    assert len(set(draws)) == len(draws)  # no random number comes back
+
+
+def test_devices_do_not_matter_to_a_rollout_that_is_refilled():
+  alone, spread = noisy(), noisy(axes=dict(data=2, fsdp=4))
+  for step in range(2):
+    one, many = alone(0.0, step), spread(0.0, step)
+    assert {shard.data.shape for shard in many['tokens'].addressable_shards} == {(1,)}
+    np.testing.assert_array_equal(one['tokens'], many['tokens'])
+    np.testing.assert_array_equal(one['log/acceptance'], many['log/acceptance'])
+
+
+def test_what_comes_behind_the_choice_sees_the_full_rollout_once():
+  seen = []
+
+  class Keep:
+    tries = 3
+
+    def __call__(self, params, batch, rng):
+      return {**batch, 'keep': (batch['tokens'] % 2).astype(float)}
+
+  def behind(params, batch, rng):
+    seen.append(batch['tokens'].tolist())
+    return batch
+
+  mesh = make_mesh(data=1)
+  read = lambda number: shard_batch({'tokens': number * 10 + np.arange(4, dtype=np.int32)}, mesh)
+  batch_fn = Batches(read, [Keep(), behind], seed=0, mesh=mesh)
+  batch_fn(None, 0), batch_fn(None, 1)
+  assert seen == [[1, 3, 11, 13], [31, 33, 41, 43]]  # rows of a rollout are its own
 
 
 def test_who_observes_sees_each_rollout_once():

@@ -10,7 +10,7 @@ from llm_jax.training.keeper import Keeper
 from llm_jax.training.loop import Interrupted
 from llm_jax.training.optimizer import Average
 from llm_jax.training.step import TrainState
-from llm_jax.types import Mean
+from llm_jax.types import Mean, Peak
 
 
 class Diary:
@@ -64,7 +64,7 @@ def test_the_intervals_and_always_the_last_step(eval_every, checkpoint_every, ev
   walk(keeper_of(diary, eval_every=eval_every, checkpoint_every=checkpoint_every), range(1, 11))
   assert [step for step, _ in entries(diary, 'validation')] == evaluated
   assert entries(diary, 'save') == [
-    (step, state_at(step), step / 2 if step in evaluated else None) for step in saved
+    (step, state_at(step), step / 2 if step in evaluated else None, None) for step in saved
   ]
 
 
@@ -88,7 +88,7 @@ def test_what_is_done_before_it_is_told_and_the_clock_stands_still_meanwhile():
     ('say', '  | more'),
     ('restart_clock',),
     ('flush',),
-    ('save', 2, state_at(2), 1.0),
+    ('save', 2, state_at(2), 1.0, None),
     ('restart_clock',),
   ]
 
@@ -100,7 +100,35 @@ def test_the_average_is_evaluated_and_the_whole_state_saved():
   state = TrainState(np.int32(3), {'a': 1, 'b': 2}, Average(inner=(), ema={'a': 5}))
   keeper(3, state, {})
   assert asked == [{'a': 5, 'b': 2}]
-  assert entries(diary, 'save') == [(3, state, 1.0)]
+  assert entries(diary, 'save') == [(3, state, 1.0, None)]
+
+
+def test_where_there_is_a_reward_the_highest_is_the_best_whatever_the_loss():
+  diary = Diary()
+  rewards = {2: 0.25, 4: 0.75, 6: 0.0}
+  ask = lambda params: {
+    'loss': Mean(2 * loss_of(params), 2.0),
+    'reward': Mean(4 * rewards[2 * loss_of(params)], 4.0),
+    'ratio_max': Peak(3.0),
+  }
+  walk(keeper_of(diary, eval_every=2, checkpoint_every=2, evaluate=ask, total_steps=6), range(1, 7))
+  assert [entry[2] for entry in entries(diary, 'save')] == [-0.25, -0.75, 0.0]
+  assert entries(diary, 'validation')[0] == (2, {'loss': 1.0, 'reward': 0.25, 'ratio_max': 3.0})
+
+
+def test_without_reward_and_loss_there_is_no_score():
+  diary = Diary()
+  walk(keeper_of(diary, eval_every=1, evaluate=lambda params: {'same_text': Mean(1.0, 2.0)}), [3])
+  assert entries(diary, 'save') == [(3, state_at(3), None, None)]
+
+
+def test_what_is_carried_is_that_of_the_step():
+  diary, seen = Diary(), []
+  keeper = keeper_of(diary, carry=lambda: {'seen': len(seen)})
+  for step in range(1, 8):
+    seen.append(step)
+    walk(keeper, [step])
+  assert [entry[3] for entry in entries(diary, 'save')] == [{'seen': 3}, {'seen': 6}]
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
@@ -122,7 +150,7 @@ def test_a_signal_saves_the_step_it_met_and_waits_until_that_is_on_disk(number):
   )
   assert diary.entries == [
     ('flush',),
-    ('save', 2, state_at(2), None),
+    ('save', 2, state_at(2), None, None),
     ('restart_clock',),
     ('wait',),
   ]
@@ -135,7 +163,30 @@ def test_a_signal_at_an_evaluation_keeps_its_score():
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Interrupted):
       walk(keeper, [4])
-  assert entries(diary, 'save') == [(4, state_at(4), 2.0)]
+  assert entries(diary, 'save') == [(4, state_at(4), 2.0, None)]
+
+
+def test_a_signal_inside_of_a_rollout_waits_for_its_end():
+  diary = Diary()
+  keeper = keeper_of(diary, checkpoint_every=100, eval_every=100, reuse=4, total_steps=20)
+  with keeper.on_signals():
+    walk(keeper, [4, 5])
+    os.kill(os.getpid(), signal.SIGTERM)
+    walk(keeper, [6, 7])
+    assert diary.entries == []
+    with pytest.raises(Interrupted, match='saved step 8'):
+      walk(keeper, [8])
+  assert entries(diary, 'save') == [(8, state_at(8), None, None)]
+
+
+def test_a_signal_in_the_last_rollout_lets_the_run_end_where_that_is_cut_short():
+  diary = Diary()
+  keeper = keeper_of(diary, checkpoint_every=100, reuse=4, total_steps=10)
+  with keeper.on_signals():
+    walk(keeper, [9])
+    os.kill(os.getpid(), signal.SIGTERM)
+    walk(keeper, [10])
+  assert [step for step, *_ in entries(diary, 'save')] == [10]
 
 
 def test_the_handlers_are_put_back_whatever_happens():

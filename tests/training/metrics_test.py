@@ -9,7 +9,7 @@ import pytest
 
 from llm_jax.training import metrics
 from llm_jax.training.loop import Interrupted
-from llm_jax.types import Mean
+from llm_jax.types import BadInput, Mean, Peak
 
 SECONDS = 2.0  # every look at the clock is this much later
 
@@ -41,12 +41,13 @@ def make(folder, **changes):
   return metrics.Log(folder, **options | changes)
 
 
-def of(step, *, loss=None, count=1.0, skipped=0, in_a_row=0):
+def of(step, *, loss=None, count=1.0, skipped=0, in_a_row=0, **more):
   loss = float(step) if loss is None else loss
   return {
     'loss': Mean(jnp.float32(loss * count), jnp.float32(count)),
     'skipped': Mean.of(skipped),
     'skipped_in_a_row': Mean.of(in_a_row),
+    **{name: Mean.of(value) for name, value in more.items()},
   }
 
 
@@ -98,6 +99,33 @@ def test_nothing_is_fetched_before_the_next_interval_is_over(tmp_path, monkeypat
   log.close()
   # The first step is reported at once; then (2, 3) at step 6, and the end waits for everything.
   assert fetched == [(1, [1]), (6, [2, 3]), (9, [4, 5, 6]), (9, [7, 8, 9])]
+
+
+def test_a_run_that_waits_for_its_device_anyway_reports_an_interval_at_its_end(tmp_path, clock):
+  log = make(tmp_path, total_steps=7, log_every=3, late=False)
+  seen = []
+  for step in range(1, 8):
+    clock[0] += 10  # a step
+    log(step, None, of(step))
+    seen.append([r['step'] for r in lines(tmp_path)])
+  log.close()
+  assert seen == [[1], [1], [1, 3], [1, 3], [1, 3], [1, 3, 6], [1, 3, 6, 7]]
+  found = lines(tmp_path)
+  assert [r['loss'] for r in found] == [1, 2.5, 5, 7]
+  # Two steps, three and one, each in its own time and with a look at the clock.
+  seconds = [100 * n / r['tokens_per_second'] for n, r in zip((2, 3, 1), found[1:], strict=True)]
+  assert seconds == pytest.approx([20 + SECONDS, 30 + SECONDS, 10 + SECONDS])
+
+
+def test_the_largest_of_an_interval_and_a_total_a_step(tmp_path):
+  log = make(tmp_path, log_every=3, total_steps=4)
+  for step, peak in enumerate([2.0, 9.0, 1.0, 4.0], start=1):
+    more = {'ratio_max': Peak(jnp.float32(peak)), 'tokens': Mean(jnp.float32(10 * step), 0.0)}
+    log(step, None, of(step) | more)
+  log.close()
+  found = lines(tmp_path)
+  assert [r['ratio_max'] for r in found] == [2, 9, 4]
+  assert [r['tokens'] for r in found] == [10, 25, 40]
 
 
 def test_flush_reports_what_is_pending(tmp_path):
@@ -178,6 +206,15 @@ def test_what_a_person_sees(tmp_path, capsys, clock):
     assert part in last
 
 
+def test_of_reinforcement_learning_a_line_says_reward_divergence_and_length(tmp_path, capsys):
+  log = make(tmp_path, late=False)
+  drive(log, 1, 2, reward=0.51234, answer_kl=1.5, kl=0.25, length=33.3333, entropy=2.0)
+  log.close()
+  last = capsys.readouterr().out.splitlines()[-1]
+  assert 'loss 2.0000  reward 0.512  answer_kl 1.5  kl 0.25  length 33.3  ' in last
+  assert 'entropy' not in last and lines(tmp_path)[-1]['entropy'] == 2
+
+
 def test_a_resumed_run_drops_what_the_killed_one_said_after_the_checkpoint(tmp_path):
   log = make(tmp_path, log_every=1)
   drive(log, 1, 6)
@@ -224,6 +261,45 @@ def test_skips_that_ended_do_not_stop_the_run(tmp_path):
   log(8, None, of(8, skipped=20))
   log.close()
   assert [r['skipped'] for r in lines(tmp_path)] == [20, 20, 20]
+
+
+@pytest.mark.parametrize('late', [True, False])
+def test_a_metric_beyond_its_limit_stops_the_run_and_names_the_step_before(tmp_path, late):
+  log = make(tmp_path, total_steps=100, limits={'loss': 1e9, 'answer_kl': 10}, late=late)
+  drive(log, 1, 4, answer_kl=10)  # at the limit is not beyond it
+  log(5, None, of(5, answer_kl=9))
+  with pytest.raises(metrics.Overoptimized) as stop:
+    drive(log, 6, 8, answer_kl=12)
+  assert str(stop.value) == (
+    'answer_kl 10.5 of steps 5 to 6 exceeds config.stop.answer_kl 10: the reward is being hacked'
+  )
+  assert stop.value.step == 4 and isinstance(stop.value, Interrupted)
+  assert lines(tmp_path)[-1]['step'] == 6  # said before it was raised
+
+
+def test_a_flush_before_a_checkpoint_asks_for_the_limits_too(tmp_path):
+  log = make(tmp_path, total_steps=100, log_every=10, limits={'ratio_max': 5.0})
+  peak = lambda value: {'ratio_max': Peak(jnp.float32(value))}
+  for step in range(1, 4):
+    log(step, None, of(step) | peak(step))
+  log.flush()
+  log(4, None, of(4) | peak(6))
+  with pytest.raises(metrics.Overoptimized, match='ratio_max 6 of steps 4 to 4 ') as stop:
+    log.flush()
+  assert stop.value.step == 3
+
+
+def test_a_run_that_goes_on_may_stop_in_its_first_interval(tmp_path):
+  log = make(tmp_path, start_step=6, limits={'loss': 1.0})
+  with pytest.raises(metrics.Overoptimized) as stop:
+    log(7, None, of(7))
+  assert stop.value.step == 6
+
+
+def test_a_limit_of_an_unknown_metric_is_refused_at_the_first_step(tmp_path):
+  log = make(tmp_path, limits={'anser_kl': 10.0})
+  with pytest.raises(BadInput, match=r"stop: no metric 'anser_kl' in this run; did you mean 'answ"):
+    log(1, None, of(1, answer_kl=0.0))
 
 
 def test_numbers_go_to_tensorboard_where_it_is_installed(tmp_path, monkeypatch):
