@@ -1,6 +1,6 @@
 """One GRPO iteration, rollout and update, of the house against TRL; the same Llama, token counts.
 
-Both sample 8 answers of 192 tokens to each of 2 prompts of 64 tokens, score their text with the
+Both sample 4 answers of 192 tokens to each of 4 prompts of 64 tokens, score their text with the
 same Python function, and make one update with AdamW in float32 on all cores, in alternating blocks
 of one process each. TRL runs its trainer's own `training_step`. Prints one JSON table.
 
@@ -28,7 +28,7 @@ from experiments.benchmarks.post_training_vs_trl import (
   llama,
 )
 
-GROUP, NEW = 8, LENGTH - PROMPT
+GROUP, NEW = 4, LENGTH - PROMPT
 PROMPTS = ROWS // GROUP
 
 
@@ -40,7 +40,7 @@ def reward(answer: str, gold: str = '') -> float:
 
 
 def prompts() -> np.ndarray:
-  """Ids [2, 64]."""
+  """Ids [4, 64]."""
   return np.random.default_rng(0).integers(10, VOCAB, (PROMPTS, PROMPT)).astype(np.int32)
 
 
@@ -143,7 +143,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--steps', type=int, default=2, help='iterations in a block')
   parser.add_argument('--blocks', type=int, default=5, help='timed blocks of each side')
-  parser.add_argument('--accumulate', type=int, default=2, help='microbatches of our step')
+  parser.add_argument('--accumulate', type=int, default=4, help='microbatches of our step')
   parser.add_argument('--worker', default='', help=argparse.SUPPRESS)
   options = parser.parse_args()
   if options.worker:

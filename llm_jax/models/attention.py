@@ -56,7 +56,7 @@ class Attention(nn.Module):
       x_BLD: normed activations.
       parts: who sees whom, from `cut`.
       angles: rotary cosines and sines [B, L, E/2], or None.
-      cache: `k`, `v` [B, K, S, E] of this layer, or None.
+      cache: `k`, `v` [B, K, S, E] of this layer, or None; of a single row also [K, S, E].
       index: the slot of the first new key, with a cache.
     """
     dim, dtype, size = x_BLD.shape[-1], x_BLD.dtype, self.head_dim
@@ -76,10 +76,8 @@ class Attention(nn.Module):
     # Heads lead from here on: every product of attention is then a plain batch of matrices.
     q_BHLE, k_BKSE, v_BKSE = (x.swapaxes(1, 2) for x in (q_BLHE, k_BSKE, v_BSKE))
     if cache is not None:
-      start = (0, 0, index, 0)
-      k_BKSE = jax.lax.dynamic_update_slice(cache['k'], k_BKSE.astype(cache['k'].dtype), start)
-      v_BKSE = jax.lax.dynamic_update_slice(cache['v'], v_BKSE.astype(cache['v'].dtype), start)
-      cache = {'k': k_BKSE, 'v': v_BKSE}
+      cache = {'k': put(cache['k'], k_BKSE, index), 'v': put(cache['v'], v_BKSE, index)}
+      k_BKSE, v_BKSE = (x.reshape(-1, *x.shape[-3:]) for x in cache.values())
     out_BHLE = attend(q_BHLE, k_BKSE.astype(dtype), v_BKSE.astype(dtype), parts, self.softcap)
     init = fan_in(self.num_heads * size, self.out_scale)
     o_HED = self.param('o', init, (self.num_heads, size, dim))
@@ -87,6 +85,14 @@ class Attention(nn.Module):
     if self.out_bias:
       out_BLD += self.param('o_bias', nn.initializers.zeros, (dim,)).astype(dtype)
     return out_BLD, cache
+
+
+def put(cache_BKSE: Array, new_BKLE: Array, index: Any) -> Array:
+  """The cache with new keys or values from slot `index` on; a single row may lack its axis."""
+  if cache_BKSE.ndim == 3:
+    new_BKLE = new_BKLE[0]
+  start = (*(0,) * (cache_BKSE.ndim - 2), index, 0)
+  return jax.lax.dynamic_update_slice(cache_BKSE, new_BKLE.astype(cache_BKSE.dtype), start)
 
 
 def cut(

@@ -221,7 +221,19 @@ def decode(
       sampled_logp_RS=write(rows.sampled_logp_RS, picked.sampled_logp),
     )
 
-  return jax.lax.while_loop(going, step, rows)
+  # A single row goes without its axis: XLA for CPU would copy the whole cache for each token.
+  layers = rows.cache['layers']
+  alone = rows.alive_R.shape[0] == 1
+  if alone:
+    rows = _with_layers(rows, jax.tree.map(lambda x: x[0], layers))
+  rows = jax.lax.while_loop(going, step, rows)
+  if alone:
+    rows = _with_layers(rows, jax.tree.map(lambda x: x[None], rows.cache['layers']))
+  return rows
+
+
+def _with_layers(rows: Rows, layers: Any) -> Rows:
+  return dataclasses.replace(rows, cache={**rows.cache, 'layers': layers})
 
 
 def feed(params: Params, rows: Rows, tokens_RT: Array, length_R: Array, *, model: Any) -> Rows:
