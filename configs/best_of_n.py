@@ -21,8 +21,8 @@ def get_config(size: str = 'tiny') -> ConfigDict:
       length=64 if tiny else 512,
     )
   )
-  c.split = 'test'
-  c.max_prompts = 0
+  c.split = 'train'
+  c.max_prompts = 1000 if tiny else 0  # 0: all
   c.annotate = ConfigDict(
     dict(
       steps=('sample', 'verify'),

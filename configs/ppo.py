@@ -12,7 +12,7 @@ from configs import base, sizes
 
 # total_steps, prompts a step, minibatches, accumulate, learning_rate.
 SCHEDULE = {
-  'tiny': (160, 32, 2, 2, 1e-4),
+  'tiny': (120, 32, 2, 2, 1e-4),
   '15m': (800, 64, 4, 4, 2e-5),
   '125m': (1600, 64, 4, 4, 5e-6),
   '1b': (1600, 128, 4, 4, 2e-6),
@@ -58,7 +58,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.annotate.reference.temperature = c.annotate.sample.get_ref('temperature')
   c.optimizer.update(dict(schedule='constant', warmup_steps=10, weight_decay=0.0))
   c.evaluate = ConfigDict(dict(name='held_out', max_rows=128))
-  c.eval_every = c.checkpoint_every = 40 if tiny else 200
+  c.eval_every = c.checkpoint_every = 24 if tiny else 200
   c.log_every = 10
   c.stop = ConfigDict(dict(answer_kl=30.0, repetition=0.5))
   c.next = (

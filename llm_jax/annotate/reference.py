@@ -18,8 +18,8 @@ from llm_jax import artifact
 from llm_jax.losses.logprobs import score
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
-# Fields beside `tokens` that a log-probability depends on.
-_READ = ('tokens', 'position', 'segment', 'target')
+# Fields that a log-probability depends on.
+_READ = ('tokens', 'position', 'segment', 'target', 'prompt')
 _DIGEST = 16  # bytes
 
 

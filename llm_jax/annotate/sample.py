@@ -156,7 +156,7 @@ class Sample:
       calls = shard_batch({'tool_calls': made, 'tool_errors': failed}, self._mesh)
     out = dict(self._arranged(batch, drawn, calls))
     if self._rescored is not None:
-      read = {k: out[k] for k in ('tokens', 'position', 'segment')}
+      read = {k: out[k] for k in ('tokens', 'position', 'segment', 'prompt')}
       out['old_logp'] = self._rescored(params, read)
     return out
 

@@ -37,11 +37,13 @@ def scores(model: Any, params: Params, batch: Batch, *, temperature: float = 1.0
     model: has `hidden` and `unembed` (models/transformer.py) and `shape.causal`.
     params: its parameters.
     batch: `tokens` [..., L], optionally `position`, `segment` and `target` of the same shape;
-      leading axes (rows, groups) are flattened for the model.
+      leading axes (rows, groups) are flattened for the model. With `prompt` [B, P], the first P
+      tokens of a row are nobody's answer, and no logits are computed for them.
     temperature: logits are divided by it.
 
   Returns:
-    Scores of shape [..., L]. A causal model is shifted here, once: entry t is about token t.
+    Scores of shape [..., L], 0 on a prompt. A causal model is shifted here, once: entry t is about
+    token t.
   """
   return Scores(*read_blocks(model, params, batch, read_scores, temperature=temperature))
 
@@ -71,13 +73,14 @@ def read_blocks(
     params, flat['tokens'], flat.get('position'), flat.get('segment'), method='hidden'
   )
   about = (flat.get('target', flat['tokens']), *(rows(x) for x in aligned))
-  if model.shape.causal:
-    about = tuple(jnp.roll(x, -1, axis=1) for x in about)
-  out = _blocked(model, params, hidden_BLD, about, temperature, read)
-  if model.shape.causal:
-    # Position t - 1 predicted token t; the last position's prediction is dropped.
-    out = tuple(jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in out)
-  return tuple(x.reshape(shape) for x in out)
+  shift = int(model.shape.causal)  # position t - 1 predicts token t, and the last one nothing
+  about = tuple(jnp.roll(x, -shift, axis=1) for x in about)
+  first = max(batch['prompt'].shape[-1] - shift, 0) if 'prompt' in batch else 0
+  out = _blocked(
+    model, params, hidden_BLD[:, first:], tuple(x[:, first:] for x in about), temperature, read
+  )
+  out = (x[:, : x.shape[1] - shift] for x in out)
+  return tuple(jnp.pad(x, ((0, 0), (first + shift, 0))).reshape(shape) for x in out)
 
 
 def _blocked(

@@ -93,6 +93,27 @@ def test_a_target_of_a_causal_model_is_shifted_as_tokens_are():
   np.testing.assert_allclose(out.logp[0, 1:], wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize('columns', [7, 2])
+@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize('width', [1, 3, 6])
+def test_a_prompt_has_no_logits(monkeypatch, width, causal, columns):
+  """The same numbers and gradients from the first token behind it on, and 0 before."""
+  (model, params), tokens_BGL = build(causal=causal), tokens_of(2, 2, 7)
+  monkeypatch.setattr(logprobs, 'BLOCK_ELEMENTS', 4 * 13 * columns)
+
+  def total(params, batch):
+    out = scores(model, params, batch)
+    return sum(jnp.sin(x[..., width:]).sum() for x in out), out
+
+  fn = jax.jit(jax.value_and_grad(total, has_aux=True))
+  (_, whole), wanted = fn(params, {'tokens': tokens_BGL})
+  (_, out), found = fn(params, {'tokens': tokens_BGL, 'prompt': tokens_BGL[:, 0, :width]})
+  for x, y in zip(out, whole, strict=True):
+    np.testing.assert_allclose(x[..., width:], y[..., width:], atol=1e-5)
+    assert not x[..., :width].any() and x.shape == y.shape
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), found, wanted)
+
+
 @pytest.mark.parametrize(
   'options',
   [{}, dict(causal=False), dict(head='untied', logit_softcap=2.0)],

@@ -49,10 +49,11 @@ class Script:
       held, place, real, out = x, position, segment, None
     else:
       write = lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, cache['index']))
-      held = write(cache['layers'][0][:, 0, :, 0], x)
+      layer = cache['layers'][0]  # a single row comes without its axis
+      held = write(layer.reshape(x.shape[0], -1), x)
       place, real = write(cache['position'], position), write(cache['segment'], segment)
       out = {
-        'layers': (held[:, None, :, None],),
+        'layers': (held.reshape(layer.shape),),
         'position': place,
         'segment': real,
         'index': cache['index'] + x.shape[1],
