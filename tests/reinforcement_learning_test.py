@@ -52,8 +52,17 @@ def held(model):
 
 
 def learn(model, annotate, loss_fn, *, group, rollouts=30, rescore=False, **reuse):
-  """The metrics of the first step of each rollout: name -> numbers, in order."""
-  mesh, found = make_mesh(data=1), []
+  """The metrics of the first step of each rollout: name -> numbers, in order.
+
+  Of a rollout nothing may stay behind: the arrays alive after the last step are no more than those
+  after the third rollout.
+  """
+  mesh, found, alive = make_mesh(data=1), [], []
+
+  def note(step, state, metrics):
+    found.append({name: float(metric.value) for name, metric in metrics.items()})
+    alive.append(sum(array.nbytes for array in jax.live_arrays()))
+
   steps = rollouts * reuse.get('epochs', 1) * reuse.get('minibatches', 1)
   tx, _ = optimizer.make(
     total_steps=steps, learning_rate=1e-2, schedule='constant', warmup_steps=1, weight_decay=0.0
@@ -67,10 +76,10 @@ def learn(model, annotate, loss_fn, *, group, rollouts=30, rescore=False, **reus
     read = make_read(prompts(), mesh, batch_size=ANSWERS // group, seed=0)
     batches = Batches(read, [speak, count, *annotate], seed=0, mesh=mesh, **reuse)
     step = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=0)
-    note = lambda step, state, metrics: found.append(metrics)
     fit(state, batches, step, total_steps=steps, hooks=[note])
+  assert alive[-1] <= alive[3 * batches.reuse - 1]
   found = found[:: batches.reuse]
-  return {name: [float(metrics[name].value) for metrics in found] for name in found[0]}
+  return {name: [metrics[name] for metrics in found] for name in found[0]}
 
 
 def assert_learned(found):
