@@ -23,13 +23,15 @@ MODULES = {
   path.stem: importlib.import_module(f'configs.{path.stem}')
   for path in sorted((ROOT / 'configs').glob('*.py'))
 }
-# A config can be run by its size alone; the other files are what configs are made of.
+# A config can be run by its size alone; the other files are what configs are made of. Recipes of
+# pipelines are in jobs/pipeline_test.py.
 CONFIGS = [
   name
   for name, module in MODULES.items()
   if hasattr(module, 'get_config')
   and all(
-    p.default is not p.empty for p in inspect.signature(module.get_config).parameters.values()
+    p.name == 'size' and p.default is not p.empty
+    for p in inspect.signature(module.get_config).parameters.values()
   )
 ]
 SIZED = [(name, size) for name in CONFIGS for size in sizes.SIZES]
@@ -58,7 +60,8 @@ def test_there_are_configs_and_the_first_one_is_pretrain():
 @pytest.mark.parametrize('name', CONFIGS)
 def test_the_default_size_is_the_smallest_and_an_unknown_one_is_refused(name):
   assert MODULES[name].get_config() == config_of(name, sizes.SIZES[0])
-  if name not in ('sample', 'evaluate', 'best_of_n'):  # they take what they name from a folder
+  # Those take what they name from a folder.
+  if name not in ('sample', 'evaluate', 'best_of_n', 'chat'):
     with pytest.raises(ValueError, match=r"no size '9z'; choose from: tiny, 15m"):
       config_of(name, '9z')
 

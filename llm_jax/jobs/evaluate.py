@@ -1,7 +1,7 @@
 """Job `evaluate`: asks trained models held-out questions and prints one table of their scores."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,12 @@ from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput
 
 
-def check(config: Any) -> None:
+def check(config: Any, *, coming: Collection[str] = ()) -> None:
   """Whether there are models to ask, and all of them can answer.
+
+  Args:
+    config: of the job.
+    coming: folders of artifacts that are made before it starts.
 
   Raises:
     BadInput: naming the folder.
@@ -28,7 +32,7 @@ def check(config: Any) -> None:
   if not config.families:
     raise BadInput('evaluate: no families; give --config.families="(\'word_problems\',)"')
   for path in config.artifacts:
-    model = artifact.describe(path)['model']
+    model = {} if path in coming else artifact.describe(path)['model']
     if not model.get('causal', True):
       raise BadInput(f'evaluate: {path!r} is a masked language model, it cannot answer')
     if model.get('head') == 'scalar':

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,12 @@ WRITES = (
 MAY_CHANGE = ('mesh', 'next')
 
 
-def check(config: Any) -> None:
+def check(config: Any, *, coming: Collection[str] = ()) -> None:
   """Whether the fields are those of one of the two uses, and the model can answer.
+
+  Args:
+    config: of the job.
+    coming: folders of artifacts that are made before it starts.
 
   Raises:
     BadInput: naming the field or the folder.
@@ -43,7 +47,7 @@ def check(config: Any) -> None:
   for field in config:
     if field not in names:
       raise BadInput(f'config: unknown field {field!r}; {suggest(field, list(names))}')
-  model = artifact.describe(config.artifact)['model']
+  model = {} if config.artifact in coming else artifact.describe(config.artifact)['model']
   if not model.get('causal', True):
     raise BadInput(f'sample: {config.artifact!r} is a masked language model, it cannot continue')
   if model.get('head') == 'scalar':

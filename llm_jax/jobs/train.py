@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,12 @@ MAY_CHANGE = (
 )
 
 
-def check(config: Any) -> None:
+def check(config: Any, *, coming: Collection[str] = ()) -> None:
   """Everything about the config that can be known before there is any data.
+
+  Args:
+    config: of the run.
+    coming: folders of artifacts that are made before it starts.
 
   Raises:
     BadInput: naming the field and what would work.
@@ -78,7 +82,7 @@ def check(config: Any) -> None:
       raise BadInput(f'annotate: options for {name!r}, which is not in config.annotate.steps')
   artifact.holds(config.workdir, whole, may_change=MAY_CHANGE)
   check_rollout(config)
-  _check_models(config)
+  _check_models(config, coming)
   mesh = make_mesh(**config.mesh)
   batch, parts, shards = config.batch_size, config.accumulate, batch_shards(mesh)
   if batch % (parts * shards):
@@ -126,7 +130,7 @@ def _donors(config: Any) -> dict[str, str]:
   return {name: path for name, path in config.init.items() if name != 'fresh'}
 
 
-def _check_models(config: Any) -> None:
+def _check_models(config: Any, coming: Collection[str]) -> None:
   """Whether the artifacts that a run starts from or asks are finished, and fit each other.
 
   Raises:
@@ -135,6 +139,8 @@ def _check_models(config: Any) -> None:
   trains = config.model.get('head') == 'scalar'
   source = _source(_donors(config))
   for part, path in _donors(config).items():
+    if path in coming:
+      continue
     about = artifact.describe(path)  # refuses what is missing or unfinished
     if about['model'].get('head') == 'scalar' and not trains and part != 'critic':
       raise BadInput(
@@ -143,10 +149,12 @@ def _check_models(config: Any) -> None:
       )
   for step in config.annotate.steps:
     path = config.annotate.get(step, {}).get('path', '')
-    if not path or step == 'pretraining_rows':  # its path is a corpus
+    if not path or path in coming or step == 'pretraining_rows':  # its path is a corpus
       continue
     theirs = artifact.describe(path)['tokenizer']
-    if source is not None and theirs != artifact.describe(source)['tokenizer']:
+    if source in (None, *coming):
+      continue
+    if theirs != artifact.describe(source)['tokenizer']:
       raise BadInput(
         f'annotate.{step}: {path!r} has another tokenizer than {source!r}; both models have to '
         'read the same tokens'

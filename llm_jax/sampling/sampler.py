@@ -35,6 +35,7 @@ from llm_jax.types import Array, BadInput, Batch, Params
 
 Tool = Callable[[str], str]
 CHUNK = 16  # columns between two looks of the host at the texts, where there are stop strings
+STREAMED = 4  # the same where somebody watches
 
 
 class Tools(NamedTuple):
@@ -75,6 +76,7 @@ class Sampler:
     tools: what the model may call, or None.
     group: answers to each prompt.
     mesh: where rows live; needed for tools and stop strings.
+    watch: is shown the rows as they grow, a few tokens at a time.
   """
 
   def __init__(
@@ -89,6 +91,7 @@ class Sampler:
     tools: Tools | None = None,
     group: int = 1,
     mesh: Any = None,
+    watch: Callable[[Rows], None] | None = None,
   ) -> None:
     if max_new < 1 or group < 1:
       raise BadInput(f'sampling: max_new {max_new} and group {group} must be at least 1')
@@ -98,7 +101,7 @@ class Sampler:
       raise BadInput('sampling: an empty stop string would stop every answer')
     self.calls: Calls | None = None
     self._tokenizer, self._max_new, self._mesh = tokenizer, max_new, mesh
-    self._strings, self._tools = tuple(stop_strings), tools
+    self._strings, self._tools, self._watch = tuple(stop_strings), tools, watch
     if tools is not None:
       both = (MARKS['search'], MARKS['result'])
       self._call, self._result = ([tokenizer.special(name) for name in names] for names in both)
@@ -120,7 +123,7 @@ class Sampler:
 
     def chunk(params: Params, rows: Rows, given: Pick | None) -> tuple[Rows, Array]:
       fast, arranged = model.for_decoding(params)
-      columns = CHUNK if self._strings else max_new
+      columns = STREAMED if watch else CHUNK if self._strings else max_new
       options = shape | {'model': fast}
       if tools is not None:
         # Rows that were fed lie further to the right than they are long, so the slots may run out.
@@ -142,7 +145,7 @@ class Sampler:
   def __call__(
     self, params: Params, prompt_BP: Any, prompt_mask_BP: Any, rng: Array, pick: Pick | None = None
   ) -> Batch:
-    if self._tools is None and not self._strings:
+    if self._tools is None and not self._strings and self._watch is None:
       return self._whole(params, prompt_BP, prompt_mask_BP, rng, pick)
     penalised = self._penalised if pick is None else pick.repetition_penalty is not None
     slots = prompt_BP.shape[1] + self.slots
@@ -153,6 +156,8 @@ class Sampler:
       rows, going = self._chunk(params, rows, pick)
       if self._strings:
         rows, going = self._stopped(rows)
+      if self._watch:
+        self._watch(rows)
       if going:
         continue
       rows, fed = self._answered(params, rows)

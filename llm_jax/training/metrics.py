@@ -177,7 +177,13 @@ class Log:
     self._mark, self._waited_mark = now, waited
     values = {name: _merge(name, [m[name] for m in fetched]) for name in fetched[0]}
     in_a_row = int(values.pop('skipped_in_a_row'))
-    record = {'step': step, **values, 'learning_rate': float(self.learning_rate(step - 1))}
+    record = {
+      'step': step,
+      **values,
+      'learning_rate': float(self.learning_rate(step - 1)),
+      'tokens': step * self.tokens_per_step,  # so far, as the next one
+      'flops': step * self.flops_per_step,
+    }
     flops = self.flops_per_step * steps / seconds
     if step == self.first_step:  # its time is mostly compilation
       record['seconds_to_first_step'] = now - self.began

@@ -1,0 +1,21 @@
+"""A conversation with a trained model, in the terminal.
+
+python -m llm_jax.main --config=configs/chat.py --config.artifact=runs/gpt/ppo
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(size: str = 'tiny') -> ConfigDict:
+  c = ConfigDict()
+  c.job = 'chat'
+  c.artifact = f'runs/{size}/sft'
+  c.system = ''
+  c.max_new = 128 if size == 'tiny' else 1024
+  c.temperature = 0.7
+  c.top_p = 0.95
+  c.tools = ConfigDict(dict(search=ConfigDict()))
+  c.use_tools = False  # /tools turns them on and off
+  c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
+  c.seed = 0
+  return c

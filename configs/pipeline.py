@@ -1,0 +1,146 @@
+"""Whole pipelines in one command: from raw text to an assistant, and a report of every stage.
+
+python -m llm_jax.main --config=configs/pipeline.py:gpt      # pretrain, SFT, reward model, PPO
+python -m llm_jax.main --config=configs/pipeline.py:llama    # rejection sampling and DPO
+python -m llm_jax.main --config=configs/pipeline.py:r1-125m  # verifiable rewards, on one GPU
+
+A recipe of your own is a tuple of stages, in a file of yours:
+
+    from configs import pipeline
+
+    def get_config(size='tiny'):
+      return pipeline.build('mine', ('tokenize', 'pretrain', 'sft', 'dpo', 'grpo'), size)
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import sizes
+
+RECIPES = {
+  # InstructGPT, arXiv:2203.02155.
+  'gpt': ('tokenize', 'pretrain', 'sft', 'reward', 'ppo'),
+  # Llama 3, arXiv:2407.21783, section 4: the reward model chooses what the next model imitates.
+  # `seed` stands for the chat model of the round before, whose answers it chooses from.
+  'llama': ('tokenize', 'pretrain', 'reward', 'seed:sft', 'best_of_n', 'sft', 'dpo'),
+  # DeepSeek-R1, arXiv:2501.12948, with its cold start.
+  'r1': ('tokenize', 'pretrain', 'sft', 'grpo'),
+}
+PROMPTS = (
+  'Emily buys 3 apples and 2 oranges. Each orange costs $2. The total is $13. What does each '
+  'apple cost?',
+  'Max buys 4 oranges at $4 each and 3 cards at $6 each. How much does Max pay?',
+  'Ben has $20 and buys 2 books at $7 each. How much money is left?',
+  'Lena buys 5 pens at $3 each and 2 cups at $5 each. How much does Lena pay?',
+  'What does `os.path.join` do?',
+  'What does `math.sqrt` do?',
+  'Explain `json.dumps` in one sentence.',
+  'What is `str.split` for?',
+  'Who wrote the standard library?',
+  'Hello! What can you do?',
+)
+
+
+def get_config(recipe: str = 'gpt') -> ConfigDict:
+  """`<recipe>` or `<recipe>-<size>`."""
+  name, _, size = recipe.partition('-')
+  if name not in RECIPES:
+    raise ValueError(f'no recipe {name!r}; choose from: {", ".join(RECIPES)}')
+  c = build(name, RECIPES[name], size or 'tiny')
+  if name == 'gpt':
+    c.ppo.total_steps = 80 if not size else c.ppo.total_steps
+  if name == 'llama':
+    c.sft.init.params = c.get_ref('workdir') + '/pretrain'
+    c.best_of_n.annotate.steps = ('sample', 'reward_model')
+    c.seed.total_steps = 300 if not size else c.seed.total_steps
+  return c
+
+
+def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
+  """The config of job `pipeline`; each stage is a group, and starts from what came before.
+
+  A stage trains the newest policy, is judged by the newest reward model, and conversations are
+  joined by the newest best of n.
+
+  Args:
+    name: of the folder below runs/.
+    recipe: names of files in configs/, in order. 'round2:dpo' is the stage `round2`, made by
+      configs/dpo.py; so a kind may come twice.
+    size: one of `sizes.SIZES`.
+
+  Raises:
+    ValueError: a stage that needs another before it.
+  """
+  sizes.model(size)  # refuses an unknown one
+  root = f'runs/{name}' if size == 'tiny' else f'runs/{name}-{size}'
+  c = ConfigDict(dict(job='pipeline', workdir=root, only='', start='', report=report(size)))
+  # 'policy', 'reward', 'answers', 'tokenize' -> the newest folder; they follow config.workdir.
+  made: dict[str, Any] = {}
+  names = []
+  for entry in recipe:
+    stage, _, file = entry.partition(':')
+    config = importlib.import_module(f'configs.{file or stage}').get_config(size)
+    if 'next' in config:
+      config.next = ''  # the pipeline knows what comes next
+    for needed in config.get('requires', ()):  # of another job: here a stage of its own
+      config.requires = tuple(name for name in config.requires if name != needed)
+      del config[needed]
+    config.workdir = c.get_ref('workdir') + f'/{stage}'
+    _rewrite(config, lambda path, stage=stage: _folder(path, size, made, stage))
+    if config.get('data', {}).get('name') == 'conversations' and 'answers' in made:
+      config.data.sources.best = made['answers'] + '/answers.jsonl'
+    made[_kind(config)] = config.get_ref('workdir')
+    names.append(stage)
+    c[stage] = config
+  c.stages = tuple(names)
+  return c
+
+
+def report(size: str) -> ConfigDict:
+  """What the report asks every model; see `Questions` in jobs/report.py."""
+  return ConfigDict(
+    dict(
+      prompts=PROMPTS,
+      max_new=96,
+      families=('word_problems', 'python_questions'),
+      max_questions=200,
+      max_rows=256,
+      sampled=128,
+      data=dict(length=64 if size == 'tiny' else 512),
+      batch_size=64,
+      price=0.0,
+    )
+  )
+
+
+def _kind(config: ConfigDict) -> str:
+  """What a stage makes."""
+  if config.job == 'sample':
+    return 'answers'
+  if config.job != 'train':
+    return config.job
+  return 'reward' if config.model.get('head') == 'scalar' else 'policy'
+
+
+def _folder(path: str, size: str, made: dict[str, Any], stage: str) -> Any:
+  """Where a folder of the single stages is found in a pipeline; None if it is none of them."""
+  begin = f'runs/{size}/'
+  if not path.startswith(begin):
+    return None
+  kind = {'reward': 'reward', 'tokenize': 'tokenize'}.get(path.removeprefix(begin), 'policy')
+  if kind not in made:
+    raise ValueError(f'recipe: {stage!r} needs a stage before it that makes a {kind}')
+  return made[kind] + ''
+
+
+def _rewrite(config: ConfigDict, change: Callable[[str], Any]) -> None:
+  """Puts references in the place of texts; in `init` first, which others follow."""
+  for key in sorted(config, key=lambda key: key != 'init'):
+    value = config[key]
+    if isinstance(value, ConfigDict):
+      _rewrite(value, change)
+    elif isinstance(value, str) and (reference := change(value)) is not None:
+      config[key] = reference

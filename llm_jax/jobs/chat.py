@@ -1,0 +1,228 @@
+"""Job `chat`: a conversation with a trained model in the terminal, written as it is sampled."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from llm_jax import artifact
+from llm_jax.annotate.sample import make_tools
+from llm_jax.find import suggest
+from llm_jax.parallel.mesh import make_mesh, shard_batch
+from llm_jax.sampling import pick
+from llm_jax.sampling.complete import spoken
+from llm_jax.sampling.generate import Rows, left_pad
+from llm_jax.sampling.sampler import Sampler, Tools
+from llm_jax.text import chat
+from llm_jax.text.templates import MARKS
+from llm_jax.types import BadInput
+
+FIELDS = (
+  *('job', 'artifact', 'system', 'max_new', 'temperature', 'top_p', 'tools', 'use_tools', 'mesh'),
+  'seed',
+)
+BUCKET = 64  # prompts are padded to a multiple of it, so that few lengths are compiled
+HELP = """/reset            forget the conversation
+/temperature 0.7  how freely to sample; 0 always takes the likeliest token
+/top_p 0.95       only the likeliest tokens that together have this probability
+/tools on         let the model call its tools, or off
+/quit             leave; so does Ctrl-D. Ctrl-C stops an answer"""
+
+
+def check(config: Any) -> None:
+  """Whether there is a model that can answer.
+
+  Raises:
+    BadInput: naming the field or the folder.
+  """
+  for field in config:
+    if field not in FIELDS:
+      raise BadInput(f'config: unknown field {field!r}; {suggest(field, list(FIELDS))}')
+  model = artifact.describe(config.artifact)['model']
+  if not model.get('causal', True):
+    raise BadInput(f'chat: {config.artifact!r} is a masked language model, it cannot answer')
+  if model.get('head') == 'scalar':
+    raise BadInput(f'chat: {config.artifact!r} is a reward model; it scores and says nothing')
+  if config.max_new < 1 or config.max_new + BUCKET > model.get('max_length', 2048):
+    raise BadInput(
+      f'chat: max_new {config.max_new} leaves no room for a question among the '
+      f'{model.get("max_length", 2048)} positions of the model'
+    )
+  pick.make(temperature=config.temperature, top_p=config.top_p)
+
+
+def main(config: Any) -> None:
+  """Reads a line, answers it, until there is no more."""
+  mesh = make_mesh(**config.mesh)
+  with jax.set_mesh(mesh), contextlib.suppress(EOFError, KeyboardInterrupt):
+    talk = Chat(config, mesh)
+    print(f'{config.artifact}: {talk.about}. /help says what else can be typed.')
+    while True:
+      line = _read()
+      if line == '/quit':
+        return
+      if line.startswith('/'):
+        print(talk.command(line))
+      elif line:
+        talk.answer(line)
+
+
+def _read() -> str:
+  if sys.stdin.isatty():
+    with contextlib.suppress(ImportError):
+      import readline  # noqa: F401, gives `input` its history and its keys
+  return input('\nyou> ' if sys.stdin.isatty() else '').strip()
+
+
+class Chat:
+  """A conversation, and the model that it is held with.
+
+  Attributes:
+    messages: so far.
+    about: one line on the model.
+  """
+
+  def __init__(self, config: Any, mesh: jax.sharding.Mesh) -> None:
+    made = artifact.load(config.artifact, mesh)
+    self._model, self._params, self._tokenizer = made.model, made.params, made.tokenizer
+    self._mesh, self._max_new, self._seed = mesh, config.max_new, config.seed
+    # A model that never saw a conversation is asked in the way of the text it knows.
+    self._template = made.template or 'plain'
+    self._system, self._turn = config.system, 0
+    self._how = {'temperature': config.temperature, 'top_p': config.top_p}
+    self._groups, self._tools_on = config.tools.to_dict(), bool(config.use_tools)
+    self._samplers: dict[bool, Sampler] = {}
+    self._begin, self._said = 0, ''  # of the answer that is being written
+    self.messages: list[Mapping[str, Any]] = []
+    self._reset()
+    shape = self._model.shape
+    kind = f'template {made.template}' if made.template else 'a base model, it goes on with text'
+    self.about = f'stage {made.stage}, {self._model.num_params() / 1e6:.2f}M parameters, {kind}'
+    self.about += f', {shape.max_length} positions'
+
+  def command(self, line: str) -> str:
+    """Does what a line that begins with / says; returns what to print."""
+    name, _, value = line[1:].partition(' ')
+    try:
+      if name == 'reset':
+        self._reset()
+        return 'forgotten'
+      if name in self._how and value:
+        how = {**self._how, name: float(value)}
+        pick.make(**how)
+        self._how = how
+        return f'{name} is {float(value):g}'
+      if name == 'tools' and value in ('on', 'off'):
+        before, self._tools_on = self._tools_on, value == 'on'
+        try:
+          self._sampler()  # says now if a tool is missing
+        except BadInput:
+          self._tools_on = before
+          raise
+        return f'tools are {value}: {", ".join(self._groups) or "there are none"}'
+    except (BadInput, ValueError) as error:
+      return str(error)
+    return HELP
+
+  def answer(self, text: str) -> str:
+    """Says something, prints the answer as it comes, and remembers both.
+
+    Ctrl-C ends the answer; what was written until then is remembered.
+    """
+    self.messages.append({'role': 'user', 'content': text})
+    prompt_BP, mask_BP = self._prompt()
+    self._begin, self._said = prompt_BP.shape[1], ''
+    self._turn += 1
+    self._seen: list[tuple[float, int]] = []  # when how many tokens were there
+    rows = shard_batch({'prompt': prompt_BP, 'mask': mask_BP}, self._mesh)
+    rng = jax.random.fold_in(jax.random.key(self._seed), self._turn)
+    choose = pick.make(**self._how, allowed_V=spoken(self._model, self._tokenizer))
+    try:
+      self._sampler()(self._params, rows['prompt'], rows['mask'], rng, choose)
+    except KeyboardInterrupt:
+      print(' [stopped]', end='')
+    print(f'\n{_dim(self._pace())}', flush=True)
+    self.messages.append({'role': 'assistant', 'content': _bare(self._said)})
+    return self._said
+
+  def _reset(self) -> None:
+    self.messages = [{'role': 'system', 'content': self._system}] if self._system else []
+
+  def _prompt(self) -> tuple[np.ndarray, np.ndarray]:
+    """The conversation as one row; its oldest turns are left out once it is too long."""
+    most = (self._model.shape.max_length - self._sampler().slots) // BUCKET * BUCKET
+    kept = self.messages
+    while True:
+      pieces = chat.pieces(kept, template=self._template, answer=True)
+      ids, _ = chat.encode(self._tokenizer, pieces)
+      if len(ids) <= most:
+        break
+      first = next(i for i, message in enumerate(kept) if message['role'] == 'user')
+      later = next((i for i in range(first + 1, len(kept)) if kept[i]['role'] == 'user'), None)
+      if later is None:
+        self.messages.pop()
+        raise BadInput(f'chat: a question of {len(ids)} tokens; the model has room for {most}')
+      kept = [*kept[:first], *kept[later:]]
+    if len(kept) < len(self.messages):
+      print(_dim(f'[{len(self.messages) - len(kept)} old messages no longer fit]'))
+      self.messages = list(kept)
+    return left_pad([ids], multiple=BUCKET)
+
+  def _sampler(self) -> Sampler:
+    """With tools or without, compiled when it is first used."""
+    on = self._tools_on and bool(self._groups)
+    if on not in self._samplers:
+      self._samplers[on] = Sampler(
+        self._model,
+        self._tokenizer,
+        max_new=self._max_new,
+        stop=tuple({self._tokenizer.eos_id, *chat.stop_ids(self._tokenizer, self._template)}),
+        tools=Tools(make_tools(self._groups)) if on else None,
+        mesh=self._mesh,
+        watch=self._show,
+      )
+    sampler, most = self._samplers[on], self._model.shape.max_length
+    if sampler.slots + BUCKET > most:
+      raise BadInput(
+        f'chat: answers with their tools take up to {sampler.slots} of the {most} positions of the '
+        'model, which leaves no room for a question; lower config.max_new'
+      )
+    return sampler
+
+  def _show(self, rows: Rows) -> None:
+    """Prints what is new; half a character waits for its other half."""
+    tokens_S, segment_S = (
+      np.asarray(x)[0, self._begin :] for x in (rows.tokens_RS, rows.cache['segment'])
+    )
+    ids = tokens_S[segment_S > 0].tolist()
+    text = self._tokenizer.decode(ids, specials=True)
+    for token in chat.stop_ids(self._tokenizer, self._template):
+      text = text.removesuffix(self._tokenizer.decode([token], specials=True))
+    whole = text.rstrip('\ufffd')
+    print(whole[len(self._said) :], end='', flush=True)
+    self._said = whole
+    self._seen.append((time.perf_counter(), len(ids)))
+
+  def _pace(self) -> str:
+    """Tokens of the answer, and how fast they came after the first, which waits for compilation."""
+    if len(self._seen) < 2:
+      return f'{self._seen[-1][1] if self._seen else 0} tokens'
+    (first, few), (last, all_) = self._seen[0], self._seen[-1]
+    return f'{all_} tokens, {(all_ - few) / (last - first):.0f} a second'
+
+
+def _bare(text: str) -> str:
+  """An answer without its calls and their results, as it enters the conversation."""
+  for begin, end in (MARKS['search'], MARKS['result']):
+    while begin in text:
+      before, _, rest = text.partition(begin)
+      text = before + rest.partition(end)[2]
+  return text.strip()
+
+
+def _dim(text: str) -> str:
+  return f'\033[2m{text}\033[0m' if sys.stdout.isatty() else text

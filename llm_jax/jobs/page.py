@@ -1,0 +1,119 @@
+"""A report as a list of blocks, written as Markdown and as one HTML file that needs no other."""
+
+import base64
+import dataclasses
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .6rem; }
+h3 { font-size: 1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left;
+  vertical-align: top; }
+th { background: var(--soft); }
+td:first-child { white-space: nowrap; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.text { white-space: pre-wrap; overflow-wrap: anywhere; }
+img { max-width: 100%; background: #fff; border-radius: 4px; }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+  """A heading; level 1 is the title of the page."""
+
+  text: str
+  level: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """A paragraph."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Cells are texts, or numbers with their unit already written."""
+
+  header: Sequence[str]
+  rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """A drawing; `name` is its file beside the Markdown."""
+
+  name: str
+  svg: bytes
+  alt: str
+
+
+NUMBER = re.compile(r'[-–]?[\d.,:]*(e[-+]?\d+)?%?')
+Block = Heading | Text | Table | Figure
+
+
+def markdown(blocks: Sequence[Block], folder: Path) -> str:
+  """The blocks as Markdown; figures are written as files into `folder`, and linked by its name."""
+  out = []
+  for block in blocks:
+    match block:
+      case Heading(text, level):
+        out.append(f'{"#" * level} {text}')
+      case Text(text):
+        out.append(text)
+      case Table(header, rows):
+        line = lambda cells: '| ' + ' | '.join(map(_cell, cells)) + ' |'
+        out.append('\n'.join([line(header), line(['---'] * len(header)), *map(line, rows)]))
+      case Figure(name, svg, alt):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(svg)
+        out.append(f'![{alt}]({folder.name}/{name})')
+  return '\n\n'.join(out) + '\n'
+
+
+def page(blocks: Sequence[Block], title: str) -> str:
+  """The blocks as HTML, with style and figures inside."""
+  out = []
+  for block in blocks:
+    match block:
+      case Heading(text, level):
+        out.append(f'<h{level}>{html.escape(text)}</h{level}>')
+      case Text(text):
+        out.append(f'<p>{html.escape(text)}</p>')
+      case Table(header, rows):
+        head = ''.join(f'<th>{html.escape(cell)}</th>' for cell in header)
+        body = ''.join(f'<tr>{"".join(map(_data, row))}</tr>\n' for row in rows)
+        out.append(
+          f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>'
+          '</table></div>'
+        )
+      case Figure(_, svg, alt):
+        # Its own document: the ids of two drawings would collide inside of one page.
+        source = f'data:image/svg+xml;base64,{base64.b64encode(svg).decode()}'
+        out.append(f'<img alt="{html.escape(alt)}" src="{source}">')
+  return (
+    f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f'<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n<body>\n'
+    + '\n'.join(out)
+    + '\n</body>\n</html>\n'
+  )
+
+
+def _cell(text: str) -> str:
+  """A cell of Markdown: one line, in which nothing is taken for markup."""
+  safe = html.escape(' '.join(text.split()), quote=False)
+  return ''.join(f'\\{c}' if c in '\\|`*_[]$' else c for c in safe)
+
+
+def _data(text: str) -> str:
+  kind = 'number' if NUMBER.fullmatch(text) else 'text'
+  return f'<td class="{kind}">{html.escape(text)}</td>'

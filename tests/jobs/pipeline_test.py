@@ -1,0 +1,369 @@
+"""Whole recipes with small numbers: what they run and leave, and what a kill changes: nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import pipeline as recipes
+from configs import sizes
+from llm_jax import artifact
+from llm_jax.jobs import pipeline, sample, train
+from llm_jax.main import run
+from llm_jax.types import BadInput
+from tests.jobs.post_training_test import NUMBERS, write_data
+
+ROOT = Path(__file__).parents[2]
+SHAPE = dict(
+  vocab_size=320, dim=16, num_layers=1, num_heads=2, max_length=512, scan_layers=True
+)  # fmt: skip
+STEPS = 4
+EVERY_KIND = ('tokenize', 'pretrain', 'sft', 'reward', 'best_of_n', 'ppo')
+# What an uninterrupted run and one that was killed may differ in.
+TIMES = ('seconds', 'tokens_per_second', 'flops_per_second', 'mfu')
+
+
+def write_corpus(folder):
+  """Text, conversations, pairs and questions about numbers."""
+  write_data(folder)
+  asked = [f'{a} and {b}, item {i}' for i in range(2) for a in NUMBERS for b in NUMBERS]
+  records = [{'prompt': text, 'answer': text.split()[0]} for text in asked]
+  (folder / 'questions.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in records))
+  texts = [f'user assistant {text}. It is {text.split()[0]}. ' * 3 for text in asked * 3]
+  (folder / 'text.jsonl').write_text(''.join(json.dumps({'text': t}) + '\n' for t in texts))
+
+
+def small(c, data, workdir):
+  """A pipeline on the corpus in `data`, with everything made small."""
+  c.workdir = str(workdir)
+  files = dict(conversations='talks', preferences='pairs', prompts='questions')
+  for name in c.stages:
+    stage = c[name]
+    if stage.job == 'tokenize':
+      stage.sources, stage.validation = ConfigDict(dict(text=f'{data}/text.jsonl')), ConfigDict()
+      stage.tokenizer.vocab_size, stage.length, stage.validation_fraction = 320, 32, 0.2
+      continue
+    if stage.data.name in files:
+      stage.data.sources.builtin = f'{data}/{files[stage.data.name]}.jsonl'
+      stage.data.length, stage.data.validation_fraction = 96, 0.2
+    if 'sample' in stage.annotate.steps:
+      stage.annotate.sample.max_new = 8
+    if 'verify' in stage.annotate.steps:
+      options = dict(length=dict(limit=5, buffer=9, unit='characters'))
+      stage.annotate.verify = ConfigDict(dict(rewards=('length',), options=options))
+    stage.mesh.fsdp = 1
+    if stage.job == 'sample':
+      stage.batch_size, stage.max_prompts, stage.annotate.sample.group = 4, 8, 3
+      continue
+    for group in (stage.model.get('policy'), stage.model.get('critic')):
+      if group is not None:
+        group.update(SHAPE)
+    if 'policy' not in stage.model:
+      stage.model.update(SHAPE)
+    stage.total_steps, stage.batch_size, stage.accumulate = STEPS, 4, 1
+    stage.log_every, stage.eval_every, stage.checkpoint_every = 1, 2, 2
+    stage.optimizer.update(name='adamw', learning_rate=3e-3, warmup_steps=1)
+    stage.evaluate.max_rows, stage.sample.prompts, stage.stop = 8, (), ConfigDict()
+  c.report.update(
+    prompts=('one and two', 'What is <b>bold</b> | $x$?'), max_new=6, max_questions=3, max_rows=8,
+    sampled=6, batch_size=4, price=2.0,
+  )  # fmt: skip
+  sources = dict(builtin=f'{data}/questions.jsonl')
+  c.report.data = ConfigDict(dict(sources=sources, length=96, split='train'))
+  if stage_to_kill := os.environ.get('KILL_IN'):
+    wait_in(stage_to_kill)
+  return c
+
+
+def wait_in(name):
+  """Lets a stage wait for its death, with some of its work done."""
+  fit, train_main, write_lines = train.fit, train.main, sample._write_lines
+
+  def main(config):
+    def wait(step, state, metrics):
+      if step == STEPS - 1 and Path(config.workdir).name == name:
+        time.sleep(300)
+
+    train.fit = lambda *args, hooks, **options: fit(*args, hooks=(*hooks, wait), **options)
+    train_main(config)
+
+  def write(path, records):
+    write_lines(path, records)
+    if path.parent.name == 'parts' and name == 'best_of_n':
+      time.sleep(300)
+
+  train.main, sample._write_lines = main, write
+
+
+def facts_of(folder):
+  """The numbers of a report, without those of the clock."""
+  facts = json.loads((Path(folder) / 'report.json').read_text())
+  for stage in facts['stages'].values():
+    for name in TIMES:
+      stage.pop(name, None)
+  return facts
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('corpus')
+  write_corpus(folder)
+  return folder
+
+
+def every(data, workdir):
+  return small(recipes.build('every', EVERY_KIND), data, workdir)
+
+
+def command(data, workdir):
+  """The same pipeline as a command, whose config is a file beside `workdir`."""
+  file = Path(f'{workdir}.py')
+  file.write_text(
+    'from tests.jobs.pipeline_test import every\n\n\n'
+    f'def get_config():\n  return every({str(data)!r}, {str(workdir)!r})\n'
+  )
+  return [sys.executable, '-m', 'llm_jax.main', f'--config={file}']
+
+
+def run_command(words):
+  said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+  assert said.returncode == 0, said.stdout + said.stderr
+
+
+@pytest.fixture(scope='module')
+def finished(data, tmp_path_factory):
+  """The config of a pipeline of every kind of stage, which has run."""
+  workdir = tmp_path_factory.mktemp('pipeline') / 'whole'
+  run_command(command(data, workdir))
+  return every(data, workdir)
+
+
+@pytest.mark.parametrize('recipe', recipes.RECIPES)
+@pytest.mark.parametrize('size', sizes.SIZES)
+def test_a_recipe_is_wired_from_stage_to_stage(recipe, size):
+  c = recipes.get_config(recipe if size == 'tiny' else f'{recipe}-{size}')
+  c.workdir = '/elsewhere'
+  made, asked = set(), set()
+  for name in c.stages:
+    stage = c[name]
+    needs = [*stage.get('init', {}).values(), stage.get('artifact', '')]
+    needs += [group.get('path', '') for group in stage.get('annotate', {}).values()
+              if isinstance(group, ConfigDict)]  # fmt: skip
+    needs = {path for path in needs if isinstance(path, str) and path}
+    assert needs <= made, f'{name} needs {needs - made}'
+    assert 'next' not in stage or not stage.next
+    asked |= needs
+    made.add(stage.workdir)
+  corpus = c.pretrain.data.path
+  answers = {Path(c.sft.data.sources.get('best') or 'none').parent.as_posix()}
+  # Nothing is made for nobody; the last stage is for the user.
+  assert made - asked - {corpus} - answers == {f'/elsewhere/{c.stages[-1]}'}
+
+
+def test_recipes_are_those_of_their_papers():
+  llama, gpt = recipes.get_config('llama'), recipes.get_config('gpt')
+  assert llama.sft.init.params == 'runs/llama/pretrain'  # anew from the base, arXiv:2407.21783
+  assert llama.best_of_n.annotate.steps == ('sample', 'reward_model')
+  assert llama.best_of_n.artifact == 'runs/llama/seed'
+  assert gpt.ppo.init.critic == gpt.ppo.annotate.reward_model.path == 'runs/gpt/reward'
+
+
+def test_a_stage_without_what_it_needs_is_named():
+  with pytest.raises(ValueError, match=r"'ppo' needs a stage before it that makes a reward"):
+    recipes.build('mine', ('tokenize', 'pretrain', 'sft', 'ppo'))
+  with pytest.raises(ValueError, match="no recipe 'gtp'; choose from: gpt, llama, r1"):
+    recipes.get_config('gtp')
+  with pytest.raises(ValueError, match="no size '9z'"):
+    recipes.get_config('gpt-9z')
+
+
+def test_a_kind_may_come_twice():
+  c = recipes.build('mine', ('tokenize', 'pretrain', 'sft', 'dpo', 'round2:dpo', 'grpo'))
+  assert c.round2.init.params == c.round2.annotate.reference.path == 'runs/mine/dpo'
+  assert c.grpo.init.params == 'runs/mine/round2'
+
+
+@pytest.mark.slow
+def test_every_stage_leaves_its_part_of_the_report(finished):
+  folder = Path(finished.workdir)
+  facts = facts_of(folder)
+  assert tuple(facts['stages']) == EVERY_KIND
+  assert facts['stages']['tokenize']['sources']['text']['train']['documents'] > 100
+  for name in ('pretrain', 'sft', 'ppo'):
+    stage = facts['stages'][name]
+    assert stage['steps'] == STEPS and 0 < stage['bits_per_byte'] < 20
+    assert len(stage['answers']) == 2 and set(stage['scores']) == {
+      'word_problems/exact_answer', 'word_problems/reasons_first',
+      'python_questions/word_overlap', 'python_questions/same_text',
+    }  # fmt: skip
+  for name in ('pretrain', 'sft', 'reward'):
+    stage = facts['stages'][name]
+    length = {'pretrain': 32, 'sft': 96, 'reward': 2 * 96}[name]
+    assert stage['tokens'] == STEPS * 4 * length
+    shape = artifact.build(finished[name].model.to_dict())
+    per_token = shape.flops_per_token(min(length, 96))
+    assert stage['flops'] == pytest.approx(stage['tokens'] * per_token)
+  assert facts['stages']['sft']['kl'] == 0  # it is what the others are compared with
+  assert facts['stages']['ppo']['kl'] != 0
+  assert 'kl' not in facts['stages']['pretrain'] and 'answers' not in facts['stages']['reward']
+  assert facts['stages']['best_of_n']['n'] == 3
+  times = json.loads((folder / pipeline.TIMES).read_text())
+  assert set(times) == set(EVERY_KIND) and all(seconds >= 0 for seconds in times.values())
+
+
+@pytest.mark.slow
+def test_the_page_needs_no_other_file_and_shows_what_was_said(finished):
+  folder = Path(finished.workdir)
+  page, text = (folder / 'report.html').read_text(), (folder / 'report.md').read_text()
+  assert 'src="data:image/svg+xml;base64,' in page and 'href' not in page
+  assert 'What is &lt;b&gt;bold&lt;/b&gt; | $x$?' in page and '<b>' not in page
+  assert (folder / 'figures' / 'curves.svg').read_text().startswith('<?xml')
+  for heading in ('What went in', 'What came out', 'What it cost', 'Rollouts: ppo'):
+    assert f'<h2>{heading}</h2>' in page and f'## {heading}' in text
+  facts = facts_of(folder)
+  shown = f'{facts["stages"]["sft"]["bits_per_byte"]:.3f}'
+  assert shown in page and shown in text
+  for line in text.splitlines():
+    if line.startswith('| ---'):
+      columns = line.count('---')
+    elif line.startswith('| ') and 'columns' in locals():
+      assert line.replace('\\|', '').count('|') >= 3
+
+
+def browser():
+  names = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
+  return next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not browser(), reason='no Chromium or Chrome on this machine')
+def test_a_browser_shows_tables_and_drawings(finished, tmp_path):
+  """Opened without a network; a script that the test adds counts what is really there."""
+  count = """<script>addEventListener('load', () => {
+    const images = [...document.images].map(i => i.complete && i.naturalWidth > 100);
+    document.title = JSON.stringify({
+      images: images, tables: document.querySelectorAll('table').length,
+      wide: document.documentElement.scrollWidth <= innerWidth,
+      cells: [...document.querySelectorAll('td')].filter(c => c.offsetHeight > 0).length});
+  });</script>"""
+  page = (Path(finished.workdir) / 'report.html').read_text()
+  opened = tmp_path / 'report.html'
+  opened.write_text(page.replace('</body>', count + '</body>'))
+  said = subprocess.run(
+    [browser(), '--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
+     f'--user-data-dir={tmp_path / "profile"}', '--virtual-time-budget=5000',
+     f'--screenshot={tmp_path / "page.png"}', '--dump-dom', opened.as_uri()],
+    capture_output=True, text=True, timeout=120, check=True,
+  )  # fmt: skip
+  title = said.stdout.partition('<title>')[2].partition('</title>')[0]
+  seen = json.loads(title.replace('&quot;', '"'))
+  assert seen['images'] == [True] and seen['tables'] >= 6 and seen['cells'] > 50 and seen['wide']
+
+
+@pytest.mark.slow
+def test_the_same_command_again_runs_and_asks_nothing(finished, monkeypatch, capsys):
+  before = facts_of(finished.workdir)
+  monkeypatch.setattr(artifact, 'load', None)  # no model is even read
+  run(finished)
+  told = capsys.readouterr().out
+  assert told.count('finished') >= len(EVERY_KIND) and 'asking' not in told
+  assert facts_of(finished.workdir) == before
+
+
+@pytest.mark.slow
+def test_a_changed_config_of_a_finished_stage_is_named(finished):
+  c = finished.copy_and_resolve_references()
+  c.sft.optimizer.learning_rate = 0.5
+  with pytest.raises(
+    BadInput, match=r'^sft: workdir: .*optimizer\.learning_rate = 0\.003, not 0\.5'
+  ):
+    run(c)
+
+
+@pytest.mark.slow
+def test_only_and_start_do_what_they_say(finished, data, tmp_path, capsys):
+  c = small(recipes.build('every', ('tokenize', 'pretrain', 'sft', 'dpo')), data, tmp_path / 'run')
+  c.only = 'pretrain'
+  with pytest.raises(BadInput, match='tokenize'):
+    run(c)
+  capsys.readouterr()
+  shutil.copytree(Path(finished.workdir) / 'tokenize', tmp_path / 'run' / 'tokenize')
+  shutil.copytree(Path(finished.workdir) / 'pretrain', tmp_path / 'run' / 'pretrain')
+  c.only, c.start = '', 'sft'
+  run(c)
+  told = capsys.readouterr().out
+  assert '== sft (1 of 2)' in told and '== pretrain' not in told
+  assert set(facts_of(c.workdir)['stages']) == {'tokenize', 'pretrain', 'sft', 'dpo'}
+  c.only, c.start = 'report', ''
+  run(c)
+  assert '(1 of' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (dict(only='sff'), "pipeline: only 'sff'; did you mean 'sft'?"),
+    (dict(start='report'), "pipeline: start 'report'; choose from"),
+    (dict(only='sft', start='sft'), 'pipeline: only and start exclude each other'),
+    (dict(stages=('tokenize', 'dpo')), "pipeline: stage 'dpo' has no config"),
+    (dict(satges=()), "config: unknown field 'satges'; did you mean 'stages'?"),
+  ],
+  ids=str,
+)
+def test_bad_input_is_answered_before_anything_runs(data, tmp_path, change, message):
+  c = every(data, tmp_path / 'run')
+  with c.unlocked():
+    c.update(change)
+  with pytest.raises(BadInput) as error:
+    run(c)
+  assert str(error.value).startswith(message)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_late_stage_is_checked_before_the_first_one_runs(data, tmp_path):
+  c = every(data, tmp_path / 'run')
+  c.ppo.loss.clip = -1.0
+  with pytest.raises(BadInput, match=r'^ppo: loss: clip -1'):
+    run(c)
+  c = every(data, tmp_path / 'run')
+  with c.unlocked():
+    c.report.pompts = ()
+  with pytest.raises(BadInput, match="report: unknown option 'pompts'; did you mean 'prompts'"):
+    run(c)
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_killed_in_each_stage_it_reports_the_same_numbers(finished, data, tmp_path):
+  """SIGKILL in every stage, the same command each time, then compared with the undisturbed run."""
+  workdir = tmp_path / 'killed'
+  words = command(data, workdir)
+  for stage in EVERY_KIND[1:]:
+    signs = {'best_of_n': 'parts/*.jsonl'}.get(stage, 'checkpoints/*/manifest.json')
+    process = subprocess.Popen(
+      words, cwd=ROOT, env=os.environ | {'KILL_IN': stage}, stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    stop = time.monotonic() + 200
+    while not list((workdir / stage).glob(signs)):
+      assert process.poll() is None, process.communicate()[0]
+      assert time.monotonic() < stop, f'{stage} did not come so far'
+      time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (workdir / stage / artifact.FILE).exists()
+    assert not (workdir / stage / 'summary.json').exists()
+  run_command(words)
+  mine, theirs = facts_of(workdir)['stages'], facts_of(finished.workdir)['stages']
+  assert tuple(mine) == tuple(theirs) == EVERY_KIND
+  for name in EVERY_KIND:
+    for field in mine[name].keys() | theirs[name].keys():
+      if field != 'parent':  # the folders have other names
+        assert mine[name].get(field) == theirs[name].get(field), f'{name}: {field}'
