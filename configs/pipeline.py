@@ -29,6 +29,13 @@ RECIPES = {
   # DeepSeek-R1, arXiv:2501.12948, with its cold start.
   'r1': ('tokenize', 'pretrain', 'sft', 'grpo'),
 }
+# What is shorter at the tiny size than in the single stages: a recipe takes twelve minutes at most.
+SHORTER = {
+  'gpt': dict(ppo=dict(total_steps=80)),
+  'llama': dict(
+    seed=dict(total_steps=250), best_of_n=dict(max_prompts=600), sft=dict(total_steps=600)
+  ),
+}
 PROMPTS = (
   'Emily buys 3 apples and 2 oranges. Each orange costs $2. The total is $13. What does each '
   'apple cost?',
@@ -49,13 +56,14 @@ def get_config(recipe: str = 'gpt') -> ConfigDict:
   name, _, size = recipe.partition('-')
   if name not in RECIPES:
     raise ValueError(f'no recipe {name!r}; choose from: {", ".join(RECIPES)}')
-  c = build(name, RECIPES[name], size or 'tiny')
-  if name == 'gpt':
-    c.ppo.total_steps = 80 if not size else c.ppo.total_steps
+  size = size or 'tiny'
+  c = build(name, RECIPES[name], size)
   if name == 'llama':
     c.sft.init.params = c.get_ref('workdir') + '/pretrain'
     c.best_of_n.annotate.steps = ('sample', 'reward_model')
-    c.seed.total_steps = 300 if not size else c.seed.total_steps
+  if size == 'tiny':
+    for stage, changes in SHORTER.get(name, {}).items():
+      c[stage].update(changes)
   return c
 
 
@@ -63,7 +71,8 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   """The config of job `pipeline`; each stage is a group, and starts from what came before.
 
   A stage trains the newest policy, is judged by the newest reward model, and conversations are
-  joined by the newest best of n.
+  joined by the newest best of n. `workdir`, `seed` and `mesh` of the pipeline are those of every
+  stage that is not given its own.
 
   Args:
     name: of the folder below runs/.
@@ -76,19 +85,26 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   """
   sizes.model(size)  # refuses an unknown one
   root = f'runs/{name}' if size == 'tiny' else f'runs/{name}-{size}'
-  c = ConfigDict(dict(job='pipeline', workdir=root, only='', start='', report=report(size)))
+  c = ConfigDict(dict(job='pipeline', workdir=root, only='', start='', seed=0))
+  c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1, sequence=1, expert=1))
+  c.report = report(size)
   # 'policy', 'reward', 'answers', 'tokenize' -> the newest folder; they follow config.workdir.
   made: dict[str, Any] = {}
   names = []
   for entry in recipe:
     stage, _, file = entry.partition(':')
     config = importlib.import_module(f'configs.{file or stage}').get_config(size)
+    if config.job not in ('train', 'sample', 'tokenize'):
+      raise ValueError(f'recipe: {stage!r} is no stage, it leaves nothing to start from')
     if 'next' in config:
       config.next = ''  # the pipeline knows what comes next
     for needed in config.get('requires', ()):  # of another job: here a stage of its own
       config.requires = tuple(name for name in config.requires if name != needed)
       del config[needed]
     config.workdir = c.get_ref('workdir') + f'/{stage}'
+    config.seed = c.get_ref('seed') + 0
+    if 'mesh' in config:
+      config.mesh = ConfigDict({axis: c.mesh.get_ref(axis) + 0 for axis in c.mesh})
     _rewrite(config, lambda path, stage=stage: _folder(path, size, made, stage))
     if config.get('data', {}).get('name') == 'conversations' and 'answers' in made:
       config.data.sources.best = made['answers'] + '/answers.jsonl'
@@ -118,10 +134,8 @@ def report(size: str) -> ConfigDict:
 
 def _kind(config: ConfigDict) -> str:
   """What a stage makes."""
-  if config.job == 'sample':
-    return 'answers'
   if config.job != 'train':
-    return config.job
+    return {'sample': 'answers', 'tokenize': 'tokenize'}[config.job]
   return 'reward' if config.model.get('head') == 'scalar' else 'policy'
 
 

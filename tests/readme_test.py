@@ -1,5 +1,6 @@
 """Every command of the README and of CONTRIBUTING works: its config builds, its fields exist."""
 
+import io
 import re
 import shlex
 from pathlib import Path
@@ -47,29 +48,42 @@ def test_the_command_builds_its_config(line, monkeypatch):
 
 def test_the_readme_opens_with_two_commands_and_they_are_those_of_ci():
   first, second = commands('README.md')[:2]
-  assert first.endswith('-m llm_jax.main --config=configs/pretrain.py')
+  assert first.endswith('-m llm_jax.main --config=configs/pipeline.py:gpt')
   test = re.search(r'-m (pytest .*)$', second).group(1)
   assert f'python -m {test}' in (ROOT / '.ci' / 'run').read_text()
 
 
 @pytest.mark.slow
-def test_the_first_command_ends_with_an_artifact_that_writes(tmp_path, monkeypatch, capsys):
-  """The main job itself, on all of its text, for a few steps; then the README's sample command."""
+def test_the_first_command_makes_an_assistant_one_can_chat_with(tmp_path, monkeypatch, capsys):
+  """The main job itself, on all of its text and conversations, for a few steps; then the chat."""
   monkeypatch.chdir(ROOT)
   config = parse(commands('README.md')[0])
-  config.workdir, config.tokenize.workdir = str(tmp_path / 'run'), str(tmp_path / 'tokens')
-  config.total_steps, config.batch_size, config.accumulate = 30, 8, 1
-  config.optimizer.warmup_steps, config.eval_every, config.evaluate.max_rows = 5, 15, 32
-  config.model.num_layers = 1
+  config.workdir, config.mesh.fsdp = str(tmp_path / 'gpt'), 1
+  for name in ('pretrain', 'sft', 'reward', 'ppo'):
+    stage = config[name]
+    for shape in (stage.model.get('policy'), stage.model.get('critic'), stage.model):
+      if shape is not None and 'dim' in shape:
+        shape.update(dim=64, num_layers=1)
+    stage.total_steps = stage.checkpoint_every = stage.eval_every = 30 if name == 'pretrain' else 6
+    stage.batch_size, stage.accumulate, stage.optimizer.warmup_steps = 8, 1, 2
+    stage.evaluate.max_rows = 16
+  config.pretrain.eval_every = 15
+  config.report.update(max_questions=8, max_rows=16, sampled=8, batch_size=8, max_new=8)
   main.run(config)
   told = capsys.readouterr().out
-  bits = [float(b) for b in re.findall(r'bits per byte (\d+\.\d+)\n', told)]
-  assert len(bits) == 2
+  bits = [float(b) for b in re.findall(r'validation: .*bits per byte (\d+\.\d+)\n', told)]
   assert bits[1] < bits[0]
-  assert (tmp_path / 'run' / 'loss.png').stat().st_size > 1000
-  assert (tmp_path / 'run' / 'artifact.json').exists()
-  sample, *_ = [line for line in commands('README.md') if 'configs/sample.py' in line]
+  page = (tmp_path / 'gpt' / 'report.html').read_text()
+  assert 'Rollouts: ppo' in page and 'data:image/svg+xml' in page
+  assert (tmp_path / 'gpt' / 'pretrain' / 'loss.png').stat().st_size > 1000
+  (chat,) = [line for line in commands('README.md') if 'configs/chat.py' in line]
+  config = parse(chat)
+  config.artifact, config.max_new = str(tmp_path / 'gpt' / 'ppo'), 8
+  monkeypatch.setattr('sys.stdin', io.StringIO('What does `os.path.join` do?\n'))
+  main.run(config)
+  assert re.search(r'stage ppo, .*\n\d+ tokens', capsys.readouterr().out, re.DOTALL)
+  (sample,) = [line for line in commands('README.md') if 'Return a list of' in line]
   config = parse(sample)
-  config.artifact, config.sample.max_new = str(tmp_path / 'run'), 8
+  config.artifact, config.sample.max_new = str(tmp_path / 'gpt' / 'pretrain'), 8
   main.run(config)
   assert capsys.readouterr().out.startswith('Return a list of')

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from llm_jax import artifact
@@ -18,7 +19,7 @@ from llm_jax.jobs import report
 from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput
 
-FIELDS = ('job', 'workdir', 'stages', 'only', 'start', 'report')
+FIELDS = ('job', 'workdir', 'stages', 'only', 'start', 'seed', 'mesh', 'report')
 TIMES = 'seconds.json'
 REPORT = 'report'  # what `only` may also say
 
@@ -54,7 +55,9 @@ def main(config: Any) -> None:
     finally:
       _count(Path(config.workdir), name, time.perf_counter() - began)
   print(f'\n== {REPORT}', flush=True)
+  began = time.perf_counter()
   report.write(config, seconds(config.workdir))
+  _count(Path(config.workdir), REPORT, time.perf_counter() - began)
 
 
 def seconds(folder: str | Path) -> dict[str, float]:
@@ -66,7 +69,7 @@ def seconds(folder: str | Path) -> dict[str, float]:
 def _count(folder: Path, name: str, passed: float) -> None:
   known = seconds(folder)
   # A stage that was finished before returns at once; that is none of its time.
-  if passed > 1 or name not in known:
+  if jax.process_index() == 0 and (passed > 1 or name not in known):
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / TIMES, {**known, name: round(known.get(name, 0) + passed, 1)})
 

@@ -73,7 +73,7 @@ class Questions:
 def check(config: Any) -> None:
   """Raises BadInput for a field of `config.report` that cannot be."""
   asked = call(Questions, config.report.to_dict(), where='report')
-  shards = batch_shards(_mesh(config, config.stages))
+  shards = batch_shards(make_mesh(**config.mesh))
   if asked.batch_size < 1 or asked.batch_size % shards:
     raise BadInput(
       f'report: batch_size {asked.batch_size} is not a multiple of the {shards} devices that share '
@@ -91,12 +91,12 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
   asked = call(Questions, config.report.to_dict(), where='report')
   folder = Path(config.workdir)
   names = [name for name in config.stages if _finished(config[name])]
-  mesh = _mesh(config, names)
+  mesh = make_mesh(**config.mesh)
   with jax.set_mesh(mesh):
     measured = {
       name: _measured(config, names, name, asked, mesh)
       for name in names
-      if config[name].job == 'train' and config[name].model.get('head') != 'scalar'
+      if _trains_policy(config[name])
     }
   facts = {
     'recipe': folder.name,
@@ -109,6 +109,8 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
       for name in names
     },
   }
+  if jax.process_index():
+    return
   write_json(folder / 'report.json', facts)
   blocks = _blocks(config, names, facts, asked)
   (folder / 'report.md').write_text(markdown(blocks, folder / 'figures'))
@@ -120,12 +122,6 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
     f'The report is {folder}/report.html.\n'
     f'Chat with the model: python -m llm_jax.main --config=configs/chat.py {chat}'
   )
-
-
-def _mesh(config: Any, names: Sequence[str]) -> jax.sharding.Mesh:
-  """That of the last stage which has one."""
-  groups = [config[name].mesh.to_dict() for name in names if 'mesh' in config[name]]
-  return make_mesh(**(groups[-1] if groups else {}))
 
 
 def _finished(stage: Any) -> bool:
@@ -145,14 +141,13 @@ def _facts(stage: Any) -> dict[str, Any]:
   rates = [r['tokens_per_second'] for r in records if 'tokens_per_second' in r]
   flops = [r['flops_per_second'] for r in records if 'flops_per_second' in r]
   used = [r['mfu'] for r in records if r.get('mfu') is not None]
-  last = [r for r in records if 'tokens' in r][-1]
   return {
     'job': stage.job,
     'loss': stage.loss.name,
     'steps': about['step'],
     'parent': about['parent'],
-    'tokens': last['tokens'],
-    'flops': last['flops'],
+    'tokens': max((r['tokens'] for r in records if 'tokens' in r), default=None),
+    'flops': max((r['flops'] for r in records if 'flops' in r), default=None),
     'tokens_per_second': float(np.median(rates)) if rates else None,
     'flops_per_second': float(np.median(flops)) if flops else None,
     'mfu': float(np.median(used)) if used else None,
@@ -175,7 +170,8 @@ def _measured(
   judge = _newest(config, names, lambda stage: stage.model.get('head') == 'scalar')
   first = next((n for n in names if _template(config[n])), None)
   whom = [path, *(config[n].workdir for n in (judge, first) if n)]
-  seen = hashlib.sha256(json.dumps(config.report.to_dict(), sort_keys=True).encode())
+  questions = {k: v for k, v in config.report.to_dict().items() if k != 'price'}
+  seen = hashlib.sha256(json.dumps(questions, sort_keys=True).encode())
   for folder in whom:
     seen.update((Path(folder) / artifact.FILE).read_bytes())
   kept = Path(config.workdir) / 'report' / f'{name}.json'
@@ -188,8 +184,9 @@ def _measured(
     told |= _sampled(
       made, asked, mesh, config[judge].workdir if judge else '', config[first].workdir
     )
-  kept.parent.mkdir(parents=True, exist_ok=True)
-  write_json(kept, {'of': seen.hexdigest(), **told})
+  if jax.process_index() == 0:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_json(kept, {'of': seen.hexdigest(), **told})
   return told
 
 
@@ -258,11 +255,16 @@ def _sampled(
   return told | {'reward': float(score.value)} if judge else told
 
 
+def _trains_policy(stage: Any) -> bool:
+  """Whether a stage leaves a model that can answer."""
+  if stage.job != 'train':
+    return False
+  return stage.model.get('head') != 'scalar' and stage.model.get('causal', True)
+
+
 def _template(stage: Any) -> str | None:
   """The chat template of a stage that trains a policy."""
-  if stage.job != 'train' or stage.model.get('head') == 'scalar':
-    return None
-  return stage.get('data', {}).get('template')
+  return stage.get('data', {}).get('template') if _trains_policy(stage) else None
 
 
 def _newest(config: Any, names: Sequence[str], wanted: Any) -> str | None:
@@ -338,7 +340,7 @@ def _cost(facts: Mapping[str, Any]) -> list[Block]:
   header = ('stage', 'updates', 'tokens', 'training FLOPs', 'time', 'tokens/s', 'GFLOP/s', 'MFU')
   rows, flops, seconds = [], 0.0, 0.0
   for name, s in facts['stages'].items():
-    flops, seconds = flops + s.get('flops', 0), seconds + (s['seconds'] or 0)
+    flops, seconds = flops + (s.get('flops') or 0), seconds + (s['seconds'] or 0)
     rate = s.get('flops_per_second')
     rows.append(
       [

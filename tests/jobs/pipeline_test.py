@@ -42,7 +42,7 @@ def write_corpus(folder):
 
 def small(c, data, workdir):
   """A pipeline on the corpus in `data`, with everything made small."""
-  c.workdir = str(workdir)
+  c.workdir, c.mesh.fsdp = str(workdir), 1
   files = dict(conversations='talks', preferences='pairs', prompts='questions')
   for name in c.stages:
     stage = c[name]
@@ -58,7 +58,6 @@ def small(c, data, workdir):
     if 'verify' in stage.annotate.steps:
       options = dict(length=dict(limit=5, buffer=9, unit='characters'))
       stage.annotate.verify = ConfigDict(dict(rewards=('length',), options=options))
-    stage.mesh.fsdp = 1
     if stage.job == 'sample':
       stage.batch_size, stage.max_prompts, stage.annotate.sample.group = 4, 8, 3
       continue
@@ -178,6 +177,8 @@ def test_recipes_are_those_of_their_papers():
 def test_a_stage_without_what_it_needs_is_named():
   with pytest.raises(ValueError, match=r"'ppo' needs a stage before it that makes a reward"):
     recipes.build('mine', ('tokenize', 'pretrain', 'sft', 'ppo'))
+  with pytest.raises(ValueError, match="'evaluate' is no stage"):
+    recipes.build('mine', ('tokenize', 'pretrain', 'evaluate'))
   with pytest.raises(ValueError, match="no recipe 'gtp'; choose from: gpt, llama, r1"):
     recipes.get_config('gtp')
   with pytest.raises(ValueError, match="no size '9z'"):
@@ -215,7 +216,7 @@ def test_every_stage_leaves_its_part_of_the_report(finished):
   assert 'kl' not in facts['stages']['pretrain'] and 'answers' not in facts['stages']['reward']
   assert facts['stages']['best_of_n']['n'] == 3
   times = json.loads((folder / pipeline.TIMES).read_text())
-  assert set(times) == set(EVERY_KIND) and all(seconds >= 0 for seconds in times.values())
+  assert set(times) == {*EVERY_KIND, 'report'} and all(seconds >= 0 for seconds in times.values())
 
 
 @pytest.mark.slow
