@@ -24,8 +24,8 @@ RECIPES = {
   # InstructGPT, arXiv:2203.02155.
   'gpt': ('tokenize', 'pretrain', 'sft', 'reward', 'ppo'),
   # Llama 3, arXiv:2407.21783, section 4: the reward model chooses what the next model imitates.
-  # `seed` stands for the chat model of the round before, whose answers it chooses from.
-  'llama': ('tokenize', 'pretrain', 'reward', 'seed:sft', 'best_of_n', 'sft', 'dpo'),
+  # `first` stands for the chat model of the round before, whose answers it chooses from.
+  'llama': ('tokenize', 'pretrain', 'reward', 'first:sft', 'best_of_n', 'sft', 'dpo'),
   # DeepSeek-R1, arXiv:2501.12948, with its cold start.
   'r1': ('tokenize', 'pretrain', 'sft', 'grpo'),
 }
@@ -33,7 +33,7 @@ RECIPES = {
 SHORTER = {
   'gpt': dict(ppo=dict(total_steps=80)),
   'llama': dict(
-    seed=dict(total_steps=250), best_of_n=dict(max_prompts=600), sft=dict(total_steps=600)
+    first=dict(total_steps=250), best_of_n=dict(max_prompts=600), sft=dict(total_steps=600)
   ),
 }
 PROMPTS = (
@@ -93,6 +93,8 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   names = []
   for entry in recipe:
     stage, _, file = entry.partition(':')
+    if stage in c or stage == 'stages':
+      raise ValueError(f'recipe: the name {stage!r} is taken; write another one, as in two:{stage}')
     config = importlib.import_module(f'configs.{file or stage}').get_config(size)
     if config.job not in ('train', 'sample', 'tokenize'):
       raise ValueError(f'recipe: {stage!r} is no stage, it leaves nothing to start from')

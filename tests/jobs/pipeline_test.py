@@ -170,7 +170,7 @@ def test_recipes_are_those_of_their_papers():
   llama, gpt = recipes.get_config('llama'), recipes.get_config('gpt')
   assert llama.sft.init.params == 'runs/llama/pretrain'  # anew from the base, arXiv:2407.21783
   assert llama.best_of_n.annotate.steps == ('sample', 'reward_model')
-  assert llama.best_of_n.artifact == 'runs/llama/seed'
+  assert llama.best_of_n.artifact == 'runs/llama/first'
   assert gpt.ppo.init.critic == gpt.ppo.annotate.reward_model.path == 'runs/gpt/reward'
 
 
@@ -179,6 +179,9 @@ def test_a_stage_without_what_it_needs_is_named():
     recipes.build('mine', ('tokenize', 'pretrain', 'sft', 'ppo'))
   with pytest.raises(ValueError, match="'evaluate' is no stage"):
     recipes.build('mine', ('tokenize', 'pretrain', 'evaluate'))
+  for name in ('sft', 'seed', 'stages'):
+    with pytest.raises(ValueError, match=f"the name '{name}' is taken"):
+      recipes.build('mine', ('tokenize', 'pretrain', 'sft', f'{name}:sft'))
   with pytest.raises(ValueError, match="no recipe 'gtp'; choose from: gpt, llama, r1"):
     recipes.get_config('gtp')
   with pytest.raises(ValueError, match="no size '9z'"):
