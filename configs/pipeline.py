@@ -33,7 +33,7 @@ RECIPES = {
 SHORTER = {
   'gpt': dict(ppo=dict(total_steps=80)),
   'llama': dict(
-    first=dict(total_steps=250), best_of_n=dict(max_prompts=600), sft=dict(total_steps=600)
+    reward=dict(total_steps=140), first=dict(total_steps=250), best_of_n=dict(max_prompts=400)
   ),
 }
 PROMPTS = (
