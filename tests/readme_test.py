@@ -66,7 +66,7 @@ def test_the_first_command_makes_an_assistant_one_can_chat_with(tmp_path, monkey
         shape.update(dim=64, num_layers=1)
     stage.total_steps = stage.checkpoint_every = stage.eval_every = 30 if name == 'pretrain' else 6
     stage.batch_size, stage.accumulate, stage.optimizer.warmup_steps = 8, 1, 2
-    stage.evaluate.max_rows = 16
+    stage.evaluate.max_rows, stage.log_every = 16, 2
   config.pretrain.eval_every = 15
   config.report.update(max_questions=8, max_rows=16, sampled=8, batch_size=8, max_new=8)
   main.run(config)

@@ -1,7 +1,7 @@
 """A ladder of sizes, the law L(N, D) = E + A / N^alpha + B / D^beta through it, and the next rung.
 
-Law and fit are those of Chinchilla (arXiv:2203.15556, eq. 2 and 3): L-BFGS on a Huber loss between
-logarithms, from a grid of starts. The rung above is predicted before it runs.
+The law is Chinchilla's (arXiv:2203.15556, eq. 2), fitted by a Huber loss between logarithms, from
+a grid of starts. The rung above is predicted before it runs.
 
     python -m experiments.scaling.ladder
 """
@@ -67,11 +67,14 @@ def law(theta: np.ndarray, n: np.ndarray, d: np.ndarray) -> np.ndarray:
 def fit(runs: np.ndarray) -> np.ndarray:
   """The five numbers of the law through runs [R, 3] of N, D and L."""
   n, d, loss = runs.T
-  total = lambda theta: special.huber(HUBER, law(theta, n, d) - np.log(loss)).sum()
-  starts = itertools.product((0, 5, 10), (0, 5, 10), (-1, 0, 1), (0.2, 0.5, 1.0), (0.2, 0.5, 1.0))
-  bounds = [(None, None)] * 3 + [(0, 2)] * 2
-  found = [optimize.minimize(total, start, method='L-BFGS-B', bounds=bounds) for start in starts]
-  return min(found, key=lambda result: result.fun).x
+  apart = lambda theta: law(theta, n, d) - np.log(loss)
+  starts = itertools.product((0, 10), (0, 10), (-1, 1), (0.2, 0.7), (0.2, 0.7))
+  within = ([-np.inf] * 3 + [0, 0], [np.inf] * 3 + [2, 2])
+  # In place of L-BFGS, which stops too early on a loss this flat.
+  solve = lambda start: optimize.least_squares(
+    apart, start, loss='huber', f_scale=HUBER, bounds=within
+  )
+  return min(map(solve, starts), key=lambda result: result.cost).x
 
 
 def draw(

@@ -12,7 +12,7 @@ import numpy as np
 from llm_jax import artifact
 from llm_jax.annotate.sample import make_tools
 from llm_jax.find import suggest
-from llm_jax.parallel.mesh import make_mesh, shard_batch
+from llm_jax.parallel.mesh import make_mesh
 from llm_jax.sampling import pick
 from llm_jax.sampling.complete import spoken
 from llm_jax.sampling.generate import Rows, left_pad
@@ -89,7 +89,7 @@ class Chat:
   def __init__(self, config: Any, mesh: jax.sharding.Mesh) -> None:
     made = artifact.load(config.artifact, mesh)
     self._model, self._params, self._tokenizer = made.model, made.params, made.tokenizer
-    self._mesh, self._max_new, self._seed = mesh, config.max_new, config.seed
+    self._max_new, self._seed = config.max_new, config.seed
     # A model that never saw a conversation is asked in the way of the text it knows.
     self._template = made.template or 'plain'
     self._system, self._turn = config.system, 0
@@ -138,11 +138,10 @@ class Chat:
     self._begin, self._said = prompt_BP.shape[1], ''
     self._turn += 1
     self._seen: list[tuple[float, int]] = []  # when how many tokens were there
-    rows = shard_batch({'prompt': prompt_BP, 'mask': mask_BP}, self._mesh)
     rng = jax.random.fold_in(jax.random.key(self._seed), self._turn)
     choose = pick.make(**self._how, allowed_V=spoken(self._model, self._tokenizer))
     try:
-      self._sampler()(self._params, rows['prompt'], rows['mask'], rng, choose)
+      self._sampler()(self._params, prompt_BP, mask_BP, rng, choose)
     except KeyboardInterrupt:
       print(' [stopped]', end='')
     print(f'\n{_dim(self._pace())}', flush=True)
@@ -182,7 +181,6 @@ class Chat:
         max_new=self._max_new,
         stop=tuple({self._tokenizer.eos_id, *chat.stop_ids(self._tokenizer, self._template)}),
         tools=Tools(make_tools(self._groups)) if on else None,
-        mesh=self._mesh,
         watch=self._show,
       )
     sampler, most = self._samplers[on], self._model.shape.max_length

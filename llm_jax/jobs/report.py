@@ -208,18 +208,21 @@ def _scores(
       max_rows=asked.max_rows,
     )
     told['bits_per_byte'] = float(measure(made.params)['bits_per_byte'].value)
-  how: dict[str, Any] = dict(
-    template=made.template or 'plain',
-    max_new=asked.max_new,
-    temperature=0.0,
-    batch_size=asked.batch_size,
-  )
-  if asked.questions:
-    measure = answers.make(made.model, made.tokenizer, questions=asked.questions, **how)
-    told['scores'] = {k: float(v.value) for k, v in measure(made.params).items()}
-  if asked.prompts:
-    say = complete.make(made.model, made.tokenizer, prompts=asked.prompts, **how)
-    told['answers'] = say(made.params)
+  prompts = [*asked.prompts, *(question['prompt'] for question in asked.questions)]
+  if prompts:
+    say = complete.make(
+      made.model,
+      made.tokenizer,
+      prompts=prompts,
+      template=made.template or 'plain',
+      max_new=asked.max_new,
+      temperature=0.0,
+      batch_size=asked.batch_size,
+    )
+    said = say(made.params)
+    told['answers'] = said[: len(asked.prompts)]
+    scores = answers.score(asked.questions, said[len(asked.prompts) :])
+    told['scores'] = {k: float(v.value) for k, v in scores.items()}
   return told
 
 

@@ -131,6 +131,18 @@ def test_tools_without_room_are_refused_and_stay_off(talk):
   assert one._sampler().calls is None
 
 
+@pytest.mark.parametrize('tools', ['on', 'off'])
+def test_one_row_is_answered_on_any_number_of_devices(root, tools, capsys):
+  said = []
+  for size in (1, 8):
+    mesh = make_mesh(fsdp=size)
+    with jax.set_mesh(mesh):
+      one = chat.Chat(config_of(root), mesh)
+      one.command(f'/tools {tools}')
+      said.append(one.answer('one and two'))
+  assert said[0] == said[1]
+
+
 def test_lines_of_a_file_are_answered_until_it_ends(root, monkeypatch, capsys):
   monkeypatch.setattr('sys.stdin', io.StringIO('one\n\n/temperature 0.5\ntwo\n'))
   run(config_of(root))
