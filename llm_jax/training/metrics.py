@@ -181,8 +181,8 @@ class Log:
       'step': step,
       **values,
       'learning_rate': float(self.learning_rate(step - 1)),
-      'tokens': step * self.tokens_per_step,  # so far, as the next one
-      'flops': step * self.flops_per_step,
+      'total_tokens': step * self.tokens_per_step,
+      'total_flops': step * self.flops_per_step,
     }
     flops = self.flops_per_step * steps / seconds
     if step == self.first_step:  # its time is mostly compilation

@@ -121,10 +121,11 @@ def test_what_a_run_records(base):
   assert [r['step'] for r in found if 'loss' in r] == [1, 2, 3, 4]
   assert [r['step'] for r in found if 'validation/loss' in r] == [2, 4]
   first, later = found[0], found[1]
-  common = {'step', 'loss', 'grad_norm', 'skipped', 'learning_rate'}
+  common = {'step', 'loss', 'grad_norm', 'skipped', 'learning_rate', 'total_tokens', 'total_flops'}
   assert set(first) == common | {'seconds_to_first_step'}
   speed = {'tokens_per_second', 'mfu', 'flops_per_second', 'data_wait'}
   assert set(later) == common | speed
+  assert later['total_tokens'] == 2 * first['total_tokens'] > 0
   assert later['mfu'] is None and later['tokens_per_second'] > 0
   (held, *_) = [r for r in found if 'validation/loss' in r]
   assert set(held) == {'step', 'validation/loss', 'validation/bits_per_byte'}
