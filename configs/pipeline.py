@@ -29,7 +29,7 @@ RECIPES = {
   # DeepSeek-R1, arXiv:2501.12948, with its cold start.
   'r1': ('tokenize', 'pretrain', 'sft', 'grpo'),
 }
-# What is shorter at the tiny size than in the single stages: a recipe takes twelve minutes at most.
+# What is shorter at the tiny size than in the single stages; a recipe takes about twelve minutes.
 SHORTER = {
   'gpt': dict(ppo=dict(total_steps=80)),
   'llama': dict(
