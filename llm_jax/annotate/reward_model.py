@@ -15,8 +15,9 @@ def make(model: Any, tokenizer: Any, *, mesh: Any, path: str) -> Annotate:
   """Writes `reward` [B, G], float32 whatever the reward model computes in, and `valid`.
 
   A score is read at the last token of prompt and answer. `valid` is 0, and the reward too, where
-  there is no answer or the score is not finite. Logs `reward` and `reward_std` (n in its
-  denominator), mean and standard deviation over the answers that count.
+  there is no answer or the score is not finite. What a judge before it wrote is added. Logs
+  `reward` and `reward_std` (n in its denominator), mean and standard deviation over the answers
+  that count.
 
   Args:
     model: of the policy.
@@ -38,12 +39,13 @@ def make(model: Any, tokenizer: Any, *, mesh: Any, path: str) -> Annotate:
   def fields(params: Params, batch: Batch) -> Batch:
     score_BG = answer_scores(made.model, params, batch)
     real_BG = (batch['mask'] > 0).any(-1) & jnp.isfinite(score_BG)
+    out = stats.judged(batch, score_BG, real_BG)
     logs = stats.logged(
       batch,
-      reward=stats.mean(score_BG, real_BG),
-      reward_std=stats.std(score_BG, real_BG, ddof=0),
+      reward=stats.mean(out['reward'], out['valid'] > 0),
+      reward_std=stats.std(out['reward'], out['valid'] > 0, ddof=0),
     )
-    return {'reward': jnp.where(real_BG, score_BG, 0), 'valid': real_BG.astype(jnp.float32), **logs}
+    return out | logs
 
   def annotate(params: Params, batch: Batch, rng: Array) -> Batch:
     del params, rng
@@ -53,7 +55,7 @@ def make(model: Any, tokenizer: Any, *, mesh: Any, path: str) -> Annotate:
         f'annotate.reward_model: answers of {length} tokens with their prompts, and {path!r} reads '
         f'{most}; lower max_new, or train a reward model with a larger model.max_length'
       )
-    read = ('tokens', 'mask', 'position', 'segment')
+    read = ('tokens', 'mask', 'position', 'segment', 'reward', 'valid')
     return {**batch, **fields(made.params, {k: batch[k] for k in read if k in batch})}
 
   return annotate

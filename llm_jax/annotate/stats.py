@@ -91,6 +91,16 @@ def logged(batch: Batch, **values: Any) -> dict[str, Array]:
   return {f'log/{k}': jnp.broadcast_to(v, rows).astype(jnp.float32) for k, v in values.items()}
 
 
+def judged(batch: Batch, reward_BG: Array, valid_BG: Array) -> dict[str, Array]:
+  """`reward` and `valid` [B, G] of one more judge: rewards add up, and all judges must be sure."""
+  valid_BG = valid_BG & (batch['valid'] > 0) if 'valid' in batch else valid_BG
+  reward_BG = reward_BG + batch['reward'] if 'reward' in batch else reward_BG
+  return {
+    'reward': jnp.where(valid_BG, reward_BG, 0).astype(jnp.float32),
+    'valid': valid_BG.astype(jnp.float32),
+  }
+
+
 def need(batch: Batch, where: str, **fields: str) -> None:
   """Raises BadInput unless the batch has `fields`; each names the annotators that write it."""
   for field, writers in fields.items():

@@ -30,8 +30,9 @@ def make(
 
   The answer is the text of what was sampled (what tools said is left out), the gold is `answer`
   [B, A]. A function that raises, takes too long or gives no finite number makes its answer invalid:
-  `valid` 0 and `reward` 0, counted in `verify_failed`, so that it trains nothing. Also logs
-  `reward`, `reward_std` and, with several functions, `reward_<name>` of each.
+  `valid` 0 and `reward` 0, counted in `verify_failed`, so that it trains nothing. What a judge
+  before it wrote is added. Also logs `reward`, `reward_std` and, with several functions,
+  `reward_<name>`.
 
   Args:
     model: unused.
@@ -94,6 +95,9 @@ class Verify:
     self.failures: list[str] = []
     self._judged = False  # whether any answer has been
     self._logs = jax.jit(_logs)
+    self._judged_by_all = jax.jit(
+      lambda batch, mine: stats.judged(batch, mine['reward'], mine['valid'] > 0)
+    )
 
   def __call__(self, params: Params, batch: Batch, rng: Array) -> Batch:
     del params, rng
@@ -124,11 +128,13 @@ class Verify:
       {
         'found': found,
         'asked': asked.astype(np.float32),
+        'sure': valid.astype(np.float32),
         'valid': valid.astype(np.float32),
         'reward': np.asarray(found @ np.asarray(self._weights, np.float32), np.float32),
       },
       self._mesh,
     )
+    fields |= self._judged_by_all(batch, fields)
     logs = self._logs(batch, fields)
     if len(self._rewards) > 1:
       logs |= {f'log/reward_{name}': logs['each'][i] for i, name in enumerate(self._rewards)}
@@ -150,5 +156,5 @@ def _logs(batch: Batch, fields: Batch) -> dict[str, Any]:
     'each': [rows(value) for value in each],
     'log/reward': rows(stats.mean(fields['reward'], valid)),
     'log/reward_std': rows(stats.std(fields['reward'], valid, ddof=0)),
-    'log/verify_failed': rows(stats.mean(~valid, asked)),
+    'log/verify_failed': rows(stats.mean(fields['sure'] == 0, asked)),
   }

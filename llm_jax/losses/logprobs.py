@@ -1,16 +1,17 @@
 """Per-token log-probabilities from hidden states, block by block, so no [B, L, V] array exists."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.parallel.mesh import BATCH_AXES
 from llm_jax.types import Array, Batch, Params
 
-BLOCK_ELEMENTS = 2**26  # logits a device holds at a time: 256 MiB of float32
+# Logits that a device holds at a time: 256 MiB of float32 on CPU. Accelerators take 1 GiB: adding
+# up the gradient of a large head, once a block, would otherwise take longer than its product.
+BLOCK_ELEMENTS = 2**26
+ON_ACCELERATORS = 4
 
 
 class Scores(NamedTuple):
@@ -98,23 +99,25 @@ def _blocked(
     return tuple(read(logits_BV, *about))
 
   mesh = jax.sharding.get_abstract_mesh()
-  shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-  columns = max(1, BLOCK_ELEMENTS * shards // (batch * model.shape.vocab_size))
+  shards, along = (1, 1) if mesh.empty else (mesh.size, mesh.shape['sequence'])
+  most = BLOCK_ELEMENTS * (1 if jax.default_backend() == 'cpu' else ON_ACCELERATORS)
+  columns = max(1, most * shards // (batch * model.shape.vocab_size))
   if columns >= length:
     return one(hidden_BLD, *about)
-  # Cut along the length, so that every block has all rows and each device keeps its own.
+  # Every block takes some columns of all rows, and columns that stand apart, so that each device
+  # keeps what it has, whether rows or columns are cut over devices.
   blocks = -(-length // columns)
-  columns = -(-length // blocks)
+  columns = -(-length // (blocks * along)) * along
   pad = blocks * columns - length
 
   def cut(x: Array) -> Array:
     x = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
-    return jnp.moveaxis(x.reshape(batch, blocks, columns, *x.shape[2:]), 1, 0)
+    return jnp.moveaxis(x.reshape(batch, columns, blocks, *x.shape[2:]), 2, 0)
 
   # The backward pass computes each block's logits again instead of keeping them.
   parts = tuple(cut(x) for x in (hidden_BLD, *about))
   out = jax.lax.map(lambda part: jax.checkpoint(one)(*part), parts)
-  return tuple(jnp.moveaxis(x, 0, 1).reshape(batch, -1)[:, :length] for x in out)
+  return tuple(jnp.moveaxis(x, 0, 2).reshape(batch, -1)[:, :length] for x in out)
 
 
 def read_scores(logits_V: Array, target: Array) -> Scores:

@@ -1,7 +1,8 @@
 """The small layers of a Transformer: norms, rotary positions, the two kinds of MLP."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -51,17 +52,18 @@ class MLP(nn.Module):
   kind: str
   bias: bool
   out_scale: float
+  fuse: bool = False
 
   @nn.compact
   def __call__(self, x_BLD: Array) -> Array:
     dim, dtype = x_BLD.shape[-1], x_BLD.dtype
-    up_DF = self.param('up', fan_in(dim), (dim, self.hidden_dim))
-    hidden_BLF = product(x_BLD, up_DF)
+    names = ('up', 'gate') if self.kind == 'swiglu' else ('up',)
+    weights = [self.param(name, fan_in(dim), (dim, self.hidden_dim)) for name in names]
+    hidden_BLF, *gate = products(x_BLD, weights, self.fuse)
     if self.bias:
       hidden_BLF += self.param('up_bias', nn.initializers.zeros, (self.hidden_dim,)).astype(dtype)
     if self.kind == 'swiglu':
-      gate_DF = self.param('gate', fan_in(dim), (dim, self.hidden_dim))
-      hidden_BLF = jax.nn.silu(product(x_BLD, gate_DF)) * hidden_BLF
+      hidden_BLF = jax.nn.silu(gate[0]) * hidden_BLF
     else:
       hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=True)
     init = fan_in(self.hidden_dim, self.out_scale)
@@ -99,7 +101,7 @@ def product(x: Array, weight: Any, axes: int = 1, dtype: Any = None) -> Array:
     x: [..., *K].
     weight: [*K, *N], cast to the dtype of x; or a LowRank, multiplied part by part.
     axes: how many axes K has.
-    dtype: of the result; default that of x.
+    dtype: of the result, float32 or default that of x.
 
   Returns:
     [..., *N].
@@ -112,8 +114,52 @@ def product(x: Array, weight: Any, axes: int = 1, dtype: Any = None) -> Array:
   lead, inner, outer = x.shape[:-axes], x.shape[-axes:], weight.shape[axes:]
   rows = x.reshape(-1, math.prod(inner))
   columns = weight.astype(x.dtype).reshape(math.prod(inner), -1)
-  out = jnp.matmul(rows, columns, preferred_element_type=dtype)
+  wide = dtype is not None and jnp.dtype(dtype).itemsize > rows.dtype.itemsize
+  out = _widening(rows, columns) if wide else jnp.matmul(rows, columns)
   return out.reshape(*lead, *outer)
+
+
+def products(x: Array, weights: Sequence[Any], fuse: bool) -> list[Array]:
+  """`product` of x with several weights [D, *N]; with `fuse` as one, over their joined columns.
+
+  Joining copies the weights, which pays where rows are many and columns few; not on a mesh that
+  cuts the columns (`tensor`), nor for a LowRank, where they stay apart.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  cut = not mesh.empty and mesh.shape['tensor'] > 1
+  if not fuse or cut or any(isinstance(weight, LowRank) for weight in weights):
+    return [product(x, weight) for weight in weights]
+  flat = [weight.astype(x.dtype).reshape(x.shape[-1], -1) for weight in weights]
+  out = product(x, jnp.concatenate(flat, axis=1))
+  ends = list(itertools.accumulate(weight.shape[1] for weight in flat))
+  parts = jnp.split(out, ends[:-1], axis=-1)
+  return [
+    part.reshape(*x.shape[:-1], *weight.shape[1:])
+    for part, weight in zip(parts, weights, strict=True)
+  ]
+
+
+@jax.custom_vjp
+def _widening(rows: Array, columns: Array) -> Array:
+  """A product of 16-bit operands in float32, whose gradient is taken in 16 bits too.
+
+  JAX's own gradient multiplies the float32 cotangent with a 16-bit operand, which GPUs do as a
+  float32 product, some sixteen times slower.
+  """
+  return jnp.matmul(rows, columns, preferred_element_type=jnp.float32)
+
+
+def _widening_saving(rows: Array, columns: Array) -> tuple[Array, tuple[Array, Array]]:
+  return _widening(rows, columns), (rows, columns)
+
+
+def _widening_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+  rows, columns = saved
+  grad = grad.astype(rows.dtype)
+  return grad @ columns.T, rows.T @ grad
+
+
+_widening.defvjp(_widening_saving, _widening_backward)
 
 
 def fan_in(size: int, scale: float = 1.0) -> nn.initializers.Initializer:

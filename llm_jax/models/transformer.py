@@ -11,15 +11,23 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from llm_jax.find import suggest
-from llm_jax.models import attention
+from llm_jax.models import attend, attention
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary
 from llm_jax.parallel.mesh import constrain
 from llm_jax.types import Array, BadInput
 
+# What a flash kernel leaves for its backward pass has this name; where that is not kept, it runs
+# twice.
+ATTENTION = jax.checkpoint_policies.save_only_these_names('attention')
 POLICIES = {
   'full': jax.checkpoint_policies.nothing_saveable,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  'all_dots': jax.checkpoint_policies.dots_saveable,
+  'attention': ATTENTION,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, ATTENTION
+  ),
+  'all_dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_saveable, ATTENTION
+  ),
 }
 
 
@@ -47,13 +55,16 @@ class Shape:
     bias: biases on every product (GPT-2).
     qk_norm: RMSNorm on each query and key head (Qwen3).
     window: how many keys a query sees, itself included; None sees all.
+    attention: the backend, see models/attend: 'auto', 'xla', 'chunked', 'cudnn' or 'splash'.
     attention_softcap: scores are c tanh(score / c) (Gemma 2); or None.
     logit_softcap: the same for logits.
     head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
     dtype: of activations and products; parameters are float32.
-    remat: what the backward pass computes again: 'none', 'full' (all of a block), 'dots' (all but
-      its products with weights), 'all_dots' (all but its products).
+    remat: what the backward pass computes again: 'none', 'full' (all of a block), 'attention' (all
+      but a flash kernel), 'dots' (all but that and products with weights), 'all_dots' (all but that
+      and products).
     scan_layers: one compiled block for all layers (compiles fast) or one each (runs faster).
+    fuse: one product for query, key and value and one for gate and up; see `layers.products`.
   """
 
   vocab_size: int
@@ -75,12 +86,14 @@ class Shape:
   bias: bool = False
   qk_norm: bool = False
   window: int | None = None
+  attention: str = 'auto'
   attention_softcap: float | None = None
   logit_softcap: float | None = None
   head: str = 'tied'
   dtype: str = 'float32'
   remat: str = 'none'
   scan_layers: bool = True
+  fuse: bool = False
 
   def __post_init__(self) -> None:
     if self.rope_scaling is not None:
@@ -99,6 +112,7 @@ class Shape:
       ('head', ('tied', 'untied', 'scalar')),
       ('dtype', ('float32', 'bfloat16', 'float16')),
       ('remat', ('none', *POLICIES)),
+      ('attention', ('auto', *attend.BACKENDS)),
     ):
       if getattr(self, field) not in allowed:
         value = getattr(self, field)
@@ -118,7 +132,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BLD: Array, parts: Any, angles: Any, cache: Any = None, index: Any = None
+    self, x_BLD: Array, attend: attend.Attend, angles: Any, cache: Any = None, index: Any = None
   ) -> tuple[Array, Any]:
     s = self.shape
     out_scale = (2 * s.num_layers) ** -0.5  # keeps the residual stream's size at depth (GPT-2)
@@ -131,12 +145,12 @@ class Block(nn.Module):
       out_bias=s.bias,
       qk_norm=s.qk_norm,
       norm_eps=s.norm_eps,
-      softcap=s.attention_softcap,
       out_scale=out_scale,
+      fuse=s.fuse,
       name='attention',
-    )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), parts, angles, cache, index)
+    )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), attend, angles, cache, index)
     x_BLD += attended_BLD
-    mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, name='mlp')
+    mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, s.fuse, name='mlp')
     return x_BLD + mlp(Norm(s.norm, s.norm_eps, name='mlp_norm')(x_BLD)), cache
 
 
@@ -202,9 +216,8 @@ class Transformer(Model):
 
   def _init_blocks(self, rng: Array) -> Any:
     x_BLD, zero = jnp.zeros((1, 1, self.shape.dim)), jnp.zeros((1, 1), jnp.int32)
-    parts = (attention.Part(slice(1), slice(1), jnp.zeros((1, 1, 1, 1))),)
-    block = Block(self.shape, parent=None)
-    init = lambda key: block.init(key, x_BLD, parts, self._angles(zero))['params']
+    block, nothing = Block(self.shape, parent=None), lambda q, k, v: q
+    init = lambda key: block.init(key, x_BLD, nothing, self._angles(zero))['params']
     return jax.vmap(init)(jax.random.split(rng, self.shape.num_layers))
 
   def _angles(self, position_BL: Array) -> tuple[Array, Array] | None:
@@ -245,21 +258,22 @@ class Transformer(Model):
       position_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
     if segment_BL is None:
       segment_BL = jnp.ones_like(tokens_BL)
-    place = {'q_position': position_BL, 'q_segment': segment_BL}
-    if cache is None:
-      place |= {'k_position': position_BL, 'k_segment': segment_BL}
-    else:
+    place = attend.Place(position_BL, segment_BL, position_BL, segment_BL)
+    if cache is not None:
       write = jax.lax.dynamic_update_slice
-      place['k_position'] = write(cache['position'], position_BL, (0, cache['index']))
-      place['k_segment'] = write(cache['segment'], segment_BL, (0, cache['index']))
-    parts = attention.cut(place, causal=s.causal, window=s.window, aligned=cache is None)
+      place = place._replace(
+        k_position=write(cache['position'], position_BL, (0, cache['index'])),
+        k_segment=write(cache['segment'], segment_BL, (0, cache['index'])),
+      )
+    backend = attend.load(self.backend(length, cached=cache is not None))
+    see = backend.make(place, self._sight(cache is not None))
     x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
     angles = self._angles(position_BL)
     block = Block(s, parent=None)
 
     def run(params: Any, x_BLD: Array, layer_cache: Any) -> tuple[Array, Any]:
       index = cache['index'] if cache is not None else None
-      return block.apply({'params': params}, x_BLD, parts, angles, layer_cache, index)
+      return block.apply({'params': params}, x_BLD, see, angles, layer_cache, index)
 
     if s.remat != 'none':
       run = jax.checkpoint(run, policy=POLICIES[s.remat], prevent_cse=not s.scan_layers)
@@ -273,11 +287,23 @@ class Transformer(Model):
       if cache is not None:
         cache = {
           'layers': tuple(new_layers),
-          'position': place['k_position'],
-          'segment': place['k_segment'],
+          'position': place.k_position,
+          'segment': place.k_segment,
           'index': cache['index'] + length,
         }
     return self.final_norm(x_BLD), cache
+
+  def _sight(self, cached: bool) -> attend.Sight:
+    s = self.shape
+    return attend.Sight(s.causal, s.window, s.attention_softcap, aligned=not cached)
+
+  @nn.nowrap
+  def backend(self, length: int, cached: bool = False) -> str:
+    """The name of the attention backend for rows of `length`; see `attend.choose`."""
+    s = self.shape
+    return attend.choose(
+      s.attention, self._sight(cached), head_dim=s.head_dim, length=length, dtype=s.dtype
+    )
 
   def unembed(self, hidden_D: Array) -> Array:
     """float32 logits [..., V] of hidden states [..., D] (scores [...] for a scalar head)."""

@@ -15,6 +15,7 @@ from llm_jax.types import BadInput, Batch
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence', 'expert')
 BATCH_AXES = ('data', 'fsdp')
+HEAD_AXES = ('tensor', 'sequence')  # that cut the heads of attention
 
 # Dense bfloat16 peak of one device in FLOP/s (vendor data sheets, without sparsity), keyed by a
 # part of `device_kind`. The first key found in the name wins, so longer names come first.

@@ -72,6 +72,19 @@ def test_scores_are_those_of_a_direct_call(folder, mesh):
   np.testing.assert_allclose(padded['log/reward'], out['log/reward'], atol=1e-5)
 
 
+def test_judges_add_up_and_must_all_be_sure(folder, mesh):
+  batch = batch_of(mesh)
+  alone = run(folder, mesh, batch)
+  valid = np.ones((4, 2), np.float32)
+  valid[1, 0] = 0
+  before = shard_batch({'reward': 10 * valid, 'valid': valid}, mesh)
+  out = run(folder, mesh, batch | before)
+  sure = alone['valid'] * valid
+  np.testing.assert_array_equal(out['valid'], sure)
+  np.testing.assert_allclose(out['reward'], (alone['reward'] + 10) * sure, atol=1e-5)
+  np.testing.assert_allclose(out['log/reward'][0], out['reward'][sure > 0].mean(), rtol=1e-5)
+
+
 def test_a_score_of_a_bfloat16_model_stays_float32(folder, mesh):
   out = run(folder, mesh, batch_of(mesh), 'flat')
   assert out['reward'].dtype == np.float32

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from llm_jax.losses.logprobs import score
-from llm_jax.models import attention
+from llm_jax.models import attend
+from llm_jax.models.attend import xla
 from llm_jax.models.transformer import make
 from llm_jax.types import BadInput
 
@@ -19,6 +20,7 @@ VARIANTS = {
   'capped': dict(attention_softcap=2.0, logit_softcap=3.0, qk_norm=True, num_kv_heads=1),
   'gpt2': dict(norm='layer', mlp='gelu', position='learned', bias=True, num_kv_heads=4),
   'untied': dict(head='untied', qkv_bias=True, scan_layers=False),
+  'chunked': dict(attention='chunked', fuse=True, remat='attention'),
 }
 variants = pytest.mark.parametrize('options', VARIANTS.values(), ids=VARIANTS)
 
@@ -163,6 +165,9 @@ def loss_and_grad(model, params, tokens_BL):
   'options',
   [
     dict(scan_layers=False),
+    dict(fuse=True),
+    dict(attention='chunked'),
+    dict(attention='chunked', remat='attention'),
     *[dict(remat=r, scan_layers=s) for r in ('full', 'dots', 'all_dots') for s in (True, False)],
   ],
   ids=str,
@@ -204,80 +209,14 @@ def test_a_window_reaches_exactly_as_far_as_it_says(window, causal):
   np.testing.assert_array_equal(moved > 0, seen)
 
 
-@pytest.mark.parametrize(('length', 'window'), [(8, None), (11, None), (9, 1), (16, 5), (17, 6)])
-def test_blocks_of_queries_are_one_block(monkeypatch, length, window):
-  model, params = build(window=window)
-  tokens_BL = tokens_of(2, length)
-  cut = length // 2
-  position = np.stack([np.arange(length), np.r_[np.arange(cut), np.arange(length - cut)]])
-  segment = np.stack([np.r_[0, np.ones(length - 1, int)], np.repeat([1, 2], [cut, length - cut])])
-  position[0, 1:] -= 1
-
-  def loss(params):
-    logits_BLV, _ = model.apply(params, tokens_BL, position, segment)
-    return (logits_BLV[:, 1:] ** 2).mean()  # the first slot is padding
-
-  run = lambda: jax.jit(jax.value_and_grad(lambda p: loss(p)))(params)
-  plain, plain_grad = run()
-  monkeypatch.setattr(attention, 'QUERY_BLOCK', 4)
-  place = {
-    f'{who}_{what}': jnp.asarray(x)
-    for who in 'qk'
-    for what, x in (('position', position), ('segment', segment))
-  }
-  parts = attention.cut(place, causal=True, window=window, aligned=True)
-  assert len(parts) == -(-length // 4)
-  assert len(attention.cut(place, causal=False, window=window, aligned=True)) == 1
-  blocked, blocked_grad = run()
-  close(blocked, plain)
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4), blocked_grad, plain_grad
-  )
-
-
 def test_a_window_skips_keys_that_no_query_of_a_block_sees():
-  place = {
-    f'{who}_{what}': jnp.ones((1, 512), jnp.int32)
-    for who in 'qk'
-    for what in ('position', 'segment')
-  }
-  parts = attention.cut(place, causal=True, window=100, aligned=True)
-  step = attention.QUERY_BLOCK
+  ones = jnp.ones((1, 512), jnp.int32)
+  parts = xla.cut(attend.Place(ones, ones, ones, ones), attend.Sight(window=100))
+  step = xla.QUERY_BLOCK
   assert [(p.queries.start, p.queries.stop) for p in parts] == [
     (i, i + step) for i in range(0, 512, step)
   ]
   assert [p.bias.shape[-1] for p in parts] == [step, *[step + 99] * (512 // step - 1)]
-
-
-def plain_attention(q_LHE, k_LKE, v_LKE, see_LS, softcap):
-  """Textbook attention of one row, in numpy and float64."""
-  heads, kv_heads = q_LHE.shape[1], k_LKE.shape[1]
-  out_LHE = np.zeros(q_LHE.shape)
-  for h in range(heads):
-    kv = h * kv_heads // heads  # neighbours share a key head
-    score_LS = q_LHE[:, h] @ k_LKE[:, kv].T / np.sqrt(q_LHE.shape[-1])
-    if softcap:
-      score_LS = softcap * np.tanh(score_LS / softcap)
-    weight_LS = np.where(see_LS, np.exp(score_LS), 0)
-    out_LHE[:, h] = weight_LS / weight_LS.sum(-1, keepdims=True) @ v_LKE[:, kv]
-  return out_LHE
-
-
-@pytest.mark.parametrize('softcap', [None, 0.7])
-@pytest.mark.parametrize('kv_heads', [1, 2, 4])
-def test_attention_is_the_textbook_one(kv_heads, softcap):
-  draw = np.random.default_rng(0)
-  q, k, v = (draw.normal(size=(6, h, 8)) for h in (4, kv_heads, kv_heads))
-  place = {
-    f'{who}_{what}': jnp.asarray(x)[None]
-    for who in 'qk'
-    for what, x in (('position', np.arange(6)), ('segment', np.ones(6, int)))
-  }
-  parts = attention.cut(place, causal=True, window=None, aligned=True)
-  heads_first = lambda x: jnp.asarray(x, jnp.float32).swapaxes(0, 1)[None]
-  out = attention.attend(*map(heads_first, (q, k, v)), parts, softcap)
-  wanted = plain_attention(q, k, v, np.tril(np.ones((6, 6), bool)), softcap)
-  close(out[0].swapaxes(0, 1), wanted)
 
 
 def test_logit_softcap():

@@ -14,8 +14,14 @@ from llm_jax.training import optimizer
 from llm_jax.training.step import abstract_state, compile_step, make_state, measured, start_state
 from llm_jax.types import Mean, Peak
 
-MODEL = transformer.make(vocab_size=64, dim=16, num_layers=2, num_heads=2, max_length=32)
-MESHES = [dict(data=8), dict(fsdp=8), dict(data=2, fsdp=2, tensor=2)]
+MODEL = transformer.make(vocab_size=64, dim=16, num_layers=2, num_heads=4, max_length=32)
+MESHES = [
+  dict(data=8),
+  dict(fsdp=8),
+  dict(data=2, fsdp=2, tensor=2),
+  dict(fsdp=2, sequence=4),
+  dict(data=2, tensor=2, sequence=2),
+]
 STEPS = 3
 
 

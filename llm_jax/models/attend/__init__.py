@@ -1,0 +1,83 @@
+"""softmax(q k / sqrt(E)) v by one of several backends, a file each.
+
+A backend has two functions. `refuses(sight, head_dim=, length=, dtype=)` says why it cannot, or
+None; `make(place, sight)` gives `attend(q [B, H, L, E], k [B, K, S, E], v [B, K, S, E])`, which
+returns [B, H, L, E], so that what all layers share is worked out once. Every backend gives the same
+numbers, and the softmax is in float32. What a query that sees nothing (padding) gets is
+unspecified, and finite.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from llm_jax.find import suggest
+from llm_jax.types import Array, BadInput
+
+BACKENDS = ('xla', 'chunked', 'cudnn', 'splash')
+LONG = 2048  # from here on `auto` prefers memory that grows with the length, not with its square
+
+Attend = Callable[[Array, Array, Array], Array]
+
+
+class Sight(NamedTuple):
+  """Who may see whom, as far as shapes and options tell.
+
+  Attributes:
+    causal: whether later keys are hidden.
+    window: keys this far away or further are hidden; None hides none.
+    softcap: scores are c tanh(score / c); or None.
+    aligned: query i stands where key i stands. False with a cache.
+  """
+
+  causal: bool = True
+  window: int | None = None
+  softcap: float | None = None
+  aligned: bool = True
+
+
+class Place(NamedTuple):
+  """Where queries and keys stand; a query sees keys of its segment, none of segment 0.
+
+  Attributes:
+    q_position, q_segment: int [B, L].
+    k_position, k_segment: int [B, S].
+  """
+
+  q_position: Array
+  q_segment: Array
+  k_position: Array
+  k_segment: Array
+
+
+def choose(name: str, sight: Sight, *, head_dim: int, length: int, dtype: Any) -> str:
+  """The backend that `name` stands for on this machine.
+
+  Args:
+    name: one of BACKENDS, or 'auto': the kernel of the accelerator where it can do what is asked,
+      else `xla` for short rows and `chunked` for long ones. A cache is always read by `xla`.
+    sight, head_dim, length, dtype: what is asked.
+
+  Raises:
+    BadInput: no such backend, or it cannot do what is asked.
+  """
+  if name not in ('auto', *BACKENDS):
+    raise BadInput(f'model: no attention {name!r}; {suggest(name, ["auto", *BACKENDS])}')
+  if not sight.aligned:
+    return 'xla'
+  refused = lambda name: load(name).refuses(sight, head_dim=head_dim, length=length, dtype=dtype)
+  if name != 'auto':
+    if reason := refused(name):
+      raise BadInput(f"model: attention={name!r} {reason}; attention='auto' takes what can")
+    return name
+  kernel = {'tpu': 'splash', 'gpu': 'cudnn'}.get(jax.default_backend())
+  if kernel and refused(kernel) is None:
+    return kernel
+  return 'chunked' if length >= LONG else 'xla'
+
+
+def load(name: str) -> Any:
+  """The module of a backend."""
+  return importlib.import_module(f'llm_jax.models.attend.{name}')

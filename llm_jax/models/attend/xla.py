@@ -1,0 +1,107 @@
+"""Attention as XLA compiles it: blocks of queries over the keys that they can see."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.models.attend import Attend, Place, Sight
+from llm_jax.types import Array
+
+QUERY_BLOCK = 128  # rows of the score matrix computed at a time where causality lets us skip keys
+# Added to hidden scores. Finite: a padding query sees nothing, and must give numbers, not NaN.
+FLOOR = -1e30
+
+
+class Part(NamedTuple):
+  """A block of queries and the only keys it can see.
+
+  Attributes:
+    queries, keys: slices of the sequence and of the keys.
+    bias: float32 [B, 1, queries, keys], 0 where a key is seen and FLOOR where not.
+  """
+
+  queries: slice
+  keys: slice
+  bias: Array
+
+
+def refuses(sight: Sight, **asked: Any) -> str | None:
+  """Nothing."""
+  del sight, asked
+
+
+def make(place: Place, sight: Sight) -> Attend:
+  """Attention whose masks are made once; memory grows with the square of the length."""
+  parts = cut(place, sight)
+
+  def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:
+    outs = [
+      _attend(
+        q_BHLE[:, :, p.queries], k_BKSE[:, :, p.keys], v_BKSE[:, :, p.keys], p.bias, sight.softcap
+      )
+      for p in parts
+    ]
+    return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=2)
+
+  return attend
+
+
+def cut(place: Place, sight: Sight) -> Sequence[Part]:
+  """Who sees whom.
+
+  A key is seen in the same segment, if it is no padding, not later, and inside the window.
+  Positions count from 0 inside a segment, so comparing them is causality whether a row is packed,
+  padded on either side, or continued in a cache. Aligned queries are cut into blocks that meet only
+  the keys which can come before them, inside the window: the masked half of the score matrix is
+  never computed.
+  """
+  length, window = place.q_position.shape[1], sight.window
+  step = QUERY_BLOCK if sight.causal and sight.aligned else length
+  out = []
+  for start in range(0, length, step):
+    stop = min(start + step, length)
+    first = max(0, start - window + 1) if window is not None and step < length else 0
+    queries, keys = slice(start, stop), slice(first, stop if step < length else None)
+    see_BLS = seen(
+      place.q_position[:, queries],
+      place.q_segment[:, queries],
+      place.k_position[:, keys],
+      place.k_segment[:, keys],
+      sight,
+    )
+    bias = jnp.where(see_BLS, 0.0, FLOOR)[:, None]
+    # Stored once: the compiler would otherwise compare positions again inside every layer.
+    out.append(Part(queries, keys, jax.lax.optimization_barrier(bias)))
+  return tuple(out)
+
+
+def seen(
+  q_position: Array, q_segment: Array, k_position: Array, k_segment: Array, sight: Sight
+) -> Array:
+  """bool [B, L, S]: whether a query sees a key; arguments [B, L] and [B, S]."""
+  q_position, q_segment = q_position[:, :, None], q_segment[:, :, None]
+  k_position, k_segment = k_position[:, None], k_segment[:, None]
+  see_BLS = (q_segment == k_segment) & (k_segment > 0)
+  if sight.causal:
+    see_BLS &= q_position >= k_position
+  if sight.window is not None:
+    see_BLS &= jnp.abs(q_position - k_position) < sight.window
+  return see_BLS
+
+
+def _attend(
+  q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array, softcap: float | None
+) -> Array:
+  batch, heads, length, size = q_BHLE.shape
+  kv_heads = k_BKSE.shape[1]
+  # Query heads that share a key head become more query rows of it.
+  q_BKRE = (q_BHLE * size**-0.5).reshape(batch, kv_heads, -1, size)
+  score = jnp.einsum('BKRE,BKSE->BKRS', q_BKRE, k_BKSE, preferred_element_type=jnp.float32)
+  score_BHLS = score.reshape(batch, heads, length, -1)
+  if softcap is not None:
+    score_BHLS = softcap * jnp.tanh(score_BHLS / softcap)
+  weight_BHLS = jax.nn.softmax(score_BHLS + bias_B1LS, axis=-1).astype(v_BKSE.dtype)
+  out_BKRE = jnp.einsum('BKRS,BKSE->BKRE', weight_BHLS.reshape(score.shape), v_BKSE)
+  return out_BKRE.reshape(q_BHLE.shape)
