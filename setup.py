@@ -31,6 +31,8 @@ CORE = [
 
 EXTRAS = {
   'tpu': ['jax[tpu]'],
+  # Compiles for TPUs on a machine without one; of the version that jax names, as another cannot.
+  'libtpu': ['jax[tpu]; sys_platform == "linux" and platform_machine == "x86_64"'],
   'gpu': ['jax[cuda13]'],
   'data': ['pyarrow', 'zstandard'],  # Parquet and .zst corpora
   'hf': ['safetensors'],  # read and write Hugging Face checkpoints
@@ -39,6 +41,7 @@ EXTRAS = {
 }
 EXTRAS['test'] = [
   *EXTRAS['data'],
+  *EXTRAS['libtpu'],
   *EXTRAS['hf'],
   *EXTRAS['log'],
   'pyright[nodejs]>=1.1.400',  # Node.js as a wheel, so that nothing is fetched outside of PyPI

@@ -81,7 +81,7 @@ def test_groups_are_keywords_of_their_functions_and_stay_small(name, size):
   for c in all_configs(config_of(name, size)):
     for key, group in c.items():
       # A model's shape has as many fields as it takes, and a required job is a whole config.
-      if isinstance(group, ConfigDict) and key not in ('model', *c.get('requires', ())):
+      if isinstance(group, ConfigDict) and key != 'model' and 'job' not in group:
         assert len(group) < 10, f'{key} has {len(group)} keys'
     if c.job == 'tokenize':
       options = {k: v for k, v in c.to_dict().items() if k not in ('job', 'requires')}

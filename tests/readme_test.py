@@ -1,6 +1,7 @@
 """Every command of the README and of CONTRIBUTING works: its config builds, its fields exist."""
 
 import io
+import json
 import re
 import shlex
 from pathlib import Path
@@ -53,37 +54,72 @@ def test_the_readme_opens_with_two_commands_and_they_are_those_of_ci():
   assert f'python -m {test}' in (ROOT / '.ci' / 'run').read_text()
 
 
-@pytest.mark.slow
-def test_the_first_command_makes_an_assistant_one_can_chat_with(tmp_path, monkeypatch, capsys):
-  """The main job itself, on all of its text and conversations, for a few steps; then the chat."""
-  monkeypatch.chdir(ROOT)
-  config = parse(commands('README.md')[0])
-  config.workdir, config.mesh.fsdp = str(tmp_path / 'gpt'), 1
-  for name in ('pretrain', 'sft', 'reward', 'ppo'):
-    stage = config[name]
-    for shape in (stage.model.get('policy'), stage.model.get('critic'), stage.model):
+TINY = dict(vocab_size=512, dim=16, num_layers=1, num_heads=2, num_kv_heads=0, hidden_dim=0)
+
+
+def smoke(c):
+  """The same job with a model that says nothing, for a moment."""
+  for name in (*c.get('requires', ()), *c.get('stages', ())):
+    smoke(c[name])
+  if 'mesh' in c:
+    c.mesh.fsdp = 1
+  if c.job == 'pipeline':
+    c.report.update(max_questions=4, max_rows=8, sampled=4, batch_size=4, max_new=4)
+  elif c.job == 'tokenize':
+    c.tokenizer.vocab_size, c.length = 512, 64
+  elif c.job == 'evaluate':
+    c.max_questions, c.ask.max_new = 4, 4
+  elif c.job == 'chat':
+    c.max_new = 8
+  elif c.job == 'sample' and 'annotate' in c:
+    c.max_prompts, c.annotate.sample.group, c.annotate.sample.max_new, c.minimum = 8, 2, 4, None
+  elif c.job == 'sample':
+    c.sample.max_new = 8
+  elif c.job == 'train':
+    for shape in (c.model.get('policy'), c.model.get('critic'), c.model):
       if shape is not None and 'dim' in shape:
-        shape.update(dim=64, num_layers=1)
-    stage.total_steps = stage.checkpoint_every = stage.eval_every = 30 if name == 'pretrain' else 6
-    stage.batch_size, stage.accumulate, stage.optimizer.warmup_steps = 8, 1, 2
-    stage.evaluate.max_rows, stage.log_every = 16, 2
-  config.pretrain.eval_every = 15
-  config.report.update(max_questions=8, max_rows=16, sampled=8, batch_size=8, max_new=8)
-  main.run(config)
-  told = capsys.readouterr().out
-  bits = [float(b) for b in re.findall(r'validation: .*bits per byte (\d+\.\d+)\n', told)]
-  assert bits[1] < bits[0]
-  page = (tmp_path / 'gpt' / 'report.html').read_text()
-  assert 'Rollouts: ppo' in page and 'data:image/svg+xml' in page
-  assert (tmp_path / 'gpt' / 'pretrain' / 'loss.png').stat().st_size > 1000
-  (chat,) = [line for line in commands('README.md') if 'configs/chat.py' in line]
-  config = parse(chat)
-  config.artifact, config.max_new = str(tmp_path / 'gpt' / 'ppo'), 8
-  monkeypatch.setattr('sys.stdin', io.StringIO('What does `os.path.join` do?\n'))
-  main.run(config)
-  assert re.search(r'stage ppo, .*\n\d+ tokens', capsys.readouterr().out, re.DOTALL)
-  (sample,) = [line for line in commands('README.md') if 'Return a list of' in line]
-  config = parse(sample)
-  config.artifact, config.sample.max_new = str(tmp_path / 'gpt' / 'pretrain'), 8
-  main.run(config)
-  assert capsys.readouterr().out.startswith('Return a list of')
+        shape.update(TINY, remat='none', dtype='float32', scan_layers=True)
+    reuse = c.get('rollout', {}).get('minibatches', 1)
+    c.total_steps = c.checkpoint_every = c.eval_every = c.log_every = 2 * reuse
+    c.batch_size, c.accumulate = 4, 1
+    c.evaluate.max_rows, c.sample.max_new = 4, 4
+    if 'sample' in c.annotate.steps:
+      c.annotate.sample.max_new = 4
+    if c.data.name in ('conversations', 'preferences'):
+      c.data.length = 512  # the tokenizer of 512 words writes longer
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+  """In their order and in one folder, as a reader would, with small numbers."""
+  (tmp_path / 'my').mkdir()
+  pytest.importorskip('zstandard')
+  import zstandard
+
+  text = ''.join(json.dumps({'text': f'The cat saw {i} birds. ' * 9}) + '\n' for i in range(2000))
+  (tmp_path / 'my' / 'web.jsonl.zst').write_bytes(zstandard.compress(text.encode()))
+  turn = lambda role, text: {'role': role, 'content': text}
+  talks = [[turn('user', f'Add 1 to {i}.'), turn('assistant', f'{i + 1}')] for i in range(200)]
+  lines = ''.join(json.dumps({'messages': talk}) + '\n' for talk in talks)
+  (tmp_path / 'my' / 'talks.jsonl').write_text(lines)
+  seen = set()
+  for line in commands('README.md'):
+    if 'llm_jax.main' not in line:
+      continue
+    monkeypatch.chdir(ROOT)
+    config = parse(line)
+    smoke(config)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('sys.stdin', io.StringIO('What does `os.path.join` do?\n'))
+    main.run(config)
+    told = capsys.readouterr().out
+    assert told.strip(), line
+    if config.job == 'chat':
+      assert re.search(r'stage ppo, .*\n\d+ tokens', told, re.DOTALL)
+    elif config.job == 'pipeline' and not config.only:
+      page = (Path(config.workdir) / 'report.html').read_text()
+      assert f'Rollouts: {config.stages[-1]}' in page or config.stages[-1] == 'dpo'
+    elif config.job == 'train' and config.workdir not in seen:
+      assert (Path(config.workdir) / 'artifact.json').is_file()
+      seen.add(config.workdir)
+  assert len(seen) > 15

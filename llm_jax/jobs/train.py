@@ -90,8 +90,8 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
     below, above = batch // step * step, -(-batch // step) * step
     use = f'{below} or {above}' if below else f'{above}'
     raise BadInput(
-      f'batch_size {batch} is not divisible by accumulate * data * fsdp = {parts} * {shards}; '
-      f'use {use}, or another config.accumulate'
+      f'batch_size {batch} is not divisible by accumulate * data * fsdp * expert = {parts} * '
+      f'{shards}; use {use}, or another config.accumulate'
     )
   _loss_fn(config, artifact.build(config.model.to_dict()))
   _optimizer(config)

@@ -64,8 +64,11 @@ class Attention(nn.Module):
     if cache is not None:
       cache = {'k': put(cache['k'], k_BKSE, index), 'v': put(cache['v'], v_BKSE, index)}
       k_BKSE, v_BKSE = (x.reshape(-1, *x.shape[-3:]) for x in cache.values())
-    q_BHLE, k_BKSE, v_BKSE = over_heads(q_BHLE, k_BKSE.astype(dtype), v_BKSE.astype(dtype))
-    out_BHLE = attend(q_BHLE, k_BKSE, v_BKSE)
+    k_BKSE, v_BKSE = k_BKSE.astype(dtype), v_BKSE.astype(dtype)
+    if cache is None:
+      out_BHLE = over_heads(attend, q_BHLE, k_BKSE, v_BKSE)
+    else:
+      out_BHLE = attend(q_BHLE, k_BKSE, v_BKSE)
     init = fan_in(self.num_heads * size, self.out_scale)
     o_HED = self.param('o', init, (self.num_heads, size, dim))
     out_BLD = product(out_BHLE.swapaxes(1, 2), o_HED, axes=2)
@@ -82,8 +85,8 @@ def put(cache_BKSE: Array, new_BKLE: Array, index: Any) -> Array:
   return jax.lax.dynamic_update_slice(cache_BKSE, new_BKLE.astype(cache_BKSE.dtype), start)
 
 
-def over_heads(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> tuple[Array, Array, Array]:
-  """Queries, keys and values with their heads, and not their sequence, cut over devices.
+def over_heads(attend: Attend, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:
+  """`attend` with its heads, and not the sequence, cut over devices.
 
   On a mesh with a `sequence` axis activations are cut along the length; attention needs whole
   sequences, and takes them by an exchange of heads for positions (arXiv:2309.14509): every device
@@ -97,12 +100,15 @@ def over_heads(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> tuple[Array, Arra
   shards = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in HEAD_AXES)
   heads, kv_heads = q_BHLE.shape[1], k_BKSE.shape[1]
   if shards == 1 or (heads % shards and mesh.shape['sequence'] == 1):
-    return q_BHLE, k_BKSE, v_BKSE
+    return attend(q_BHLE, k_BKSE, v_BKSE)
   if heads % shards:
     raise BadInput(
       f'mesh: {heads} attention heads cannot be divided by tensor * sequence = {shards}'
     )
+  along = lambda x: constrain(x, 'batch', 'tensor', 'sequence', None)
+  across = lambda x: constrain(x, 'batch', HEAD_AXES, None, None)
   copies = math.lcm(kv_heads, shards) // kv_heads
-  keys = (jnp.repeat(x, copies, axis=1) if copies > 1 else x for x in (k_BKSE, v_BKSE))
-  q_BHLE, k_BKSE, v_BKSE = (constrain(x, 'batch', HEAD_AXES, None, None) for x in (q_BHLE, *keys))
-  return q_BHLE, k_BKSE, v_BKSE
+  # Both sides of each exchange are pinned: left to itself the compiler gathers whole activations.
+  keys = (along(x) for x in (k_BKSE, v_BKSE))
+  keys = (across(jnp.repeat(x, copies, axis=1) if copies > 1 else x) for x in keys)
+  return along(across(attend(across(along(q_BHLE)), *keys)))

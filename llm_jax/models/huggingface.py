@@ -1,8 +1,8 @@
 """Checkpoints of Hugging Face transformers: config.json and safetensors, read and written.
 
-Llama 1-3, Mistral, Qwen2, Qwen3 and GPT-2, whose layouts are those of the public transformers
-library (models/<family>/modeling_<family>.py). What their families cannot say, and what ours
-cannot, is refused by name; nothing is approximated.
+Llama 1-3, Mistral, Mixtral, Qwen2, Qwen3 with and without experts, and GPT-2, whose layouts are
+those of the public transformers library (models/<family>/modeling_<family>.py). What their families
+cannot say, and what ours cannot, is refused by name; nothing is approximated.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from llm_jax.models import transformer
+from llm_jax.models import moe, transformer
 from llm_jax.models.transformer import Shape, Transformer
 from llm_jax.types import BadInput, Params
 
@@ -28,8 +28,24 @@ DEFAULTS: dict[str, dict[str, Any]] = {
   'llama': COMMON | {'max_position_embeddings': 2048},
   'mistral': COMMON
   | {'max_position_embeddings': 2**17, 'num_key_value_heads': 8, 'sliding_window': 4096},
+  'mixtral': COMMON
+  | {
+    'max_position_embeddings': 2**17,
+    'num_key_value_heads': 8,
+    'rms_norm_eps': 1e-5,
+    'num_experts_per_tok': 2,
+    'rope_theta': 1e6,
+  },
   'qwen2': COMMON | {'max_position_embeddings': 2**15, 'num_key_value_heads': 32},
   'qwen3': COMMON | {'max_position_embeddings': 2**15, 'num_key_value_heads': 32, 'head_dim': 128},
+  'qwen3_moe': COMMON
+  | {
+    'max_position_embeddings': 2**15,
+    'num_key_value_heads': 4,
+    'num_experts_per_tok': 8,
+    'moe_intermediate_size': 768,
+    'norm_topk_prob': False,
+  },
   'gpt2': {
     'n_positions': 1024,
     'layer_norm_epsilon': 1e-5,
@@ -40,8 +56,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 CLASSES = {
   'llama': 'Llama',
   'mistral': 'Mistral',
+  'mixtral': 'Mixtral',
   'qwen2': 'Qwen2',
   'qwen3': 'Qwen3',
+  'qwen3_moe': 'Qwen3Moe',
   'gpt2': 'GPT2',
 }
 
@@ -56,6 +74,8 @@ NEUTRAL = {
   'scale_attn_by_inverse_layer_idx': (False,),
   'add_cross_attention': (False,),
   'quantization_config': (None,),
+  'decoder_sparse_step': (1,),
+  'mlp_only_layers': ([], None),
 }
 SCALING = {  # of Llama 3.1: ours to theirs
   'factor': 'factor',
@@ -63,10 +83,11 @@ SCALING = {  # of Llama 3.1: ours to theirs
   'high_freq_factor': 'high_freq_factor',
   'original_length': 'original_max_position_embeddings',
 }
-COMPUTED = ('dtype', 'remat', 'scan_layers')  # fields of Shape that say how to compute, not what
+# Fields of Shape that say how to compute, not what.
+COMPUTED = ('dtype', 'remat', 'scan_layers', 'attention', 'fuse')
 
 
-# Their names to our paths; {} is the number of a layer, and ours are stacked over layers.
+# Their names to our paths; {} is the number of a layer, then of an expert: ours are stacked.
 LLAMA = {
   'model.embed_tokens.weight': 'embedding/table',
   'model.layers.{}.input_layernorm.weight': 'blocks/attention_norm/scale',
@@ -83,10 +104,22 @@ LLAMA = {
   'model.layers.{}.mlp.gate_proj.weight': 'blocks/mlp/gate',
   'model.layers.{}.mlp.up_proj.weight': 'blocks/mlp/up',
   'model.layers.{}.mlp.down_proj.weight': 'blocks/mlp/down',
+  'model.layers.{}.mlp.gate.weight': 'blocks/experts/router',
+  'model.layers.{}.mlp.experts.{}.gate_proj.weight': 'blocks/experts/gate',
+  'model.layers.{}.mlp.experts.{}.up_proj.weight': 'blocks/experts/up',
+  'model.layers.{}.mlp.experts.{}.down_proj.weight': 'blocks/experts/down',
   'model.norm.weight': 'final_norm/scale',
   'lm_head.weight': 'head/kernel',
   'score.weight': 'head/scalar',
   'score.bias': 'head/bias',  # theirs has none; ours holds the shift that centres the scores
+}
+# Where Mixtral says it otherwise.
+MIXTRAL = {
+  'mlp.gate.': 'block_sparse_moe.gate.',
+  'mlp.experts.': 'block_sparse_moe.experts.',
+  'gate_proj': 'w1',
+  'up_proj': 'w3',
+  'down_proj': 'w2',
 }
 _QKV = ('blocks/attention/q', 'blocks/attention/k', 'blocks/attention/v')
 GPT2 = {
@@ -119,8 +152,8 @@ class Entry(NamedTuple):
   """One of their arrays and the parameters of ours it holds, side by side on its last axis.
 
   Attributes:
-    theirs: name; `{}` stands for the number of the layer.
-    ours: parameter paths; those under `blocks/` are stacked over layers.
+    theirs: name; `{}` stands for the number of the layer, a second one for that of an expert.
+    ours: parameter paths; those under `blocks/` are stacked over layers, and over experts.
     turned: theirs is [out, in] (a torch Linear) where ours is [in, out].
   """
 
@@ -164,14 +197,28 @@ def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
     'num_heads': heads,
     'num_kv_heads': config.get('num_key_value_heads') or heads,
     'head_dim': config.get('head_dim') or config['hidden_size'] // heads,
-    'hidden_dim': _need(config, 'intermediate_size'),
+    'hidden_dim': _need(
+      config, 'moe_intermediate_size' if family == 'qwen3_moe' else 'intermediate_size'
+    ),
+    **_experts_of(config, family),
     'max_length': config['max_position_embeddings'],
     'norm_eps': config['rms_norm_eps'],
     'qkv_bias': family == 'qwen2',
-    'qk_norm': family == 'qwen3',
+    'qk_norm': family in ('qwen3', 'qwen3_moe'),
     'window': _window_of(config, family),
     **_rope_of(config, family),
   }
+
+
+def _experts_of(config: Mapping[str, Any], family: str) -> dict[str, Any]:
+  if family not in ('mixtral', 'qwen3_moe'):
+    return {}
+  # Both spellings: transformers 5 writes the first one for Qwen3 too.
+  count = config.get('num_local_experts') or config.get('num_experts')
+  count = count or (8 if family == 'mixtral' else 128)
+  normalize = family == 'mixtral' or bool(config['norm_topk_prob'])
+  chosen = dict(count=count, per_token=config['num_experts_per_tok'], normalize=normalize)
+  return {'experts': chosen}
 
 
 def _head_of(config: Mapping[str, Any]) -> str:
@@ -184,9 +231,11 @@ def _head_of(config: Mapping[str, Any]) -> str:
 
 
 def _window_of(config: Mapping[str, Any], family: str) -> int | None:
-  if family == 'llama' or (family != 'mistral' and not config.get('use_sliding_window')):
+  if family == 'llama' or (
+    family not in ('mistral', 'mixtral') and not config.get('use_sliding_window')
+  ):
     return None
-  if family == 'mistral' or config.get('sliding_window') is None:
+  if family in ('mistral', 'mixtral') or config.get('sliding_window') is None:
     return config.get('sliding_window')
   layers = config['num_hidden_layers']
   kinds = set(config.get('layer_types') or ())
@@ -263,7 +312,20 @@ def config_of(shape: Shape) -> dict[str, Any]:
       config['rope_scaling'] = {'rope_type': 'llama3', **scaling}
     if family != 'llama':
       config['sliding_window'] = shape.window
-    if family in ('qwen2', 'qwen3'):
+    if shape.experts is not None:
+      mixture = moe.Mixture(**shape.experts)
+      config |= {'num_experts_per_tok': mixture.per_token}
+      if family == 'mixtral':
+        config['num_local_experts'] = mixture.count
+      else:
+        config |= {
+          'num_experts': mixture.count,
+          'moe_intermediate_size': shape.hidden_dim,
+          'norm_topk_prob': mixture.normalize,
+          'decoder_sparse_step': 1,
+          'mlp_only_layers': [],
+        }
+    if family in ('qwen2', 'qwen3', 'qwen3_moe'):
       config |= {'use_sliding_window': shape.window is not None, 'max_window_layers': 0}
   _check_same(shape, Shape(**shape_of(config)), family)
   return config
@@ -272,6 +334,8 @@ def config_of(shape: Shape) -> dict[str, Any]:
 def _family(shape: Shape) -> str:
   if shape.position == 'learned':
     return 'gpt2'
+  if shape.experts is not None:
+    return 'qwen3_moe' if shape.qk_norm else 'mixtral'
   if shape.qk_norm:
     return 'qwen3'
   if shape.qkv_bias:
@@ -289,6 +353,13 @@ def _check_same(shape: Shape, back: Shape, family: str) -> None:
     skip |= {'qkv_bias'}
   for field in dataclasses.fields(Shape):
     ours, theirs = (getattr(s, field.name) for s in (shape, back))
+    if field.name == 'experts':
+      ours, theirs = (
+        e and {k: getattr(moe.Mixture(**e), k) for k in ('count', 'per_token', 'normalize')}
+        for e in (ours, theirs)
+      )
+      if shape.experts and moe.Mixture(**shape.experts).balance == 'bias':
+        raise _bad(f'no family of theirs has experts balanced by a bias; {family} has none')
     if isinstance(ours, Mapping):
       ours = dict(ours)
     if field.name not in skip and ours != theirs:
@@ -325,17 +396,17 @@ def from_hf(weights: Mapping[str, np.ndarray], shape: Shape) -> Params:
         f'lm_head.weight differs from {table}, but tie_word_embeddings says it is the same'
       )
   names = {
-    entry.theirs.format(i): (entry, i)
+    entry.theirs.format(*index): (entry, index)
     for entry in entries
-    for i in range(shape.num_layers if '{}' in entry.theirs else 1)
+    for index in _indices(entry, shapes)
   }
   if missing := [name for name in names if name not in given]:
     raise _bad(f'the checkpoint lacks {_listed(missing)}')
   if unused := [name for name in given if name not in names]:
     raise _bad(f'the model has no place for {_listed(unused)}')
   params = {path: np.empty(shapes[path], np.float32) for e in entries for path in e.ours}
-  for name, (entry, i) in names.items():
-    places = [params[p][i] if p.startswith('blocks/') else params[p] for p in entry.ours]
+  for name, (entry, index) in names.items():
+    places = [params[path][index] if index else params[path] for path in entry.ours]
     array = np.asarray(given[name])
     *inner, outer = _merged(entry, places[0].shape)
     wanted = (*inner, outer * len(places))
@@ -369,16 +440,21 @@ def to_hf(params: Params, shape: Shape) -> dict[str, np.ndarray]:
   weights = {}
   for entry in entries:
     stacks = [np.asarray(jax.device_get(flat[path])) for path in entry.ours]
-    if '{}' not in entry.theirs:
-      stacks = [stack[None] for stack in stacks]
-    for i in range(len(stacks[0])):
-      parts = [stack[i] for stack in stacks]
+    for index in _indices(entry, shapes):
+      parts = [stack[index] for stack in stacks]
       merged = _merged(entry, parts[0].shape)
       array = np.concatenate([part.reshape(merged) for part in parts], axis=-1)
-      weights[entry.theirs.format(i)] = np.ascontiguousarray(array.T if entry.turned else array)
+      weights[entry.theirs.format(*index)] = np.ascontiguousarray(
+        array.T if entry.turned else array
+      )
   if not np.any(weights.get('score.bias', 0)):
     weights.pop('score.bias', None)
   return weights
+
+
+def _indices(entry: Entry, shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[int, ...]]:
+  """Of each array of theirs in ours: (), or of layers, or of layers and experts."""
+  return [*np.ndindex(shapes[entry.ours[0]][: entry.theirs.count('{}')])]
 
 
 def _plan(shape: Shape) -> tuple[str, list[Entry], dict[str, tuple[int, ...]]]:
@@ -387,12 +463,18 @@ def _plan(shape: Shape) -> tuple[str, list[Entry], dict[str, tuple[int, ...]]]:
   tree = jax.eval_shape(lambda: model.init(jax.random.key(0), token))
   flat: dict[str, Any] = flatten_dict(tree, sep='/')
   shapes = {path: leaf.shape for path, leaf in flat.items()}
-  gpt2 = _family(shape) == 'gpt2'
+  family = _family(shape)
+  gpt2 = family == 'gpt2'
   entries = []
   for theirs, ours in (GPT2 if gpt2 else LLAMA).items():
     paths = (ours,) if isinstance(ours, str) else ours
     # The layers of their GPT-2 are Conv1D, which store [in, out] as we do.
-    turned = theirs == 'lm_head.weight' or (theirs.endswith('_proj.weight') and not gpt2)
+    turned = theirs == 'lm_head.weight' or (
+      theirs.endswith(('_proj.weight', 'mlp.gate.weight')) and not gpt2
+    )
+    if family == 'mixtral' and '.mlp.' in theirs:
+      for standard, other in MIXTRAL.items():
+        theirs = theirs.replace(standard, other)
     if paths[0] in shapes:
       entries.append(Entry(theirs, paths, turned))
   return 'transformer.' if gpt2 else 'model.', entries, shapes

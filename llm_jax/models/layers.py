@@ -95,7 +95,8 @@ def product(x: Array, weight: Any, axes: int = 1, dtype: Any = None) -> Array:
   """Contracts the last `axes` axes of x with the first of a weight, as one plain matrix product.
 
   Leading axes are flattened into rows: the gradient of a product over [B, L, D] would contract two
-  axes, which XLA does on CPU by copying a transposed operand.
+  axes, which XLA does on CPU by copying a transposed operand. Not where a mesh cuts both of them:
+  rows that are cut so have no sharding of their own.
 
   Args:
     x: [..., *K].
@@ -112,7 +113,9 @@ def product(x: Array, weight: Any, axes: int = 1, dtype: Any = None) -> Array:
       narrow, weight.b, 1, dtype
     )
   lead, inner, outer = x.shape[:-axes], x.shape[-axes:], weight.shape[axes:]
-  rows = x.reshape(-1, math.prod(inner))
+  mesh = jax.sharding.get_abstract_mesh()
+  flat = mesh.empty or mesh.shape['sequence'] == 1
+  rows = x.reshape(*((-1,) if flat else lead), math.prod(inner))
   columns = weight.astype(x.dtype).reshape(math.prod(inner), -1)
   wide = dtype is not None and jnp.dtype(dtype).itemsize > rows.dtype.itemsize
   out = _widening(rows, columns) if wide else jnp.matmul(rows, columns)
@@ -156,7 +159,8 @@ def _widening_saving(rows: Array, columns: Array) -> tuple[Array, tuple[Array, A
 def _widening_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
   rows, columns = saved
   grad = grad.astype(rows.dtype)
-  return grad @ columns.T, rows.T @ grad
+  lead = tuple(range(rows.ndim - 1))
+  return grad @ columns.T, jnp.tensordot(rows, grad, (lead, lead))
 
 
 _widening.defvjp(_widening_saving, _widening_backward)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from llm_jax.find import suggest
-from llm_jax.models import attend, attention
+from llm_jax.models import attend, attention, moe
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary
 from llm_jax.parallel.mesh import constrain
 from llm_jax.types import Array, BadInput
@@ -58,6 +58,7 @@ class Shape:
     attention: the backend, see models/attend: 'auto', 'xla', 'chunked', 'cudnn' or 'splash'.
     attention_softcap: scores are c tanh(score / c) (Gemma 2); or None.
     logit_softcap: the same for logits.
+    experts: fields of `moe.Mixture`, for experts in the place of the MLP; or None.
     head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
     dtype: of activations and products; parameters are float32.
     remat: what the backward pass computes again: 'none', 'full' (all of a block), 'attention' (all
@@ -89,6 +90,7 @@ class Shape:
   attention: str = 'auto'
   attention_softcap: float | None = None
   logit_softcap: float | None = None
+  experts: Mapping[str, Any] | None = None
   head: str = 'tied'
   dtype: str = 'float32'
   remat: str = 'none'
@@ -98,6 +100,17 @@ class Shape:
   def __post_init__(self) -> None:
     if self.rope_scaling is not None:
       object.__setattr__(self, 'rope_scaling', FrozenDict(self.rope_scaling))  # so it can be hashed
+    if self.experts is not None:
+      names = [field.name for field in dataclasses.fields(moe.Mixture)]
+      for key in self.experts:
+        if key not in names:
+          raise BadInput(f'model.experts: unknown option {key!r}; {suggest(key, names)}')
+      if 'count' not in self.experts:
+        raise BadInput("model.experts: 'count' is missing; set config.model.experts.count")
+      if self.mlp != 'swiglu' or self.bias:
+        raise BadInput('model.experts: experts are swiglu without biases; change mlp or bias')
+      mixture = dataclasses.asdict(moe.Mixture(**self.experts))
+      object.__setattr__(self, 'experts', FrozenDict(mixture))
     for field, default in (
       ('num_kv_heads', self.num_heads),
       ('head_dim', self.dim // self.num_heads),
@@ -132,7 +145,13 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BLD: Array, attend: attend.Attend, angles: Any, cache: Any = None, index: Any = None
+    self,
+    x_BLD: Array,
+    attend: attend.Attend,
+    angles: Any,
+    real: Any = None,
+    cache: Any = None,
+    index: Any = None,
   ) -> tuple[Array, Any]:
     s = self.shape
     out_scale = (2 * s.num_layers) ** -0.5  # keeps the residual stream's size at depth (GPT-2)
@@ -150,8 +169,12 @@ class Block(nn.Module):
       name='attention',
     )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), attend, angles, cache, index)
     x_BLD += attended_BLD
+    normed_BLD = Norm(s.norm, s.norm_eps, name='mlp_norm')(x_BLD)
+    if s.experts is not None:
+      experts = moe.Experts(s.hidden_dim, moe.Mixture(**s.experts), out_scale, name='experts')
+      return x_BLD + experts(normed_BLD, real), cache
     mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, s.fuse, name='mlp')
-    return x_BLD + mlp(Norm(s.norm, s.norm_eps, name='mlp_norm')(x_BLD)), cache
+    return x_BLD + mlp(normed_BLD), cache
 
 
 class Embedding(nn.Module):
@@ -168,7 +191,10 @@ class Embedding(nn.Module):
 
   def __call__(self, tokens_BL: Array, position_BL: Array) -> Array:
     dtype = self.shape.dtype
-    x_BLD = jnp.asarray(self.table)[tokens_BL].astype(dtype)
+    # Whole rows on every device that looks them up: of a table cut along D, each would find a part
+    # of all tokens, and have to exchange it.
+    table_VD = constrain(jnp.asarray(self.table).astype(dtype), 'tensor', None)
+    x_BLD = table_VD[tokens_BL]
     if self.shape.position == 'learned':
       x_BLD += jnp.asarray(self.position)[position_BL].astype(dtype)
     return x_BLD
@@ -265,15 +291,16 @@ class Transformer(Model):
         k_position=write(cache['position'], position_BL, (0, cache['index'])),
         k_segment=write(cache['segment'], segment_BL, (0, cache['index'])),
       )
-    backend = attend.load(self.backend(length, cached=cache is not None))
-    see = backend.make(place, self._sight(cache is not None))
+    # Parameters are made from a single token, which no kernel would take.
+    backend = 'xla' if self.is_initializing() else self.backend(length, cached=cache is not None)
+    see = attend.load(backend).make(place, self._sight(cache is not None))
     x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
     angles = self._angles(position_BL)
     block = Block(s, parent=None)
 
     def run(params: Any, x_BLD: Array, layer_cache: Any) -> tuple[Array, Any]:
       index = cache['index'] if cache is not None else None
-      return block.apply({'params': params}, x_BLD, see, angles, layer_cache, index)
+      return block.apply({'params': params}, x_BLD, see, angles, segment_BL > 0, layer_cache, index)
 
     if s.remat != 'none':
       run = jax.checkpoint(run, policy=POLICIES[s.remat], prevent_cse=not s.scan_layers)
@@ -361,6 +388,9 @@ class Transformer(Model):
     s = self.shape
     attention = s.dim * s.head_dim * (2 * s.num_heads + 2 * s.num_kv_heads)
     mlp = s.dim * s.hidden_dim * (3 if s.mlp == 'swiglu' else 2)
+    if s.experts is not None:
+      mixture = moe.Mixture(**s.experts)
+      mlp = mixture.per_token * mlp + s.dim * mixture.count
     head = s.dim * (1 if s.head == 'scalar' else s.vocab_size)
     reach = length if s.window is None else min(s.window, length)
     # Mean number of keys a query sees: growing to `reach`, then constant.

@@ -2,8 +2,7 @@
 
 import math
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,37 +10,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from llm_jax.parallel.chips import find_chip
 from llm_jax.types import BadInput, Batch
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence', 'expert')
-BATCH_AXES = ('data', 'fsdp')
+BATCH_AXES = ('data', 'fsdp', 'expert')
 HEAD_AXES = ('tensor', 'sequence')  # that cut the heads of attention
-
-# Dense bfloat16 peak of one device in FLOP/s (vendor data sheets, without sparsity), keyed by a
-# part of `device_kind`. The first key found in the name wins, so longer names come first.
-PEAK_FLOPS = {
-  'TPU7x': 2307e12,
-  'TPU v6': 918e12,
-  'TPU v5p': 459e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5e': 197e12,
-  'TPU v5': 459e12,
-  'TPU v4': 275e12,
-  'TPU v3': 123e12,
-  'B200': 2250e12,
-  'GH200': 989e12,
-  'H200': 989e12,
-  'H100 PCIe': 756e12,
-  'H100 NVL': 835e12,
-  'H100': 989e12,
-  'H800': 989e12,
-  'A100': 312e12,
-  'A800': 312e12,
-  'L40S': 362e12,
-  'L4': 121e12,
-  'A10': 125e12,
-  'T4': 65e12,
-}
 
 
 def start_hosts() -> None:
@@ -61,39 +35,42 @@ def start_hosts() -> None:
     jax.distributed.initialize()
 
 
-def make_mesh(**axes: int) -> Mesh:
+def make_mesh(*, devices: Sequence[Any] | None = None, **axes: int) -> Mesh:
   """A mesh with the axes of `AXES`; one size may be -1, the devices that are left.
 
   Axes not named have size 1. Without any, all devices go to `fsdp`.
 
+  Args:
+    devices: of the mesh; default all that this process sees. Others may be of a machine that does
+      not exist, for compilation ahead of time.
+    axes: sizes.
+
   Raises:
-    BadInput: an unknown axis, or sizes that do not fit the devices of this machine.
+    BadInput: an unknown axis, or sizes that do not fit the devices.
   """
   for name in axes:
     if name not in AXES:
       raise BadInput(f'mesh: unknown axis {name!r}; choose from: {", ".join(AXES)}')
-  devices = jax.devices()
+  there = jax.devices() if devices is None else devices
   sizes = [axes.get(name, 1) for name in AXES] if axes else [1, -1, 1, 1, 1]
   if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
     raise BadInput(f'mesh: sizes {dict(axes)} must be positive, at most one of them -1 (the rest)')
   known = math.prod(size for size in sizes if size != -1)
-  if -1 in sizes and known <= len(devices):
-    if len(devices) % known:
+  if -1 in sizes and known <= len(there):
+    if len(there) % known:
       raise BadInput(
-        f'mesh: {len(devices)} devices cannot be divided by {known}, the product of {dict(axes)}'
+        f'mesh: {len(there)} devices cannot be divided by {known}, the product of {dict(axes)}'
       )
-    sizes[sizes.index(-1)] = len(devices) // known
+    sizes[sizes.index(-1)] = len(there) // known
   wanted = known if -1 in sizes else math.prod(sizes)
-  if wanted > len(devices):
+  if wanted > len(there):
     raise BadInput(
-      f'mesh: {dict(axes)} needs {wanted} devices, this machine has {len(devices)} '
-      f'({devices[0].device_kind}); choose sizes whose product fits'
+      f'mesh: {dict(axes)} needs {wanted} devices, there are {len(there)} '
+      f'({there[0].device_kind}); choose sizes whose product fits'
     )
-  if wanted < len(devices) and jax.process_count() > 1:
-    raise BadInput(f'mesh: {dict(axes)} uses {wanted} of {len(devices)} devices; use all of them')
-  return jax.make_mesh(
-    sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:wanted]
-  )
+  if wanted < len(there) and jax.process_count() > 1 and devices is None:
+    raise BadInput(f'mesh: {dict(axes)} uses {wanted} of {len(there)} devices; use all of them')
+  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=there[:wanted])
 
 
 def batch_shards(mesh: Mesh) -> int:
@@ -102,12 +79,12 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows over `data` and `fsdp`; everything else of a batch is whole on each device."""
+  """Rows over `BATCH_AXES`; everything else of a batch is whole on each device."""
   return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
-  """The rows this host read, as global arrays cut along axis 0 over `data` and `fsdp`."""
+  """The rows this host read, as global arrays cut along axis 0 over `BATCH_AXES`."""
   sharding = batch_sharding(mesh)
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
@@ -129,20 +106,25 @@ def constrain(x: jax.Array, *axes: Any) -> jax.Array:
 
   Args:
     x: any array of a traced computation.
-    axes: one mesh axis (or tuple, or None) per dimension; 'batch' stands for `data` and `fsdp`.
+    axes: one mesh axis (or tuple, or None) for each of the first dimensions; 'batch' stands for
+      BATCH_AXES. One that does not divide its dimension is left out.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return x
-  return jax.lax.with_sharding_constraint(
-    x, P(*[BATCH_AXES if axis == 'batch' else axis for axis in axes])
-  )
+  names = [BATCH_AXES if axis == 'batch' else axis for axis in axes]
+  both = zip(names, x.shape, strict=False)  # dimensions that are not named are not cut
+  cut = [axis if divides(mesh, axis, size) else None for axis, size in both]
+  return jax.lax.with_sharding_constraint(x, P(*cut))
+
+
+def divides(mesh: Any, axis: str | Sequence[str] | None, size: int) -> bool:
+  """Whether a dimension of `size` can be cut evenly by a mesh axis, or several."""
+  names = (axis,) if isinstance(axis, str) else axis or ()
+  return size % math.prod(mesh.shape[name] for name in names) == 0
 
 
 def peak_flops() -> float | None:
   """Peak bfloat16 FLOP/s of all devices together, or None where the table does not know them."""
-  kind = jax.devices()[0].device_kind
-  for name, peak in PEAK_FLOPS.items():
-    if re.search(rf'\b{name}\b', kind, re.IGNORECASE):
-      return peak * jax.device_count()
-  return None
+  chip = find_chip(jax.devices()[0].device_kind)
+  return chip.flops * jax.device_count() if chip else None

@@ -130,8 +130,9 @@ def _muon_axes(params: Any) -> Any:
     path = path_of(key_path)
     if not path.startswith('blocks/') or NO_DECAY.search(path):
       return None
-    inputs = (1, 2) if path.endswith('attention/o') else (1,)
-    outputs = tuple(i for i in range(1, leaf.ndim) if i not in inputs)
+    first = 2 if re.search(r'experts/(gate|up|down)$', path) else 1  # layers, and experts, apart
+    inputs = (1, 2) if path.endswith('attention/o') else (first,)
+    outputs = tuple(i for i in range(first, leaf.ndim) if i not in inputs)
     return contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=outputs)
 
   return jax.tree_util.tree_map_with_path(axes, params)

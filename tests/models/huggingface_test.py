@@ -1,4 +1,4 @@
-"""Five families against logits that transformers computed; names and shapes go both ways exactly.
+"""Every family against logits that transformers computed; names and shapes go both ways exactly.
 
 fixtures/model_*.npz hold a tiny random model each (its biases and norms are not trivial): config,
 weights, logits of padded batches and greedy continuations, from transformers 5.23 in float32.
@@ -22,7 +22,7 @@ from llm_jax.sampling.generate import generate
 from llm_jax.types import BadInput
 
 FIXTURES = Path(__file__).parents[1] / 'fixtures'
-FAMILIES = ('llama', 'llama3_rope', 'qwen2', 'qwen3', 'gpt2')
+FAMILIES = ('llama', 'llama3_rope', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'gpt2')
 SMALL = dict(vocab_size=16, dim=16, num_layers=2, num_heads=2, hidden_dim=24, max_length=32)
 GPT2 = dict(SMALL, norm='layer', mlp='gelu', position='learned', bias=True)
 SCALING = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_length=32)
@@ -34,6 +34,8 @@ MODELS = {
   'qwen2': dict(SMALL, qkv_bias=True, num_kv_heads=1),
   'qwen2, window': dict(SMALL, qkv_bias=True, window=4),
   'qwen3': dict(SMALL, qk_norm=True, head_dim=12),
+  'mixtral': dict(SMALL, head='untied', experts=dict(count=3)),
+  'qwen3_moe': dict(SMALL, qk_norm=True, experts=dict(count=3, per_token=1, normalize=False)),
   'qwen3, window': dict(SMALL, qk_norm=True, window=4),
   'gpt2': GPT2,
   'gpt2, untied': dict(GPT2, head='untied', norm_eps=1e-6),
@@ -95,7 +97,7 @@ def test_weights_come_back_as_they_were(family):
   shape = Shape(**huggingface.shape_of(config))
   back = huggingface.to_hf(huggingface.from_hf(weights, shape), shape)
   # A tied head is a second name of the embedding; files hold it once.
-  dropped = {'lm_head.weight'} if config['tie_word_embeddings'] else set()
+  dropped = {'lm_head.weight'} & set(weights) if config['tie_word_embeddings'] else set()
   assert set(weights) - set(back) == dropped and set(back) <= set(weights)
   for name, array in back.items():
     np.testing.assert_array_equal(array, weights[name])

@@ -20,6 +20,7 @@ VARIANTS = {
   'capped': dict(attention_softcap=2.0, logit_softcap=3.0, qk_norm=True, num_kv_heads=1),
   'gpt2': dict(norm='layer', mlp='gelu', position='learned', bias=True, num_kv_heads=4),
   'untied': dict(head='untied', qkv_bias=True, scan_layers=False),
+  'experts': dict(experts=dict(count=4), num_layers=1),
   'chunked': dict(attention='chunked', fuse=True, remat='attention'),
 }
 variants = pytest.mark.parametrize('options', VARIANTS.values(), ids=VARIANTS)

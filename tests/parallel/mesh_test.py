@@ -40,10 +40,10 @@ def test_sizes(axes, sizes):
     (dict(data=-1, fsdp=-1), 'at most one of them -1'),
     (dict(data=0), 'must be positive'),
     (dict(data=-2), 'must be positive'),
-    (dict(data=16), "'data': 16} needs 16 devices, this machine has 8"),
+    (dict(data=16), "'data': 16} needs 16 devices, there are 8"),
     (dict(data=3, fsdp=3), 'needs 9 devices'),
     (dict(fsdp=-1, tensor=3), '8 devices cannot be divided by 3'),
-    (dict(fsdp=-1, tensor=16), 'needs 16 devices, this machine has 8'),
+    (dict(fsdp=-1, tensor=16), 'needs 16 devices, there are 8'),
   ],
 )
 def test_what_cannot_be_is_refused_in_one_line(axes, message):
@@ -61,7 +61,7 @@ def test_a_job_of_many_hosts_uses_all_devices(monkeypatch):
 def test_rows_are_cut_over_data_and_fsdp():
   mesh = make_mesh(data=2, fsdp=2, tensor=2)
   assert batch_shards(mesh) == 4
-  assert batch_sharding(mesh).spec == P(('data', 'fsdp'))
+  assert batch_sharding(mesh).spec == P(('data', 'fsdp', 'expert'))
   whole = {'tokens': np.arange(24).reshape(8, 3), 'label': np.arange(8)}
   batch = meshes.shard_batch(whole, mesh)
   for name, value in whole.items():

@@ -22,6 +22,7 @@ VARIANTS = {
   'reward': dict(head='scalar'),
   'masked': dict(causal=False),
   'unrolled': dict(scan_layers=False),
+  'experts': dict(experts=dict(count=4, balance='bias')),
 }
 
 
@@ -74,8 +75,8 @@ def test_no_matrix_is_whole_on_every_device(name):
     if axes >= 2:
       shard = math.prod(placed[path].shard_shape(leaf.shape))
       cut = math.prod(leaf.shape) // shard
-      # Head biases and positions have one axis to cut, weights have two.
-      assert cut == (2 if path.endswith(('_bias', 'position')) else 4), path
+      # Head biases, positions and routers have one axis to cut, weights have two.
+      assert cut == (2 if path.endswith(('_bias', 'position', 'router')) else 4), path
       matrices += 1
     else:
       assert leaf.size <= 2 * 64 * 4, path

@@ -1,0 +1,185 @@
+"""Experts in the place of the MLP: each token goes to a few of many (arXiv:1701.06538).
+
+No expert has a capacity and no token is dropped: tokens are sorted by expert and multiplied in
+ragged groups. So the answer for a token does not depend on its neighbours, nor on the devices.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from llm_jax.find import suggest
+from llm_jax.models.layers import fan_in
+from llm_jax.parallel.mesh import BATCH_AXES, divides
+from llm_jax.types import Array, BadInput
+
+BALANCES = ('loss', 'bias', 'none')
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """Fields of `config.model.experts`; the size of one expert is the model's `hidden_dim`.
+
+  Attributes:
+    count: X, experts of a layer.
+    per_token: k, experts that a token goes to.
+    normalize: whether the k weights of a token add up to 1 (Mixtral, Qwen3), or are its softmax.
+    balance: what keeps experts equally busy: 'loss', 'bias' or 'none'; see `Experts`.
+    weight: of the balance, against one token's loss.
+  """
+
+  count: int
+  per_token: int = 2
+  normalize: bool = True
+  balance: str = 'loss'
+  weight: float = 0.01
+
+  def __post_init__(self) -> None:
+    if self.balance not in BALANCES:
+      raise BadInput(
+        f'model.experts: balance {self.balance!r}; {suggest(self.balance, [*BALANCES])}'
+      )
+    if not 1 <= self.per_token <= self.count:
+      raise BadInput(
+        f'model.experts: per_token {self.per_token} must be from 1 to count {self.count}'
+      )
+
+
+class Experts(nn.Module):
+  """Top-k routed SwiGLU experts; parameters router [D, X], gate and up [X, D, F], down [X, F, D].
+
+  Attributes:
+    hidden_dim: F, of one expert.
+    mixture: how many, and how they are chosen. Balance 'loss' is X sum_i f_i P_i of each row, with
+      f the share of its tokens that went to expert i and P their mean probability
+      (arXiv:2101.03961, eq. 4, a row at a time as in arXiv:2405.04434, sec. 2.1.3). 'bias' is a
+      bias of the choice alone that sinks where the load is high (arXiv:2408.15664). Both act
+      through gradients only: the loss that is reported is that of the task.
+    out_scale: of the initial `down`.
+  """
+
+  hidden_dim: int
+  mixture: Mixture
+  out_scale: float
+
+  @nn.compact
+  def __call__(self, x_BLD: Array, real_BL: Array) -> Array:
+    """Outputs [B, L, D]; `real_BL` says which tokens are no padding."""
+    m, dim, F = self.mixture, x_BLD.shape[-1], self.hidden_dim
+    X = m.count
+    router_DX = self.param('router', fan_in(dim), (dim, X))
+    weights = (
+      self.param('gate', fan_in(dim), (X, dim, F)),
+      self.param('up', fan_in(dim), (X, dim, F)),
+      self.param('down', fan_in(F, self.out_scale), (X, F, dim)),
+    )
+    bias = None
+    if m.balance == 'bias':
+      bias = jnp.asarray(self.param('router_bias', nn.initializers.zeros, (X,)))
+    if self.is_initializing():
+      return x_BLD
+    prob_BLX = jax.nn.softmax(x_BLD.astype(jnp.float32) @ jnp.asarray(router_DX), axis=-1)
+    _, index_BLK = jax.lax.top_k(prob_BLX if bias is None else prob_BLX + bias, m.per_token)
+    weight_BLK = jnp.take_along_axis(prob_BLX, index_BLK, axis=-1)
+    if m.normalize:
+      weight_BLK /= weight_BLK.sum(-1, keepdims=True)
+    out_BLD = dispatch(x_BLD, index_BLK, weight_BLK, *(w.astype(x_BLD.dtype) for w in weights))
+    if m.balance != 'none':
+      out_BLD = with_gradient_of(out_BLD, self._unbalance(prob_BLX, index_BLK, bias, real_BL))
+    return out_BLD
+
+  def _unbalance(self, prob_BLX: Array, index_BLK: Array, bias: Any, real_BL: Array) -> Array:
+    """The term whose gradient balances, summed over tokens as the loss is."""
+    m, real_BL = self.mixture, real_BL.astype(jnp.float32)
+    went_BLX = jax.nn.one_hot(index_BLK, m.count).sum(2) * real_BL[..., None]
+    load_BX = jax.lax.stop_gradient(went_BLX.sum(1))  # assignments, k a token
+    tokens_B1 = real_BL.sum(1, keepdims=True)
+    load_BX = load_BX * m.count / m.per_token  # tokens, if all experts were equally busy
+    if bias is not None:
+      return m.weight * ((load_BX - tokens_B1).sum(0) * bias).sum()
+    mean_BX = (prob_BLX * real_BL[..., None]).sum(1) / jnp.maximum(tokens_B1, 1)
+    return m.weight * (load_BX * mean_BX).sum()
+
+
+@jax.custom_vjp
+def with_gradient_of(x: Array, term: Array) -> Array:
+  """`x`, and in the backward pass the gradient of `term` as if it had been added to the loss."""
+  del term
+  return x
+
+
+def _saving(x: Array, term: Array) -> tuple[Array, None]:
+  del term
+  return x, None
+
+
+def _backward(saved: None, grad: Array) -> tuple[Array, Array]:
+  del saved
+  return grad, jnp.ones(())
+
+
+with_gradient_of.defvjp(_saving, _backward)
+
+
+def dispatch(
+  x_BLD: Array, index_BLK: Array, weight_BLK: Array, gate: Array, up: Array, down: Array
+) -> Array:
+  """The weighted sum of what each token's experts say, [B, L, D].
+
+  On a mesh each device holds the experts of its place on the axis `expert`, gathers the tokens of
+  its neighbours on that axis, and gives their parts back.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return _local(x_BLD, index_BLK, weight_BLK, gate, up, down)
+  hidden = 'tensor' if divides(mesh, 'tensor', gate.shape[-1]) else None
+  own = 'expert' if divides(mesh, 'expert', len(gate)) else None
+  # Rows that cannot be cut, such as a single prompt, are on every device.
+  cut = divides(mesh, BATCH_AXES, len(x_BLD))
+
+  def on_device(x: Array, index: Array, weight: Array, *experts: Array) -> Array:
+    first = jax.lax.axis_index('expert') * len(experts[0]) if own else 0
+    if own and cut:
+      gather = lambda x: jax.lax.all_gather(x, 'expert', axis=0, tiled=True)
+      x, index, weight = gather(x), gather(index), gather(weight)
+    out = _local(x, index - first, weight, *experts)
+    if own and cut:
+      out = jax.lax.psum_scatter(out, 'expert', scatter_dimension=0, tiled=True)
+    elif own:
+      out = jax.lax.psum(out, 'expert')
+    return jax.lax.psum(out, 'tensor') if hidden else out
+
+  along = 'sequence' if divides(mesh, 'sequence', x_BLD.shape[1]) else None
+  rows = P(BATCH_AXES if cut else None, along)
+  wide = P(own, None, hidden)
+  return jax.shard_map(
+    on_device,
+    in_specs=(rows, rows, rows, wide, wide, P(own, hidden)),
+    out_specs=rows,
+    check_vma=False,
+  )(x_BLD, index_BLK, weight_BLK, gate, up, down)
+
+
+def _local(
+  x_BLD: Array, index_BLK: Array, weight_BLK: Array, gate: Array, up: Array, down: Array
+) -> Array:
+  """`dispatch` on one device; an index outside of its experts is another device's."""
+  dim, per_token, count = x_BLD.shape[-1], index_BLK.shape[-1], gate.shape[0]
+  index_R = index_BLK.reshape(-1)  # R = tokens * k choices
+  mine_R = (index_R >= 0) & (index_R < count)
+  order_R = jnp.argsort(jnp.where(mine_R, index_R, count), stable=True)
+  sizes_X = (index_R[:, None] == jnp.arange(count)).sum(0).astype(jnp.int32)
+  rows_RD = x_BLD.reshape(-1, dim)[order_R // per_token]
+  multiply = lambda rows, weights: jax.lax.ragged_dot(rows, weights, sizes_X)
+  hidden_RF = jax.nn.silu(multiply(rows_RD, gate)) * multiply(rows_RD, up)
+  out_RD = multiply(hidden_RF, down)[jnp.argsort(order_R)]
+  # What lies behind the last group is nobody's, and need not be 0.
+  share_R = jnp.where(mine_R, weight_BLK.reshape(-1), 0).astype(x_BLD.dtype)
+  out_RD = jnp.where(mine_R[:, None], out_RD, 0) * share_R[:, None]
+  lead = x_BLD.shape[:-1]
+  return out_RD.reshape(math.prod(lead), per_token, dim).sum(1).reshape(*lead, dim)

@@ -1,0 +1,62 @@
+"""What accelerators can do, from the data sheets of their makers."""
+
+import re
+from typing import NamedTuple
+
+
+class Chip(NamedTuple):
+  """One device as JAX counts them.
+
+  Attributes:
+    flops: dense bfloat16 FLOP/s, without sparsity.
+    memory: bytes of device memory.
+    bandwidth: bytes/s of device memory.
+    link: bytes/s that one device receives from its neighbours (ICI, NVLink).
+    network: bytes/s between hosts or slices, for one device.
+    island: devices that `link` joins; 0: as many as the slice has.
+    sustained: the share of `flops` at which well tuned dense training runs, all of a step counted
+      and recomputation not; of published runs and of our own.
+  """
+
+  flops: float
+  memory: float
+  bandwidth: float
+  link: float = 0.0
+  network: float = 12.5e9
+  island: int = 8
+  sustained: float = 0.5
+
+
+GIB = 2**30
+# Keyed by a part of `device_kind`; the first key found in the name wins: longer names come first.
+CHIPS = {
+  'TPU7x': Chip(2307e12, 192 * GIB, 7.4e12, 600e9, island=0, sustained=0.5),
+  'TPU v6': Chip(918e12, 32 * GIB, 1.64e12, 448e9, island=0, sustained=0.45),
+  'TPU v5p': Chip(459e12, 95 * GIB, 2.76e12, 600e9, island=0, sustained=0.6),
+  'TPU v5 lite': Chip(197e12, 16 * GIB, 0.82e12, 200e9, island=0, sustained=0.5),
+  'TPU v5e': Chip(197e12, 16 * GIB, 0.82e12, 200e9, island=0, sustained=0.5),
+  'TPU v5': Chip(459e12, 95 * GIB, 2.76e12, 600e9, island=0, sustained=0.6),
+  'TPU v4': Chip(275e12, 32 * GIB, 1.2e12, 300e9, island=0, sustained=0.55),
+  'TPU v3': Chip(123e12, 32 * GIB, 0.9e12, 100e9, island=0, sustained=0.45),
+  'B200': Chip(2250e12, 180e9, 8e12, 900e9, 50e9),
+  'GH200': Chip(989e12, 96e9, 4e12, 450e9, 50e9),
+  'H200': Chip(989e12, 141e9, 4.8e12, 450e9, 50e9),
+  'H100 PCIe': Chip(756e12, 80e9, 2e12, 64e9, 25e9),
+  'H100 NVL': Chip(835e12, 94e9, 3.9e12, 300e9, 25e9),
+  'H100': Chip(989e12, 80e9, 3.35e12, 450e9, 50e9),
+  'H800': Chip(989e12, 80e9, 3.35e12, 200e9, 50e9),
+  'A100': Chip(312e12, 80e9, 2e12, 300e9, 25e9),
+  'A800': Chip(312e12, 80e9, 2e12, 200e9, 25e9),
+  'L40S': Chip(362e12, 48e9, 0.86e12, 32e9),
+  'L4': Chip(121e12, 24e9, 0.3e12, 32e9),
+  'A10': Chip(125e12, 24e9, 0.6e12, 32e9),
+  'T4': Chip(65e12, 16e9, 0.32e12, 16e9),
+}
+
+
+def find_chip(kind: str) -> Chip | None:
+  """The chip of a `device_kind`, or None where the table does not know it."""
+  for name, chip in CHIPS.items():
+    if re.search(rf'\b{name}\b', kind, re.IGNORECASE):
+      return chip
+  return None

@@ -1,0 +1,232 @@
+"""How long a step takes and what it holds, worked out on paper: for plans, not for promises.
+
+A step takes as long as its products or its communication, whichever is longer, since they overlap,
+and then the optimizer's pass over memory. Products run at `Chip.sustained` of the peak.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AbstractMesh, AxisType
+
+from llm_jax.losses.logprobs import BLOCK_ELEMENTS, ON_ACCELERATORS
+from llm_jax.parallel.chips import Chip
+from llm_jax.parallel.mesh import AXES, BATCH_AXES
+from llm_jax.parallel.rules import state_shardings
+from llm_jax.training.step import TrainState
+
+REMATS = ('none', 'dots', 'attention', 'full')  # what is tried, from fast to small
+HEADROOM = 0.92  # of a chip's memory: the rest is for the runtime and for fragments
+
+
+class Layout(NamedTuple):
+  """What may be chosen freely: it changes no number.
+
+  Attributes:
+    mesh: sizes of all of `AXES`.
+    remat: see `Shape.remat`.
+    accumulate: microbatches.
+  """
+
+  mesh: Mapping[str, int]
+  remat: str
+  accumulate: int
+
+
+class Estimate(NamedTuple):
+  """Of one layout.
+
+  Attributes:
+    layout: which.
+    memory: bytes a chip holds, by kind.
+    capacity: bytes that it has for them.
+    seconds: of the parts of a step.
+    step: seconds of a step.
+    mfu: model FLOPs over peak FLOPs.
+  """
+
+  layout: Layout
+  memory: Mapping[str, float]
+  capacity: float
+  seconds: Mapping[str, float]
+  step: float
+  mfu: float
+
+  @property
+  def fits(self) -> bool:
+    """Whether a chip can hold it."""
+    return sum(self.memory.values()) <= self.capacity
+
+
+def estimate(
+  model: Any,
+  tx: optax.GradientTransformation,
+  chip: Chip,
+  layout: Layout,
+  *,
+  batch: int,
+  length: int,
+) -> Estimate:
+  """Memory and time of a step.
+
+  Args:
+    model: a Transformer.
+    tx: the optimizer, whose state is counted.
+    chip: what it runs on; as many as the mesh has.
+    layout: how.
+    batch: rows of a step, over all devices.
+    length: tokens of a row.
+  """
+  sizes = layout.mesh
+  devices = math.prod(sizes.values())
+  rows = math.prod(sizes[axis] for axis in BATCH_AXES)
+  tokens = batch * length / layout.accumulate / rows / sizes['sequence']  # of a chip, at a time
+  held = _held(model, tx, tuple(sizes.items()))
+  kept, working = _activations(model, layout.remat, sizes['tensor'])
+  shape = model.shape
+  width = jnp.dtype(shape.dtype).itemsize
+  head = shape.vocab_size * shape.dim / sizes['tensor']
+  tables = shape.vocab_size * shape.dim * (2 if shape.head == 'untied' else 1)
+  layer = (_count(model, tx) - tables) / shape.num_layers
+  logits = min(BLOCK_ELEMENTS * ON_ACCELERATORS, tokens * shape.vocab_size / sizes['tensor'])
+  memory = {
+    'parameters': held['params'],
+    'optimizer': held['opt_state'],
+    'gradients': held['params'] * (1 if layout.accumulate == 1 else 2),
+    'activations': tokens * (kept * shape.num_layers + working) * width,
+    'logits': 2.0 * 4 * logits,
+    # Whole matrices exist for a moment: two layers', one in use and one on its way, and the head,
+    # whose gradient is added up in float32.
+    'gathered': 0.0
+    if sizes['fsdp'] == 1
+    else 2 * width * layer / sizes['tensor'] + (width + 4) * head,
+  }
+  flops = batch * length * model.flops_per_token(length)
+  seconds = {
+    'products': flops * _repeated(model, layout.remat, length) / devices / chip.flops,
+    'communication': _communication(model, _count(model, tx), chip, layout, tokens, width),
+    # Adam reads parameter, gradient and two moments, and writes three of them.
+    'optimizer': (held['params'] * 3 + held['opt_state'] * 2) / chip.bandwidth,
+  }
+  seconds['products'] /= chip.sustained
+  step = max(seconds['products'], seconds['communication']) + seconds['optimizer']
+  return Estimate(
+    layout, memory, HEADROOM * chip.memory, seconds, step, flops / devices / chip.flops / step
+  )
+
+
+def layouts(model: Any, devices: int, batch: int) -> Iterator[Layout]:
+  """Every layout worth trying: parameters cut by `fsdp`, the rest copied by `data`."""
+  heads = model.shape.num_heads
+  powers = [2**i for i in range(16)]
+  for tensor in (n for n in powers if n <= 8 and devices % n == 0 and heads % n == 0):
+    for sequence in (n for n in powers if (devices // tensor) % n == 0):
+      if heads % (tensor * sequence):
+        continue
+      rest = devices // tensor // sequence
+      if batch % rest:
+        continue
+      sizes = {**dict.fromkeys(AXES, 1), 'tensor': tensor, 'sequence': sequence}
+      microbatches = [n for n in powers if batch // rest % n == 0]
+      for fsdp in (n for n in powers if rest % n == 0):
+        mesh = {**sizes, 'data': rest // fsdp, 'fsdp': fsdp}
+        yield from itertools.starmap(
+          functools.partial(Layout, mesh), itertools.product(REMATS, microbatches)
+        )
+
+
+@functools.lru_cache
+def _state(model: Any, tx: optax.GradientTransformation) -> TrainState:
+  """Shapes of a whole train state."""
+
+  def fresh() -> TrainState:
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+  return jax.eval_shape(fresh)
+
+
+def _count(model: Any, tx: optax.GradientTransformation) -> int:
+  """Numbers that the parameters hold; `num_params` traces the model each time."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_state(model, tx).params))
+
+
+@functools.lru_cache
+def _held(
+  model: Any, tx: optax.GradientTransformation, sizes: tuple[tuple[str, int], ...]
+) -> dict[str, int]:
+  """Bytes of parameters and optimizer state on one chip, by their shardings."""
+  names, counts = zip(*sizes, strict=True)
+  mesh: Any = AbstractMesh(counts, names, (AxisType.Auto,) * len(sizes))
+  state = _state(model, tx)
+  placed = state_shardings(state, state.params, mesh)
+  size = lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+  total = lambda a, b: sum(jax.tree.leaves(jax.tree.map(size, a, b)))
+  return {
+    'params': total(state.params, placed.params),
+    'opt_state': total(state.opt_state, placed.opt_state),
+  }
+
+
+def _activations(model: Any, remat: str, tensor: int) -> tuple[float, float]:
+  """Numbers a token leaves for the backward pass in each layer, and while one layer is computed."""
+  s = model.shape
+  heads, keys = s.num_heads * s.head_dim / tensor, 2 * s.num_kv_heads * s.head_dim / tensor
+  hidden = s.hidden_dim / tensor * (2 if s.mlp == 'swiglu' else 1)
+  products = heads + keys + s.dim + hidden + s.dim
+  everything = products + 3 * s.dim + (heads + keys) + heads + s.hidden_dim / tensor
+  kept = {
+    'none': everything,
+    'dots': s.dim + products + heads,
+    'all_dots': s.dim + products + heads,
+    'attention': s.dim + heads,
+    'full': s.dim,
+  }[remat]
+  return kept, 2 * everything
+
+
+def _repeated(model: Any, remat: str, length: int) -> float:
+  """Executed FLOPs over model FLOPs: what rematerialisation computes again."""
+  s = model.shape
+  head = 6 * s.vocab_size * s.dim
+  whole = model.flops_per_token(length)
+  seen = (length + 1) / 2 if s.causal else length
+  scores = 12.0 * s.num_layers * seen * s.num_heads * s.head_dim
+  again = {
+    'none': 0.0,
+    'dots': 0.0,
+    'all_dots': 0.0,
+    'attention': whole - head - scores,
+    'full': whole - head,
+  }[remat]
+  return 1 + (again + head) / 3 / whole  # the head's logits are computed twice in blocks
+
+
+def _communication(
+  model: Any, count: int, chip: Chip, layout: Layout, tokens: float, width: int
+) -> float:
+  """Seconds of a step in which a chip receives something, if nothing overlapped."""
+  sizes, s = layout.mesh, model.shape
+  island = chip.island or math.prod(sizes.values())
+  inner = sizes['tensor'] * sizes['sequence']
+  share = lambda n: (n - 1) / n
+  near = chip.link
+  # A ring over several islands crosses each border once, over all the network ports of an island.
+  far = chip.link if inner * sizes['fsdp'] <= island else min(chip.link, island * chip.network)
+  params = count / sizes['tensor']
+  # Weights are gathered forward and backward, and gradients scattered, in each microbatch.
+  weights = params * (2 * width + 4) * share(sizes['fsdp']) * layout.accumulate
+  copies = 2 * 4 * params / sizes['fsdp'] * share(sizes['data'])
+  passes = 2 if layout.remat in ('none', 'dots', 'all_dots') else 3
+  # After attention and after the MLP, in each pass, all heads' parts are added up.
+  partial = 2 * tokens * s.dim * width * share(sizes['tensor'])
+  heads = (2 * s.num_heads + 2 * s.num_kv_heads) * s.head_dim / sizes['tensor']
+  swapped = tokens * heads * width * share(sizes['sequence'])
+  within = layout.accumulate * s.num_layers * passes * (2 * partial + swapped)
+  return (weights + copies) / far + within / near if near else 0.0
