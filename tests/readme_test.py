@@ -2,6 +2,7 @@
 
 import io
 import json
+import pydoc
 import re
 import shlex
 from pathlib import Path
@@ -72,13 +73,14 @@ def smoke(c):
   elif c.job == 'chat':
     c.max_new = 8
   elif c.job == 'sample' and 'annotate' in c:
-    c.max_prompts, c.annotate.sample.group, c.annotate.sample.max_new, c.minimum = 8, 2, 4, None
+    c.max_prompts, c.annotate.sample.group, c.annotate.sample.max_new, c.minimum = 160, 2, 4, None
   elif c.job == 'sample':
     c.sample.max_new = 8
   elif c.job == 'train':
     for shape in (c.model.get('policy'), c.model.get('critic'), c.model):
       if shape is not None and 'dim' in shape:
-        shape.update(TINY, remat='none', dtype='float32', scan_layers=True)
+        with shape.unlocked():
+          shape.update(TINY, remat='none', dtype='float32', scan_layers=True)
     reuse = c.get('rollout', {}).get('minibatches', 1)
     c.total_steps = c.checkpoint_every = c.eval_every = c.log_every = 2 * reuse
     c.batch_size, c.accumulate = 4, 1
@@ -89,6 +91,12 @@ def smoke(c):
       c.data.length = 512  # the tokenizer of 512 words writes longer
 
 
+def _pages(module):
+  """The documentation of a module, in parts of a thousand characters."""
+  text = pydoc.plain(pydoc.render_doc(module))
+  return [text[i : i + 1000] for i in range(0, len(text), 1000)]
+
+
 @pytest.mark.slow
 def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
   """In their order and in one folder, as a reader would, with small numbers."""
@@ -96,7 +104,8 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
   pytest.importorskip('zstandard')
   import zstandard
 
-  text = ''.join(json.dumps({'text': f'The cat saw {i} birds. ' * 9}) + '\n' for i in range(2000))
+  texts = [part for name in ('json', 're', 'os', 'shutil') for part in _pages(name)]
+  text = ''.join(json.dumps({'text': t}) + '\n' for t in texts)
   (tmp_path / 'my' / 'web.jsonl.zst').write_bytes(zstandard.compress(text.encode()))
   turn = lambda role, text: {'role': role, 'content': text}
   talks = [[turn('user', f'Add 1 to {i}.'), turn('assistant', f'{i + 1}')] for i in range(200)]
