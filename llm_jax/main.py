@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -144,9 +144,25 @@ def main(argv: Sequence[str]) -> None:
     start_hosts()
     run(config)
   except BadInput as error:
-    sys.exit(f'error: {error}')
+    leave(f'error: {error}')
   except Interrupted as stop:
-    sys.exit(str(stop))
+    leave(str(stop))
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    last = str(error).splitlines()[0]
+    leave(f'stopped: another host has left, or cannot be reached; start all of them again. {last}')
+
+
+def leave(message: str) -> NoReturn:
+  """Says why and ends the process; one of several without waiting for the others to end too."""
+  import jax
+
+  if jax.process_count() == 1:
+    sys.exit(message)
+  print(message, file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  os._exit(1)
 
 
 if __name__ == '__main__':

@@ -113,7 +113,7 @@ def ours(case: str) -> dict[str, Any]:
     return {
       'device': jax.devices()[0].device_kind,
       'parameters': model.num_params(),
-      'attention': model.backend(length),
+      'attention': model.shape.backend(length),
       'tokens_per_second': round(tokens / seconds),
       'mfu': round(flops / seconds / peak, 4) if peak else None,
       'compile_seconds': round(compile_seconds, 1),

@@ -18,6 +18,7 @@ import numpy as np
 
 from llm_jax import artifact
 from llm_jax.find import bind, call, find, named, preset, suggest
+from llm_jax.losses.logprobs import BLOCK_ELEMENTS, ON_ACCELERATORS
 from llm_jax.models.transformer import Transformer
 from llm_jax.parallel.chips import Chip, find_chip
 from llm_jax.parallel.collectives import collectives
@@ -72,7 +73,8 @@ def main(config: Any) -> None:
   )
   batch, length = config.train.batch_size, config.length
   candidates = layouts(model, count, batch) if config.search else [_given(config, count)]
-  options: Any = dict(batch=batch * _group(config), length=length)
+  block = BLOCK_ELEMENTS * ON_ACCELERATORS
+  options: Any = dict(batch=batch * _group(config), length=length, block=block)
   tried = [estimate(model, tx, chip, one, **options) for one in candidates]
   if not tried:
     raise BadInput(
@@ -207,6 +209,9 @@ def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, A
     state = abstract_state(init, tx, mesh)
     step = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=0, accumulate=layout.accumulate)
     start = time.perf_counter()
+    # What was compiled for a machine that is not here cannot be read back from the cache.
+    cached = jax.config.values['jax_enable_compilation_cache']
+    jax.config.update('jax_enable_compilation_cache', False)
     try:
       compiled: Any = step.lower(state, _batch(config, mesh)).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -214,6 +219,8 @@ def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, A
         raise
       told = re.search(r'Used [\d.]+\w+ of [\d.]+\w+ hbm|[\d.]+\w exceeds [\d.]+\w', str(error))
       return {'fits': False, 'reason': told[0] if told else str(error).splitlines()[0]}
+    finally:
+      jax.config.update('jax_enable_compilation_cache', cached)
   memory, text = compiled.memory_analysis(), compiled.as_text()
   found = collectives(text)
   kinds = sorted({c.kind for c in found})

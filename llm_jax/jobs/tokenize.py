@@ -22,6 +22,7 @@ from llm_jax import artifact
 from llm_jax.data import packed
 from llm_jax.data.sources import open_source
 from llm_jax.find import call, suggest
+from llm_jax.parallel.mesh import on_one_host
 from llm_jax.text.tokenizer import Tokenizer, check_unicode
 from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput
@@ -38,7 +39,7 @@ def main(config: Any) -> None:
     BadInput: as `tokenize`, or an unknown field.
   """
   options = {k: v for k, v in config.to_dict().items() if k not in ('job', 'requires')}
-  call(tokenize, options, where='tokenize')
+  on_one_host(lambda: call(tokenize, options, where='tokenize'))
 
 
 def tokenize(

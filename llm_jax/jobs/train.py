@@ -43,7 +43,7 @@ FIELDS = (
   *('job', 'stage', 'workdir', 'requires', 'next', 'seed', 'total_steps', 'batch_size'),
   *('accumulate', 'mesh', 'model', 'data', 'loss', 'annotate', 'optimizer', 'init'),
   *('evaluate', 'sample', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
-  *('publish', 'centre', 'rollout', 'stop'),
+  *('publish', 'centre', 'rollout', 'stop', 'gradients'),
 )
 COUNTS = (
   *('total_steps', 'batch_size', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every'),
@@ -77,6 +77,8 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
       raise BadInput(f'config: {field} {whole[field]} must be at least 1')
   if config.publish not in ('last', 'best'):
     raise BadInput(f"config: publish {config.publish!r}; choose from: 'last', 'best'")
+  if config.get('gradients', 'float32') not in ('float32', 'bfloat16'):
+    raise BadInput(f"config: gradients {config.gradients!r}; choose from: 'float32', 'bfloat16'")
   for name in config.annotate:
     if name != 'steps' and name not in config.annotate.steps:
       raise BadInput(f'annotate: options for {name!r}, which is not in config.annotate.steps')
@@ -193,6 +195,7 @@ class _Run:
         f'model: rows of {self.tokens_shape[-1]} tokens are longer than config.model.max_length '
         f'{shape.max_length}; raise it, or make shorter rows'
       )
+    self.attention = shape.backend(self.tokens_shape[-1])  # refuses what it cannot do
     self.tx, self.rate = _optimizer(config)
     self.tx = optimizer.freeze(self.tx, self.model.frozen)
     name, group = named(config.evaluate, 'evaluate')
@@ -296,6 +299,7 @@ class _Run:
       seed=config.seed,
       accumulate=config.accumulate,
       frozen=self.model.frozen,
+      gradients=config.get('gradients', 'float32'),
     )
     tokens = config.batch_size * math.prod(self.tokens_shape)
     log = training_metrics.Log(
@@ -322,7 +326,7 @@ class _Run:
     log.say(
       f'{config.stage}: {self.model.num_params() / 1e6:.2f}M parameters, {len(self.rows)} rows of '
       f'{self.tokens_shape[-1]} tokens, {config.total_steps} steps of {tokens} tokens, on '
-      f'{self.mesh.size} x {jax.devices()[0].device_kind}'
+      f'{self.mesh.size} x {jax.devices()[0].device_kind}, attention by {self.attention}'
     )
     keeper = Keeper(
       folder,

@@ -137,6 +137,16 @@ class Shape:
     if self.position == 'rope' and self.head_dim % 4:
       raise BadInput(f'model: rotary positions need a head_dim divisible by 4, not {self.head_dim}')
 
+  def sight(self, cached: bool = False) -> attend.Sight:
+    """Who sees whom."""
+    return attend.Sight(self.causal, self.window, self.attention_softcap, aligned=not cached)
+
+  def backend(self, length: int, cached: bool = False) -> str:
+    """The name of the attention backend for rows of `length`; see `attend.choose`."""
+    return attend.choose(
+      self.attention, self.sight(cached), head_dim=self.head_dim, length=length, dtype=self.dtype
+    )
+
 
 class Block(nn.Module):
   """Pre-norm residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
@@ -292,8 +302,9 @@ class Transformer(Model):
         k_segment=write(cache['segment'], segment_BL, (0, cache['index'])),
       )
     # Parameters are made from a single token, which no kernel would take.
-    backend = 'xla' if self.is_initializing() else self.backend(length, cached=cache is not None)
-    see = attend.load(backend).make(place, self._sight(cache is not None))
+    cached = cache is not None
+    backend = 'xla' if self.is_initializing() else s.backend(length, cached)
+    see = attend.load(backend).make(place, s.sight(cached))
     x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
     angles = self._angles(position_BL)
     block = Block(s, parent=None)
@@ -319,18 +330,6 @@ class Transformer(Model):
           'index': cache['index'] + length,
         }
     return self.final_norm(x_BLD), cache
-
-  def _sight(self, cached: bool) -> attend.Sight:
-    s = self.shape
-    return attend.Sight(s.causal, s.window, s.attention_softcap, aligned=not cached)
-
-  @nn.nowrap
-  def backend(self, length: int, cached: bool = False) -> str:
-    """The name of the attention backend for rows of `length`; see `attend.choose`."""
-    s = self.shape
-    return attend.choose(
-      s.attention, self._sight(cached), head_dim=s.head_dim, length=length, dtype=s.dtype
-    )
 
   def unembed(self, hidden_D: Array) -> Array:
     """float32 logits [..., V] of hidden states [..., D] (scores [...] for a scalar head)."""

@@ -1,12 +1,14 @@
 """The device mesh: its axes, the start on many hosts, and batches spread over it."""
 
+import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -22,17 +24,39 @@ def start_hosts() -> None:
   """Joins the other processes of a multi-host job, where the environment names a coordinator.
 
   Plain `jax.distributed`: JAX itself recognises SLURM, Kubernetes, Open MPI and TPU pods; elsewhere
-  set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Does nothing on one host.
+  set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Does nothing on one host. A
+  host that is not heard of for LLM_JAX_HEARTBEAT_SECONDS (60) ends the job on all of them.
+
+  Raises:
+    BadInput: an address without the other two.
   """
-  if os.environ.get('JAX_COORDINATOR_ADDRESS'):
-    jax.distributed.initialize(
-      num_processes=int(os.environ['JAX_NUM_PROCESSES']),
-      process_id=int(os.environ['JAX_PROCESS_ID']),
-    )
-  elif int(os.environ.get('SLURM_NTASKS', 1)) > 1 or ',' in os.environ.get(
-    'TPU_WORKER_HOSTNAMES', ''
+  told: Any = dict(heartbeat_timeout_seconds=int(os.environ.get('LLM_JAX_HEARTBEAT_SECONDS', 60)))
+  given = os.environ.get
+  if given('JAX_COORDINATOR_ADDRESS'):
+    try:
+      count, number = int(os.environ['JAX_NUM_PROCESSES']), int(os.environ['JAX_PROCESS_ID'])
+    except (KeyError, ValueError) as error:
+      raise BadInput(
+        'hosts: JAX_COORDINATOR_ADDRESS is set; JAX_NUM_PROCESSES and JAX_PROCESS_ID have to be '
+        'numbers beside it'
+      ) from error
+    jax.distributed.initialize(num_processes=count, process_id=number, **told)
+  elif (
+    int(given('SLURM_NTASKS', 1)) > 1
+    or int(given('OMPI_COMM_WORLD_SIZE', 1)) > 1
+    or ',' in given('TPU_WORKER_HOSTNAMES', '')
+    or given('MEGASCALE_COORDINATOR_ADDRESS')
+    or (given('KUBERNETES_SERVICE_HOST') and given('JOB_COMPLETION_INDEX'))
   ):
-    jax.distributed.initialize()
+    jax.distributed.initialize(**told)
+
+
+def on_one_host(work: Callable[[], None]) -> None:
+  """Does something once, on the first host, while the others wait for it."""
+  if jax.process_index() == 0:
+    work()
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('on_one_host')
 
 
 def make_mesh(*, devices: Sequence[Any] | None = None, **axes: int) -> Mesh:
@@ -90,7 +114,7 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
 
 
 def local_rows(x: jax.Array) -> np.ndarray:
-  """The rows of a batch-sharded array that this host holds, in order; the inverse of `shard_batch`.
+  """The rows of an array that this host read, in order; the inverse of `shard_batch`.
 
   Waits for the device.
   """
@@ -98,7 +122,25 @@ def local_rows(x: jax.Array) -> np.ndarray:
     return np.asarray(x)
   # Axes that do not cut the rows hold copies of the same piece.
   pieces = {piece.index[0].start or 0: piece.data for piece in x.addressable_shards}
-  return np.concatenate([np.asarray(pieces[first]) for first in sorted(pieces)])
+  rows = np.concatenate([np.asarray(pieces[first]) for first in sorted(pieces)])
+  if not getattr(x, 'is_fully_replicated', False):
+    return rows
+  # Every host has all of them, as a program may have left them; its own are the usual part.
+  hosts, host = jax.process_count(), jax.process_index()
+  return rows[host * len(rows) // hosts : (host + 1) * len(rows) // hosts]
+
+
+def spread(batch: Batch, mesh: Mesh) -> Batch:
+  """The batch cut as `shard_batch` cuts it, wherever the programs that wrote it left its arrays."""
+  place = batch_sharding(mesh)
+  if all(x.sharding.is_equivalent_to(place, x.ndim) for x in batch.values()):
+    return batch
+  return _spreader(mesh)(batch)
+
+
+@functools.lru_cache
+def _spreader(mesh: Mesh) -> Callable[[Batch], Batch]:
+  return jax.jit(lambda batch: batch, out_shardings=batch_sharding(mesh))
 
 
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+
 from llm_jax.training import optimizer
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.loop import Interrupted
@@ -66,6 +69,8 @@ class Keeper:
       for line in self._show(params):
         log.say(f'  | {line}')
       log.restart_clock()
+    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+      self._signal = signal.SIGTERM  # some host was told; all of them hear of it at the same step
     interrupted = self._signal is not None and step % self._reuse == 0
     if step % self._checkpoint_every == 0 or last or interrupted:
       log.flush()  # so that metrics.jsonl holds every step the checkpoint holds
@@ -82,8 +87,12 @@ class Keeper:
   def on_signals(self) -> Iterator[None]:
     """While in this context, SIGTERM and SIGINT ask the hook to save and stop.
 
-    The second one acts as it would outside.
+    The second one acts as it would outside. With several hosts JAX itself listens for SIGTERM, and
+    tells them all.
     """
+    if jax.process_count() > 1:
+      yield
+      return
     before: dict[int, Any] = {}
 
     def restore() -> None:

@@ -35,6 +35,7 @@ def make(
   b2: float | None = None,
   spike: float | None = None,
   ema: float | None = None,
+  moment_dtype: str = 'float32',
 ) -> tuple[optax.GradientTransformation, Schedule]:
   """The transformation and its learning-rate schedule (step -> rate).
 
@@ -54,6 +55,7 @@ def make(
     b2: decay of the second moment; default 0.95, for lion 0.99. Not used by adafactor.
     spike: a gradient norm above this multiple of its running mean skips the update; None accepts
       any finite norm. Updates with a norm that is not finite are always skipped.
+    moment_dtype: 'bfloat16' halves the memory of the first moment.
     ema: decay of an average of the parameters, which evaluation and the artifact then use.
 
   Raises:
@@ -62,14 +64,22 @@ def make(
   rate = _schedule(
     schedule, learning_rate, warmup_steps, total_steps, final_fraction, decay_fraction
   )
+  if moment_dtype not in ('float32', 'bfloat16'):
+    raise BadInput(f"optimizer: moment_dtype {moment_dtype!r}; choose from: 'float32', 'bfloat16'")
   mask = _decay_mask
   if name == 'adamw':
-    tx = optax.adamw(rate, b1=b1, b2=b2 or 0.95, weight_decay=weight_decay, mask=mask)
+    tx = optax.adamw(
+      rate, b1=b1, b2=b2 or 0.95, weight_decay=weight_decay, mask=mask, mu_dtype=moment_dtype
+    )
   elif name == 'lion':
-    tx = optax.lion(rate, b1=b1, b2=b2 or 0.99, weight_decay=weight_decay, mask=mask)
+    tx = optax.lion(
+      rate, b1=b1, b2=b2 or 0.99, weight_decay=weight_decay, mask=mask, mu_dtype=moment_dtype
+    )
   elif name == 'adafactor':
     tx = optax.chain(
-      optax.adafactor(None, momentum=b1, multiply_by_parameter_scale=False),
+      optax.adafactor(
+        None, momentum=b1, multiply_by_parameter_scale=False, dtype_momentum=moment_dtype
+      ),
       optax.add_decayed_weights(-weight_decay, mask=mask),  # adafactor's updates point downhill
       optax.scale_by_schedule(rate),
     )
@@ -82,6 +92,7 @@ def make(
         adam_b2=b2 or 0.95,
         muon_weight_dimension_numbers=_muon_axes,
         consistent_rms=0.2,
+        mu_dtype=moment_dtype,
       ),
       optax.add_decayed_weights(-weight_decay, mask=mask),  # its updates point downhill too
       optax.scale_by_schedule(rate),

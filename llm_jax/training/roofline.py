@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, AxisType
 
-from llm_jax.losses.logprobs import BLOCK_ELEMENTS, ON_ACCELERATORS
 from llm_jax.parallel.chips import Chip
 from llm_jax.parallel.mesh import AXES, BATCH_AXES
 from llm_jax.parallel.rules import state_shardings
@@ -72,6 +71,7 @@ def estimate(
   *,
   batch: int,
   length: int,
+  block: int = 2**28,
 ) -> Estimate:
   """Memory and time of a step.
 
@@ -82,6 +82,7 @@ def estimate(
     layout: how.
     batch: rows of a step, over all devices.
     length: tokens of a row.
+    block: logits that a chip holds at a time.
   """
   sizes = layout.mesh
   devices = math.prod(sizes.values())
@@ -94,7 +95,7 @@ def estimate(
   head = shape.vocab_size * shape.dim / sizes['tensor']
   tables = shape.vocab_size * shape.dim * (2 if shape.head == 'untied' else 1)
   layer = (_count(model, tx) - tables) / shape.num_layers
-  logits = min(BLOCK_ELEMENTS * ON_ACCELERATORS, tokens * shape.vocab_size / sizes['tensor'])
+  logits = min(block, tokens * shape.vocab_size / sizes['tensor'])
   memory = {
     'parameters': held['params'],
     'optimizer': held['opt_state'],

@@ -169,7 +169,8 @@ def test_a_recipe_is_wired_from_stage_to_stage(recipe, size):
 def test_recipes_are_those_of_their_papers():
   llama, gpt = recipes.get_config('llama'), recipes.get_config('gpt')
   assert llama.sft.init.params == 'runs/llama/pretrain'  # anew from the base, arXiv:2407.21783
-  assert llama.best_of_n.annotate.steps == ('sample', 'reward_model')
+  assert llama.best_of_n.annotate.steps == ('sample', 'verify', 'reward_model')
+  assert llama.best_of_n.minimum < min(llama.best_of_n.annotate.verify.weights)  # what is right
   assert llama.best_of_n.artifact == 'runs/llama/first'
   assert gpt.ppo.init.critic == gpt.ppo.annotate.reward_model.path == 'runs/gpt/reward'
 

@@ -331,7 +331,7 @@ def refused(c, compiled, *parts):
     (dict(batch_size=6, mesh=dict(data=2, fsdp=2)), ['batch_size 6', '1 * 4', 'use 4 or 8']),
     (dict(batch_size=2, mesh=dict(fsdp=8)), ['batch_size 2', 'use 8']),
     (dict(batch_size=6, accumulate=4), ['batch_size 6', '4 * 1', 'use 4 or 8']),
-    (dict(mesh=dict(data=16)), ['needs 16 devices', 'has 8']),
+    (dict(mesh=dict(data=16)), ['needs 16 devices', 'there are 8']),
     (dict(mesh=dict(fdsp=2)), ["'fdsp'"]),
     (dict(model=dict(max_length=8)), ['rows of 16 tokens', 'max_length 8']),
     (dict(model=dict(vocab_size=280)), ['vocab_size 280', "tokenizer's 290"]),

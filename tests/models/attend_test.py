@@ -218,8 +218,8 @@ def test_what_a_backend_cannot_do_is_said(name, asked, message):
 
 def test_a_cache_is_read_by_xla_whatever_trains():
   model = transformer.make(vocab_size=8, dim=16, num_layers=1, num_heads=2, attention='chunked')
-  assert model.backend(16) == 'chunked'
-  assert model.backend(16, cached=True) == 'xla'
+  assert model.shape.backend(16) == 'chunked'
+  assert model.shape.backend(16, cached=True) == 'xla'
 
 
 def test_the_kernel_lowers_for_tpus():

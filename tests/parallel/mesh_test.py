@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from llm_jax.parallel import mesh as meshes
@@ -77,7 +78,8 @@ def test_rows_come_back_in_the_order_in_which_they_were_given(monkeypatch, axes)
   mesh = make_mesh(**axes)
   whole = {'tokens': np.arange(48).reshape(16, 3), 'label': np.arange(16)}
   batch = meshes.shard_batch(whole, mesh)
-  for hosts in (1, 2):  # a host of several reads its own devices, which are all of them here
+  # A host of several reads its own devices, which are all of them here.
+  for hosts in (1, 2) if mesh.size > 1 else (1,):
     monkeypatch.setattr(jax, 'process_count', lambda hosts=hosts: hosts)
     for name, value in whole.items():
       found = meshes.local_rows(batch[name])
@@ -94,6 +96,24 @@ def test_a_host_has_the_rows_of_its_own_devices_alone(monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   found = meshes.local_rows(SimpleNamespace(addressable_shards=pieces))
   np.testing.assert_array_equal(found, np.arange(24).reshape(8, 3)[4:])
+
+
+def test_of_rows_that_every_host_has_each_takes_its_part(monkeypatch):
+  rows = np.arange(24).reshape(8, 3)
+  whole = jax.device_put(rows, NamedSharding(make_mesh(fsdp=8), P()))
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  np.testing.assert_array_equal(meshes.local_rows(whole), rows[4:])
+
+
+def test_a_batch_is_spread_wherever_it_was_left():
+  mesh = make_mesh(fsdp=8)
+  cut = meshes.shard_batch({'tokens': np.arange(16)}, mesh)
+  assert meshes.spread(cut, mesh) is cut
+  left = cut | {'log': jax.device_put(np.arange(8.0), NamedSharding(mesh, P()))}
+  out = meshes.spread(left, mesh)
+  assert {x.sharding.spec for x in out.values()} == {batch_sharding(mesh).spec}
+  np.testing.assert_array_equal(out['log'], np.arange(8.0))
 
 
 def test_constrain_without_a_mesh_does_nothing():

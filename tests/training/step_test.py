@@ -60,12 +60,12 @@ def adamw(**changes):
   return optimizer.make(total_steps=STEPS, learning_rate=1e-2, warmup_steps=1, **changes)[0]
 
 
-def train(mesh_axes, tx, *, accumulate=1, change=lambda batch: batch, steps=STEPS):
+def train(mesh_axes, tx, *, change=lambda batch: batch, steps=STEPS, **how):
   """The losses and the final state of a few steps of the tiny model."""
   mesh = make_mesh(**mesh_axes)
   with jax.set_mesh(mesh):
     state = make_state(init, tx, mesh)
-    step_fn = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=0, accumulate=accumulate)
+    step_fn = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=0, **how)
     losses = []
     for step in range(steps):
       state, metrics = step_fn(state, shard_batch(change(batch_of(step)), mesh))
@@ -96,6 +96,28 @@ def test_the_masks_tell_a_mean_of_means_apart(plain):
   assert len(set(losses)) == STEPS
   moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, init())
   assert min(jax.tree.leaves(moved)) > 1e-4  # far above the tolerance of the comparisons below
+
+
+@pytest.mark.parametrize('accumulate', [1, 4])
+def test_gradients_in_bfloat16_are_near_and_add_up_in_float32(plain, accumulate):
+  losses, state = train(dict(data=1), sgd(), accumulate=accumulate, gradients='bfloat16')
+  np.testing.assert_allclose(losses, plain[0], rtol=5e-3)
+  far = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, plain[1].params)
+  assert 1e-6 < max(jax.tree.leaves(far)) < 0.02
+  assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype('float32')}
+
+
+@pytest.mark.parametrize('name', ['adamw', 'lion', 'adafactor', 'muon'])
+def test_a_first_moment_in_bfloat16(name):
+  mesh = make_mesh(data=1)
+  size = lambda state: sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
+  whole, half = (
+    make_state(init, adamw(name=name, moment_dtype=kind), mesh) for kind in ('float32', 'bfloat16')
+  )
+  count = sum(leaf.size for leaf in jax.tree.leaves(whole.params))
+  assert size(whole) - size(half) == 2 * count
+  losses, _ = train(dict(data=1), adamw(name=name, moment_dtype='bfloat16'))
+  assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize('accumulate', [2, 4])

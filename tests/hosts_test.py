@@ -1,0 +1,101 @@
+"""Two hosts of four devices train as one of eight does, and none of them waits for a dead one."""
+
+import shutil
+import signal
+import socket
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tests import resume_test
+from tests.resume_test import EVERY, STAGE_STEPS, STEPS, Run, finished
+
+pytestmark = pytest.mark.slow
+folder, stages = resume_test.folder, resume_test.stages  # fixtures
+DEVICES = '--xla_force_host_platform_device_count=4 --xla_cpu_multi_thread_eigen=false'
+
+
+class Hosts:
+  """The same command on two hosts, as processes of this machine."""
+
+  def __init__(self, folder, name, stage='pretrain', **environ):
+    with socket.socket() as free:
+      free.bind(('127.0.0.1', 0))
+      address = f'127.0.0.1:{free.getsockname()[1]}'
+    hosts = dict(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES='2', XLA_FLAGS=DEVICES)
+    self.runs = [
+      Run(folder, name, 8, stage, **hosts, JAX_PROCESS_ID=str(host), **environ) for host in range(2)
+    ]
+
+  def finished(self):
+    said = []
+    for run in self.runs:
+      status, told = run.wait()
+      said.append(told)
+      assert status == 0, '\n'.join(said)
+    assert 'finished' not in said[1]  # one host speaks
+    return self.runs[0]
+
+
+def assert_near(run, other):
+  """The same numbers, but for the order in which floats are added up."""
+  ours, theirs = run.losses(), other.losses()
+  assert [x[:2] for x in ours] == [x[:2] for x in theirs] != []
+  losses = ([x[2] for x in run.losses()] for run in (run, other))
+  np.testing.assert_allclose(*losses, rtol=1e-5, atol=1e-6)
+  close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4)
+  jax.tree.map(close, run.params(), other.params())
+
+
+@pytest.fixture(scope='module')
+def whole(folder):
+  return finished(Run(folder, 'whole', 8))[0]
+
+
+@pytest.mark.parametrize('stage', ['grpo', 'ppo'])
+def test_two_hosts_align_as_one(stages, stage):
+  run = Hosts(stages, f'{stage}-hosts', stage).finished()
+  other = finished(Run(stages, f'{stage}-one', 8, stage))[0]
+  assert_near(run, other)
+  assert len(run.losses()) == STAGE_STEPS + 3
+
+
+def test_a_host_that_dies_ends_the_job_and_one_host_goes_on(folder, whole):
+  hosts = Hosts(folder, 'dies', TO_BE_KILLED='yes', LLM_JAX_HEARTBEAT_SECONDS='10')
+  first, second = hosts.runs
+  first.wait_for(STEPS // 2 + EVERY)
+  second.process.send_signal(signal.SIGKILL)
+  second.wait()
+  began = time.monotonic()
+  status, said = first.wait()
+  assert status != 0 and time.monotonic() - began < 60
+  assert 'another host' in said, said[-2000:]
+  run, said = finished(Run(folder, 'dies', 8))
+  assert 'resuming' in said
+  assert_near(run, whole)
+
+
+def test_a_host_that_is_told_to_stop_tells_the_others(folder, whole):
+  shutil.rmtree(folder / 'tokens')  # two hosts write them once
+  hosts = Hosts(folder, 'told', TO_BE_KILLED='yes')
+  first, second = hosts.runs
+  first.wait_for(EVERY + 1)
+  second.process.send_signal(signal.SIGTERM)
+  last = []
+  for run in hosts.runs:
+    status, said = run.wait()
+    assert status == 1 and 'Traceback' not in said, said
+    last.append(next(line for line in said.splitlines() if 'SIGTERM: saved step' in line))
+  assert last[0] == last[1]
+  assert_near(Hosts(folder, 'told').finished(), whole)
+
+
+def test_a_host_with_bad_input_stops_them_all(folder):
+  text = (folder / 'pretrain.py').read_text()
+  (folder / 'wrong.py').write_text(text.replace('c.update(', 'c.model.num_heads = 3\n  c.update('))
+  hosts = Hosts(folder, 'wrong', 'wrong')
+  for run in hosts.runs:
+    status, said = run.wait()
+    assert status == 1 and 'error: ' in said and 'Traceback' not in said
