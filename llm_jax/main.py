@@ -114,21 +114,30 @@ def _literal(text: str) -> Any:
     return {'true': True, 'false': False}.get(text.lower(), text)
 
 
-def tune_cpu() -> None:
+def tune_cpu(*, rounds: bool = False) -> None:
   """The XLA flag that makes CPU training faster; only before JAX is imported.
 
-  YNNPACK for reductions and Eigen for matrix products, where XLA's default is YNNPACK for both:
-  experiments/benchmarks/README.md has the measurements. Flags that the user set win.
+  YNNPACK for reductions and Eigen for float32 matrix products, where XLA's default is YNNPACK for
+  both: experiments/benchmarks/README.md has the measurements. Flags that the user set win.
+
+  Args:
+    rounds: products are of bfloat16 operands (`model.product_dtype`), for which YNNPACK is faster.
   """
   given = os.environ.get('XLA_FLAGS', '')
-  if 'xla_cpu_experimental_ynn_fusion_type' not in given:
+  if 'xla_cpu_experimental_ynn_fusion_type' not in given and not rounds:
     os.environ['XLA_FLAGS'] = f'{given} --xla_cpu_experimental_ynn_fusion_type=reduce'.strip()
+
+
+def _rounds(config: ConfigDict) -> bool:
+  """Whether some model of a config, or of a config inside of it, rounds its products."""
+  groups = (value for value in config.values() if isinstance(value, ConfigDict))
+  return bool(config.get('product_dtype')) or any(_rounds(group) for group in groups)
 
 
 def main(argv: Sequence[str]) -> None:
   """Reads the config, starts JAX on every host, runs the job, answers bad input with one line."""
   config = read_config(argv)
-  tune_cpu()
+  tune_cpu(rounds=_rounds(config))
   import jax
 
   from llm_jax.parallel.mesh import start_hosts

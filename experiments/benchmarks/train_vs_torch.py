@@ -19,11 +19,11 @@ SHAPES = {
 }
 
 
-def jax_worker(shape: str, accumulate: int) -> None:
+def jax_worker(shape: str, accumulate: int, rounds: bool) -> None:
   """Trains on request: each line on stdin is a number of steps, each answer the seconds."""
   from llm_jax.main import tune_cpu
 
-  tune_cpu()
+  tune_cpu(rounds=rounds)
   import jax
   import numpy as np
 
@@ -40,6 +40,7 @@ def jax_worker(shape: str, accumulate: int) -> None:
     model = transformer.make(
       vocab_size=vocab, dim=dim, num_layers=layers, num_heads=heads, hidden_dim=hidden,
       max_length=length, head='untied', scan_layers=False,
+      product_dtype='bfloat16' if rounds else None,
     )  # fmt: skip
     tx, _ = optimizer.make(total_steps=1000)
     tokens = np.random.default_rng(0).integers(0, vocab, (batch, length), np.int32)
@@ -65,7 +66,7 @@ def jax_worker(shape: str, accumulate: int) -> None:
     turns.serve(one, lambda metrics: float(metrics['loss'].value))
 
 
-def torch_worker(shape: str, compiled: bool) -> None:
+def torch_worker(shape: str, compiled: bool, rounds: bool) -> None:
   """The same with `LlamaForCausalLM` and torch's AdamW."""
   import numpy as np
   import torch
@@ -85,7 +86,8 @@ def torch_worker(shape: str, compiled: bool) -> None:
   forward = torch.compile(model) if compiled else model
 
   def one() -> torch.Tensor:
-    loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=rounds):
+      loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -103,15 +105,18 @@ def main() -> None:
   parser.add_argument('--blocks', type=int, default=7, help='timed blocks of each side')
   parser.add_argument('--accumulate', type=int, default=4, help='microbatches of our step')
   parser.add_argument('--peers', default='torch eager', help="of 'torch eager,torch compile'")
+  parser.add_argument('--bfloat16', action='store_true', help='products of bfloat16 operands')
   parser.add_argument('--worker', default='', help=argparse.SUPPRESS)
   options = parser.parse_args()
   if options.worker == 'llm_jax':
-    return jax_worker(options.shape, options.accumulate)
+    return jax_worker(options.shape, options.accumulate, options.bfloat16)
   if options.worker:
-    return torch_worker(options.shape, compiled=options.worker == 'torch compile')
+    compiled = options.worker == 'torch compile'
+    return torch_worker(options.shape, compiled, options.bfloat16)
 
   names = ['llm_jax', *filter(None, options.peers.split(','))]
   arguments = ['--shape', options.shape, '--accumulate', str(options.accumulate)]
+  arguments += ['--bfloat16'] if options.bfloat16 else []
   *_, length, batch = SHAPES[options.shape]
   table = turns.take(
     'experiments.benchmarks.train_vs_torch', names, arguments,

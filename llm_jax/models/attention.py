@@ -26,6 +26,7 @@ class Attention(nn.Module):
   norm_eps: float
   out_scale: float
   fuse: bool = False
+  narrow: str | None = None
 
   @nn.compact
   def __call__(
@@ -48,7 +49,7 @@ class Attention(nn.Module):
     dim, dtype, size = x_BLD.shape[-1], x_BLD.dtype, self.head_dim
     heads = {'q': self.num_heads, 'k': self.num_kv_heads, 'v': self.num_kv_heads}
     weights = {n: self.param(n, fan_in(dim), (dim, h, size)) for n, h in heads.items()}
-    q_BLHE, k_BSKE, v_BSKE = products(x_BLD, [*weights.values()], self.fuse)
+    q_BLHE, k_BSKE, v_BSKE = products(x_BLD, [*weights.values()], self.fuse, self.narrow)
     if self.qkv_bias:
       bias = lambda n: self.param(f'{n}_bias', nn.initializers.zeros, (heads[n], size))
       q_BLHE, k_BSKE, v_BSKE = (
@@ -71,7 +72,7 @@ class Attention(nn.Module):
       out_BHLE = attend(q_BHLE, k_BKSE, v_BKSE)
     init = fan_in(self.num_heads * size, self.out_scale)
     o_HED = self.param('o', init, (self.num_heads, size, dim))
-    out_BLD = product(out_BHLE.swapaxes(1, 2), o_HED, axes=2)
+    out_BLD = product(out_BHLE.swapaxes(1, 2), o_HED, axes=2, narrow=self.narrow)
     if self.out_bias:
       out_BLD += self.param('o_bias', nn.initializers.zeros, (dim,)).astype(dtype)
     return out_BLD, cache

@@ -73,7 +73,7 @@ SCALING = {  # of Llama 3.1: ours to theirs
   'original_length': 'original_max_position_embeddings',
 }
 # Fields of Shape that say how to compute, not what.
-COMPUTED = ('dtype', 'remat', 'scan_layers', 'attention', 'fuse')
+COMPUTED = ('dtype', 'remat', 'scan_layers', 'attention', 'fuse', 'product_dtype')
 
 
 def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:

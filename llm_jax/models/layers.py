@@ -1,5 +1,6 @@
 """The small layers of a Transformer: norms, rotary positions, the two kinds of MLP."""
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -53,13 +54,14 @@ class MLP(nn.Module):
   bias: bool
   out_scale: float
   fuse: bool = False
+  narrow: str | None = None
 
   @nn.compact
   def __call__(self, x_BLD: Array) -> Array:
     dim, dtype = x_BLD.shape[-1], x_BLD.dtype
     names = ('up', 'gate') if self.kind == 'swiglu' else ('up',)
     weights = [self.param(name, fan_in(dim), (dim, self.hidden_dim)) for name in names]
-    hidden_BLF, *gate = products(x_BLD, weights, self.fuse)
+    hidden_BLF, *gate = products(x_BLD, weights, self.fuse, self.narrow)
     if self.bias:
       hidden_BLF += self.param('up_bias', nn.initializers.zeros, (self.hidden_dim,)).astype(dtype)
     if self.kind == 'swiglu':
@@ -68,7 +70,7 @@ class MLP(nn.Module):
       hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=True)
     init = fan_in(self.hidden_dim, self.out_scale)
     down_FD = self.param('down', init, (self.hidden_dim, dim))
-    out_BLD = product(hidden_BLF, down_FD)
+    out_BLD = product(hidden_BLF, down_FD, narrow=self.narrow)
     if self.bias:
       out_BLD += self.param('down_bias', nn.initializers.zeros, (dim,)).astype(dtype)
     return out_BLD
@@ -91,7 +93,9 @@ class LowRank:
   scale: float = flax.struct.field(pytree_node=False)
 
 
-def product(x: Array, weight: Any, axes: int = 1, dtype: Any = None) -> Array:
+def product(
+  x: Array, weight: Any, axes: int = 1, dtype: Any = None, narrow: str | None = None
+) -> Array:
   """Contracts the last `axes` axes of x with the first of a weight, as one plain matrix product.
 
   Leading axes are flattened into rows: the gradient of a product over [B, L, D] would contract two
@@ -103,26 +107,34 @@ def product(x: Array, weight: Any, axes: int = 1, dtype: Any = None) -> Array:
     weight: [*K, *N], cast to the dtype of x; or a LowRank, multiplied part by part.
     axes: how many axes K has.
     dtype: of the result, float32 or default that of x.
+    narrow: 'bfloat16' rounds the operands of a float32 product, here and in the gradients, and
+      adds up in float32.
 
   Returns:
     [..., *N].
   """
   if isinstance(weight, LowRank):
-    narrow = product(x, weight.a, axes)
-    return product(x, weight.weight, axes, dtype) + weight.scale * product(
-      narrow, weight.b, 1, dtype
+    few = product(x, weight.a, axes, narrow=narrow)
+    return product(x, weight.weight, axes, dtype, narrow) + weight.scale * product(
+      few, weight.b, 1, dtype, narrow
     )
   lead, inner, outer = x.shape[:-axes], x.shape[-axes:], weight.shape[axes:]
   mesh = jax.sharding.get_abstract_mesh()
   flat = mesh.empty or mesh.shape['sequence'] == 1
   rows = x.reshape(*((-1,) if flat else lead), math.prod(inner))
   columns = weight.astype(x.dtype).reshape(math.prod(inner), -1)
-  wide = dtype is not None and jnp.dtype(dtype).itemsize > rows.dtype.itemsize
-  out = _widening(rows, columns) if wide else jnp.matmul(rows, columns)
+  if narrow and rows.dtype == jnp.float32:
+    out = _narrowing(narrow, rows, columns)
+  elif dtype is not None and jnp.dtype(dtype).itemsize > rows.dtype.itemsize:
+    out = _widening(rows, columns)
+  else:
+    out = jnp.matmul(rows, columns)
   return out.reshape(*lead, *outer)
 
 
-def products(x: Array, weights: Sequence[Any], fuse: bool) -> list[Array]:
+def products(
+  x: Array, weights: Sequence[Any], fuse: bool, narrow: str | None = None
+) -> list[Array]:
   """`product` of x with several weights [D, *N]; with `fuse` as one, over their joined columns.
 
   Joining copies the weights, which pays where rows are many and columns few; not on a mesh that
@@ -131,9 +143,9 @@ def products(x: Array, weights: Sequence[Any], fuse: bool) -> list[Array]:
   mesh = jax.sharding.get_abstract_mesh()
   cut = not mesh.empty and mesh.shape['tensor'] > 1
   if not fuse or cut or any(isinstance(weight, LowRank) for weight in weights):
-    return [product(x, weight) for weight in weights]
+    return [product(x, weight, narrow=narrow) for weight in weights]
   flat = [weight.astype(x.dtype).reshape(x.shape[-1], -1) for weight in weights]
-  out = product(x, jnp.concatenate(flat, axis=1))
+  out = product(x, jnp.concatenate(flat, axis=1), narrow=narrow)
   ends = list(itertools.accumulate(weight.shape[1] for weight in flat))
   parts = jnp.split(out, ends[:-1], axis=-1)
   return [
@@ -164,6 +176,32 @@ def _widening_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, 
 
 
 _widening.defvjp(_widening_saving, _widening_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _narrowing(narrow: str, rows: Array, columns: Array) -> Array:
+  """A float32 product of rounded operands; what is kept for the gradient is rounded too."""
+  return _narrowing_saving(narrow, rows, columns)[0]
+
+
+def _narrowing_saving(
+  narrow: str, rows: Array, columns: Array
+) -> tuple[Array, tuple[Array, Array]]:
+  rows, columns = rows.astype(narrow), columns.astype(narrow)
+  return jnp.matmul(rows, columns, preferred_element_type=jnp.float32), (rows, columns)
+
+
+def _narrowing_backward(
+  narrow: str, saved: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array]:
+  rows, columns = saved
+  grad = grad.astype(narrow)
+  lead = tuple(range(rows.ndim - 1))
+  wide: Any = dict(preferred_element_type=jnp.float32)
+  return jnp.matmul(grad, columns.T, **wide), jnp.tensordot(rows, grad, (lead, lead), **wide)
+
+
+_narrowing.defvjp(_narrowing_saving, _narrowing_backward)
 
 
 def fan_in(size: int, scale: float = 1.0) -> nn.initializers.Initializer:

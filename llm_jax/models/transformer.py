@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
+from jax.ad_checkpoint import checkpoint_name
 
 from llm_jax.find import suggest
 from llm_jax.models import attend, attention, moe
@@ -22,6 +23,12 @@ ATTENTION = jax.checkpoint_policies.save_only_these_names('attention')
 POLICIES = {
   'full': jax.checkpoint_policies.nothing_saveable,
   'attention': ATTENTION,
+  'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=['attention'],
+    names_which_can_be_offloaded=['block'],
+    offload_src='device',
+    offload_dst='pinned_host',
+  ),
   'dots': jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable, ATTENTION
   ),
@@ -61,9 +68,12 @@ class Shape:
     experts: fields of `moe.Mixture`, for experts in the place of the MLP; or None.
     head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
     dtype: of activations and products; parameters are float32.
+    product_dtype: 'bfloat16' rounds the operands of float32 products with weights, which is what
+      CPUs with AMX and the like do fast; everything else stays float32. None rounds nothing.
     remat: what the backward pass computes again: 'none', 'full' (all of a block), 'attention' (all
       but a flash kernel), 'dots' (all but that and products with weights), 'all_dots' (all but that
-      and products).
+      and products), 'offload' (as 'attention', and the input of each block waits in the host's
+      memory).
     scan_layers: one compiled block for all layers (compiles fast) or one each (runs faster).
     fuse: one product for query, key and value and one for gate and up; see `layers.products`.
   """
@@ -93,6 +103,7 @@ class Shape:
   experts: Mapping[str, Any] | None = None
   head: str = 'tied'
   dtype: str = 'float32'
+  product_dtype: str | None = None
   remat: str = 'none'
   scan_layers: bool = True
   fuse: bool = False
@@ -124,12 +135,15 @@ class Shape:
       ('position', ('rope', 'learned')),
       ('head', ('tied', 'untied', 'scalar')),
       ('dtype', ('float32', 'bfloat16', 'float16')),
+      ('product_dtype', (None, 'bfloat16')),
       ('remat', ('none', *POLICIES)),
       ('attention', ('auto', *attend.BACKENDS)),
     ):
       if getattr(self, field) not in allowed:
         value = getattr(self, field)
-        raise BadInput(f'model: {field} {value!r}; {suggest(str(value), [*allowed])}')
+        raise BadInput(
+          f'model: {field} {value!r}; {suggest(str(value), [str(name) for name in allowed])}'
+        )
     if self.num_heads % self.num_kv_heads:
       raise BadInput(
         f'model: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}'
@@ -164,6 +178,7 @@ class Block(nn.Module):
     index: Any = None,
   ) -> tuple[Array, Any]:
     s = self.shape
+    x_BLD = checkpoint_name(x_BLD, 'block')
     out_scale = (2 * s.num_layers) ** -0.5  # keeps the residual stream's size at depth (GPT-2)
     x_BLD = constrain(x_BLD, 'batch', 'sequence', None)
     attended_BLD, cache = attention.Attention(
@@ -176,6 +191,7 @@ class Block(nn.Module):
       norm_eps=s.norm_eps,
       out_scale=out_scale,
       fuse=s.fuse,
+      narrow=s.product_dtype,
       name='attention',
     )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), attend, angles, cache, index)
     x_BLD += attended_BLD
@@ -183,7 +199,7 @@ class Block(nn.Module):
     if s.experts is not None:
       experts = moe.Experts(s.hidden_dim, moe.Mixture(**s.experts), out_scale, name='experts')
       return x_BLD + experts(normed_BLD, real), cache
-    mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, s.fuse, name='mlp')
+    mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, s.fuse, s.product_dtype, name='mlp')
     return x_BLD + mlp(normed_BLD), cache
 
 
@@ -227,7 +243,7 @@ class Head(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, ())
       return hidden_BLD.astype(jnp.float32) @ scalar_D + bias
     kernel_DV = self.param('kernel', fan_in(s.dim), (s.dim, s.vocab_size))
-    return product(hidden_BLD, kernel_DV, dtype=jnp.float32)
+    return product(hidden_BLD, kernel_DV, dtype=jnp.float32, narrow=s.product_dtype)
 
 
 class Transformer(Model):
@@ -335,7 +351,9 @@ class Transformer(Model):
     """float32 logits [..., V] of hidden states [..., D] (scores [...] for a scalar head)."""
     s = self.shape
     if s.head == 'tied':
-      logits_V = product(hidden_D, self.embedding.table.T, dtype=jnp.float32)
+      logits_V = product(
+        hidden_D, self.embedding.table.T, dtype=jnp.float32, narrow=s.product_dtype
+      )
     else:
       logits_V = self.head(hidden_D)
     if s.logit_softcap is not None:

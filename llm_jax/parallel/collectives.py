@@ -70,8 +70,10 @@ def collectives(text: str) -> list[Collective]:
       result = line[: found.start()].partition(' = ')[2]
       source = re.search(r'op_name="([^"]*)"', line)
       sizes = sorted(_bytes(kind, dims) for kind, dims in _SHAPE.findall(result))
-      if found[2] and found[1] in ('all-gather', 'collective-permute'):
-        sizes = sizes[-(len(sizes) // 2) :]  # what starts names its operands before its results
+      if found[2] and found[1] == 'collective-permute':
+        sizes = sizes[-1:]  # what starts names its operands before its results, and flags after
+      elif found[2] and found[1] == 'all-gather':
+        sizes = sizes[-(len(sizes) // 2) :]
       out.append(
         Collective(found[1], sum(sizes), times[name], _devices(line), source[1] if source else '')
       )
@@ -107,6 +109,16 @@ def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
       lines.append(line)
 
 
+def _trips(loop: str, bodies: dict[str, list[str]]) -> int:
+  """How often a loop runs: as it says, or else the number that its condition compares with."""
+  if known := re.search(r'known_trip_count\D+(\d+)', loop):
+    return int(known[1])
+  condition = re.search(r'condition=%([\w.\-]+)', loop)
+  lines = bodies.get(condition[1], []) if condition else []
+  bounds = re.findall(r's32\[\]\S* constant\((\d+)\)', '\n'.join(lines))
+  return int(bounds[0]) if len(bounds) == 1 else 1
+
+
 def _multiplicities(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
   """How often each computation runs; a loop without a known trip count is counted once."""
   times: dict[str, int] = {}
@@ -116,8 +128,7 @@ def _multiplicities(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
     for line in bodies.get(name, ()):
       trips = 1
       if ' while(' in line:
-        known = re.search(r'known_trip_count\D+(\d+)', line)
-        trips = int(known[1]) if known else 1
+        trips = _trips(line, bodies)
       for group in _CALLS.findall(line):
         for called in re.findall(r'%([\w.\-]+)', group):
           visit(called, count * trips)

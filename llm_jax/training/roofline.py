@@ -187,6 +187,7 @@ def _activations(model: Any, remat: str, tensor: int) -> tuple[float, float]:
     'dots': s.dim + products + heads,
     'all_dots': s.dim + products + heads,
     'attention': s.dim + heads,
+    'offload': heads,
     'full': s.dim,
   }[remat]
   return kept, 2 * everything
@@ -204,6 +205,7 @@ def _repeated(model: Any, remat: str, length: int) -> float:
     'dots': 0.0,
     'all_dots': 0.0,
     'attention': whole - head - scores,
+    'offload': whole - head - scores,
     'full': whole - head,
   }[remat]
   return 1 + (again + head) / 3 / whole  # the head's logits are computed twice in blocks

@@ -169,6 +169,8 @@ def loss_and_grad(model, params, tokens_BL):
     dict(fuse=True),
     dict(attention='chunked'),
     dict(attention='chunked', remat='attention'),
+    dict(attention='chunked', remat='offload'),
+    dict(attention='chunked', remat='offload', scan_layers=False),
     *[dict(remat=r, scan_layers=s) for r in ('full', 'dots', 'all_dots') for s in (True, False)],
   ],
   ids=str,
@@ -183,6 +185,20 @@ def test_scan_and_remat_change_no_number(options):
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4), other_grad, grad
   )
+
+
+@pytest.mark.parametrize('head', ['tied', 'untied'])
+def test_products_of_rounded_operands_are_near_and_the_rest_stays_float32(head):
+  (model, params), tokens_BL = build(head=head), tokens_of(2, 7)
+  rounding = make(**SMALL, head=head, product_dtype='bfloat16')
+  hidden_BLD, _ = jax.eval_shape(lambda p: rounding.apply(p, tokens_BL, method='hidden'), params)
+  assert hidden_BLD.dtype == np.float32
+  value, grad = loss_and_grad(model, params, tokens_BL)
+  other, other_grad = loss_and_grad(rounding, params, tokens_BL)
+  assert 1e-6 < abs(other / value - 1) < 0.02
+  for a, b in zip(jax.tree.leaves(other_grad), jax.tree.leaves(grad), strict=True):
+    assert a.dtype == np.float32 and np.isfinite(a).all()
+    assert np.linalg.norm(a - b) < 0.1 * np.linalg.norm(b)
 
 
 @pytest.mark.parametrize('causal', [True, False])

@@ -151,3 +151,20 @@ def test_no_large_array_is_replicated(axes):
     held = int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
     cut = mesh.shape['fsdp'] * mesh.shape['tensor']
     assert size < 2**12 or held * cut == size
+
+
+def test_a_loop_of_a_tpu_program_tells_its_length_by_its_condition():
+  text = """%cond.1 (s: (s32[], f32[8])) -> pred[] {
+  %n = s32[]{:T(128)} constant(32)
+  ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
+}
+
+%body.1 (s: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %p = (f32[8], f32[8], u32[]) collective-permute-start(%x), source_target_pairs={{0,1}}
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %w = (s32[], f32[8]{0}) while(%t), condition=%cond.1, body=%body.1
+}
+"""
+  assert collectives(text) == [Collective('collective-permute', 32, 32, 2, '')]
