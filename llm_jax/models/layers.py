@@ -124,7 +124,7 @@ def product(
   rows = x.reshape(*((-1,) if flat else lead), math.prod(inner))
   columns = weight.astype(x.dtype).reshape(math.prod(inner), -1)
   if narrow and rows.dtype == jnp.float32:
-    out = _narrowing(narrow, rows, columns)
+    out: Any = _narrowing(narrow, rows, columns)
   elif dtype is not None and jnp.dtype(dtype).itemsize > rows.dtype.itemsize:
     out = _widening(rows, columns)
   else:
