@@ -8,13 +8,15 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from llm_jax import artifact
 from llm_jax.find import bind, call, find, named, preset, suggest
@@ -47,7 +49,7 @@ def check(config: Any) -> None:
   for field in config:
     if field not in FIELDS:
       raise BadInput(f'config: unknown field {field!r}; {suggest(field, [*FIELDS])}')
-  kind, chip, _ = _hardware(config.hardware)
+  kind, *_ = _hardware(config.hardware)
   model = artifact.build(config.train.model.to_dict())
   if not isinstance(model, Transformer):
     raise BadInput('plan: config.train.model is no plain Transformer; plan a stage of one model')
@@ -61,7 +63,6 @@ def check(config: Any) -> None:
       "plan: compiling for TPUs needs libtpu: pip install 'llm_jax[libtpu]', on Linux and x86-64; "
       'or set --config.compile=False for an estimate'
     )
-  del chip
 
 
 def main(config: Any) -> None:
@@ -184,6 +185,8 @@ def _topology(kind: str, size: str) -> Sequence[Any]:
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
   os.environ.setdefault('TPU_LOG_DIR', 'disabled')
+  # A lock keeps two processes from one TPU; there is none here, and several may compile.
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   try:
     return topologies.get_topology_desc(f'{kind}:{size}', platform='tpu').devices
   except Exception as error:  # whatever libtpu raises: its message knows the slices
@@ -192,10 +195,7 @@ def _topology(kind: str, size: str) -> Sequence[Any]:
 
 def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, Any]:
   """Compiles the stage's step for devices that are not here."""
-  group = config.train.model.to_dict() | {'remat': layout.remat}
-  if group.get('attention', 'auto') == 'auto':
-    group['attention'] = 'splash'
-  model: Any = artifact.build(group)
+  model: Any = artifact.build(config.train.model.to_dict() | {'remat': layout.remat})
   tx, _ = call(
     optimizer.make, config.train.optimizer, where='optimizer', total_steps=config.train.total_steps
   )
@@ -209,18 +209,14 @@ def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, A
     state = abstract_state(init, tx, mesh)
     step = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=0, accumulate=layout.accumulate)
     start = time.perf_counter()
-    # What was compiled for a machine that is not here cannot be read back from the cache.
-    cached = jax.config.values['jax_enable_compilation_cache']
-    jax.config.update('jax_enable_compilation_cache', False)
     try:
-      compiled: Any = step.lower(state, _batch(config, mesh)).compile()
+      with _uncached():
+        compiled: Any = step.lower(state, _batch(config, mesh)).compile()
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
       told = re.search(r'Used [\d.]+\w+ of [\d.]+\w+ hbm|[\d.]+\w exceeds [\d.]+\w', str(error))
       return {'fits': False, 'reason': told[0] if told else str(error).splitlines()[0]}
-    finally:
-      jax.config.update('jax_enable_compilation_cache', cached)
   memory, text = compiled.memory_analysis(), compiled.as_text()
   found = collectives(text)
   kinds = sorted({c.kind for c in found})
@@ -239,6 +235,22 @@ def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, A
       for kind in kinds
     },
   }
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+  """What is compiled for a machine that is not here cannot be read back from the cache."""
+  before = jax.config.values['jax_enable_compilation_cache']
+
+  def enable(value: bool) -> None:
+    jax.config.update('jax_enable_compilation_cache', value)
+    compilation_cache.reset_cache()  # or it would not ask again
+
+  enable(False)
+  try:
+    yield
+  finally:
+    enable(before)
 
 
 def _batch(config: Any, mesh: Any) -> dict[str, jax.ShapeDtypeStruct]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from llm_jax.parallel.mesh import platform
 from llm_jax.types import Array, Batch, Params
 
 # Logits that a device holds at a time: 256 MiB of float32 on CPU. Accelerators take 1 GiB: adding
@@ -100,7 +101,7 @@ def _blocked(
 
   mesh = jax.sharding.get_abstract_mesh()
   shards, along = (1, 1) if mesh.empty else (mesh.size, mesh.shape['sequence'])
-  most = BLOCK_ELEMENTS * (1 if jax.default_backend() == 'cpu' else ON_ACCELERATORS)
+  most = BLOCK_ELEMENTS * (1 if platform() == 'cpu' else ON_ACCELERATORS)
   columns = max(1, most * shards // (batch * model.shape.vocab_size))
   if columns >= length:
     return one(hidden_BLD, *about)

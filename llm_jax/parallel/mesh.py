@@ -166,6 +166,13 @@ def divides(mesh: Any, axis: str | Sequence[str] | None, size: int) -> bool:
   return size % math.prod(mesh.shape[name] for name in names) == 0
 
 
+def platform() -> str:
+  """'cpu', 'gpu' or 'tpu': what the mesh in use is made of, here or not; else this machine."""
+  device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
+  name = device.platform if device is not None else jax.default_backend()
+  return 'gpu' if name in ('cuda', 'rocm') else name
+
+
 def peak_flops() -> float | None:
   """Peak bfloat16 FLOP/s of all devices together, or None where the table does not know them."""
   chip = find_chip(jax.devices()[0].device_kind)

@@ -116,6 +116,14 @@ def test_a_batch_is_spread_wherever_it_was_left():
   np.testing.assert_array_equal(out['log'], np.arange(8.0))
 
 
+def test_the_platform_is_that_of_the_mesh(monkeypatch):
+  assert meshes.platform() == 'cpu'
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  assert meshes.platform() == 'tpu'
+  with jax.set_mesh(make_mesh(data=1)):
+    assert meshes.platform() == 'cpu'
+
+
 def test_constrain_without_a_mesh_does_nothing():
   x = jnp.ones((8, 2))
   assert constrain(x, 'batch', None) is x

@@ -11,9 +11,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
 from llm_jax.find import suggest
+from llm_jax.parallel.mesh import platform
 from llm_jax.types import Array, BadInput
 
 BACKENDS = ('xla', 'chunked', 'cudnn', 'splash')
@@ -53,7 +52,7 @@ class Place(NamedTuple):
 
 
 def choose(name: str, sight: Sight, *, head_dim: int, length: int, dtype: Any) -> str:
-  """The backend that `name` stands for on this machine.
+  """The backend that `name` stands for on the machine of the mesh in use.
 
   Args:
     name: one of BACKENDS, or 'auto': the kernel of the accelerator where it can do what is asked,
@@ -72,7 +71,7 @@ def choose(name: str, sight: Sight, *, head_dim: int, length: int, dtype: Any) -
     if reason := refused(name):
       raise BadInput(f"model: attention={name!r} {reason}; attention='auto' takes what can")
     return name
-  kernel = {'tpu': 'splash', 'gpu': 'cudnn'}.get(jax.default_backend())
+  kernel = {'tpu': 'splash', 'gpu': 'cudnn'}.get(platform())
   if kernel and refused(kernel) is None:
     return kernel
   return 'chunked' if length >= LONG else 'xla'

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from llm_jax.models.attend import Attend, Place, Sight, chunked
+from llm_jax.parallel.mesh import platform
 from llm_jax.types import Array
 
 DOCUMENTS = 32  # that a row may hold; a batch with a fuller row is computed by `chunked`
@@ -29,8 +30,8 @@ def refuses(sight: Sight, *, head_dim: int, dtype: Any, **asked: Any) -> str | N
     return 'has no soft-cap'
   if head_dim % 8 or head_dim > 128:
     return f'needs a head_dim that is a multiple of 8 up to 128, not {head_dim}'
-  if jax.default_backend() != 'gpu':
-    return f'needs an NVIDIA GPU, and this machine has {jax.default_backend()}'
+  if platform() != 'gpu':
+    return f'needs an NVIDIA GPU, and this machine has {platform()}'
   return None
 
 
