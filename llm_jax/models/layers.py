@@ -11,6 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from llm_jax.parallel.mesh import platform
 from llm_jax.types import Array
 
 
@@ -123,10 +124,9 @@ def product(
   flat = mesh.empty or mesh.shape['sequence'] == 1
   rows = x.reshape(*((-1,) if flat else lead), math.prod(inner))
   columns = weight.astype(x.dtype).reshape(math.prod(inner), -1)
-  if narrow and rows.dtype == jnp.float32:
-    out: Any = _narrowing(narrow, rows, columns)
-  elif dtype is not None and jnp.dtype(dtype).itemsize > rows.dtype.itemsize:
-    out = _widening(rows, columns)
+  rounds = narrow and rows.dtype == jnp.float32
+  if rounds or (dtype is not None and jnp.dtype(dtype).itemsize > rows.dtype.itemsize):
+    out: Any = _rounded(narrow if rounds else rows.dtype, rows.dtype, rows, columns)
   else:
     out = jnp.matmul(rows, columns)
   return out.reshape(*lead, *outer)
@@ -154,54 +154,53 @@ def products(
   ]
 
 
-@jax.custom_vjp
-def _widening(rows: Array, columns: Array) -> Array:
-  """A product of 16-bit operands in float32, whose gradient is taken in 16 bits too.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rounded(narrow: Any, kept: Any, rows: Array, columns: Array) -> Array:
+  """A product of 16-bit operands in float32, whose gradient is a product of 16-bit operands too.
 
-  JAX's own gradient multiplies the float32 cotangent with a 16-bit operand, which GPUs do as a
-  float32 product, some sixteen times slower.
+  JAX's own gradient multiplies the float32 cotangent with a 16-bit operand, which is done as a
+  float32 product: some sixteen times slower on a GPU, four times on a CPU.
+
+  Args:
+    narrow: dtype of the operands, of what is kept for the gradient and of the cotangent.
+    kept: dtype of rows and columns as given, and so of their gradients.
   """
-  return jnp.matmul(rows, columns, preferred_element_type=jnp.float32)
+  return _rounded_saving(narrow, kept, rows, columns)[0]
 
 
-def _widening_saving(rows: Array, columns: Array) -> tuple[Array, tuple[Array, Array]]:
-  return _widening(rows, columns), (rows, columns)
-
-
-def _widening_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-  rows, columns = saved
-  grad = grad.astype(rows.dtype)
-  lead = tuple(range(rows.ndim - 1))
-  return grad @ columns.T, jnp.tensordot(rows, grad, (lead, lead))
-
-
-_widening.defvjp(_widening_saving, _widening_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _narrowing(narrow: str, rows: Array, columns: Array) -> Array:
-  """A float32 product of rounded operands; what is kept for the gradient is rounded too."""
-  return _narrowing_saving(narrow, rows, columns)[0]
-
-
-def _narrowing_saving(
-  narrow: str, rows: Array, columns: Array
+def _rounded_saving(
+  narrow: Any, kept: Any, rows: Array, columns: Array
 ) -> tuple[Array, tuple[Array, Array]]:
+  del kept
   rows, columns = rows.astype(narrow), columns.astype(narrow)
   return jnp.matmul(rows, columns, preferred_element_type=jnp.float32), (rows, columns)
 
 
-def _narrowing_backward(
-  narrow: str, saved: tuple[Array, Array], grad: Array
+def _rounded_backward(
+  narrow: Any, kept: Any, saved: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array]:
   rows, columns = saved
   grad = grad.astype(narrow)
-  lead = tuple(range(rows.ndim - 1))
-  wide: Any = dict(preferred_element_type=jnp.float32)
-  return jnp.matmul(grad, columns.T, **wide), jnp.tensordot(rows, grad, (lead, lead), **wide)
+  if rows.ndim > 2:
+    lead = tuple(range(rows.ndim - 1))
+    to_columns = jnp.tensordot(rows, grad, (lead, lead), preferred_element_type=kept)
+  else:
+    to_columns = jnp.matmul(_turned(rows), grad, preferred_element_type=kept)
+  return jnp.matmul(grad, _turned(columns), preferred_element_type=kept), to_columns
 
 
-_narrowing.defvjp(_narrowing_saving, _narrowing_backward)
+_rounded.defvjp(_rounded_saving, _rounded_backward)
+
+
+def _turned(x_MN: Array) -> Array:
+  """The transpose [N, M], on a CPU as rows in memory.
+
+  XLA for CPU multiplies 16-bit operands as such only where neither is a transpose when it first
+  looks; otherwise it widens both. The axis of one hides it until then.
+  """
+  if platform() != 'cpu':
+    return x_MN.T
+  return x_MN[:, None].transpose(1, 2, 0).reshape(x_MN.shape[::-1])
 
 
 def fan_in(size: int, scale: float = 1.0) -> nn.initializers.Initializer:
