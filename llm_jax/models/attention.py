@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.models.attend import Attend
-from llm_jax.models.layers import Norm, fan_in, product, products, rotate
+from llm_jax.models.layers import Norm, fan_in, product, products, rotate, transposed
 from llm_jax.parallel.mesh import HEAD_AXES, constrain
 from llm_jax.types import Array, BadInput
 
@@ -61,7 +61,8 @@ class Attention(nn.Module):
     if angles is not None:
       q_BLHE, k_BSKE = rotate(q_BLHE, *angles), rotate(k_BSKE, *angles)
     # Heads lead from here on: every product of attention is then a plain batch of matrices.
-    q_BHLE, k_BKSE, v_BKSE = (x.swapaxes(1, 2) for x in (q_BLHE, k_BSKE, v_BSKE))
+    swap = lambda x: transposed(x, (0, 2, 1, 3), self.narrow)
+    q_BHLE, k_BKSE, v_BKSE = swap(q_BLHE), swap(k_BSKE), swap(v_BSKE)
     if cache is not None:
       cache = {'k': put(cache['k'], k_BKSE, index), 'v': put(cache['v'], v_BKSE, index)}
       k_BKSE, v_BKSE = (x.reshape(-1, *x.shape[-3:]) for x in cache.values())
@@ -72,7 +73,7 @@ class Attention(nn.Module):
       out_BHLE = attend(q_BHLE, k_BKSE, v_BKSE)
     init = fan_in(self.num_heads * size, self.out_scale)
     o_HED = self.param('o', init, (self.num_heads, size, dim))
-    out_BLD = product(out_BHLE.swapaxes(1, 2), o_HED, axes=2, narrow=self.narrow)
+    out_BLD = product(swap(out_BHLE), o_HED, axes=2, narrow=self.narrow)
     if self.out_bias:
       out_BLD += self.param('o_bias', nn.initializers.zeros, (dim,)).astype(dtype)
     return out_BLD, cache

@@ -124,12 +124,7 @@ def product(
   flat = mesh.empty or mesh.shape['sequence'] == 1
   rows = x.reshape(*((-1,) if flat else lead), math.prod(inner))
   columns = weight.astype(x.dtype).reshape(math.prod(inner), -1)
-  rounds = narrow and rows.dtype == jnp.float32
-  if rounds or (dtype is not None and jnp.dtype(dtype).itemsize > rows.dtype.itemsize):
-    out: Any = _rounded(narrow if rounds else rows.dtype, rows.dtype, rows, columns)
-  else:
-    out = jnp.matmul(rows, columns)
-  return out.reshape(*lead, *outer)
+  return multiply(rows, columns, dtype, narrow).reshape(*lead, *outer)
 
 
 def products(
@@ -154,8 +149,34 @@ def products(
   ]
 
 
+def multiply(a: Array, b: Array, dtype: Any = None, narrow: str | None = None) -> Array:
+  """a [..., M, K] @ b [K, N] or [..., K, N]; `dtype` and `narrow` as `product`."""
+  rounds = narrow and a.dtype == jnp.float32
+  if rounds or (dtype is not None and jnp.dtype(dtype).itemsize > a.dtype.itemsize):
+    return _rounded(narrow if rounds else a.dtype, a.dtype, a, b)
+  return jnp.matmul(a, b)
+
+
+def transposed(x: Array, order: Sequence[int], narrow: str | None = None) -> Array:
+  """x.transpose(order); of 16 bits (or about to be `narrow`) on a CPU stored in that order.
+
+  XLA for CPU multiplies 16-bit operands as such only where neither looks like a transpose before it
+  has optimised anything; otherwise it widens both. An axis of one hides it until then.
+  """
+  if platform() != 'cpu' or not (narrow or x.dtype.itemsize == 2):
+    return x.transpose(order)
+  hidden = x[None].transpose(0, *(axis + 1 for axis in order))
+  return hidden.reshape(hidden.shape[1:])
+
+
+def turned(x: Array, narrow: str | None = None) -> Array:
+  """The matrices x [..., M, N] `transposed`."""
+  last = x.ndim - 1
+  return transposed(x, (*range(last - 1), last, last - 1), narrow)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _rounded(narrow: Any, kept: Any, rows: Array, columns: Array) -> Array:
+def _rounded(narrow: Any, kept: Any, a: Array, b: Array) -> Array:
   """A product of 16-bit operands in float32, whose gradient is a product of 16-bit operands too.
 
   JAX's own gradient multiplies the float32 cotangent with a 16-bit operand, which is done as a
@@ -163,44 +184,35 @@ def _rounded(narrow: Any, kept: Any, rows: Array, columns: Array) -> Array:
 
   Args:
     narrow: dtype of the operands, of what is kept for the gradient and of the cotangent.
-    kept: dtype of rows and columns as given, and so of their gradients.
+    kept: dtype of a and b as given, and so of their gradients.
   """
-  return _rounded_saving(narrow, kept, rows, columns)[0]
+  return _rounded_saving(narrow, kept, a, b)[0]
 
 
 def _rounded_saving(
-  narrow: Any, kept: Any, rows: Array, columns: Array
+  narrow: Any, kept: Any, a: Array, b: Array
 ) -> tuple[Array, tuple[Array, Array]]:
   del kept
-  rows, columns = rows.astype(narrow), columns.astype(narrow)
-  return jnp.matmul(rows, columns, preferred_element_type=jnp.float32), (rows, columns)
+  a, b = a.astype(narrow), b.astype(narrow)
+  return jnp.matmul(a, b, preferred_element_type=jnp.float32), (a, b)
 
 
 def _rounded_backward(
   narrow: Any, kept: Any, saved: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array]:
-  rows, columns = saved
+  a, b = saved
   grad = grad.astype(narrow)
-  if rows.ndim > 2:
-    lead = tuple(range(rows.ndim - 1))
-    to_columns = jnp.tensordot(rows, grad, (lead, lead), preferred_element_type=kept)
+  wide: Any = dict(preferred_element_type=jnp.float32)
+  grad_a = jnp.matmul(grad, turned(b), **wide)
+  if a.ndim == b.ndim:
+    grad_b = jnp.matmul(turned(a), grad, **wide)
   else:
-    to_columns = jnp.matmul(_turned(rows), grad, preferred_element_type=kept)
-  return jnp.matmul(grad, _turned(columns), preferred_element_type=kept), to_columns
+    lead = tuple(range(a.ndim - 1))
+    grad_b = jnp.tensordot(a, grad, (lead, lead), **wide)
+  return grad_a.astype(kept), grad_b.astype(kept)
 
 
 _rounded.defvjp(_rounded_saving, _rounded_backward)
-
-
-def _turned(x_MN: Array) -> Array:
-  """The transpose [N, M], on a CPU as rows in memory.
-
-  XLA for CPU multiplies 16-bit operands as such only where neither is a transpose when it first
-  looks; otherwise it widens both. The axis of one hides it until then.
-  """
-  if platform() != 'cpu':
-    return x_MN.T
-  return x_MN[:, None].transpose(1, 2, 0).reshape(x_MN.shape[::-1])
 
 
 def fan_in(size: int, scale: float = 1.0) -> nn.initializers.Initializer:

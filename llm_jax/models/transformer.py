@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llm_jax.find import suggest
 from llm_jax.models import attend, attention, moe
-from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary
+from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, turned
 from llm_jax.parallel.mesh import constrain
 from llm_jax.types import Array, BadInput
 
@@ -153,7 +153,8 @@ class Shape:
 
   def sight(self, cached: bool = False) -> attend.Sight:
     """Who sees whom."""
-    return attend.Sight(self.causal, self.window, self.attention_softcap, aligned=not cached)
+    narrow = self.product_dtype if self.dtype == 'float32' else None
+    return attend.Sight(self.causal, self.window, self.attention_softcap, not cached, narrow)
 
   def backend(self, length: int, cached: bool = False) -> str:
     """The name of the attention backend for rows of `length`; see `attend.choose`."""
@@ -351,9 +352,8 @@ class Transformer(Model):
     """float32 logits [..., V] of hidden states [..., D] (scores [...] for a scalar head)."""
     s = self.shape
     if s.head == 'tied':
-      logits_V = product(
-        hidden_D, self.embedding.table.T, dtype=jnp.float32, narrow=s.product_dtype
-      )
+      table_DV = turned(jnp.asarray(self.embedding.table), s.product_dtype)
+      logits_V = product(hidden_D, table_DV, dtype=jnp.float32, narrow=s.product_dtype)
     else:
       logits_V = self.head(hidden_D)
     if s.logit_softcap is not None:

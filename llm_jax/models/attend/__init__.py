@@ -29,12 +29,14 @@ class Sight(NamedTuple):
     window: keys this far away or further are hidden; None hides none.
     softcap: scores are c tanh(score / c); or None.
     aligned: query i stands where key i stands. False with a cache.
+    narrow: to which the operands of float32 products are rounded, where a backend does those.
   """
 
   causal: bool = True
   window: int | None = None
   softcap: float | None = None
   aligned: bool = True
+  narrow: str | None = None
 
 
 class Place(NamedTuple):

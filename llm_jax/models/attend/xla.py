@@ -1,5 +1,6 @@
 """Attention as XLA compiles it: blocks of queries over the keys that they can see."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.models.attend import Attend, Place, Sight
+from llm_jax.models.layers import turned
 from llm_jax.types import Array
 
 QUERY_BLOCK = 128  # rows of the score matrix computed at a time where causality lets us skip keys
@@ -38,9 +40,7 @@ def make(place: Place, sight: Sight) -> Attend:
 
   def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:
     outs = [
-      _attend(
-        q_BHLE[:, :, p.queries], k_BKSE[:, :, p.keys], v_BKSE[:, :, p.keys], p.bias, sight.softcap
-      )
+      _attend(sight, q_BHLE[:, :, p.queries], k_BKSE[:, :, p.keys], v_BKSE[:, :, p.keys], p.bias)
       for p in parts
     ]
     return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=2)
@@ -91,17 +91,49 @@ def seen(
   return see_BLS
 
 
-def _attend(
-  q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array, softcap: float | None
-) -> Array:
-  batch, heads, length, size = q_BHLE.shape
-  kv_heads = k_BKSE.shape[1]
-  # Query heads that share a key head become more query rows of it.
-  q_BKRE = (q_BHLE * size**-0.5).reshape(batch, kv_heads, -1, size)
-  score = jnp.einsum('BKRE,BKSE->BKRS', q_BKRE, k_BKSE, preferred_element_type=jnp.float32)
-  score_BHLS = score.reshape(batch, heads, length, -1)
-  if softcap is not None:
-    score_BHLS = softcap * jnp.tanh(score_BHLS / softcap)
-  weight_BHLS = jax.nn.softmax(score_BHLS + bias_B1LS, axis=-1).astype(v_BKSE.dtype)
-  out_BKRE = jnp.einsum('BKRS,BKSE->BKRE', weight_BHLS.reshape(score.shape), v_BKSE)
-  return out_BKRE.reshape(q_BHLE.shape)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(sight: Sight, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array) -> Array:
+  """Attention of one part; the gradient multiplies operands as short as those of its products."""
+  return _saving(sight, q_BHLE, k_BKSE, v_BKSE, bias_B1LS)[0]
+
+
+def _saving(
+  sight: Sight, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array
+) -> tuple[Array, Any]:
+  short = sight.narrow or q_BHLE.dtype
+  q_BKRE = _rows(q_BHLE * q_BHLE.shape[-1] ** -0.5, k_BKSE).astype(short)
+  k_BKSE, v_BKSE = k_BKSE.astype(short), v_BKSE.astype(short)
+  score_BHLS = _product(q_BKRE, turned(k_BKSE)).reshape(*q_BHLE.shape[:-1], -1)
+  slope = jnp.ones(())
+  if sight.softcap is not None:
+    bent_BHLS = jnp.tanh(score_BHLS / sight.softcap)
+    score_BHLS, slope = sight.softcap * bent_BHLS, _rows(1 - bent_BHLS**2, k_BKSE)
+  weight_BHLS = jax.nn.softmax(score_BHLS + bias_B1LS, axis=-1)
+  weight_BKRS = _rows(weight_BHLS, k_BKSE).astype(short)
+  out_BHLE = _product(weight_BKRS, v_BKSE).reshape(q_BHLE.shape).astype(q_BHLE.dtype)
+  return out_BHLE, (q_BKRE, k_BKSE, v_BKSE, weight_BKRS, slope)
+
+
+def _backward(sight: Sight, saved: Any, grad_BHLE: Array) -> tuple[Any, ...]:
+  del sight
+  q_BKRE, k_BKSE, v_BKSE, weight_BKRS, slope = saved
+  grad_BKRE = _rows(grad_BHLE, k_BKSE).astype(k_BKSE.dtype)
+  dv_BKSE = _product(turned(weight_BKRS), grad_BKRE)
+  dweight_BKRS, wide_BKRS = _product(grad_BKRE, turned(v_BKSE)), weight_BKRS.astype(jnp.float32)
+  mean_BKR1 = (dweight_BKRS * wide_BKRS).sum(-1, keepdims=True)
+  dscore_BKRS = (wide_BKRS * (dweight_BKRS - mean_BKR1) * slope).astype(k_BKSE.dtype)
+  dq_BHLE = _product(dscore_BKRS, k_BKSE).reshape(grad_BHLE.shape) * grad_BHLE.shape[-1] ** -0.5
+  dk_BKSE = _product(turned(dscore_BKRS), q_BKRE)
+  return (*(x.astype(grad_BHLE.dtype) for x in (dq_BHLE, dk_BKSE, dv_BKSE)), None)
+
+
+_attend.defvjp(_saving, _backward)
+
+
+def _rows(x_BHLN: Array, k_BKSE: Array) -> Array:
+  """[B, K, R, N]: query heads that share a key head become more query rows of it."""
+  return x_BHLN.reshape(*k_BKSE.shape[:2], -1, x_BHLN.shape[-1])
+
+
+def _product(a: Array, b: Array) -> Array:
+  return jnp.matmul(a, b, preferred_element_type=jnp.float32)
