@@ -123,9 +123,32 @@ def _blocked(
 
 def read_scores(logits_V: Array, target: Array) -> Scores:
   """Scores of one block; where nobody reads a field, the compiler drops its work."""
-  logsumexp = jax.nn.logsumexp(logits_V, axis=-1)
-  # Compare-and-sum rather than gather: its gradient is element-wise, not a scatter.
-  hit_V = jnp.arange(logits_V.shape[-1]) == target[..., None]
-  logp = jnp.where(hit_V, logits_V, 0).sum(-1) - logsumexp
+  logsumexp, chosen = _normalizer_and_chosen(logits_V, target)
   prob_V = jnp.exp(logits_V - logsumexp[..., None])
-  return Scores(logp, logsumexp, logsumexp - (prob_V * logits_V).sum(-1))
+  return Scores(chosen - logsumexp, logsumexp, logsumexp - (prob_V * logits_V).sum(-1))
+
+
+@jax.custom_vjp
+def _normalizer_and_chosen(logits_V: Array, target: Array) -> tuple[Array, Array]:
+  """The logsumexp of logits and the logit of the target, [...] each.
+
+  The logit is looked up; its gradient, and that of the sum, are one element-wise pass and no
+  scatter.
+  """
+  return _saving(logits_V, target)[0]
+
+
+def _saving(logits_V: Array, target: Array) -> tuple[tuple[Array, Array], Any]:
+  logsumexp = jax.nn.logsumexp(logits_V, axis=-1)
+  chosen = jnp.take_along_axis(logits_V, target[..., None], axis=-1)[..., 0]
+  return (logsumexp, chosen), (logits_V, target, logsumexp)
+
+
+def _backward(saved: Any, grads: tuple[Array, Array]) -> tuple[Array, None]:
+  logits_V, target, logsumexp = saved
+  of_sum, of_chosen = (grad[..., None] for grad in grads)
+  hit_V = jnp.arange(logits_V.shape[-1]) == target[..., None]
+  return jnp.exp(logits_V - logsumexp[..., None]) * of_sum + jnp.where(hit_V, of_chosen, 0), None
+
+
+_normalizer_and_chosen.defvjp(_saving, _backward)
