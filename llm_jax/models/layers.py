@@ -66,7 +66,7 @@ class MLP(nn.Module):
     if self.bias:
       hidden_BLF += self.param('up_bias', nn.initializers.zeros, (self.hidden_dim,)).astype(dtype)
     if self.kind == 'swiglu':
-      hidden_BLF = jax.nn.silu(gate[0]) * hidden_BLF
+      hidden_BLF = _gated(gate[0], hidden_BLF)
     else:
       hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=True)
     init = fan_in(self.hidden_dim, self.out_scale)
@@ -75,6 +75,26 @@ class MLP(nn.Module):
     if self.bias:
       out_BLD += self.param('down_bias', nn.initializers.zeros, (dim,)).astype(dtype)
     return out_BLD
+
+
+@jax.custom_vjp
+def _gated(gate: Array, up: Array) -> Array:
+  """silu(gate) * up, which keeps nothing but its arguments for the gradient."""
+  return jax.nn.silu(gate) * up
+
+
+def _gated_saving(gate: Array, up: Array) -> tuple[Array, tuple[Array, Array]]:
+  return _gated(gate, up), (gate, up)
+
+
+def _gated_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+  gate, up = saved
+  open_ = jax.nn.sigmoid(gate)
+  passed = gate * open_
+  return grad * up * (open_ + passed * (1 - open_)), grad * passed
+
+
+_gated.defvjp(_gated_saving, _gated_backward)
 
 
 @flax.struct.dataclass
