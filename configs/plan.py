@@ -24,7 +24,8 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c = ConfigDict()
   c.job = 'plan'
   c.train = pretrain.get_config(size)
-  # A TPU slice ('v5e:4x4'), which is compiled for, or GPUs ('h100:512'), which are estimated.
+  # TPUs ('v5e:4x4', or 'v5e:4x4*2' for two slices), which are compiled for, or GPUs ('h100:512'),
+  # which are estimated.
   c.hardware = HARDWARE[size]
   c.length = c.train.tokenize.get_ref('length') + 0
   c.tokens = 0.0  # of the whole run; 0: total_steps * batch_size * length

@@ -5,6 +5,7 @@ whether it fits is the compiler's verdict. GPUs are estimated (training/roofline
 """
 
 import json
+import math
 import os
 import re
 import time
@@ -15,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from llm_jax import artifact
@@ -24,7 +24,7 @@ from llm_jax.losses.logprobs import BLOCK_ELEMENTS, ON_ACCELERATORS
 from llm_jax.models.transformer import Transformer
 from llm_jax.parallel.chips import Chip, find_chip
 from llm_jax.parallel.collectives import collectives
-from llm_jax.parallel.mesh import AXES, batch_sharding, make_mesh
+from llm_jax.parallel.mesh import AXES, BATCH_AXES, batch_sharding, make_mesh
 from llm_jax.training import optimizer
 from llm_jax.training.roofline import Estimate, Layout, estimate, layouts
 from llm_jax.training.step import abstract_state, compile_step
@@ -49,7 +49,9 @@ def check(config: Any) -> None:
   for field in config:
     if field not in FIELDS:
       raise BadInput(f'config: unknown field {field!r}; {suggest(field, [*FIELDS])}')
-  kind, *_ = _hardware(config.hardware)
+  kind, _, count, slices = _hardware(config.hardware)
+  if slices > 1 and kind not in TPUS:
+    raise BadInput(f'plan: only TPUs come in slices; write {kind}:{count}')
   model = artifact.build(config.train.model.to_dict())
   if not isinstance(model, Transformer):
     raise BadInput('plan: config.train.model is no plain Transformer; plan a stage of one model')
@@ -67,7 +69,7 @@ def check(config: Any) -> None:
 
 def main(config: Any) -> None:
   """Finds a layout that fits, prints what it takes, and writes the numbers as JSON."""
-  kind, chip, count = _hardware(config.hardware)
+  kind, chip, count, slices = _hardware(config.hardware)
   model: Any = artifact.build(config.train.model.to_dict())
   tx, _ = call(
     optimizer.make, config.train.optimizer, where='optimizer', total_steps=config.train.total_steps
@@ -75,7 +77,7 @@ def main(config: Any) -> None:
   batch, length = config.train.batch_size, config.length
   candidates = layouts(model, count, batch) if config.search else [_given(config, count)]
   block = BLOCK_ELEMENTS * ON_ACCELERATORS
-  options: Any = dict(batch=batch * _group(config), length=length, block=block)
+  options: Any = dict(batch=batch * _group(config), length=length, block=block, slices=slices)
   tried = [estimate(model, tx, chip, one, **options) for one in candidates]
   if not tried:
     raise BadInput(
@@ -87,7 +89,7 @@ def main(config: Any) -> None:
   report = _about(config, model, chip, count, tried[0])
   if kind in TPUS and config.compile:
     report['compiled'] = []
-    devices = _topology(kind, config.hardware.partition(':')[2])
+    devices = _topology(config.hardware, slices)
     for one in tried[: config.tries]:
       print(f'compiling {_told(one.layout)} for {config.hardware} ...', flush=True)
       found = _compile(config, one.layout, devices)
@@ -103,24 +105,34 @@ def main(config: Any) -> None:
   print(f'Everything is in {path}.')
 
 
-def _hardware(text: str) -> tuple[str, Chip, int]:
-  """Kind, chip and number of devices of 'v5e:4x4' or 'h100:512'."""
+def _hardware(text: str) -> tuple[str, Chip, int, int]:
+  """Kind, chip, number of devices and of slices of 'v5e:4x4', 'v5e:4x4*2' or 'h100:512'."""
   kind, _, size = text.partition(':')
   chip = find_chip(TPUS.get(kind, kind))
   if chip is None:
     known = [*TPUS, 'h100', 'h200', 'a100', 'b200']
     raise BadInput(f'plan: no hardware {kind!r}; {suggest(kind, known)}, as in v5e:4x4 or h100:512')
-  if not re.fullmatch(r'\d+(x\d+)*', size):
-    raise BadInput(f'plan: hardware {text!r} has no size; write v5e:4x4 or h100:512')
-  return kind, chip, int(np.prod([int(n) for n in size.split('x')]))
+  if not re.fullmatch(r'\d+(x\d+)*(\*\d+)?', size):
+    raise BadInput(
+      f'plan: hardware {text!r} has no size; write v5e:4x4, two slices as v5e:4x4*2, or h100:512'
+    )
+  slice_, _, slices = size.partition('*')
+  devices = math.prod(int(n) for n in slice_.split('x'))
+  return kind, chip, devices * int(slices or 1), int(slices or 1)
 
 
 def _given(config: Any, count: int) -> Layout:
   sizes = {**dict.fromkeys(AXES, 1), **config.train.mesh}
-  known = int(np.prod([n for n in sizes.values() if n != -1]))
+  known = math.prod(n for n in sizes.values() if n != -1)
   sizes = {axis: count // known if n == -1 else n for axis, n in sizes.items()}
-  if int(np.prod(list(sizes.values()))) != count:
+  if math.prod(sizes.values()) != count:
     raise BadInput(f'plan: config.train.mesh {sizes} is not of {count} devices')
+  pieces = math.prod(sizes[axis] for axis in BATCH_AXES) * config.train.accumulate
+  if config.train.batch_size % pieces:
+    raise BadInput(
+      f'plan: {config.train.batch_size} rows cannot be cut into {pieces}, the devices of '
+      f'{" * ".join(BATCH_AXES)} times {config.train.accumulate} microbatches; use a multiple'
+    )
   return Layout(sizes, config.train.model.get('remat', 'none'), config.train.accumulate)
 
 
@@ -177,8 +189,8 @@ def _has_libtpu() -> bool:
   return importlib.util.find_spec('libtpu') is not None
 
 
-def _topology(kind: str, size: str) -> Sequence[Any]:
-  """Devices of a slice that is not here."""
+def _topology(hardware: str, slices: int) -> Sequence[Any]:
+  """Devices of slices that are not here."""
   from jax.experimental import topologies
 
   # Without them libtpu looks for the machine's TPU, and waits.
@@ -188,9 +200,10 @@ def _topology(kind: str, size: str) -> Sequence[Any]:
   # A lock keeps two processes from one TPU; there is none here, and several may compile.
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   try:
-    return topologies.get_topology_desc(f'{kind}:{size}', platform='tpu').devices
+    name = hardware.partition('*')[0]
+    return topologies.get_topology_desc(name, platform='tpu', num_slices=slices).devices
   except Exception as error:  # whatever libtpu raises: its message knows the slices
-    raise BadInput(f'plan: hardware {kind}:{size}: {str(error).splitlines()[0]}') from error
+    raise BadInput(f'plan: hardware {hardware}: {str(error).splitlines()[0]}') from error
 
 
 def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -94,7 +94,31 @@ def make_mesh(*, devices: Sequence[Any] | None = None, **axes: int) -> Mesh:
     )
   if wanted < len(there) and jax.process_count() > 1 and devices is None:
     raise BadInput(f'mesh: {dict(axes)} uses {wanted} of {len(there)} devices; use all of them')
-  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=there[:wanted])
+  placed = _place(sizes, there[:wanted])
+  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _place(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+  """Devices as a mesh of `sizes`, near ones beside each other on its last axes.
+
+  Slices of TPUs, which the network of the data centre joins, are cut along `data`, and where that
+  is too small along `fsdp` too.
+  """
+  slices = left = len({getattr(device, 'slice_index', 0) for device in devices})
+  split: Any = dict(allow_split_physical_axes=True)
+  if slices == 1:
+    return mesh_utils.create_device_mesh(sizes, devices, **split)
+  between = [1] * len(AXES)
+  for axis in map(AXES.index, ('data', 'fsdp')):
+    between[axis] = math.gcd(sizes[axis], left)
+    left //= between[axis]
+  if left > 1:
+    raise BadInput(
+      f'mesh: {slices} slices are cut along data and fsdp, and data * fsdp = {sizes[0] * sizes[1]} '
+      f'is no multiple of {slices}'
+    )
+  within = [size // number for size, number in zip(sizes, between, strict=True)]
+  return mesh_utils.create_hybrid_device_mesh(within, between, devices, **split)
 
 
 def batch_shards(mesh: Mesh) -> int:

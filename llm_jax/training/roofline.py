@@ -72,6 +72,7 @@ def estimate(
   batch: int,
   length: int,
   block: int = 2**28,
+  slices: int = 1,
 ) -> Estimate:
   """Memory and time of a step.
 
@@ -83,18 +84,20 @@ def estimate(
     batch: rows of a step, over all devices.
     length: tokens of a row.
     block: logits that a chip holds at a time.
+    slices: of TPUs, which the network joins.
   """
   sizes = layout.mesh
   devices = math.prod(sizes.values())
   rows = math.prod(sizes[axis] for axis in BATCH_AXES)
   tokens = batch * length / layout.accumulate / rows / sizes['sequence']  # of a chip, at a time
   held = _held(model, tx, tuple(sizes.items()))
-  kept, working = _activations(model, layout.remat, sizes['tensor'])
+  kept, working = _activations(model, layout.remat, sizes)
   shape = model.shape
   width = jnp.dtype(shape.dtype).itemsize
   head = shape.vocab_size * shape.dim / sizes['tensor']
   tables = shape.vocab_size * shape.dim * (2 if shape.head == 'untied' else 1)
-  layer = (_count(model, tx) - tables) / shape.num_layers
+  experts = _in_experts(model)
+  layer = (_count(model, tx) - tables - experts * (1 - 1 / sizes['expert'])) / shape.num_layers
   logits = min(block, tokens * shape.vocab_size / sizes['tensor'])
   memory = {
     'parameters': held['params'],
@@ -111,7 +114,7 @@ def estimate(
   flops = batch * length * model.flops_per_token(length)
   seconds = {
     'products': flops * _repeated(model, layout.remat, length) / devices / chip.flops,
-    'communication': _communication(model, _count(model, tx), chip, layout, tokens, width),
+    'communication': _communication(model, _count(model, tx), chip, layout, tokens, width, slices),
     # Adam reads parameter, gradient and two moments, and writes three of them.
     'optimizer': (held['params'] * 3 + held['opt_state'] * 2) / chip.bandwidth,
   }
@@ -125,21 +128,21 @@ def estimate(
 def layouts(model: Any, devices: int, batch: int) -> Iterator[Layout]:
   """Every layout worth trying: parameters cut by `fsdp`, the rest copied by `data`."""
   heads = model.shape.num_heads
+  experts = model.shape.experts['count'] if model.shape.experts else 1
   powers = [2**i for i in range(16)]
-  for tensor in (n for n in powers if n <= 8 and devices % n == 0 and heads % n == 0):
-    for sequence in (n for n in powers if (devices // tensor) % n == 0):
-      if heads % (tensor * sequence):
-        continue
-      rest = devices // tensor // sequence
-      if batch % rest:
-        continue
-      sizes = {**dict.fromkeys(AXES, 1), 'tensor': tensor, 'sequence': sequence}
-      microbatches = [n for n in powers if batch // rest % n == 0]
-      for fsdp in (n for n in powers if rest % n == 0):
-        mesh = {**sizes, 'data': rest // fsdp, 'fsdp': fsdp}
-        yield from itertools.starmap(
-          functools.partial(Layout, mesh), itertools.product(REMATS, microbatches)
-        )
+  for tensor, sequence, expert in itertools.product(powers[:4], powers, powers):
+    inner = tensor * sequence * expert
+    if devices % inner or heads % (tensor * sequence) or experts % expert:
+      continue
+    rest = devices // inner
+    if batch % (rest * expert):
+      continue
+    sizes = dict(tensor=tensor, sequence=sequence, expert=expert)
+    microbatches = [n for n in powers if batch // (rest * expert) % n == 0]
+    for fsdp in (n for n in powers if rest % n == 0):
+      mesh = {**dict.fromkeys(AXES, 1), **sizes, 'data': rest // fsdp, 'fsdp': fsdp}
+      for remat, accumulate in itertools.product(REMATS, microbatches):
+        yield Layout(mesh, remat, accumulate)
 
 
 @functools.lru_cache
@@ -175,13 +178,23 @@ def _held(
   }
 
 
-def _activations(model: Any, remat: str, tensor: int) -> tuple[float, float]:
-  """Numbers a token leaves for the backward pass in each layer, and while one layer is computed."""
+def _in_experts(model: Any) -> float:
+  """Numbers that experts hold, of all layers."""
   s = model.shape
+  return 3.0 * s.num_layers * s.dim * s.hidden_dim * s.experts['count'] if s.experts else 0.0
+
+
+def _activations(model: Any, remat: str, sizes: Mapping[str, int]) -> tuple[float, float]:
+  """Numbers a token leaves for the backward pass in each layer, and while one layer is computed."""
+  s, tensor = model.shape, sizes['tensor']
   heads, keys = s.num_heads * s.head_dim / tensor, 2 * s.num_kv_heads * s.head_dim / tensor
-  hidden = s.hidden_dim / tensor * (2 if s.mlp == 'swiglu' else 1)
+  # Room for all tokens of the neighbours, and for each as often as it has experts.
+  places = s.experts['per_token'] * sizes['expert'] if s.experts else 1
+  wide = places * s.hidden_dim / tensor
+  hidden = wide * (2 if s.mlp == 'swiglu' else 1)
+  routed = 2 * places * s.dim if s.experts else 0
   products = heads + keys + s.dim + hidden + s.dim
-  everything = products + 3 * s.dim + (heads + keys) + heads + s.hidden_dim / tensor
+  everything = products + 3 * s.dim + (heads + keys) + heads + wide + routed
   kept = {
     'none': everything,
     'dots': s.dim + products + heads,
@@ -212,17 +225,29 @@ def _repeated(model: Any, remat: str, length: int) -> float:
 
 
 def _communication(
-  model: Any, count: int, chip: Chip, layout: Layout, tokens: float, width: int
+  model: Any,
+  count: int,
+  chip: Chip,
+  layout: Layout,
+  tokens: float,
+  width: int,
+  slices: int,
 ) -> float:
   """Seconds of a step in which a chip receives something, if nothing overlapped."""
   sizes, s = layout.mesh, model.shape
-  island = chip.island or math.prod(sizes.values())
-  inner = sizes['tensor'] * sizes['sequence']
+  devices = math.prod(sizes.values())
+  island = chip.island or devices // slices
+  inner = sizes['tensor'] * sizes['sequence'] * sizes['expert']
   share = lambda n: (n - 1) / n
   near = chip.link
-  # A ring over several islands crosses each border once, over all the network ports of an island.
-  far = chip.link if inner * sizes['fsdp'] <= island else min(chip.link, island * chip.network)
-  params = count / sizes['tensor']
+  if not near:
+    return 0.0
+  # A ring over several islands crosses each border once, over all the network ports of an island;
+  # several that cross it side by side share them.
+  crossing = lambda beside: min(near, chip.network * max(1.0, island / beside))
+  over_fsdp = near if inner * sizes['fsdp'] <= island else crossing(1)
+  over_data = near if devices <= island else crossing(inner * sizes['fsdp'])
+  params = (count - _in_experts(model) * (1 - 1 / sizes['expert'])) / sizes['tensor']
   # Weights are gathered forward and backward, and gradients scattered, in each microbatch.
   weights = params * (2 * width + 4) * share(sizes['fsdp']) * layout.accumulate
   copies = 2 * 4 * params / sizes['fsdp'] * share(sizes['data'])
@@ -231,5 +256,7 @@ def _communication(
   partial = 2 * tokens * s.dim * width * share(sizes['tensor'])
   heads = (2 * s.num_heads + 2 * s.num_kv_heads) * s.head_dim / sizes['tensor']
   swapped = tokens * heads * width * share(sizes['sequence'])
-  within = layout.accumulate * s.num_layers * passes * (2 * partial + swapped)
-  return (weights + copies) / far + within / near if near else 0.0
+  # The tokens of all neighbours come, and their answers' parts go back.
+  routed = 2 * tokens * s.dim * width * (sizes['expert'] - 1)
+  within = layout.accumulate * s.num_layers * passes * (2 * partial + swapped + routed)
+  return weights / over_fsdp + copies / over_data + within / near

@@ -8,6 +8,7 @@ import pytest
 from configs import plan as configs
 from llm_jax.jobs import plan
 from llm_jax.main import run
+from llm_jax.parallel.mesh import make_mesh
 from llm_jax.types import BadInput
 
 needs_libtpu = pytest.mark.skipif(
@@ -53,11 +54,20 @@ def test_a_layout_can_be_given(tmp_path, capsys):
   }  # fmt: skip
 
 
+def test_a_given_layout_has_to_cut_the_rows(tmp_path):
+  c = config_of(tmp_path, hardware='h100:8', search=False)
+  c.train.batch_size, c.train.accumulate = 12, 2
+  with pytest.raises(BadInput, match='12 rows cannot be cut into 16'):
+    run(c)
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
     (dict(hardware='v9:4x4'), r"no hardware 'v9'; .*, as in v5e:4x4 or h100:512"),
     (dict(hardware='h100'), "hardware 'h100' has no size"),
+    (dict(hardware='v5e:4x4*'), "hardware 'v5e:4x4.' has no size"),
+    (dict(hardware='h100:8*2'), 'only TPUs come in slices; write h100:16'),
     (dict(hardware='h100:64', length=10**6), 'rows of 1000000 tokens, and config.train.model.max'),
     (dict(hardware='h100:13'), '13 devices cannot share 512 rows'),
   ],
@@ -106,3 +116,27 @@ def test_a_slice_that_does_not_exist_is_bad_input(tmp_path):
     c = config_of(tmp_path, hardware='v5e:3x5')
     c.train.batch_size = 15
     run(c)
+
+
+@needs_libtpu
+def test_slices_are_cut_along_data_and_compiled_for(tmp_path, capsys):
+  c = config_of(tmp_path, '125m', hardware='v5e:2x2*2', search=False)
+  c.train.model.update(num_layers=2, vocab_size=4096)
+  c.train.mesh.update(data=2, fsdp=4)
+  c.train.batch_size, c.train.accumulate, c.length = 32, 1, 1024
+  report, _ = planned(c, capsys)
+  (compiled,) = report['compiled']
+  assert compiled['fits'] and report['devices'] == 8
+  mesh = make_mesh(devices=plan._topology('v5e:2x2', 2), data=2, fsdp=4)
+  assert [{d.slice_index for d in row.flat} for row in mesh.devices] == [{0}, {1}]
+  mesh = make_mesh(devices=plan._topology('v5e:2x2', 2), fsdp=8)
+  assert [d.slice_index for d in mesh.devices.flat] == [0] * 4 + [1] * 4
+  with pytest.raises(BadInput, match=r'2 slices are cut along data and fsdp, and data \* fsdp = 1'):
+    make_mesh(devices=plan._topology('v5e:2x2', 2), tensor=8)
+
+
+@needs_libtpu
+def test_axes_need_not_be_those_of_the_slice():
+  # 8 is no product of axes of 4 x 4 x 4, and is made by splitting one.
+  mesh = make_mesh(devices=plan._topology('v5p:4x4x4', 1), fsdp=8, tensor=8)
+  assert mesh.shape['fsdp'] == mesh.shape['tensor'] == 8

@@ -121,3 +121,37 @@ def test_a_search_uses_all_devices_and_rows():
 def test_chips_by_the_names_that_jax_gives(kind, name):
   assert find_chip(kind) == CHIPS[name]
   assert find_chip('cpu') is None
+
+
+def test_what_crosses_the_network_is_slow():
+  # Gradients alone cross between slices where `data` is cut over them, and weights where fsdp is.
+  model, chip = model_of('8b'), CHIPS['TPU v5p']
+  run = lambda slices, **axes: estimate(
+    model, TX, chip, Layout(mesh_of(**axes), 'full', 1), batch=512, length=4096, slices=slices
+  )
+  one, two = run(1, data=2, fsdp=64), run(2, data=2, fsdp=64)
+  moved = 2 * 4 * model.num_params() / 64 / 2
+  slower = two.seconds['communication'] - one.seconds['communication']
+  assert slower == pytest.approx(moved / chip.network - moved / chip.link, rel=0.01)
+  assert one.memory == two.memory
+  # A ring through both of two slices of 8 chips crosses over the ports of 8.
+  ring = run(2, fsdp=16).seconds['communication'] / run(1, fsdp=16).seconds['communication']
+  assert ring == pytest.approx(chip.link / (8 * chip.network), rel=0.01)
+
+
+def test_a_search_cuts_experts():
+  model = model_of('1b', experts=dict(count=8, per_token=2))
+  found = list(layouts(model, 32, 64))
+  assert {one.mesh['expert'] for one in found} == {1, 2, 4, 8}
+  assert all(
+    64 % (one.mesh['data'] * one.mesh['fsdp'] * one.mesh['expert'] * one.accumulate) == 0
+    for one in found
+  )
+  plain = [one for one in layouts(model_of('1b'), 32, 64) if one.mesh['expert'] > 1]
+  assert not plain
+  run = lambda **axes: estimate(
+    model, TX, CHIPS['H100'], Layout(mesh_of(**axes), 'none', 1), batch=64, length=4096
+  )
+  # Experts that stay where they are need not be gathered; their tokens need room instead.
+  assert run(fsdp=4, expert=8).memory['gathered'] < run(fsdp=32).memory['gathered']
+  assert run(fsdp=4, expert=8).memory['activations'] > run(fsdp=32).memory['activations']

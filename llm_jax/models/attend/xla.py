@@ -39,7 +39,7 @@ def make(place: Place, sight: Sight) -> Attend:
   parts = cut(place, sight)
 
   def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:
-    outs = [
+    outs: Any = [
       _attend(sight, q_BHLE[:, :, p.queries], k_BKSE[:, :, p.keys], v_BKSE[:, :, p.keys], p.bias)
       for p in parts
     ]
