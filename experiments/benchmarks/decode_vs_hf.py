@@ -81,6 +81,7 @@ def main() -> None:
   parser.add_argument('--batch', type=int, default=16)
   parser.add_argument('--steps', type=int, default=2, help='batches in a block')
   parser.add_argument('--blocks', type=int, default=5, help='timed blocks of each side')
+  parser.add_argument('--peers', default='hugging face', help="'' for none")
   parser.add_argument('--worker', default='', help=argparse.SUPPRESS)
   options = parser.parse_args()
   if options.worker == 'llm_jax':
@@ -88,11 +89,13 @@ def main() -> None:
   if options.worker:
     return hf_worker(options.shape, options.batch)
   table = turns.take(
-    'experiments.benchmarks.decode_vs_hf', ['llm_jax', 'hugging face'],
+    'experiments.benchmarks.decode_vs_hf',
+    ['llm_jax', *filter(None, options.peers.split(','))],
     ['--shape', options.shape, '--batch', str(options.batch)],
     steps=options.steps, blocks=options.blocks, tokens=options.batch * NEW,
   )  # fmt: skip
-  print(json.dumps({**turns.where(), 'shape': options.shape, 'batch': options.batch, **table}))
+  about = {**turns.where(), 'shape': options.shape, 'batch': options.batch}
+  print(json.dumps({**about, **table}, indent=2))
 
 
 if __name__ == '__main__':

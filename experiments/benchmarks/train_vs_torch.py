@@ -9,6 +9,7 @@ blocks of one process each, so that a noisy machine disturbs both alike. Prints 
 import argparse
 import json
 import os
+from typing import Any
 
 from experiments.benchmarks import turns
 
@@ -17,6 +18,18 @@ SHAPES = {
   'a': (256, 6, 4, 704, 4096, 256, 16),
   'b': (512, 8, 8, 1408, 8192, 512, 8),
 }
+
+
+def make_model(shape: str, rounds: bool) -> Any:
+  """The house's model of a shape."""
+  from llm_jax.models import transformer
+
+  dim, layers, heads, hidden, vocab, length, _ = SHAPES[shape]
+  return transformer.make(
+    vocab_size=vocab, dim=dim, num_layers=layers, num_heads=heads, hidden_dim=hidden,
+    max_length=length, head='untied', scan_layers=False,
+    product_dtype='bfloat16' if rounds else None,
+  )  # fmt: skip
 
 
 def jax_worker(shape: str, accumulate: int, rounds: bool) -> None:
@@ -29,19 +42,14 @@ def jax_worker(shape: str, accumulate: int, rounds: bool) -> None:
 
   from llm_jax.find import bind
   from llm_jax.losses import cross_entropy
-  from llm_jax.models import transformer
   from llm_jax.parallel.mesh import make_mesh, shard_batch
   from llm_jax.training import optimizer
   from llm_jax.training.step import compile_step, make_state
 
-  dim, layers, heads, hidden, vocab, length, batch = SHAPES[shape]
+  *_, vocab, length, batch = SHAPES[shape]
   mesh = make_mesh(data=1)
   with jax.set_mesh(mesh):
-    model = transformer.make(
-      vocab_size=vocab, dim=dim, num_layers=layers, num_heads=heads, hidden_dim=hidden,
-      max_length=length, head='untied', scan_layers=False,
-      product_dtype='bfloat16' if rounds else None,
-    )  # fmt: skip
+    model = make_model(shape, rounds)
     tx, _ = optimizer.make(total_steps=1000)
     tokens = np.random.default_rng(0).integers(0, vocab, (batch, length), np.int32)
     mask = np.ones((batch, length), np.float32)
@@ -122,6 +130,9 @@ def main() -> None:
     'experiments.benchmarks.train_vs_torch', names, arguments,
     steps=options.steps, blocks=options.blocks, tokens=batch * length,
   )  # fmt: skip
+  flops = make_model(options.shape, options.bfloat16).flops_per_token(length)
+  rates = table['tokens_per_second'].items()
+  table['gigaflops_per_second'] = {name: round(rate * flops / 1e9) for name, rate in rates}
   print(json.dumps({**turns.where(), 'shape': options.shape, **table}, indent=2))
 
 

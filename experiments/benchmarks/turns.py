@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -37,6 +38,9 @@ def take(
 ) -> dict[str, Any]:
   """Tokens per second of every worker (medians), and the ratios of the first to the others.
 
+  Beside them, of each worker: seconds to the end of its first step, from when it could take one,
+  which is what compilation takes; and the most memory its process held, where /proc tells.
+
   Args:
     module: run as `python -m <module> <arguments> --worker <name>`.
     names: workers, ours first.
@@ -58,12 +62,14 @@ def take(
     answer = next(line for line in worker.stdout if line.startswith('{"seconds"'))
     return json.loads(answer)['seconds']
 
+  first = {name: round(block(name, 1), 1) for name in names}  # compiles
   for name in names:
-    block(name, 2)  # compiles and warms up
+    block(name, 1)
   rates: dict[str, list[float]] = {name: [] for name in names}
   for _ in range(blocks):
     for name in names:
       rates[name].append(steps * tokens / block(name, steps))
+  held = {name: _most_held(worker.pid) for name, worker in workers.items()}
   for worker in workers.values():
     worker.communicate()
   ours, *peers = names
@@ -75,7 +81,18 @@ def take(
       name: [round(a / b, 2) for a, b in zip(rates[ours], rates[name], strict=True)]
       for name in peers
     },
+    'first_step_seconds': first,
+    'gigabytes': held,
   }
+
+
+def _most_held(process: int) -> float | None:
+  """Gigabytes that a process held in memory at most, or None where the system does not say."""
+  try:
+    status = Path(f'/proc/{process}/status').read_text()
+  except OSError:
+    return None
+  return round(int(status.partition('VmHWM:')[2].split()[0]) * 1024 / 1e9, 2)
 
 
 def where() -> dict[str, str]:

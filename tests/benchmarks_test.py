@@ -1,0 +1,35 @@
+"""Benchmarks run without their peers, and print a table that says what it was made on."""
+
+import pytest
+
+from experiments.benchmarks import __main__ as everything
+from experiments.benchmarks import turns
+
+
+@pytest.mark.slow
+def test_reading_is_measured_without_peers():
+  table = everything.measure('data_vs_torch', ['--blocks', '1', '--steps', '2', '--peers', ''])
+  assert table['tokens_per_second']['llm_jax'] > 0 and table['ratio'] == {}
+  assert table['machine'] and table['date'] and table['first_step_seconds']['llm_jax'] >= 0
+
+
+def test_what_fails_is_said():
+  table = everything.measure('data_vs_torch', ['--length', 'many'])
+  assert "invalid int value: 'many'" in table['failed'][0]
+
+
+def test_rates_are_of_the_time_that_workers_tell(tmp_path, monkeypatch):
+  # A worker that says each step took half a second, and another that says a quarter.
+  (tmp_path / 'worker.py').write_text(
+    'import json, sys\n'
+    "share = {'ours': 0.5, 'theirs': 0.25}[sys.argv[-1]]\n"
+    'for line in sys.stdin:\n'
+    "  print('noise'); print(json.dumps({'seconds': share * int(line), 'loss': 0}), flush=True)\n"
+  )
+  monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  table = turns.take('worker', ['ours', 'theirs'], [], steps=4, blocks=3, tokens=100)
+  assert table['tokens_per_second'] == {'ours': 200, 'theirs': 400}
+  assert table['ratio'] == {'theirs': 0.5} and table['ratio_of_pairs'] == {'theirs': [0.5] * 3}
+  assert table['first_step_seconds'] == {'ours': 0.5, 'theirs': 0.2}
+  assert (table['gigabytes']['ours'] or 1) > 0
