@@ -13,6 +13,7 @@ SIZES = {
   **dict.fromkeys(('s64', 'u64', 'f64', 'c64'), 8),
 }
 _HEADER = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
+_END = re.compile(r'^\}(, execution_thread=.*)?$')  # a kernel's own text may begin a line with } too
 _SHAPE = re.compile(r'\b([a-z]\w*)\[([\d,]*)\]')
 _CALLS = re.compile(
   r'(?:calls|to_apply|body|condition|branch_computations)=\{?((?:%[\w.\-]+,? ?)+)'
@@ -102,7 +103,7 @@ def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
     header = _HEADER.match(line)
     if header:
       name, lines = header[1], []
-    elif line.startswith('}') and name:
+    elif name and _END.match(line):
       yield name, lines
       name = ''
     elif name:

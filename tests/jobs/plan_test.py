@@ -140,3 +140,19 @@ def test_axes_need_not_be_those_of_the_slice():
   # 8 is no product of axes of 4 x 4 x 4, and is made by splitting one.
   mesh = make_mesh(devices=plan._topology('v5p:4x4x4', 1), fsdp=8, tensor=8)
   assert mesh.shape['fsdp'] == mesh.shape['tensor'] == 8
+
+
+@needs_libtpu
+def test_tensor_parallel_layers_add_up_twice_each_way(tmp_path, capsys):
+  # After attention and MLP going forward, before them going back, as in arXiv:1909.08053.
+  c = config_of(tmp_path, '125m', hardware='v5e:2x2', search=False)
+  c.train.model.update(num_layers=3, vocab_size=4096)
+  c.train.mesh.update(tensor=4, fsdp=1)
+  c.train.batch_size, c.train.accumulate, c.length = 4, 1, 1024
+  report, _ = planned(c, capsys)
+  (compiled,) = report['compiled']
+  sums = compiled['collectives']['all-reduce']
+  layer = 4 * (2 * 3 / 4) * 4 * 1024 * 768 * 2  # four, by a ring of four, of bfloat16 activations
+  ends = 2 * (2 * 3 / 4) * 4 * 1024 * 768 * 2  # and the embedding's lookup and the head's gradient
+  assert compiled['collectives'].keys() == {'all-reduce'}
+  assert sums['bytes_received'] == pytest.approx(3 * layer + ends, rel=0.02)

@@ -153,13 +153,16 @@ def test_no_large_array_is_replicated(axes):
     assert size < 2**12 or held * cut == size
 
 
-def test_a_loop_of_a_tpu_program_tells_its_length_by_its_condition():
+def test_a_tpu_program_tells_the_length_of_a_loop_by_its_condition_and_may_hold_other_text():
   text = """%cond.1 (s: (s32[], f32[8])) -> pred[] {
   %n = s32[]{:T(128)} constant(32)
   ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
 }
 
 %body.1 (s: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %k = f32[8]{0} custom-call(%x), frontend_attributes={kernel_metadata={
+"block": "1024"
+}}, metadata={op_name="a kernel that brings text of its own"}
   %p = (f32[8], f32[8], u32[]) collective-permute-start(%x), source_target_pairs={{0,1}}
 }
 
