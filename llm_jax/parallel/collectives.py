@@ -75,9 +75,10 @@ def collectives(text: str) -> list[Collective]:
         sizes = sizes[-1:]  # what starts names its operands before its results, and flags after
       elif found[2] and found[1] == 'all-gather':
         sizes = sizes[-(len(sizes) // 2) :]
-      out.append(
-        Collective(found[1], sum(sizes), times[name], _devices(line), source[1] if source else '')
-      )
+      kind, size, devices = found[1], sum(sizes), _devices(line)
+      if kind == 'all-reduce' and name.startswith('all-reduce-scatter'):
+        kind, size = 'reduce-scatter', size // devices  # how programs for TPUs write one
+      out.append(Collective(kind, size, times[name], devices, source[1] if source else ''))
   return out
 
 

@@ -171,3 +171,18 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 }
 """
   assert collectives(text) == [Collective('collective-permute', 32, 32, 2, '')]
+
+
+def test_a_tpu_program_writes_a_reduce_scatter_as_a_sum_of_which_a_part_is_taken():
+  text = """%all-reduce-scatter.1 (input: f32[32]) -> f32[8] {
+  %all-reduce = f32[32]{0} all-reduce(%input), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %part = f32[8]{0} dynamic-slice(%all-reduce, %number), dynamic_slice_sizes={8}
+}
+
+ENTRY %main (x: f32[32]) -> f32[8] {
+  %f = f32[8]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+  (one,) = collectives(text)
+  assert one == Collective('reduce-scatter', 32, 1, 4, '')
+  assert one.moved == 4 * 32 * 3 / 4
