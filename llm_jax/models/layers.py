@@ -222,7 +222,8 @@ def _rounded_backward(
 ) -> tuple[Array, Array]:
   a, b = saved
   grad = grad.astype(narrow)
-  wide: Any = dict(preferred_element_type=jnp.float32)
+  # XLA for CPU widens the operands of what has a 16-bit result.
+  wide: Any = dict(preferred_element_type=jnp.float32 if platform() == 'cpu' else kept)
   grad_a = jnp.matmul(grad, turned(b), **wide)
   if a.ndim == b.ndim:
     grad_b = jnp.matmul(turned(a), grad, **wide)
