@@ -66,7 +66,7 @@ class MLP(nn.Module):
     if self.bias:
       hidden_BLF += self.param('up_bias', nn.initializers.zeros, (self.hidden_dim,)).astype(dtype)
     if self.kind == 'swiglu':
-      hidden_BLF = _gated(gate[0], hidden_BLF)
+      hidden_BLF = gated(gate[0], hidden_BLF)
     else:
       hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=True)
     init = fan_in(self.hidden_dim, self.out_scale)
@@ -78,13 +78,13 @@ class MLP(nn.Module):
 
 
 @jax.custom_vjp
-def _gated(gate: Array, up: Array) -> Array:
+def gated(gate: Array, up: Array) -> Array:
   """silu(gate) * up, which keeps nothing but its arguments for the gradient."""
   return jax.nn.silu(gate) * up
 
 
 def _gated_saving(gate: Array, up: Array) -> tuple[Array, tuple[Array, Array]]:
-  return _gated(gate, up), (gate, up)
+  return gated(gate, up), (gate, up)
 
 
 def _gated_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
@@ -94,7 +94,7 @@ def _gated_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Arr
   return grad * up * (open_ + passed * (1 - open_)), grad * passed
 
 
-_gated.defvjp(_gated_saving, _gated_backward)
+gated.defvjp(_gated_saving, _gated_backward)
 
 
 @flax.struct.dataclass
@@ -144,7 +144,12 @@ def product(
   flat = mesh.empty or mesh.shape['sequence'] == 1
   rows = x.reshape(*((-1,) if flat else lead), math.prod(inner))
   columns = weight.astype(x.dtype).reshape(math.prod(inner), -1)
-  return multiply(rows, columns, dtype, narrow).reshape(*lead, *outer)
+  rounds = narrow and x.dtype == jnp.float32
+  if rounds or (dtype is not None and jnp.dtype(dtype).itemsize > x.dtype.itemsize):
+    out: Any = _rounded(narrow if rounds else x.dtype, x.dtype, rows, columns)
+  else:
+    out = jnp.matmul(rows, columns)
+  return out.reshape(*lead, *outer)
 
 
 def products(
@@ -169,14 +174,6 @@ def products(
   ]
 
 
-def multiply(a: Array, b: Array, dtype: Any = None, narrow: str | None = None) -> Array:
-  """a [..., M, K] @ b [K, N] or [..., K, N]; `dtype` and `narrow` as `product`."""
-  rounds = narrow and a.dtype == jnp.float32
-  if rounds or (dtype is not None and jnp.dtype(dtype).itemsize > a.dtype.itemsize):
-    return _rounded(narrow if rounds else a.dtype, a.dtype, a, b)
-  return jnp.matmul(a, b)
-
-
 def transposed(x: Array, order: Sequence[int], narrow: str | None = None) -> Array:
   """x.transpose(order); of 16 bits (or about to be `narrow`) on a CPU stored in that order.
 
@@ -197,7 +194,7 @@ def turned(x: Array, narrow: str | None = None) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _rounded(narrow: Any, kept: Any, a: Array, b: Array) -> Array:
-  """A product of 16-bit operands in float32, whose gradient is a product of 16-bit operands too.
+  """a [..., M, K] @ b [K, N] of 16-bit operands in float32, and a gradient of 16-bit operands too.
 
   JAX's own gradient multiplies the float32 cotangent with a 16-bit operand, which is done as a
   float32 product: some sixteen times slower on a GPU, four times on a CPU.
@@ -225,7 +222,7 @@ def _rounded_backward(
   # XLA for CPU widens the operands of what has a 16-bit result.
   wide: Any = dict(preferred_element_type=jnp.float32 if platform() == 'cpu' else kept)
   grad_a = jnp.matmul(grad, turned(b), **wide)
-  if a.ndim == b.ndim:
+  if a.ndim == 2:
     grad_b = jnp.matmul(turned(a), grad, **wide)
   else:
     lead = tuple(range(a.ndim - 1))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from llm_jax.find import suggest
-from llm_jax.models.layers import fan_in
+from llm_jax.models.layers import fan_in, gated
 from llm_jax.parallel.mesh import BATCH_AXES, divides
 from llm_jax.types import Array, BadInput
 
@@ -176,7 +176,7 @@ def _local(
   sizes_X = (index_R[:, None] == jnp.arange(count)).sum(0).astype(jnp.int32)
   rows_RD = x_BLD.reshape(-1, dim)[order_R // per_token]
   multiply = lambda rows, weights: jax.lax.ragged_dot(rows, weights, sizes_X)
-  hidden_RF = jax.nn.silu(multiply(rows_RD, gate)) * multiply(rows_RD, up)
+  hidden_RF = gated(multiply(rows_RD, gate), multiply(rows_RD, up))
   out_RD = multiply(hidden_RF, down)[jnp.argsort(order_R)]
   # What lies behind the last group is nobody's, and need not be 0.
   share_R = jnp.where(mine_R, weight_BLK.reshape(-1), 0).astype(x_BLD.dtype)

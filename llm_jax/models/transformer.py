@@ -68,8 +68,9 @@ class Shape:
     experts: fields of `moe.Mixture`, for experts in the place of the MLP; or None.
     head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
     dtype: of activations and products; parameters are float32.
-    product_dtype: 'bfloat16' rounds the operands of float32 products with weights, which is what
-      CPUs with AMX and the like do fast; everything else stays float32. None rounds nothing.
+    product_dtype: 'bfloat16' rounds the operands of float32 products, with weights and in
+      attention, which is what CPUs with AMX and the like do fast; sums and everything else stay
+      float32, and so do experts. None rounds nothing.
     remat: what the backward pass computes again: 'none', 'full' (all of a block), 'attention' (all
       but a flash kernel), 'dots' (all but that and products with weights), 'all_dots' (all but that
       and products), 'offload' (as 'attention', and the input of each block waits in the host's

@@ -13,7 +13,7 @@ SIZES = {
   **dict.fromkeys(('s64', 'u64', 'f64', 'c64'), 8),
 }
 _HEADER = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
-_END = re.compile(r'^\}(, execution_thread=.*)?$')  # a kernel's own text may begin a line with } too
+_END = re.compile(r'^\}(, execution_thread=.*)?$')  # not every line that begins with }
 _SHAPE = re.compile(r'\b([a-z]\w*)\[([\d,]*)\]')
 _CALLS = re.compile(
   r'(?:calls|to_apply|body|condition|branch_computations)=\{?((?:%[\w.\-]+,? ?)+)'

@@ -106,6 +106,25 @@ def test_any_grouping_of_heads(monkeypatch, kv_heads):
     assert_same(backend, place_of((10,)), Sight(), heads_of(10, kv_heads=kv_heads, rows=1))
 
 
+@pytest.mark.parametrize('backend', [xla, chunked], ids=['xla', 'chunked'])
+@pytest.mark.parametrize('sight', [Sight(), Sight(softcap=0.7)], ids=['causal', 'soft-cap'])
+def test_rounded_operands_are_near_and_what_comes_out_is_wide(monkeypatch, backend, sight):
+  monkeypatch.setattr(xla, 'QUERY_BLOCK', 4)
+  monkeypatch.setattr(chunked, 'BLOCK', 4)
+  place = place_of((6, 4))
+  *qkv, grad = heads_of(10)
+
+  def run(function):
+    out, pull = jax.vjp(function, *qkv)
+    return out, *pull(grad)
+
+  exact = run(functools.partial(textbook, place, sight))
+  for a, b in zip(run(backend.make(place, sight._replace(narrow='bfloat16'))), exact, strict=True):
+    assert a.dtype == np.float32
+    error = np.linalg.norm(a - b) / np.linalg.norm(b)
+    assert 1e-4 < error < 1e-2  # rounded, to 8 bits
+
+
 def test_a_query_that_sees_nothing_moves_nothing():
   place = place_of((-4, 4))
   *qkv, grad = heads_of(8, rows=1)

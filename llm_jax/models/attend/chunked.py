@@ -56,14 +56,15 @@ def make(place: Place, sight: Sight) -> Attend:
 
   def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:
     batch, heads, _, size = q_BHLE.shape
-    kv_heads = k_BKSE.shape[1]
+    kv_heads, dtype = k_BKSE.shape[1], q_BHLE.dtype
+    q_BHLE, k_BKSE, v_BKSE = (x.astype(sight.narrow or dtype) for x in (q_BHLE, k_BKSE, v_BKSE))
     wide = (*((0, 0),) * 2, pad[1], (0, 0))
     q = _cut(jnp.pad(q_BHLE * size**-0.5, wide), count, axis=2)
     q_NBKGIE = q.reshape(count, batch, kv_heads, heads // kv_heads, block, size)
     k_NBKJE, v_NBKJE = (_cut(jnp.pad(x, wide), count, axis=2) for x in (k_BKSE, v_BKSE))
     out_NBKGIE: Any = _attend(sight, plan, q_NBKGIE, k_NBKJE, v_NBKJE)
     out_BHNIE = jnp.moveaxis(out_NBKGIE.reshape(count, batch, heads, block, size), 0, 2)
-    return out_BHNIE.reshape(batch, heads, -1, size)[:, :, :length]
+    return out_BHNIE.reshape(batch, heads, -1, size)[:, :, :length].astype(dtype)
 
   return attend
 
