@@ -3,7 +3,9 @@
 import ast
 import difflib
 import os
+import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -79,7 +81,7 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
       close = difflib.get_close_matches(name, names, n=1) or sorted(config)
       sys.exit(f'error: config: unknown field {name!r}; did you mean {" or ".join(close)}?')
     with config.unlocked():
-      inner[field] = _literal(value)
+      inner[field] = literal(value)
   return config
 
 
@@ -107,11 +109,16 @@ def _lists(config: ConfigDict, name: str) -> bool:
   return True
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+  """A word of the command line as a Python value, or else as text."""
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
     return {'true': True, 'false': False}.get(text.lower(), text)
+
+
+# What JAX says where another process no longer answers.
+GONE = 'UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|Gloo|heartbeat|Connection'
 
 
 def tune_cpu(*, rounds: bool = False) -> None:
@@ -160,6 +167,9 @@ def main(argv: Sequence[str]) -> None:
     if jax.process_count() == 1:
       raise
     last = str(error).splitlines()[0]
+    if not re.search(GONE, last):
+      traceback.print_exc()
+      leave(f'stopped: host {jax.process_index()} failed. {last}')
     leave(f'stopped: another host has left, or cannot be reached; start all of them again. {last}')
 
 

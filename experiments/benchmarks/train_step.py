@@ -27,10 +27,10 @@ RUN = dict(batch=8, length=4096, accumulate=1, documents=1, steps=4, blocks=4)
 
 def parse(case: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
   """Size, changes of the model, and how it is run."""
-  from llm_jax.main import _literal
+  from llm_jax.main import literal
 
   size, *words = case.split(',')
-  changes = {name: _literal(value) for name, _, value in (word.partition('=') for word in words)}
+  changes = {name: literal(value) for name, _, value in (word.partition('=') for word in words)}
   how = {name: changes.pop(name, value) for name, value in RUN.items()}
   return size, changes, how
 
@@ -131,6 +131,8 @@ def torch_peer(case: str) -> dict[str, Any]:
   from llm_jax.models import transformer
 
   size, changes, how = parse(case)
+  if how['documents'] != 1:
+    raise SystemExit(f'{case}: the peer has rows of one document; leave --peer or documents= out')
   group = sizes.model(size).to_dict() | changes
   group.pop('name')
   shape = transformer.make(**group).shape

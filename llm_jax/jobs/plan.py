@@ -55,6 +55,13 @@ def check(config: Any) -> None:
   model = artifact.build(config.train.model.to_dict())
   if not isinstance(model, Transformer):
     raise BadInput('plan: config.train.model is no plain Transformer; plan a stage of one model')
+  if rest := set(config.train.annotate.steps) - {'reference'}:
+    raise BadInput(
+      f'plan: config.train.annotate.steps has {", ".join(sorted(rest))}; only stages that learn '
+      'from rows as they are, with a reference or without, can be planned'
+    )
+  if config.tries < 1:
+    raise BadInput(f'plan: config.tries {config.tries}; compile at least one layout')
   if config.length > model.shape.max_length:
     raise BadInput(
       f'plan: rows of {config.length} tokens, and config.train.model.max_length is '
@@ -90,6 +97,11 @@ def main(config: Any) -> None:
   if kind in TPUS and config.compile:
     report['compiled'] = []
     devices = _topology(config.hardware, slices)
+    if len(devices) != count:
+      raise BadInput(
+        f'plan: the compiler sees {len(devices)} devices in {config.hardware}, which has {count}; '
+        'set --config.compile=False for an estimate'
+      )
     for one in tried[: config.tries]:
       print(f'compiling {_told(one.layout)} for {config.hardware} ...', flush=True)
       found = _compile(config, one.layout, devices)
@@ -118,6 +130,7 @@ def _hardware(text: str) -> tuple[str, Chip, int, int]:
     )
   slice_, _, slices = size.partition('*')
   devices = math.prod(int(n) for n in slice_.split('x'))
+  devices *= 2 if kind == 'tpu7x' else 1  # cores of a chip, each a device
   return kind, chip, devices * int(slices or 1), int(slices or 1)
 
 
@@ -220,7 +233,16 @@ def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, A
   with jax.set_mesh(mesh):
     init = lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     state = abstract_state(init, tx, mesh)
-    step = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=0, accumulate=layout.accumulate)
+    step = compile_step(
+      state,
+      mesh,
+      loss_fn=loss_fn,
+      tx=tx,
+      seed=0,
+      accumulate=layout.accumulate,
+      gradients=config.train.get('gradients', 'float32'),
+      balances=model.shape.experts is not None,
+    )
     start = time.perf_counter()
     try:
       with _uncached():

@@ -300,6 +300,7 @@ class _Run:
       accumulate=config.accumulate,
       frozen=self.model.frozen,
       gradients=config.get('gradients', 'float32'),
+      balances=self.model.shape.experts is not None,
     )
     tokens = config.batch_size * math.prod(self.tokens_shape)
     log = training_metrics.Log(

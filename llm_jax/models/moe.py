@@ -175,10 +175,11 @@ def _local(
   order_R = jnp.argsort(jnp.where(mine_R, index_R, count), stable=True)
   sizes_X = (index_R[:, None] == jnp.arange(count)).sum(0).astype(jnp.int32)
   rows_RD = x_BLD.reshape(-1, dim)[order_R // per_token]
+  # What lies behind the last group is nobody's: a kernel may leave anything there, both ways.
+  rows_RD = jnp.where(mine_R[order_R][:, None], rows_RD, 0)
   multiply = lambda rows, weights: jax.lax.ragged_dot(rows, weights, sizes_X)
   hidden_RF = gated(multiply(rows_RD, gate), multiply(rows_RD, up))
   out_RD = multiply(hidden_RF, down)[jnp.argsort(order_R)]
-  # What lies behind the last group is nobody's, and need not be 0.
   share_R = jnp.where(mine_R, weight_BLK.reshape(-1), 0).astype(x_BLD.dtype)
   out_RD = jnp.where(mine_R[:, None], out_RD, 0) * share_R[:, None]
   lead = x_BLD.shape[:-1]

@@ -1,7 +1,8 @@
-"""The one Transformer: Llama 1-3, Qwen 2 and 3, GPT-2 and masked language models by its options."""
+"""The one Transformer: Llama, Qwen, Mixtral, GPT-2 and masked language models by its options."""
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from llm_jax.find import suggest
 from llm_jax.models import attend, attention, moe
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, turned
 from llm_jax.parallel.mesh import constrain
+from llm_jax.parallel.rules import path_of
 from llm_jax.types import Array, BadInput
 
 # What a flash kernel leaves for its backward pass has this name; where that is not kept, it runs
@@ -70,7 +72,7 @@ class Shape:
     dtype: of activations and products; parameters are float32.
     product_dtype: 'bfloat16' rounds the operands of float32 products, with weights and in
       attention, which is what CPUs with AMX and the like do fast; sums and everything else stay
-      float32, and so do experts. None rounds nothing.
+      float32. None rounds nothing.
     remat: what the backward pass computes again: 'none', 'full' (all of a block), 'attention' (all
       but a flash kernel), 'dots' (all but that and products with weights), 'all_dots' (all but that
       and products), 'offload' (as 'attention', and the input of each block waits in the host's
@@ -145,6 +147,11 @@ class Shape:
         raise BadInput(
           f'model: {field} {value!r}; {suggest(str(value), [str(name) for name in allowed])}'
         )
+    if self.product_dtype and (self.dtype != 'float32' or self.experts is not None):
+      raise BadInput(
+        'model: product_dtype rounds float32 products of a model without experts; '
+        "set dtype='float32' and no experts, or leave it out"
+      )
     if self.num_heads % self.num_kv_heads:
       raise BadInput(
         f'model: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}'
@@ -154,8 +161,9 @@ class Shape:
 
   def sight(self, cached: bool = False) -> attend.Sight:
     """Who sees whom."""
-    narrow = self.product_dtype if self.dtype == 'float32' else None
-    return attend.Sight(self.causal, self.window, self.attention_softcap, not cached, narrow)
+    return attend.Sight(
+      self.causal, self.window, self.attention_softcap, not cached, self.product_dtype
+    )
 
   def backend(self, length: int, cached: bool = False) -> str:
     """The name of the attention backend for rows of `length`; see `attend.choose`."""
@@ -368,13 +376,17 @@ class Transformer(Model):
     Layers are taken apart, matrices cast to the dtype of products and a tied embedding transposed
     once, outside of the loop that decodes; inside it, each token would do so to all weights again.
     """
-    cast = lambda x: x.astype(self.shape.dtype) if x.ndim > 1 else x  # norms stay float32
+    exact = re.compile(r'norm/|router')  # what training reads in float32
+
+    def cast(key_path: Any, x: Array) -> Array:
+      return x if exact.search(path_of(key_path)) else x.astype(self.shape.dtype)
+
     layers = {**params, 'blocks': tuple(unstack(params['blocks'], self.shape.num_layers))}
     model = self
     if self.shape.head == 'tied':
       model = make(**dataclasses.asdict(self.shape) | {'head': 'untied'})
       layers['head'] = {'kernel': params['embedding']['table'].T}
-    return model, jax.tree.map(cast, layers)
+    return model, jax.tree_util.tree_map_with_path(cast, layers)
 
   def published(self, params: Any) -> tuple['Transformer', Any]:
     """The model and parameters that an artifact holds: these."""
@@ -397,7 +409,13 @@ class Transformer(Model):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
   def flops_per_token(self, length: int) -> float:
-    """FLOPs to train on one token of a sequence of `length`: forward once, backward twice.
+    """FLOPs to train on one token of a sequence of `length`; see `flops_by_part`."""
+    return sum(self.flops_by_part(length).values())
+
+  def flops_by_part(self, length: int) -> dict[str, float]:
+    """FLOPs to train on one token: of `weights` of layers, of `scores` and of the `head`.
+
+    Forward once, backward twice.
 
     Counts products only, two FLOPs a multiply-add; attention counts the keys that are seen (half
     of them under causality), and rematerialisation counts nothing (model FLOPs, arXiv:2204.02311
@@ -414,7 +432,11 @@ class Transformer(Model):
     # Mean number of keys a query sees: growing to `reach`, then constant.
     seen = reach - reach * (reach - 1) / (2 * length) if s.causal else length
     scores = 2 * seen * s.num_heads * s.head_dim
-    return 6.0 * (s.num_layers * (attention + mlp + scores) + head)
+    return {
+      'weights': 6.0 * s.num_layers * (attention + mlp),
+      'scores': 6.0 * s.num_layers * scores,
+      'head': 6.0 * head,
+    }
 
 
 def unstack(blocks: Any, num_layers: int) -> Sequence[Any]:

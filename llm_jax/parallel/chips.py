@@ -21,23 +21,24 @@ class Chip(NamedTuple):
   flops: float
   memory: float
   bandwidth: float
-  link: float = 0.0
+  link: float
   network: float = 12.5e9
   island: int = 8
   sustained: float = 0.5
 
 
 GIB = 2**30
+# TPU v3 and TPU7x have two devices a chip; the others join their cores.
 # Keyed by a part of `device_kind`; the first key found in the name wins: longer names come first.
 CHIPS = {
-  'TPU7x': Chip(2307e12, 192 * GIB, 7.4e12, 600e9, island=0, sustained=0.5),
+  'TPU7x': Chip(1153.5e12, 96 * GIB, 3.7e12, 300e9, island=0, sustained=0.5),
   'TPU v6': Chip(918e12, 32 * GIB, 1.64e12, 448e9, island=0, sustained=0.45),
   'TPU v5p': Chip(459e12, 95 * GIB, 2.76e12, 600e9, island=0, sustained=0.6),
   'TPU v5 lite': Chip(197e12, 16 * GIB, 0.82e12, 200e9, island=0, sustained=0.5),
   'TPU v5e': Chip(197e12, 16 * GIB, 0.82e12, 200e9, island=0, sustained=0.5),
   'TPU v5': Chip(459e12, 95 * GIB, 2.76e12, 600e9, island=0, sustained=0.6),
   'TPU v4': Chip(275e12, 32 * GIB, 1.2e12, 300e9, island=0, sustained=0.55),
-  'TPU v3': Chip(123e12, 32 * GIB, 0.9e12, 100e9, island=0, sustained=0.45),
+  'TPU v3': Chip(61.5e12, 16 * GIB, 0.45e12, 50e9, island=0, sustained=0.45),
   'B200': Chip(2250e12, 180e9, 8e12, 900e9, 50e9),
   'GH200': Chip(989e12, 96e9, 4e12, 450e9, 50e9),
   'H200': Chip(989e12, 141e9, 4.8e12, 450e9, 50e9),

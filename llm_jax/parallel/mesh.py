@@ -1,6 +1,7 @@
 """The device mesh: its axes, the start on many hosts, and batches spread over it."""
 
 import functools
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils, multihost_utils
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -17,6 +18,7 @@ from llm_jax.types import BadInput, Batch
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence', 'expert')
 BATCH_AXES = ('data', 'fsdp', 'expert')
+_NUMBERS = itertools.count()  # of barriers: each has a name of its own
 HEAD_AXES = ('tensor', 'sequence')  # that cut the heads of attention
 
 
@@ -30,8 +32,11 @@ def start_hosts() -> None:
   Raises:
     BadInput: an address without the other two.
   """
-  told: Any = dict(heartbeat_timeout_seconds=int(os.environ.get('LLM_JAX_HEARTBEAT_SECONDS', 60)))
   given = os.environ.get
+  heartbeat = given('LLM_JAX_HEARTBEAT_SECONDS', '60')
+  if not heartbeat.isdigit():
+    raise BadInput(f'hosts: LLM_JAX_HEARTBEAT_SECONDS {heartbeat!r} is no whole number of seconds')
+  told: Any = dict(heartbeat_timeout_seconds=int(heartbeat))
   if given('JAX_COORDINATOR_ADDRESS'):
     try:
       count, number = int(os.environ['JAX_NUM_PROCESSES']), int(os.environ['JAX_PROCESS_ID'])
@@ -52,11 +57,17 @@ def start_hosts() -> None:
 
 
 def on_one_host(work: Callable[[], None]) -> None:
-  """Does something once, on the first host, while the others wait for it."""
+  """Does something once, on the first host, while the others wait for it, a day at most.
+
+  They wait at the coordinator: a collective of devices would give up after minutes.
+  """
   if jax.process_index() == 0:
     work()
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('on_one_host')
+    from jax._src import distributed
+
+    client: Any = distributed.global_state.client
+    client.wait_at_barrier(f'on_one_host {next(_NUMBERS)}', 24 * 3600 * 1000)
 
 
 def make_mesh(*, devices: Sequence[Any] | None = None, **axes: int) -> Mesh:
@@ -104,7 +115,9 @@ def _place(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
   Slices of TPUs, which the network of the data centre joins, are cut along `data`, and where that
   is too small along `fsdp` too.
   """
-  slices = left = len({getattr(device, 'slice_index', 0) for device in devices})
+  # GPUs may call hosts slices; what is near them JAX orders by itself.
+  number = lambda device: getattr(device, 'slice_index', 0) if device.platform == 'tpu' else 0
+  slices = left = len({number(device) for device in devices})
   split: Any = dict(allow_split_physical_axes=True)
   if slices == 1:
     return mesh_utils.create_device_mesh(sizes, devices, **split)
@@ -157,7 +170,8 @@ def local_rows(x: jax.Array) -> np.ndarray:
 def spread(batch: Batch, mesh: Mesh) -> Batch:
   """The batch cut as `shard_batch` cuts it, wherever the programs that wrote it left its arrays."""
   place = batch_sharding(mesh)
-  if all(x.sharding.is_equivalent_to(place, x.ndim) for x in batch.values()):
+  there = lambda x: isinstance(x, jax.Array) and x.sharding.is_equivalent_to(place, x.ndim)
+  if all(map(there, batch.values())):
     return batch
   return _spreader(mesh)(batch)
 

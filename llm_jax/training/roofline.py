@@ -94,11 +94,12 @@ def estimate(
   kept, working = _activations(model, layout.remat, sizes)
   shape = model.shape
   width = jnp.dtype(shape.dtype).itemsize
-  head = shape.vocab_size * shape.dim / sizes['tensor']
-  tables = shape.vocab_size * shape.dim * (2 if shape.head == 'untied' else 1)
+  table, outputs = shape.vocab_size * shape.dim, 1 if shape.head == 'scalar' else shape.vocab_size
+  head = outputs * shape.dim / sizes['tensor']
+  tables = table * (2 if shape.head == 'untied' else 1)
   experts = _in_experts(model)
   layer = (_count(model, tx) - tables - experts * (1 - 1 / sizes['expert'])) / shape.num_layers
-  logits = min(block, tokens * shape.vocab_size / sizes['tensor'])
+  logits = min(block, tokens * outputs / sizes['tensor'])
   memory = {
     'parameters': held['params'],
     'optimizer': held['opt_state'],
@@ -208,20 +209,17 @@ def _activations(model: Any, remat: str, sizes: Mapping[str, int]) -> tuple[floa
 
 def _repeated(model: Any, remat: str, length: int) -> float:
   """Executed FLOPs over model FLOPs: what rematerialisation computes again."""
-  s = model.shape
-  head = 6 * s.vocab_size * s.dim
-  whole = model.flops_per_token(length)
-  seen = (length + 1) / 2 if s.causal else length
-  scores = 12.0 * s.num_layers * seen * s.num_heads * s.head_dim
+  parts = model.flops_by_part(length)
   again = {
     'none': 0.0,
     'dots': 0.0,
     'all_dots': 0.0,
-    'attention': whole - head - scores,
-    'offload': whole - head - scores,
-    'full': whole - head,
+    'attention': parts['weights'],
+    'offload': parts['weights'],
+    'full': parts['weights'] + parts['scores'],
   }[remat]
-  return 1 + (again + head) / 3 / whole  # the head's logits are computed twice in blocks
+  # The head's logits are computed twice in blocks.
+  return 1 + (again + parts['head']) / 3 / sum(parts.values())
 
 
 def _communication(
@@ -240,8 +238,6 @@ def _communication(
   inner = sizes['tensor'] * sizes['sequence'] * sizes['expert']
   share = lambda n: (n - 1) / n
   near = chip.link
-  if not near:
-    return 0.0
   # A ring over several islands crosses each border once, over all the network ports of an island;
   # several that cross it side by side share them.
   crossing = lambda beside: min(near, chip.network * max(1.0, island / beside))

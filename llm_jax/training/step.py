@@ -1,6 +1,7 @@
 """The one train step: exact averages over microbatches and devices, then one update."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from llm_jax.parallel.mesh import batch_sharding, constrain
-from llm_jax.parallel.rules import state_shardings
+from llm_jax.parallel.rules import path_of, state_shardings
 from llm_jax.training.optimizer import skipped
 from llm_jax.types import Array, Batch, LossFn, Mean, Metrics, Params
+
+EXACT = re.compile(r'norm/|bias$|router')  # small, and read in float32
 
 
 @flax.struct.dataclass
@@ -36,6 +39,7 @@ def train_step(
   accumulate: int = 1,
   frozen: Sequence[str] = (),
   gradients: str = 'float32',
+  balances: bool = False,
 ) -> tuple[TrainState, Metrics]:
   """One update from one batch.
 
@@ -52,7 +56,10 @@ def train_step(
     accumulate: number of microbatches, one after the other.
     frozen: top-level names of parameters that have no gradient; `tx` is `freeze`d for them too.
     gradients: 'bfloat16' halves the memory of a microbatch's gradients and what devices exchange
-      of them; they are added up and applied in float32 all the same.
+      of them, for all that is multiplied by activations, which it rounds for the loss too; they are
+      added up and applied in float32 all the same.
+    balances: the model adds terms of its own to the gradient, summed over tokens (models/moe.py);
+      they get the weight of a mean over tokens, whatever the loss counts.
   """
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
   still = {name: state.params[name] for name in frozen}
@@ -60,11 +67,21 @@ def train_step(
 
   def sums(moving: Params, batch: Batch, rng: Array) -> tuple[Array, tuple[Mean, Metrics]]:
     loss, metrics = loss_fn({**still, **moving}, batch, rng)
-    return loss.total, (loss, metrics)
+    return loss.total * scale, (loss, metrics)
 
   # Matrices are cast once, outside of what is differentiated, so their gradients have that type.
-  narrow = lambda x: x.astype(gradients) if x.ndim > 1 and x.dtype == jnp.float32 else x
-  differentiated = moving if gradients == 'float32' else jax.tree.map(narrow, moving)
+  def narrow(key_path: Any, x: Array) -> Array:
+    return x if EXACT.search(path_of(key_path)) else x.astype(gradients)
+
+  differentiated = moving
+  if gradients != 'float32':
+    differentiated = jax.tree_util.tree_map_with_path(narrow, moving)
+  scale = jnp.ones(())
+  if balances:
+    # Only what the count depends on is computed, which is never the model.
+    count = loss_fn(state.params, batch, rng)[0].count
+    segment = batch.get('segment', jnp.ones_like(batch['tokens']))
+    scale = (segment > 0).sum() / jnp.where(count == 0, 1, count)
 
   def microbatch(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
     part_batch, index = part
@@ -91,7 +108,7 @@ def train_step(
   else:
     (grads, (loss, metrics)), _ = jax.lax.scan(microbatch, zero, (parts, jnp.arange(accumulate)))
   count = jnp.where(loss.count == 0, 1, loss.count)
-  grads = jax.tree.map(lambda g: g / count, grads)
+  grads = jax.tree.map(lambda g: g / (count * scale), grads)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   moved: Any = optax.apply_updates(moving, updates)
   total_skipped, in_a_row = skipped(opt_state)
@@ -166,6 +183,7 @@ def compile_step(
   accumulate: int = 1,
   frozen: Sequence[str] = (),
   gradients: str = 'float32',
+  balances: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """`train_step` under jit with fixed shardings; the state is donated.
 
@@ -180,6 +198,7 @@ def compile_step(
     accumulate=accumulate,
     frozen=frozen,
     gradients=gradients,
+    balances=balances,
   )
   return jax.jit(
     step,

@@ -211,6 +211,10 @@ def test_auto_takes_the_kernel_of_the_machine(monkeypatch):
   assert choose('auto', length=attend.LONG) == 'chunked'
   assert choose('auto', Sight(aligned=False), length=10**5) == 'xla'
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert choose('auto') == 'xla'  # not of NVIDIA, or older than what packs documents
+  monkeypatch.setattr(cudnn, '_capability', lambda: 8.0)
+  assert choose('auto', length=4096) == 'chunked'
+  monkeypatch.setattr(cudnn, '_capability', lambda: 9.0)
   assert choose('auto') == 'cudnn'
   assert choose('auto', dtype='float32') == 'xla'
   assert choose('auto', Sight(softcap=1.0), length=4096) == 'chunked'

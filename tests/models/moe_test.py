@@ -5,13 +5,16 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from llm_jax.losses import cross_entropy
 from llm_jax.models import moe, transformer
 from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.parallel.rules import shardings
-from llm_jax.types import BadInput
+from llm_jax.training import optimizer
+from llm_jax.training.step import compile_step, start_state
+from llm_jax.types import BadInput, Mean
 
 SMALL = dict(vocab_size=32, dim=16, num_layers=2, num_heads=4, hidden_dim=8, max_length=32)
 MESHES = [
@@ -174,3 +177,40 @@ def test_flops_count_the_experts_of_a_token():
   model, dense = build()[0], transformer.make(**SMALL)
   mlp = 3 * 16 * 8
   assert model.flops_per_token(8) - dense.flops_per_token(8) == 6 * 2 * (mlp + 16 * 4)
+
+
+@pytest.mark.parametrize('balance', ['loss', 'bias'])
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_the_balance_does_not_depend_on_what_the_loss_counts(balance, accumulate):
+  # One loss counts tokens and the other rows; their means, and so all gradients, are the same.
+  model, params = build(balance=balance, weight=0.5)
+  batch = batch_of()
+
+  def loss_fn(params, batch, rng, *, of):
+    loss, metrics = cross_entropy.loss_fn(params, batch, rng, model=model)
+    return Mean(loss.total * of, loss.count * of), metrics
+
+  mesh, tx = make_mesh(data=1), optax.sgd(1.0)
+  moved = []
+  for of in (1.0, 1 / 13):
+    run = functools.partial(loss_fn, of=of)
+    how = dict(tx=optimizer.guard(tx, None), seed=0, accumulate=accumulate, balances=True)
+    state = start_state(jax.tree.map(jnp.copy, params), how['tx'], mesh)
+    moved.append(compile_step(state, mesh, loss_fn=run, **how)(state, batch)[0].params)
+  close(*moved, atol=1e-6)
+  delta = jax.tree.map(lambda a, b: np.abs(a - b).max(), moved[0], params)
+  assert delta['blocks']['experts']['router_bias' if balance == 'bias' else 'router'] > 1e-3
+
+
+def test_what_decodes_chooses_the_experts_that_training_does():
+  model = transformer.make(**SMALL, experts=dict(count=4, per_token=2), dtype='bfloat16')
+  params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+  # Far apart, so that a router that was rounded would choose otherwise.
+  params['blocks']['experts']['router'] *= 30
+  tokens = batch_of()['tokens']
+  trained = jax.jit(lambda p: model.apply(p, tokens)[0])(params)
+  decoding, arranged = model.for_decoding(params)
+  assert arranged['blocks'][0]['experts']['router'].dtype == jnp.float32
+  cache = decoding.make_cache(*tokens.shape)
+  decoded = jax.jit(lambda p: decoding.apply(p, tokens, cache=cache)[0])(arranged)
+  close(decoded, trained, atol=0.02)

@@ -353,6 +353,7 @@ def test_defaults_of_a_shape():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
+    (dict(product_dtype='bfloat16', dtype='bfloat16'), 'product_dtype rounds float32 products'),
     (dict(num_layer=3), "model: unknown option 'num_layer'; did you mean 'num_layers'"),
     (dict(mlp='swigl'), "mlp 'swigl'; did you mean 'swiglu'"),
     (dict(norm='batch'), "norm 'batch'; choose from: rms, layer"),

@@ -11,7 +11,15 @@ from llm_jax.models import transformer
 from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.parallel.rules import path_of
 from llm_jax.training import optimizer
-from llm_jax.training.step import abstract_state, compile_step, make_state, measured, start_state
+from llm_jax.training.step import (
+  TrainState,
+  abstract_state,
+  compile_step,
+  make_state,
+  measured,
+  start_state,
+  train_step,
+)
 from llm_jax.types import Mean, Peak
 
 MODEL = transformer.make(vocab_size=64, dim=16, num_layers=2, num_heads=4, max_length=32)
@@ -365,3 +373,21 @@ def test_rows_that_only_fill_a_batch_are_not_measured():
   batch = {'segment': segment, 'log/reward': np.array([1.0, 100.0, 4.0, 100.0])}
   found = measured(jax.tree.map(jnp.asarray, batch))
   assert (float(found['reward'].total), float(found['reward'].count)) == (5, 2)
+
+
+def test_short_gradients_leave_norms_exact():
+  # Stacked over layers a norm has two axes too, and is still read in float32.
+  params = {'blocks': {'norm': {'scale': jnp.full((2, 8), 1.001)}, 'mlp': jnp.full((8, 8), 1.001)}}
+  seen = {}
+
+  def loss_fn(params, batch, rng):
+    seen.update(jax.tree.map(lambda x: x.dtype, params))
+    sums = [x.astype(jnp.float32).sum() for x in jax.tree.leaves(params)]
+    return Mean.of(sum(sums) * batch['mask']), {}
+
+  tx = optimizer.guard(optax.sgd(0.1), None)
+  state = TrainState(jnp.int32(0), params, tx.init(params))
+  batch = {'mask': jnp.ones(2)}
+  train_step(state, batch, loss_fn=loss_fn, tx=tx, seed=0, gradients='bfloat16')
+  assert seen['blocks']['norm']['scale'] == jnp.float32
+  assert seen['blocks']['mlp'] == jnp.bfloat16

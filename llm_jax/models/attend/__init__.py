@@ -3,8 +3,8 @@
 A backend has two functions. `refuses(sight, head_dim=, length=, dtype=)` says why it cannot, or
 None; `make(place, sight)` gives `attend(q [B, H, L, E], k [B, K, S, E], v [B, K, S, E])`, which
 returns [B, H, L, E], so that what all layers share is worked out once. Every backend gives the same
-numbers, and the softmax is in float32. What a query that sees nothing (padding) gets is
-unspecified, and finite.
+numbers, up to the rounding of its operands, and the softmax is in float32. What a query that sees
+nothing (padding) gets is unspecified, and finite.
 """
 
 import importlib

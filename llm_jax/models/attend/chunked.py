@@ -56,15 +56,14 @@ def make(place: Place, sight: Sight) -> Attend:
 
   def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:
     batch, heads, _, size = q_BHLE.shape
-    kv_heads, dtype = k_BKSE.shape[1], q_BHLE.dtype
-    q_BHLE, k_BKSE, v_BKSE = (x.astype(sight.narrow or dtype) for x in (q_BHLE, k_BKSE, v_BKSE))
+    kv_heads = k_BKSE.shape[1]
     wide = (*((0, 0),) * 2, pad[1], (0, 0))
     q = _cut(jnp.pad(q_BHLE * size**-0.5, wide), count, axis=2)
     q_NBKGIE = q.reshape(count, batch, kv_heads, heads // kv_heads, block, size)
     k_NBKJE, v_NBKJE = (_cut(jnp.pad(x, wide), count, axis=2) for x in (k_BKSE, v_BKSE))
     out_NBKGIE: Any = _attend(sight, plan, q_NBKGIE, k_NBKJE, v_NBKJE)
     out_BHNIE = jnp.moveaxis(out_NBKGIE.reshape(count, batch, heads, block, size), 0, 2)
-    return out_BHNIE.reshape(batch, heads, -1, size)[:, :, :length].astype(dtype)
+    return out_BHNIE.reshape(batch, heads, -1, size)[:, :, :length]
 
   return attend
 
@@ -93,7 +92,7 @@ def _pairs(where: Place, sight: Sight, block: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(sight: Sight, plan: Plan, q_NBKGIE: Array, k_NBKJE: Array, v_NBKJE: Array) -> Array:
-  return _forward(sight, plan, q_NBKGIE, k_NBKJE, v_NBKJE)[0]
+  return _saving(sight, plan, q_NBKGIE, k_NBKJE, v_NBKJE)[0]
 
 
 def _scores(
@@ -112,7 +111,7 @@ def _scores(
 
 
 def _forward(sight: Sight, plan: Plan, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
-  """The output [N, B, K, G, I, E] and the logsumexp of each query's scores [N, B, K, G, I]."""
+  """Outputs [N, B, K, G, I, E] and logsumexp of each query's scores [N, B, K, G, I], float32."""
 
   def queries(block: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
     q_BKGIE, i, first, last = block
@@ -134,19 +133,24 @@ def _forward(sight: Sight, plan: Plan, q: Array, k: Array, v: Array) -> tuple[Ar
     total = jnp.where(blind, 1, total)
     # A logsumexp so large that the backward pass finds no weight in this row.
     logsumexp = jnp.where(blind, -FLOOR, top + jnp.log(total))
-    return (out / total[..., None]).astype(q.dtype), logsumexp
+    return out / total[..., None], logsumexp
 
   return jax.lax.map(queries, (q, jnp.arange(len(q)), *plan.keys_of))
 
 
 def _saving(sight: Sight, plan: Plan, q: Array, k: Array, v: Array) -> tuple[Array, Any]:
-  out, logsumexp = (checkpoint_name(x, 'attention') for x in _forward(sight, plan, q, k, v))
+  dtype = q.dtype
+  q, k, v = (x.astype(sight.narrow or dtype) for x in (q, k, v))
+  out, logsumexp = _forward(sight, plan, q, k, v)
+  out, logsumexp = (checkpoint_name(x, 'attention') for x in (out.astype(dtype), logsumexp))
   return out, (plan, q, k, v, out, logsumexp)
 
 
 def _backward(sight: Sight, saved: Any, grad: Array) -> tuple[Any, ...]:
   plan, q, k, v, out, logsumexp = saved
+  dtype = out.dtype
   delta = (out.astype(jnp.float32) * grad).sum(-1)  # over the keys, the sum of weight * dweight
+  grad = grad.astype(q.dtype)
 
   def keys(dq: Array, block: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
     k_BKJE, v_BKJE, j, first, last = block
@@ -163,11 +167,11 @@ def _backward(sight: Sight, saved: Any, grad: Array) -> tuple[Any, ...]:
 
     zero = jnp.zeros(k_BKJE.shape, jnp.float32)
     dq, dk, dv = jax.lax.fori_loop(first, last, queries, (dq, zero, zero))
-    return dq, (dk.astype(k.dtype), dv.astype(v.dtype))
+    return dq, (dk.astype(dtype), dv.astype(dtype))
 
   dq = jnp.zeros(q.shape, jnp.float32)
   dq, (dk, dv) = jax.lax.scan(keys, dq, (k, v, jnp.arange(len(k)), *plan.queries_of))
-  return None, dq.astype(q.dtype), dk, dv
+  return None, dq.astype(dtype), dk, dv
 
 
 def _product(spec: str, a: Array, b: Array) -> Array:

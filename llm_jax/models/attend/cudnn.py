@@ -6,6 +6,7 @@ wrong.
 """
 
 import functools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,15 @@ def refuses(sight: Sight, *, head_dim: int, dtype: Any, **asked: Any) -> str | N
     return f'needs a head_dim that is a multiple of 8 up to 128, not {head_dim}'
   if platform() != 'gpu':
     return f'needs an NVIDIA GPU, and this machine has {platform()}'
+  if not (capability := _capability()) or capability < 9:
+    return 'reads packed documents on NVIDIA GPUs from Hopper on (H100) only'
   return None
+
+
+def _capability() -> float | None:
+  """The compute capability of this machine's GPUs, or None where they are not NVIDIA's."""
+  told = str(getattr(jax.devices()[0], 'compute_capability', ''))
+  return float(told) if re.fullmatch(r'[\d.]+', told) else None
 
 
 class Packing(NamedTuple):

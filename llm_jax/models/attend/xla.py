@@ -120,7 +120,9 @@ def _backward(sight: Sight, saved: Any, grad_BHLE: Array) -> tuple[Any, ...]:
   grad_BKRE = _rows(grad_BHLE, k_BKSE).astype(k_BKSE.dtype)
   dv_BKSE = _product(turned(weight_BKRS), grad_BKRE)
   dweight_BKRS, wide_BKRS = _product(grad_BKRE, turned(v_BKSE)), weight_BKRS.astype(jnp.float32)
-  mean_BKR1 = (dweight_BKRS * wide_BKRS).sum(-1, keepdims=True)
+  # Rounded weights do not add up to 1; what all keys of a query share must have no gradient.
+  total_BKR1 = wide_BKRS.sum(-1, keepdims=True)
+  mean_BKR1 = (dweight_BKRS * wide_BKRS).sum(-1, keepdims=True) / total_BKR1
   dscore_BKRS = (wide_BKRS * (dweight_BKRS - mean_BKR1) * slope).astype(k_BKSE.dtype)
   dq_BHLE = _product(dscore_BKRS, k_BKSE).reshape(grad_BHLE.shape) * grad_BHLE.shape[-1] ** -0.5
   dk_BKSE = _product(turned(dscore_BKRS), q_BKRE)
