@@ -55,7 +55,10 @@ def test_it_runs(name, runs, tmp_path):
   script = tmp_path / f'{name}.py'
   script.write_text('\n\n'.join(cells(NOTEBOOKS / f'{name}.ipynb', 'code')))
   environ = os.environ | dict(
-    STEPS='8', RUNS=str(runs), ARTIFACT=str(runs / 'untrained'), XLA_FLAGS=''
+    STEPS='3',
+    RUNS=str(runs),
+    ARTIFACT=str(runs / 'untrained'),
+    XLA_FLAGS='--xla_backend_optimization_level=1',
   )
   said = subprocess.run(
     [sys.executable, str(script)], cwd=NOTEBOOKS, env=environ, capture_output=True, text=True,
