@@ -6,15 +6,15 @@ Runs the main job in an empty folder twice: cold (no compiled programs kept, no 
     python -m experiments.benchmarks.first_step
 """
 
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from experiments.benchmarks import turns
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,8 +47,7 @@ def main() -> None:
     cold = seconds_to_first_step(folder, 'cold')
     warm = seconds_to_first_step(folder, 'warm')
   table = {
-    'date': datetime.date.today().isoformat(),
-    'machine': f'{os.cpu_count()} cores, {platform.processor() or platform.machine()}',
+    **turns.where(),
     'seconds': {'cold': round(cold, 1), 'warm': round(warm, 1)},
   }
   print(json.dumps(table, indent=2))

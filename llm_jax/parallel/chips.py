@@ -15,7 +15,8 @@ class Chip(NamedTuple):
     network: bytes/s between hosts or slices, for one device.
     island: devices that `link` joins; 0: as many as the slice has.
     sustained: the share of `flops` at which well tuned dense training runs, all of a step counted
-      and recomputation not; of published runs and of our own.
+      and recomputation not. Of published runs for A100 (Llama 2), H100 (Llama 3), TPU v5p and v6
+      (MaxText) and v4 (PaLM); elsewhere a guess.
   """
 
   flops: float
