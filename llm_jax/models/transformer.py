@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from llm_jax.find import suggest
 from llm_jax.models import attend, attention, moe
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, turned
 from llm_jax.parallel.mesh import constrain
-from llm_jax.parallel.rules import path_of
+from llm_jax.parallel.rules import EXACT, path_of
 from llm_jax.types import Array, BadInput
 
 # What a flash kernel leaves for its backward pass has this name; where that is not kept, it runs
@@ -376,10 +375,9 @@ class Transformer(Model):
     Layers are taken apart, matrices cast to the dtype of products and a tied embedding transposed
     once, outside of the loop that decodes; inside it, each token would do so to all weights again.
     """
-    exact = re.compile(r'norm/|router')  # what training reads in float32
 
     def cast(key_path: Any, x: Array) -> Array:
-      return x if exact.search(path_of(key_path)) else x.astype(self.shape.dtype)
+      return x if EXACT.search(path_of(key_path)) else x.astype(self.shape.dtype)
 
     layers = {**params, 'blocks': tuple(unstack(params['blocks'], self.shape.num_layers))}
     model = self

@@ -42,6 +42,9 @@ RULES: tuple[tuple[str, P], ...] = (
   (r'head/kernel/b$', P(None, 'tensor')),
 )
 
+# Parameters that a model reads in float32, whatever the type of its products.
+EXACT = re.compile(r'norm/|router|head/(scalar|bias)$')
+
 
 def path_of(key_path: tuple[Any, ...]) -> str:
   """A JAX key path as text: 'blocks/attention/q'."""

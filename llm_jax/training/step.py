@@ -1,7 +1,6 @@
 """The one train step: exact averages over microbatches and devices, then one update."""
 
 import functools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,11 +12,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from llm_jax.parallel.mesh import batch_sharding, constrain
-from llm_jax.parallel.rules import path_of, state_shardings
+from llm_jax.parallel.rules import EXACT, path_of, state_shardings
 from llm_jax.training.optimizer import skipped
 from llm_jax.types import Array, Batch, LossFn, Mean, Metrics, Params
-
-EXACT = re.compile(r'norm/|bias$|router')  # small, and read in float32
 
 
 @flax.struct.dataclass
@@ -69,7 +66,7 @@ def train_step(
     loss, metrics = loss_fn({**still, **moving}, batch, rng)
     return loss.total * scale, (loss, metrics)
 
-  # Matrices are cast once, outside of what is differentiated, so their gradients have that type.
+  # Cast once, outside of what is differentiated, so that gradients have that type.
   def narrow(key_path: Any, x: Array) -> Array:
     return x if EXACT.search(path_of(key_path)) else x.astype(gradients)
 
@@ -78,10 +75,10 @@ def train_step(
     differentiated = jax.tree_util.tree_map_with_path(narrow, moving)
   scale = jnp.ones(())
   if balances:
-    # Only what the count depends on is computed, which is never the model.
+    # Of this call the compiler keeps what the count depends on: the batch, and not the model.
     count = loss_fn(state.params, batch, rng)[0].count
-    segment = batch.get('segment', jnp.ones_like(batch['tokens']))
-    scale = (segment > 0).sum() / jnp.where(count == 0, 1, count)
+    real = (batch.get('segment', jnp.ones_like(batch['tokens'])) > 0).sum()
+    scale = jnp.maximum(real, 1) / jnp.where(count == 0, 1, count)
 
   def microbatch(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
     part_batch, index = part

@@ -23,6 +23,15 @@ def config_of(tmp_path, size='1b', **changes):
   return c
 
 
+def two_layers(tmp_path, hardware, **mesh):
+  """Two layers of 125m on 32 rows of 1,024 tokens: quick to compile; with a mesh, on that."""
+  c = config_of(tmp_path, '125m', hardware=hardware, search=not mesh)
+  c.train.model.update(num_layers=2, vocab_size=4096)
+  c.train.mesh.update(mesh)
+  c.train.batch_size, c.train.accumulate, c.length = 32, 1, 1024
+  return c
+
+
 def planned(c, capsys):
   run(c)
   with open(c.output) as file:
@@ -87,10 +96,7 @@ def test_without_libtpu_a_slice_is_estimated_only(tmp_path, monkeypatch, capsys)
 
 @needs_libtpu
 def test_a_slice_is_compiled_for(tmp_path, capsys):
-  c = config_of(tmp_path, '125m', hardware='v5e:2x2')
-  c.train.model.update(num_layers=2, vocab_size=4096)
-  c.train.batch_size, c.length = 32, 1024
-  report, told = planned(c, capsys)
+  report, told = planned(two_layers(tmp_path, 'v5e:2x2'), capsys)
   (compiled,) = report['compiled']
   assert report['fits'] and compiled['fits']
   assert compiled['kernels'] >= 3  # splash attention, forward and backward
@@ -120,11 +126,7 @@ def test_a_slice_that_does_not_exist_is_bad_input(tmp_path):
 
 @needs_libtpu
 def test_slices_are_cut_along_data_and_compiled_for(tmp_path, capsys):
-  c = config_of(tmp_path, '125m', hardware='v5e:2x2*2', search=False)
-  c.train.model.update(num_layers=2, vocab_size=4096)
-  c.train.mesh.update(data=2, fsdp=4)
-  c.train.batch_size, c.train.accumulate, c.length = 32, 1, 1024
-  report, _ = planned(c, capsys)
+  report, _ = planned(two_layers(tmp_path, 'v5e:2x2*2', data=2, fsdp=4), capsys)
   (compiled,) = report['compiled']
   assert compiled['fits'] and report['devices'] == 8
   mesh = make_mesh(devices=plan._topology('v5e:2x2', 2), data=2, fsdp=4)
@@ -145,14 +147,10 @@ def test_axes_need_not_be_those_of_the_slice():
 @needs_libtpu
 def test_tensor_parallel_layers_add_up_twice_each_way(tmp_path, capsys):
   # After attention and MLP going forward, before them going back, as in arXiv:1909.08053.
-  c = config_of(tmp_path, '125m', hardware='v5e:2x2', search=False)
-  c.train.model.update(num_layers=3, vocab_size=4096)
-  c.train.mesh.update(tensor=4, fsdp=1)
-  c.train.batch_size, c.train.accumulate, c.length = 4, 1, 1024
-  report, _ = planned(c, capsys)
+  report, _ = planned(two_layers(tmp_path, 'v5e:2x2', tensor=4, fsdp=1), capsys)
   (compiled,) = report['compiled']
   sums = compiled['collectives']['all-reduce']
-  layer = 4 * (2 * 3 / 4) * 4 * 1024 * 768 * 2  # four, by a ring of four, of bfloat16 activations
-  ends = 2 * (2 * 3 / 4) * 4 * 1024 * 768 * 2  # and the embedding's lookup and the head's gradient
+  once = (2 * 3 / 4) * 32 * 1024 * 768 * 2  # of bfloat16 activations, by a ring of four
   assert compiled['collectives'].keys() == {'all-reduce'}
-  assert sums['bytes_received'] == pytest.approx(3 * layer + ends, rel=0.02)
+  # Four in each of two layers, and the embedding's lookup and the head's gradient.
+  assert sums['bytes_received'] == pytest.approx((4 * 2 + 2) * once, rel=0.02)

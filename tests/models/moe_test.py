@@ -214,3 +214,16 @@ def test_what_decodes_chooses_the_experts_that_training_does():
   cache = decoding.make_cache(*tokens.shape)
   decoded = jax.jit(lambda p: decoding.apply(p, tokens, cache=cache)[0])(arranged)
   close(decoded, trained, atol=0.02)
+
+
+def test_a_batch_of_padding_alone_moves_nothing_and_breaks_nothing():
+  model, params = build()
+  batch = {k: np.zeros_like(v) for k, v in batch_of().items()}
+  loss_fn = functools.partial(cross_entropy.loss_fn, model=model)
+  tx = optimizer.guard(optax.sgd(1.0), None)
+  mesh = make_mesh(data=1)
+  state = start_state(jax.tree.map(jnp.copy, params), tx, mesh)
+  step = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=0, balances=True)
+  state, metrics = step(state, batch)
+  assert float(metrics['skipped'].value) == 0
+  close(state.params, params, atol=0, rtol=0)
