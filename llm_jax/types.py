@@ -46,6 +46,10 @@ class Mean:
   """A sum and its count, both float32 scalars.
 
   `+` merges microbatches, devices and evaluation batches exactly; divide once, where it is shown.
+
+  >>> half, rest = Mean.of([1.0, 3.0, 9.0], weight=[1, 1, 0]), Mean.of([5.0])
+  >>> float((half + rest).value)  # of 1, 3 and 5; the mean of the two means would be 3.5
+  3.0
   """
 
   total: Array
@@ -69,7 +73,11 @@ class Mean:
 
 @flax.struct.dataclass
 class Peak:
-  """The largest of some numbers, none below 0; `+` merges parts as it does for `Mean`."""
+  """The largest of some numbers, none below 0; `+` merges parts as it does for `Mean`.
+
+  >>> float((Peak.of([1.0, 7.0], weight=[1, 0]) + Peak.of([3.0])).value)
+  3.0
+  """
 
   value: Array
 

@@ -26,13 +26,21 @@ def tokens(batch: Batch, field: str = 'mask') -> Array:
 
 
 def last(where_L: Array) -> Array:
-  """The last entry that counts of each row, bool [..., L]."""
+  """The last entry that counts of each row, bool [..., L].
+
+  >>> last(jnp.array([[True, True, False], [False, False, False]])).tolist()
+  [[False, True, False], [False, False, False]]
+  """
   to_come_L = jnp.cumsum(where_L[..., ::-1], axis=-1)[..., ::-1]
   return where_L & (to_come_L == 1)
 
 
 def mean(x: Array, where: Array, *, axis: int | None = None) -> Array:
-  """Mean of what counts, float32; 0 where nothing does. A given axis stays, of size 1."""
+  """Mean of what counts, float32; 0 where nothing does. A given axis stays, of size 1.
+
+  >>> float(mean(jnp.array([1.0, 3.0, 99.0]), jnp.array([True, True, False])))
+  2.0
+  """
   where = jnp.broadcast_to(where, x.shape)
   over: Any = dict(axis=axis, keepdims=axis is not None)
   total = jnp.where(where, x.astype(jnp.float32), 0).sum(**over)
@@ -62,6 +70,9 @@ def whiten(
   shift_mean: bool = True,
 ) -> Array:
   """`x` with mean 0 and variance 1 where it counts, and 0 elsewhere.
+
+  >>> whiten(jnp.array([1.0, 3.0, 99.0]), jnp.array([True, True, False]), ddof=0, eps=0).tolist()
+  [-1.0, 1.0, 0.0]
 
   Args:
     x: any shape.

@@ -47,7 +47,11 @@ def records(kind: str, split: str, family: str | None = None) -> list[dict]:
 
 
 def dialogue(*texts: str) -> list[dict]:
-  """Messages of the user and the assistant in turn, the user first."""
+  """Messages of the user and the assistant in turn, the user first.
+
+  >>> [message['role'] for message in dialogue('Hi', 'Hello.', 'Bye')]
+  ['user', 'assistant', 'user']
+  """
   return [
     {'role': 'assistant' if i % 2 else 'user', 'content': text} for i, text in enumerate(texts)
   ]

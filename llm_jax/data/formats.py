@@ -54,6 +54,9 @@ class BadRow(BadInput):
 def conversation(record: Record) -> Messages:
   """The messages of a record; those of a preference end with the best answer.
 
+  >>> [m['role'] for m in conversation({'instruction': 'Say hi.', 'output': 'Hi!'})]
+  ['user', 'assistant']
+
   Raises:
     BadInput: its columns are of no known format, or of several, or hold something else.
     BadRow: the format is known, but this record is broken.
@@ -73,6 +76,10 @@ def conversation(record: Record) -> Messages:
 
 def preference(record: Record) -> Preference:
   """The prompt, the answers from best to worst, and by how much the first is better, or None.
+
+  >>> _, answers, _ = preference({'prompt': 'Hi', 'answers': ['Eh?', 'Hello.'], 'ranks': [2, 1]})
+  >>> [answer[0]['content'] for answer in answers]
+  ['Hello.', 'Eh?']
 
   Raises:
     BadInput, BadRow: as `conversation`.
@@ -232,7 +239,11 @@ def _led(record: Record, messages: Messages) -> Messages:
 
 
 def text_of(message: Record) -> str:
-  """What a message says, without the thoughts and calls of an assistant."""
+  """What a message says, without the thoughts and calls of an assistant.
+
+  >>> text_of({'content': [{'type': 'thinking', 'text': '6 * 7'}, {'type': 'text', 'text': '42'}]})
+  '42'
+  """
   content = message.get('content') or ''
   if isinstance(content, str):
     return content

@@ -30,6 +30,11 @@ class Mixture:
 
   A pass is the shortest that shows every row: a source with more weight than rows starts over, none
   is cut short. With the default weights, proportional to the rows, every row comes exactly once.
+
+  >>> ''.join(Mixture({'text': 'aaaa', 'code': 'BB'}))
+  'aBaaBa'
+  >>> ''.join(Mixture({'text': 'aaaa', 'code': 'BB'}, weights={'text': 1, 'code': 1}))
+  'BaBaBaBa'
   """
 
   def __init__(self, sources: Mapping[str, Rows], weights: Mapping[str, float] | None = None):

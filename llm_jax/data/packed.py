@@ -38,6 +38,10 @@ def best_fit(lengths_D: np.ndarray, length: int) -> Pieces:
   Documents longer than a row are cut into pieces of a row and a rest (arXiv:2404.10830). Rows and
   the pieces inside them keep the order of the documents.
 
+  >>> pieces = best_fit(np.array([3, 4, 2, 1]), length=5)
+  >>> pieces.document.tolist(), pieces.row.tolist()
+  ([0, 2, 1, 3], [0, 0, 1, 1])
+
   Args:
     lengths_D: tokens of each document, all above 0.
     length: tokens of a row.
@@ -84,6 +88,10 @@ def _before(counts: np.ndarray) -> np.ndarray:
 def split(lengths_D: np.ndarray, length: int) -> Pieces:
   """One stream of documents cut at every row: no padding but in the last row.
 
+  >>> pieces = split(np.array([3, 4, 2, 1]), length=5)
+  >>> pieces.document.tolist(), pieces.size.tolist()  # document 1 goes on in the second row
+  ([0, 1, 1, 2, 3], [3, 2, 2, 2, 1])
+
   Args:
     lengths_D: tokens of each document, all above 0.
     length: tokens of a row.
@@ -104,6 +112,11 @@ def fill(
   tokens_T: np.ndarray, lengths_D: np.ndarray, pieces: Pieces, length: int, *, pad: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
   """The rows that `pieces` describe.
+
+  >>> tokens_T, lengths_D = np.array([11, 12, 13, 21, 22]), np.array([3, 2])
+  >>> tokens_RL, segment_RL = fill(tokens_T, lengths_D, best_fit(lengths_D, 6), 6)
+  >>> tokens_RL.tolist(), segment_RL.tolist()
+  ([[11, 12, 13, 21, 22, 0]], [[1, 1, 1, 2, 2, 0]])
 
   Args:
     tokens_T: all documents, one after the other.
@@ -174,7 +187,12 @@ def read_shard(folder: Path, shard: int) -> dict[str, int] | None:
 
 
 def row_of(tokens_L: np.ndarray, segment_L: np.ndarray) -> dict[str, np.ndarray]:
-  """One row as in `make`, in which every token that can be predicted is."""
+  """One row as in `make`, in which every token that can be predicted is a target.
+
+  >>> row = row_of(np.array([7, 8, 9, 5, 6, 0]), np.array([1, 1, 1, 2, 2, 0]))
+  >>> row['position'].tolist(), row['mask'].tolist()
+  ([0, 1, 2, 0, 1, 0], [0.0, 1.0, 1.0, 0.0, 1.0, 0.0])
+  """
   segment_L = segment_L.astype(np.int32)
   column_L = np.arange(len(segment_L), dtype=np.int32)
   first_L = np.diff(segment_L, prepend=0) != 0

@@ -10,7 +10,11 @@ from collections.abc import Sequence
 
 
 def bound(n: int) -> float:
-  """log n - (n - 1) / n, in nats."""
+  """log n - (n - 1) / n, in nats.
+
+  >>> round(bound(8), 4)
+  1.2044
+  """
   return math.log(n) - (n - 1) / n
 
 
@@ -21,6 +25,10 @@ def kl(answers: Sequence[str], scores: Sequence[float]) -> float:
   the best of n draws with replacement is y with probability p(y) (F(s)^n - F(s-)^n) / (F(s) -
   F(s-)): n draws all score at most s and not all less, and equals are chosen from alike. An
   estimate from few answers; it is 0 where all score the same, and never above `bound(n)`.
+
+  >>> distinct, tied = kl('abcd', [1, 2, 3, 4]), kl('abcd', [0, 0, 0, 1])
+  >>> round(distinct, 2), round(tied, 2), round(bound(4), 2)
+  (0.59, 0.41, 0.64)
 
   Args:
     answers: n texts sampled for one prompt.
@@ -40,7 +48,11 @@ def kl(answers: Sequence[str], scores: Sequence[float]) -> float:
 
 
 def best(scores: Sequence[float | None]) -> tuple[int, int] | None:
-  """Indices of the first best and the first worst score, None of which are unknown; or None."""
+  """Indices of the first best and the first worst score, None of which are unknown; or None.
+
+  >>> best([0.5, 2.0, None, 0.5])
+  (1, 0)
+  """
   known = [i for i, score in enumerate(scores) if score is not None]
   if not known:
     return None

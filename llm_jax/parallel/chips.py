@@ -57,7 +57,11 @@ CHIPS = {
 
 
 def find_chip(kind: str) -> Chip | None:
-  """The chip of a `device_kind`, or None where the table does not know it."""
+  """The chip of a `device_kind`, or None where the table does not know it.
+
+  >>> find_chip('NVIDIA H100 80GB HBM3').memory
+  80000000000.0
+  """
   for name, chip in CHIPS.items():
     if re.search(rf'\b{name}\b', kind, re.IGNORECASE):
       return chip

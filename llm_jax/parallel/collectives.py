@@ -46,6 +46,9 @@ class Collective(NamedTuple):
     """Bytes that a device receives in a step, by a ring.
 
     A reduction moves everything twice; the result of a reduce-scatter is one part of what moves.
+
+    >>> Collective('all-reduce', bytes=100, times=2, devices=4, source='').moved
+    300.0
     """
     share = (self.devices - 1) / max(self.devices, 1)
     factor = {'all-reduce': 2, 'reduce-scatter': self.devices}.get(self.kind, 1)

@@ -78,6 +78,9 @@ def parse(text: str, *, letters: bool = False) -> Node:
 def evaluate(text: str | Node) -> Fraction:
   """The exact value of a formula without letters, or of its tree.
 
+  >>> evaluate('48 / 2 + 1,000'), evaluate('1 / 3 + 1 / 6')
+  (Fraction(1024, 1), Fraction(1, 2))
+
   Raises:
     BadExpression: the text is none, it divides by zero, a power is not whole, or a number is too
       large (8192 bits).
@@ -209,6 +212,9 @@ _ONE: _Term = (1, ())
 
 def expand(text: str) -> Terms:
   """A formula with letters as a sum of terms; two that are equal as written here are equal.
+
+  >>> expand('(x + 1)(x - 1)') == expand('x^2 - 1')
+  True
 
   Square roots of numbers are exact: 6 / sqrt(12) is the same as sqrt(3). `i` is a letter, except
   that sqrt(-2) is i * sqrt(2). There are no functions but `sqrt`.

@@ -17,6 +17,11 @@ def reward(answer: str, gold: str, *, use_all: bool = True, partial: float = 0.0
   answer is'; else the last line. Of 'expression = value' the left side is read. It may use
   + - * / and parentheses, and is worked out exactly.
 
+  >>> reward('<answer>8 / (3 - 8 / 3)</answer>', '24; 3 3 8 8')
+  1.0
+  >>> reward('The answer is 3 * 8.', '24; 3 3 8 8', partial=0.1)  # right, but two numbers are left
+  0.1
+
   Args:
     answer: a text with one expression.
     gold: 'target; n1 n2 ...', whole numbers: '24; 3 3 8 8'.

@@ -15,6 +15,11 @@ def reward(
 ) -> float:
   """1.0 if `answer` has the shape, else 0.0; `gold` does not matter.
 
+  >>> reward('<think>6 * 7</think> <answer>42</answer>'), reward('<answer>42</answer>')
+  (1.0, 0.0)
+  >>> reward('Yes.', pattern='(Yes|No)[.]')
+  1.0
+
   Args:
     answer: the whole text.
     gold: not read.

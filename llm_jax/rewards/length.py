@@ -8,6 +8,9 @@ def reward(
 ) -> float:
   """1.0 up to `limit`, then falling evenly to 0.0 at `limit + buffer`; `gold` does not matter.
 
+  >>> [reward('word ' * n, limit=4, buffer=4) for n in (4, 6, 8)]
+  [1.0, 0.5, 0.0]
+
   Args:
     answer: the text that is measured.
     gold: not read.

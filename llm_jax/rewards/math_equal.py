@@ -29,6 +29,11 @@ _MOST_BOXES = 8  # that are tried, from the last one
 def reward(answer: str, gold: str, *, tolerance: float = 1e-6, any_number: bool = True) -> float:
   """1.0 if the final answer of `answer` equals that of `gold`, else 0.0.
 
+  >>> reward(r'So the probability is \\boxed{\\frac{2}{4}}.', '0.5')
+  1.0
+  >>> reward('The answer is 3 or -2.', '-2, 3'), reward('The answer is (1, 2).', '(2, 1)')
+  (1.0, 0.0)
+
   Args:
     answer: a solution in words, Markdown or LaTeX.
     gold: the right answer, or a solution that ends in it.

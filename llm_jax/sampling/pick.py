@@ -125,6 +125,11 @@ def make(
 ) -> Pick:
   """The rules for picking, checked. Each is a number or one for each row; see `Pick`.
 
+  >>> keys_B = jax.random.split(jax.random.key(0), 1)
+  >>> picked = make(top_k=1)(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), keys_B)
+  >>> picked.token.tolist(), round(float(picked.logp[0]), 3), float(picked.sampled_logp[0])
+  ([0], -0.693, 0.0)
+
   Args:
     temperature: logits are divided by it; 0 is greedy.
     top_k: only the k most likely tokens; ties at the border stay in.
@@ -152,7 +157,12 @@ def _check(name: str, value: Any, good: Any, why: str) -> None:
 
 
 def truncate(logp_BV: Array, top_k: Any = None, top_p: Any = None, min_p: Any = None) -> Array:
-  """-inf where top-k, top-p or min-p leave a token out; ties at the border stay in."""
+  """-inf where top-k, top-p or min-p leave a token out; ties at the border stay in.
+
+  >>> logp_BV = jnp.log(jnp.array([[0.5, 0.3, 0.2]]))
+  >>> jnp.isfinite(truncate(logp_BV, top_p=0.7)).tolist()
+  [[True, True, False]]
+  """
   if top_k is not None:
     if isinstance(top_k, int):
       worst_B1 = jax.lax.top_k(logp_BV, min(top_k, logp_BV.shape[-1]))[0][:, -1:]

@@ -37,6 +37,12 @@ def pieces(
 ) -> list[Piece]:
   """A conversation as pieces; what the assistant says, up to its stop token, is trainable.
 
+  >>> talk = [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello.'}]
+  >>> [piece.text for piece in pieces(talk) if piece.trainable]
+  ['Hello.', '<|im_end|>']
+  >>> ''.join(piece.text for piece in pieces(talk[:1], answer=True))
+  '<|begin_of_text|><|im_start|>user<|im_sep|>Hi<|im_end|><|im_start|>assistant<|im_sep|>'
+
   Args:
     messages: the top of this file says what they may be.
     template: one of TEMPLATES.
@@ -67,6 +73,12 @@ def pieces(
 
 def encode(tokenizer: Tokenizer, found: Iterable[Piece]) -> tuple[list[int], list[int]]:
   """Ids of the pieces, and a mask that is 1 where a token is trainable.
+
+  >>> tokenizer = Tokenizer.train(['abc'], vocab_size=273)
+  >>> found = [Piece('<|im_sep|>', control=True), Piece('<|im_sep|>'), Piece('abc', trainable=True)]
+  >>> ids, mask = encode(tokenizer, found)  # the second one is text, and no control token
+  >>> ids.count(tokenizer.special('<|im_sep|>')), sum(mask)
+  (1, 3)
 
   Raises:
     BadInput: a control token that the tokenizer does not have.
@@ -118,7 +130,11 @@ def stop_ids(tokenizer: Tokenizer, template: str = 'llm_jax') -> list[int]:
 
 
 def specials(template: str) -> list[str]:
-  """The control tokens of a template, as `Tokenizer.train(specials=...)` takes them."""
+  """The control tokens of a template, as `Tokenizer.train(specials=...)` takes them.
+
+  >>> specials('chatml')
+  ['<|im_start|>', '<|im_end|>']
+  """
   form = _template(template)
   turn = Turn(form.assistant, [], True)
   written = [*form.opening, *form.header(turn.role), *form.end(turn)]

@@ -49,6 +49,12 @@ _TRAINER_THREADS = 16
 class Tokenizer:
   """Strings to ids and back; made by `train` or `load`.
 
+  >>> tokenizer = Tokenizer.train(['the cat sat on the mat'], vocab_size=290)
+  >>> tokenizer.decode(tokenizer.encode('<|im_start|>the 猫'))  # it has seen neither of the two
+  '<|im_start|>the 猫'
+  >>> tokenizer.special('<|im_start|>') in tokenizer.encode('<|im_start|>')
+  False
+
   Attributes:
     chat_template: the Jinja text that turns messages into a string, or None.
     vocab_size: V, the number of ids.

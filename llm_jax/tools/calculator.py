@@ -13,6 +13,10 @@ _LARGEST_IN_FULL = 10**30
 def make(*, digits: int = 10) -> Callable[[str], str]:
   """A function that works out `+ - * / // % **` with signs and parentheses.
 
+  >>> calculate = make(digits=4)
+  >>> calculate('2 * (3 + 4)'), calculate('10 / 3')
+  ('14', '3.333')
+
   Args:
     digits: how many significant digits a result has that is not whole, rounded half to even. Whole
       ones are written in full below 1e30.

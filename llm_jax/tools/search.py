@@ -78,7 +78,12 @@ def build(passages: Sequence[str]) -> Index:
 
 
 def best(index: Index, words: Sequence[str], top: int) -> list[int]:
-  """The `top` passages by score, of equal ones the earlier first; none that has no word at all."""
+  """The `top` passages by score, of equal ones the earlier first; none that has no word at all.
+
+  >>> index = build(['open a file', 'join two paths', 'open and read a file'])
+  >>> best(index, ['open', 'read'], top=2)
+  [2, 0]
+  """
   score = np.zeros(len(index.passages))
   for word in dict.fromkeys(words):
     if word in index.postings:

@@ -22,6 +22,11 @@ def shuffled(index: np.ndarray, size: int, seed: int) -> np.ndarray:
   (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). Nothing is stored, so resume
   needs no seek and a trillion rows need no list.
 
+  >>> shuffled(np.arange(6), 6, seed=0).tolist()
+  [1, 0, 3, 5, 4, 2]
+  >>> shuffled(np.array([0]), 10**12, seed=0).tolist()
+  [243957560761]
+
   Args:
     index: int64 array of values in [0, size).
     size: how many values are permuted.
