@@ -6,44 +6,114 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from llm_jax.types import BadInput
 
-# What a file of a room defines; a file without it is a helper, and no config may name it.
-DEFINES = {'losses': 'loss_fn', 'jobs': 'main', 'rewards': 'reward'}
+# What a file of a room defines, one of these; a file without is a helper, and no config names it.
+DEFINES = {'losses': ('loss_fn',), 'jobs': ('main',), 'rewards': ('reward', 'rewards')}
 
 
 def find(room: str, name: str) -> ModuleType:
-  """The module `llm_jax.<room>.<name>`, or, if `name` has a dot, that module of the user's.
+  """The file that a config names: one of the room, or else one of the user's.
 
   Args:
     room: a package of llm_jax.
-    name: a file of it, or a dotted path.
+    name: a file of the room (`dpo`), a module that Python can import from here (`mine.loss`, or
+      `mine` where the room has no such file), or a path (`mine/loss.py`).
 
   Raises:
-    BadInput: no such module; the message lists what the room holds.
+    BadInput: there is no such file, it does not define what files of the room do, or it cannot be
+      imported; the message says what the room holds, or which line of the user's file is wrong.
   """
-  wanted = DEFINES.get(room, 'make')
-  if '.' in name:
-    if not _exists(name):
-      raise BadInput(
-        f'{room}: no module {name!r} can be imported from here; a dotted name is a Python module '
-        'on sys.path, such as experiments.focal.loss for experiments/focal/loss.py'
-      )
-    module = importlib.import_module(name)
-    if not hasattr(module, wanted):
-      raise BadInput(f'{room}: module {name!r} does not define {wanted}')
-    return module
+  if not isinstance(name, str):
+    raise BadInput(f"{room}: {name!r} is no name; a name is a text, such as 'mine.loss'")
+  wanted = DEFINES.get(room, ('make',))
+  defines = lambda module: any(hasattr(module, word) for word in wanted)
   package = importlib.import_module(f'llm_jax.{room}')
   names = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
   load = lambda name: importlib.import_module(f'llm_jax.{room}.{name}')
-  if name in names and hasattr(load(name), wanted):
+  if name in names and defines(load(name)):
     return load(name)
-  names = [n for n in names if hasattr(load(n), wanted)]
-  raise BadInput(f'{room}: no {name!r}; {suggest(name, names)}')
+  if '/' in name or name.endswith('.py'):
+    path = _path(room, name)
+    module = _imported(room, path, lambda: _at(path))
+  elif _exists(name):
+    module = _imported(room, name, lambda: importlib.import_module(name))
+  elif '.' in name:
+    raise BadInput(
+      f'{room}: no module {name!r} can be imported from here; a dotted name is a Python module '
+      'on sys.path, such as experiments.focal.loss for experiments/focal/loss.py'
+    )
+  else:
+    raise BadInput(f'{room}: no {name!r}; {suggest(name, [n for n in names if defines(load(n))])}')
+  if not defines(module):
+    raise BadInput(f'{room}: {name!r} does not define {" or ".join(wanted)}')
+  return module
+
+
+def _exists(dotted: str) -> bool:
+  try:
+    return importlib.util.find_spec(dotted) is not None
+  except (ImportError, ValueError):  # a parent package is missing, or the name is no path
+    return False
+
+
+def _path(room: str, name: str) -> Path:
+  """The file that a path leads to."""
+  path = Path(name).expanduser().resolve()
+  if not path.is_file() or path.suffix != '.py':
+    close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.py')], n=1)
+    hint = f'; did you mean {str(Path(name).with_name(close[0]))!r}?' if close else ''
+    raise BadInput(f'{room}: no Python file {name!r} in {Path.cwd()}{hint}')
+  return path
+
+
+def _at(path: Path) -> ModuleType:
+  """The module of a file, loaded once; the one of its dotted name where it has one."""
+  if str(path) in sys.modules:
+    return sys.modules[str(path)]
+  root = path.parent
+  while (root / '__init__.py').is_file():
+    root = root.parent
+  if root != path.parent and str(root) not in sys.path:
+    sys.path.append(str(root))  # the file may import from its own package
+  for folder in (Path(entry).resolve() for entry in sys.path):
+    if folder in path.parents:
+      dotted = '.'.join(path.relative_to(folder).with_suffix('').parts)
+      spec = importlib.util.find_spec(dotted) if _exists(dotted) else None
+      if spec and spec.origin and Path(spec.origin).resolve() == path:
+        return importlib.import_module(dotted)
+  spec: Any = importlib.util.spec_from_file_location(str(path), path)
+  module = sys.modules[str(path)] = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except BaseException:
+    del sys.modules[str(path)]
+    raise
+  return module
+
+
+def _imported(room: str, name: str | Path, load: Callable[[], ModuleType]) -> ModuleType:
+  """What `load` imports; a mistake inside of it is told in one line, with its place."""
+  try:
+    return load()
+  except Exception as error:
+    said = ' '.join(str(error).split()) or 'raised'
+    if isinstance(error, SyntaxError):
+      place, said = f'{error.filename}:{error.lineno}', str(error.msg)
+    else:
+      ours = (__file__, importlib.__file__)
+      steps = traceback.extract_tb(error.__traceback__)
+      outside = [s for s in steps if s.filename not in ours and not s.filename.startswith('<')]
+      theirs = [s for s in outside if s.filename == outside[0].filename]
+      place = f'{theirs[-1].filename}:{theirs[-1].lineno}' if theirs else str(name)
+    raise BadInput(f'{room}: {place}: {type(error).__name__}: {said}') from error
 
 
 def named(group: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
@@ -56,13 +126,6 @@ def named(group: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
   if 'name' not in rest:
     raise BadInput(f'{where}: {"name"!r} is missing; set config.{where}.name')
   return rest.pop('name'), rest
-
-
-def _exists(dotted: str) -> bool:
-  try:
-    return importlib.util.find_spec(dotted) is not None
-  except (ImportError, ValueError):  # a parent package is missing, or the name is no path
-    return False
 
 
 def bind(function: Callable, hyper: Mapping[str, Any], *, where: str, **given: Any) -> Callable:

@@ -1,5 +1,6 @@
 """A name in a config finds its file, and a wrong one is told what would have been right."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -31,21 +32,74 @@ def test_file_name_is_config_name():
   assert find('data', 'packed').__name__ == 'llm_jax.data.packed'
 
 
-def test_a_dotted_name_is_a_module_of_the_user(tmp_path, monkeypatch):
-  folder = tmp_path / 'my_find_test'
-  folder.mkdir()
-  (folder / 'flip.py').write_text("def loss_fn():\n  return 'mine'\n")
-  monkeypatch.syspath_prepend(tmp_path)
-  assert find('losses', 'my_find_test.flip').loss_fn() == 'mine'
+LOSS = "def loss_fn():\n  return 'mine'\n"
 
 
-def test_an_error_inside_the_users_module_is_not_hidden(tmp_path, monkeypatch):
-  folder = tmp_path / 'my_broken_find_test'
-  folder.mkdir()
-  (folder / 'loss.py').write_text('import no_such_package_anywhere\n')
-  monkeypatch.syspath_prepend(tmp_path)
-  with pytest.raises(ModuleNotFoundError, match='no_such_package_anywhere'):
-    find('losses', 'my_broken_find_test.loss')
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """The working directory of a user, `mine/loss.py` and `my_one_file.py` in it."""
+  (tmp_path / 'mine').mkdir()
+  (tmp_path / 'mine' / 'loss.py').write_text(LOSS)
+  (tmp_path / 'my_one_file.py').write_text(LOSS)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr('sys.path', [*sys.path])
+  yield tmp_path
+  for name, module in [*sys.modules.items()]:
+    if str(tmp_path) in (getattr(module, '__file__', None) or str(vars(module).get('__path__'))):
+      del sys.modules[name]
+
+
+def test_a_dotted_name_is_a_module_of_the_user(folder, monkeypatch):
+  monkeypatch.syspath_prepend(folder)
+  assert find('losses', 'mine.loss').loss_fn() == 'mine'
+  # by its path it is the same module
+  assert find('losses', 'mine/loss.py') is find('losses', 'mine.loss')
+
+
+def test_a_module_without_a_dot_is_found_where_the_room_has_no_such_file(folder, monkeypatch):
+  (folder / 'cross_entropy.py').write_text(LOSS)
+  monkeypatch.syspath_prepend(folder)
+  assert find('losses', 'my_one_file').loss_fn() == 'mine'
+  assert find('losses', 'cross_entropy') is cross_entropy
+
+
+@pytest.mark.parametrize('package', [False, True])
+def test_a_path_needs_no_sys_path_and_is_loaded_once(folder, package):
+  if package:
+    (folder / 'mine' / '__init__.py').touch()
+    (folder / 'mine' / 'base.py').write_text(LOSS)
+    (folder / 'mine' / 'loss.py').write_text('from .base import loss_fn\n')
+  found = find('losses', 'mine/loss.py')
+  assert found.loss_fn() == 'mine'
+  assert find('losses', str(folder / 'mine' / 'loss.py')) is found
+  assert find('losses', './mine/../mine/loss.py') is found
+
+
+def test_a_reward_may_be_one_of_a_batch(folder):
+  (folder / 'judge.py').write_text('def rewards(answers, golds): ...\n')
+  assert find('rewards', './judge.py').rewards
+
+
+@pytest.mark.parametrize(
+  'text, line',
+  [
+    ('import json\nimport no_such_package\n', "py:2: ModuleNotFoundError: .*'no_such_package'"),
+    ('def loss_fn(:\n  pass\n', 'py:1: SyntaxError: invalid syntax'),
+    ('def f():\n  return jnpp\n\nx = f()\n', "py:2: NameError: name 'jnpp'"),
+    ('import json\njson.loads("{")\n', 'py:2: JSONDecodeError: Expecting property'),
+    ('make = 1\n', "losses: 'mine.*' does not define loss_fn"),
+  ],
+)
+@pytest.mark.parametrize('name', ['mine.loss', 'mine/loss.py', 'mine'])
+def test_an_error_inside_the_users_file_is_said_with_its_line(
+  folder, monkeypatch, name, text, line
+):
+  (folder / 'mine' / ('__init__.py' if name == 'mine' else 'loss.py')).write_text(text)
+  if '/' not in name:
+    monkeypatch.syspath_prepend(folder)
+  for _ in range(2):
+    with wrong(line):
+      find('losses', name)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +113,21 @@ def test_an_error_inside_the_users_module_is_not_hidden(tmp_path, monkeypatch):
     ('losses', '.cross_entropy', 'losses: no '),
     ('losses', 'cross_entropy.', 'losses: no '),
     ('losses', '', "losses: no ''; choose from"),
+    ('losses', 3, 'losses: 3 is no name'),
+    ('losses', None, 'losses: None is no name'),
+    ('losses', 'json', "losses: 'json' does not define loss_fn"),
+    ('rewards', 'json', "rewards: 'json' does not define reward or rewards"),
+    (
+      'losses',
+      'mine/los.py',
+      "losses: no Python file 'mine/los.py' in .*did you mean 'mine/loss.py'",
+    ),
+    ('losses', 'mine/loss', "losses: no Python file 'mine/loss' in .*did you mean 'mine/loss.py'"),
+    ('losses', 'nowhere/loss.py', "losses: no Python file 'nowhere/loss.py'"),
+    ('losses', 'mine/', "losses: no Python file 'mine/'"),
   ],
 )
-def test_names_that_are_not_there(room, name, message):
+def test_names_that_are_not_there(folder, room, name, message):
   with wrong(message):
     find(room, name)
 
