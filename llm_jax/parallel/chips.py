@@ -13,10 +13,10 @@ class Chip(NamedTuple):
     bandwidth: bytes/s of device memory.
     link: bytes/s that one device receives from its neighbours (ICI, NVLink).
     network: bytes/s between hosts or slices, for one device.
-    island: devices that `link` joins; 0: as many as the slice has.
-    sustained: the share of `flops` at which well tuned dense training runs, all of a step counted
-      and recomputation not. Of published runs for A100 (Llama 2), H100 (Llama 3), TPU v5p and v6
-      (MaxText) and v4 (PaLM); elsewhere a guess.
+    island: devices that `link` connects; 0 means all of a slice.
+    sustained: share of `flops` that well tuned dense training reaches over whole steps, without
+      counting recomputation. It is that of published runs for A100 (Llama 2), H100 (Llama 3), TPU
+      v5p and v6 (MaxText) and v4 (PaLM), and a guess for the others.
   """
 
   flops: float
@@ -29,8 +29,8 @@ class Chip(NamedTuple):
 
 
 GIB = 2**30
-# TPU v3 and TPU7x have two devices a chip; the others join their cores.
-# Keyed by a part of `device_kind`; the first key found in the name wins: longer names come first.
+# Keyed by a part of `device_kind`. The first key found in a name wins, so longer ones come first.
+# A chip of TPU v3 or TPU7x is two devices; in other TPUs the cores of a chip are one.
 CHIPS = {
   'TPU7x': Chip(1153.5e12, 96 * GIB, 3.7e12, 300e9, island=0, sustained=0.5),
   'TPU v6': Chip(918e12, 32 * GIB, 1.64e12, 448e9, island=0, sustained=0.45),

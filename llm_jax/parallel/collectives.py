@@ -1,4 +1,4 @@
-"""What devices say to each other in a compiled step, read off its HLO."""
+"""What devices exchange in a compiled step, as read from its HLO."""
 
 import math
 import re
@@ -28,10 +28,10 @@ class Collective(NamedTuple):
   """One instruction.
 
   Attributes:
-    kind: of KINDS.
-    bytes: of its results on one device.
+    kind: one of KINDS.
+    bytes: size of its results on one device.
     times: how often it runs in a step; loops are counted by their trip count.
-    devices: that take part together.
+    devices: how many take part in it together.
     source: the JAX operation that it came from, or ''.
   """
 
@@ -43,7 +43,7 @@ class Collective(NamedTuple):
 
   @property
   def moved(self) -> float:
-    """Bytes that a device receives in a step, by a ring.
+    """Bytes that a device receives in a step if devices form a ring.
 
     A reduction moves everything twice; the result of a reduce-scatter is one part of what moves.
 

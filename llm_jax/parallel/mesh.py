@@ -1,4 +1,4 @@
-"""The device mesh: its axes, the start on many hosts, and batches spread over it."""
+"""The device mesh: its axes, how many hosts join it, and how batches are sharded over it."""
 
 import functools
 import itertools
@@ -18,25 +18,25 @@ from llm_jax.types import BadInput, Batch
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence', 'expert')
 BATCH_AXES = ('data', 'fsdp', 'expert')
-_NUMBERS = itertools.count()  # of barriers: each has a name of its own
-HEAD_AXES = ('tensor', 'sequence')  # that cut the heads of attention
+_NUMBERS = itertools.count()  # so that every barrier has a name of its own
+HEAD_AXES = ('tensor', 'sequence')  # these shard the heads of attention
 
 
 def start_hosts() -> None:
   """Joins the other processes of a multi-host job, where the environment names a coordinator.
 
-  Plain `jax.distributed`: JAX itself recognises SLURM, Kubernetes, Open MPI and TPU pods; elsewhere
-  set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Does nothing on one host. A
-  host that is not heard of for LLM_JAX_HEARTBEAT_SECONDS (60) ends the job on all of them.
+  This is plain `jax.distributed`: JAX itself recognises SLURM, Kubernetes, Open MPI and TPU pods;
+  elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. On one host it does
+  nothing. If a host is silent for LLM_JAX_HEARTBEAT_SECONDS (60), the job ends on all of them.
 
   Raises:
-    BadInput: an address without the other two.
+    BadInput: the address is set without the other two.
   """
   given = os.environ.get
   heartbeat = given('LLM_JAX_HEARTBEAT_SECONDS', '60')
   if not heartbeat.isdigit():
-    raise BadInput(f'hosts: LLM_JAX_HEARTBEAT_SECONDS {heartbeat!r} is no whole number of seconds')
-  told: Any = dict(heartbeat_timeout_seconds=int(heartbeat))
+    raise BadInput(f'hosts: LLM_JAX_HEARTBEAT_SECONDS {heartbeat!r}: use a whole number of seconds')
+  options: Any = dict(heartbeat_timeout_seconds=int(heartbeat))
   if given('JAX_COORDINATOR_ADDRESS'):
     try:
       count, number = int(os.environ['JAX_NUM_PROCESSES']), int(os.environ['JAX_PROCESS_ID'])
@@ -45,7 +45,7 @@ def start_hosts() -> None:
         'hosts: JAX_COORDINATOR_ADDRESS is set; JAX_NUM_PROCESSES and JAX_PROCESS_ID have to be '
         'numbers beside it'
       ) from error
-    jax.distributed.initialize(num_processes=count, process_id=number, **told)
+    jax.distributed.initialize(num_processes=count, process_id=number, **options)
   elif (
     int(given('SLURM_NTASKS', 1)) > 1
     or int(given('OMPI_COMM_WORLD_SIZE', 1)) > 1
@@ -53,13 +53,13 @@ def start_hosts() -> None:
     or given('MEGASCALE_COORDINATOR_ADDRESS')
     or (given('KUBERNETES_SERVICE_HOST') and given('JOB_COMPLETION_INDEX'))
   ):
-    jax.distributed.initialize(**told)
+    jax.distributed.initialize(**options)
 
 
 def on_one_host(work: Callable[[], None]) -> None:
-  """Does something once, on the first host, while the others wait for it, a day at most.
+  """Does `work` once, on the first host, while the others wait for it, a day at most.
 
-  They wait at the coordinator: a collective of devices would give up after minutes.
+  They wait at the coordinator, because a collective of devices would give up after minutes.
   """
   if jax.process_index() == 0:
     work()
@@ -71,14 +71,14 @@ def on_one_host(work: Callable[[], None]) -> None:
 
 
 def make_mesh(*, devices: Sequence[Any] | None = None, **axes: int) -> Mesh:
-  """A mesh with the axes of `AXES`; one size may be -1, the devices that are left.
+  """A mesh with the axes of `AXES`; one size may be -1, which stands for the devices that are left.
 
-  Axes not named have size 1. Without any, all devices go to `fsdp`.
+  An axis that is not named has size 1. If none is named, all devices go to `fsdp`.
 
   Args:
-    devices: of the mesh; default all that this process sees. Others may be of a machine that does
-      not exist, for compilation ahead of time.
-    axes: sizes.
+    devices: of the mesh; by default all that this process sees. For compilation ahead of time they
+      may belong to a machine that does not exist.
+    axes: the size of each axis.
 
   Raises:
     BadInput: an unknown axis, or sizes that do not fit the devices.
@@ -110,12 +110,12 @@ def make_mesh(*, devices: Sequence[Any] | None = None, **axes: int) -> Mesh:
 
 
 def _place(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
-  """Devices as a mesh of `sizes`, near ones beside each other on its last axes.
+  """Arranges devices as an array of `sizes`, so that its last axes join devices that are near.
 
-  Slices of TPUs, which the network of the data centre joins, are cut along `data`, and where that
-  is too small along `fsdp` too.
+  TPU slices, which only the network of the data centre connects, are joined along `data`, and along
+  `fsdp` too where that is too small.
   """
-  # GPUs may call hosts slices; what is near them JAX orders by itself.
+  # On GPUs a "slice" may be a host; JAX itself orders those.
   number = lambda device: getattr(device, 'slice_index', 0) if device.platform == 'tpu' else 0
   slices = left = len({number(device) for device in devices})
   split: Any = dict(allow_split_physical_axes=True)
@@ -127,25 +127,25 @@ def _place(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
     left //= between[axis]
   if left > 1:
     raise BadInput(
-      f'mesh: {slices} slices are cut along data and fsdp, and data * fsdp = {sizes[0] * sizes[1]} '
-      f'is no multiple of {slices}'
+      f'mesh: {slices} slices are joined along data and fsdp, but data * fsdp = '
+      f'{sizes[0] * sizes[1]} is not a multiple of {slices}'
     )
   within = [size // number for size, number in zip(sizes, between, strict=True)]
   return mesh_utils.create_hybrid_device_mesh(within, between, devices, **split)
 
 
 def batch_shards(mesh: Mesh) -> int:
-  """Into how many pieces the batch axis is cut."""
+  """How many shards the batch axis has."""
   return math.prod(mesh.shape[name] for name in BATCH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows over `BATCH_AXES`; everything else of a batch is whole on each device."""
+  """Rows are sharded over `BATCH_AXES`; the other axes of a batch are whole on each device."""
   return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
-  """The rows this host read, as global arrays cut along axis 0 over `BATCH_AXES`."""
+  """The rows this host read, as global arrays whose axis 0 is sharded over `BATCH_AXES`."""
   sharding = batch_sharding(mesh)
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
@@ -157,61 +157,61 @@ def local_rows(x: jax.Array) -> np.ndarray:
   """
   if jax.process_count() == 1:
     return np.asarray(x)
-  # Axes that do not cut the rows hold copies of the same piece.
-  pieces = {piece.index[0].start or 0: piece.data for piece in x.addressable_shards}
-  rows = np.concatenate([np.asarray(pieces[first]) for first in sorted(pieces)])
+  # Mesh axes that do not shard the rows hold copies of the same shard.
+  shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+  rows = np.concatenate([np.asarray(shards[first]) for first in sorted(shards)])
   if not getattr(x, 'is_fully_replicated', False):
     return rows
-  # Every host has all of them, as a program may have left them; its own are the usual part.
+  # A program has left all rows on every host; this one takes the part that it read.
   hosts, host = jax.process_count(), jax.process_index()
   return rows[host * len(rows) // hosts : (host + 1) * len(rows) // hosts]
 
 
-def spread(batch: Batch, mesh: Mesh) -> Batch:
-  """The batch cut as `shard_batch` cuts it, wherever the programs that wrote it left its arrays."""
+def reshard(batch: Batch, mesh: Mesh) -> Batch:
+  """The batch as `shard_batch` shards it, wherever the programs that wrote its arrays left them."""
   place = batch_sharding(mesh)
   there = lambda x: isinstance(x, jax.Array) and x.sharding.is_equivalent_to(place, x.ndim)
   if all(map(there, batch.values())):
     return batch
-  return _spreader(mesh)(batch)
+  return _resharder(mesh)(batch)
 
 
 @functools.lru_cache
-def _spreader(mesh: Mesh) -> Callable[[Batch], Batch]:
+def _resharder(mesh: Mesh) -> Callable[[Batch], Batch]:
   return jax.jit(lambda batch: batch, out_shardings=batch_sharding(mesh))
 
 
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
-  """Pins an activation to the mesh in use (`jax.set_mesh`); without a mesh it does nothing.
+  """Constrains the sharding of an activation on the mesh in use; without a mesh it does nothing.
 
   Args:
     x: any array of a traced computation.
     axes: one mesh axis (or tuple, or None) for each of the first dimensions; 'batch' stands for
-      BATCH_AXES. One that does not divide its dimension is left out.
+      BATCH_AXES. An axis that does not divide its dimension is left out.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return x
   names = [BATCH_AXES if axis == 'batch' else axis for axis in axes]
-  both = zip(names, x.shape, strict=False)  # dimensions that are not named are not cut
-  cut = [axis if divides(mesh, axis, size) else None for axis, size in both]
-  return jax.lax.with_sharding_constraint(x, P(*cut))
+  both = zip(names, x.shape, strict=False)  # dimensions that are not named are not sharded
+  spec = [axis if divides(mesh, axis, size) else None for axis, size in both]
+  return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
 def divides(mesh: Any, axis: str | Sequence[str] | None, size: int) -> bool:
-  """Whether a dimension of `size` can be cut evenly by a mesh axis, or several."""
+  """Whether a mesh axis, or several together, can shard a dimension of `size` evenly."""
   names = (axis,) if isinstance(axis, str) else axis or ()
   return size % math.prod(mesh.shape[name] for name in names) == 0
 
 
 def platform() -> str:
-  """'cpu', 'gpu' or 'tpu': what the mesh in use is made of, here or not; else this machine."""
+  """'cpu', 'gpu' or 'tpu', for the mesh in use (its devices may be elsewhere) or this machine."""
   device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
   name = device.platform if device is not None else jax.default_backend()
   return 'gpu' if name in ('cuda', 'rocm') else name
 
 
 def peak_flops() -> float | None:
-  """Peak bfloat16 FLOP/s of all devices together, or None where the table does not know them."""
+  """Peak bfloat16 FLOP/s of all devices together, or None if the table does not know them."""
   chip = find_chip(jax.devices()[0].device_kind)
   return chip.flops * jax.device_count() if chip else None

@@ -1,8 +1,8 @@
-"""Exact arithmetic on a formula in a text, with `fractions` and never `eval`.
+"""Exact arithmetic on formulas in text, with `fractions` and without `eval`.
 
-`evaluate` knows numbers only. `expand` also knows letters, roots and products without a sign; it
-multiplies out, so that equal formulas mostly become the same sum of products of powers. What it
-cannot multiply out, such as one over a sum, stays a factor of its own.
+`evaluate` accepts numbers only. `expand` also accepts letters, roots and products without a sign.
+It multiplies out, so that most equal formulas become the same sum of products of powers. A part
+that it cannot multiply out, such as the inverse of a sum, stays a factor of its own.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-# All of these only bound the time that a hostile text can take.
+# These limits bound the time that a hostile text can take.
 _LONGEST = 400  # characters
 _DEEPEST = 40  # parentheses, signs and powers inside each other
 _LARGEST_EXPONENT = 1000
@@ -38,7 +38,7 @@ _GREEK = {
 
 
 class BadExpression(ValueError):
-  """A text is no formula, or one that is too large. The message is one line."""
+  """The text is not a formula, or one that is too large. The message is one line."""
 
 
 class Node(NamedTuple):
@@ -64,7 +64,7 @@ def parse(text: str, *, letters: bool = False) -> Node:
     letters: also allow single letters, Greek ones (as `\\pi`), `sqrt`, and products without a sign.
 
   Raises:
-    BadExpression: anything else, more than 400 characters, or 40 levels.
+    BadExpression: the text is anything else, or has more than 400 characters or 40 levels.
   """
   if len(text) > _LONGEST:
     raise BadExpression(f'{len(text)} characters; at most {_LONGEST} can be worked out')
@@ -82,8 +82,8 @@ def evaluate(text: str | Node) -> Fraction:
   (Fraction(1024, 1), Fraction(1, 2))
 
   Raises:
-    BadExpression: the text is none, it divides by zero, a power is not whole, or a number is too
-      large (8192 bits).
+    BadExpression: the text is not a formula, it divides by zero, a power is not whole, or a number
+      is too large (8192 bits).
   """
   tree = parse(text) if isinstance(text, str) else text
   if tree.op == 'number':
@@ -211,7 +211,7 @@ _ONE: _Term = (1, ())
 
 
 def expand(text: str) -> Terms:
-  """A formula with letters as a sum of terms; two that are equal as written here are equal.
+  """A formula with letters as a sum of terms; formulas with the same terms are equal.
 
   >>> expand('(x + 1)(x - 1)') == expand('x^2 - 1')
   True
@@ -226,12 +226,12 @@ def expand(text: str) -> Terms:
 
 
 def constant(terms: Mapping[_Term, Fraction]) -> Fraction | None:
-  """The rational number that a sum is, or None."""
+  """The rational number that a sum equals, or None if it contains letters or roots."""
   return terms.get(_ONE, Fraction(0)) if terms.keys() <= {_ONE} else None
 
 
 def approximate(terms: Mapping[_Term, Fraction]) -> float | None:
-  """The value of a sum of numbers, square roots and powers of pi, or None with other letters."""
+  """The value of a sum of numbers, square roots and powers of pi, or None if it has letters."""
   total = 0.0
   try:
     for (radicand, factors), coefficient in terms.items():
@@ -244,7 +244,7 @@ def approximate(terms: Mapping[_Term, Fraction]) -> float | None:
 
 
 def monic(terms: Terms) -> tuple[Fraction, Terms]:
-  """A sum as a number times a sum whose first term, in a fixed order, has the coefficient 1."""
+  """Factors a sum into a number and a sum whose first term, in a fixed order, has coefficient 1."""
   lead = terms[min(terms)] if terms else Fraction(1)
   return lead, {term: _sized(value / lead) for term, value in terms.items()}
 

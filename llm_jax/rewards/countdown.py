@@ -13,9 +13,9 @@ _OPERATIONS = {'number', '+', '-', '*', '/', 'negative'}
 def reward(answer: str, gold: str, *, use_all: bool = True, partial: float = 0.0) -> float:
   """1.0 if the expression of `answer` solves the task of `gold`, else `partial` or 0.0.
 
-  The expression is what the last <answer>...</answer> holds; else what follows the first 'The
-  answer is'; else the last line. Of 'expression = value' the left side is read. It may use
-  + - * / and parentheses, and is worked out exactly.
+  The expression is the content of the last <answer>...</answer>, or else what follows the first
+  'The answer is', or else the last line; of 'expression = value' the left side is read. It may use
+  + - * / and parentheses, and is evaluated exactly.
 
   >>> reward('<answer>8 / (3 - 8 / 3)</answer>', '24; 3 3 8 8')
   1.0
@@ -25,9 +25,9 @@ def reward(answer: str, gold: str, *, use_all: bool = True, partial: float = 0.0
   Args:
     answer: a text with one expression.
     gold: 'target; n1 n2 ...', whole numbers: '24; 3 3 8 8'.
-    use_all: whether every number must be used exactly once, or just at most once.
-    partial: the reward of an expression that can be worked out but has other numbers or another
-      value, as the 0.1 of TinyZero.
+    use_all: whether every number must be used exactly once, or at most once.
+    partial: the reward of an expression that can be evaluated but has other numbers or another
+      value, such as the 0.1 of TinyZero.
 
   Raises:
     BadInput: `gold` is not of this form.

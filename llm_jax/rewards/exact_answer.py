@@ -18,7 +18,7 @@ def reward(answer: str, gold: str) -> float:
 def final_answer(text: str) -> str | None:
   """The number of the first 'The answer is ...', without the dollar and thousands' commas.
 
-  The first, because whoever answers before reasoning has committed to it.
+  The first one counts, because an answer that comes before the reasoning is a commitment.
 
   >>> final_answer('The answer is 7. No, 3 + 5 = 8, so the answer is 8.')
   '7'

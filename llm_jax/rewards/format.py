@@ -23,14 +23,14 @@ def reward(
   Args:
     answer: the whole text.
     gold: not read.
-    tags: the answer must be <tag>...</tag> for each of these in order, each once, with some text
-      inside and only white space around. ('think', 'answer') if there is no pattern either.
-    pattern: instead, a regular expression for the whole answer, in which '.' is any character. A
-      repeat inside a repeat, as in (a+)*, is refused: it can take exponential time. An answer of
-      more than 20000 characters does not match.
+    tags: the answer must consist of <tag>...</tag> for each of these, in order and once each, with
+      some text inside and only white space between. Default: ('think', 'answer').
+    pattern: a regular expression for the whole answer, in place of tags; '.' is any character. A
+      repeat inside a repeat, as in (a+)*, is refused, since it can take exponential time. An answer
+      of more than 20000 characters does not match.
 
   Raises:
-    BadInput: both options, or one that cannot be used.
+    BadInput: both options are given, or one that cannot be used.
   """
   del gold
   if pattern is None:
@@ -78,7 +78,7 @@ _REPEAT = re.compile(r'(?<!\()(?:[*+?]|\{\d*,?\d*\})([?+]?)')
 
 
 def _nests_repeats(pattern: str) -> bool:
-  """Whether a group that can match one text in several ways is itself repeated, and backtracks."""
+  """Whether a repeated group can match the same text in several ways, and so may backtrack."""
   bare = re.sub(r'\\.', 'a', pattern, flags=re.DOTALL)  # escapes, then classes, as one letter
   bare = re.sub(r'\[\^?\]?[^\]]*\]', 'a', bare)
   several = [False]  # for the pattern and each open group: holds a repeat or a choice

@@ -14,12 +14,12 @@ def reward(
   Args:
     answer: the text that is measured.
     gold: not read.
-    limit: the length that is still short enough.
-    buffer: how much longer an answer must be to be worth nothing; 0 for a sharp limit.
+    limit: the greatest length that earns the full reward.
+    buffer: how far beyond `limit` the reward reaches 0; 0 makes the limit sharp.
     unit: 'words', which white space separates, or 'characters'.
 
   Raises:
-    BadInput: another unit, or a negative length.
+    BadInput: the unit is another one, or a length is negative.
   """
   del gold
   if unit not in ('words', 'characters'):

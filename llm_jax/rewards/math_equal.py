@@ -1,15 +1,15 @@
 """1 where a solution ends in the right answer, in the sense of MATH, arXiv:2103.03874, and GSM8K.
 
-The final answer is the first of these that there is: the last \\boxed{...}; what follows the last
-'####'; the first 'The answer is ...' (the first, for the reason given in `exact_answer`); the last
-number. Of a text with '</think>' only what follows is read, and of one with <answer>...</answer>
-only what the last of them holds. The gold answer may be such a solution as well, or bare.
+The final answer is the first of these that exists: the content of the last \\boxed{...}; what
+follows the last '####'; what follows the first 'The answer is' (`exact_answer` says why the first);
+the last number. If a text contains '</think>', only what follows is read, and if it contains
+<answer>...</answer>, only what the last of them holds. The gold answer may be bare or a solution.
 
 Two answers are equal if they are the same number, however written (1/2, 0.5, \\frac12, 5e-1); the
-same formula once multiplied out; tuples, intervals or matrices alike in brackets and elements;
-sets, lists of solutions or unions alike in any order; the same equation or inequality but for a
-factor; or the same words. As in MATH, units, currencies and percent signs count for nothing: 50% is
-50 and not 0.5. 'x = 5' is the same as '5'.
+same formula after multiplying out; tuples, intervals or matrices with the same brackets and
+elements; sets, lists of solutions or unions with the same elements in any order; the same equation
+or inequality up to a factor; or the same words. As in MATH, units, currencies and percent signs are
+ignored: 50% is 50 and not 0.5. 'x = 5' is the same as '5'.
 """
 
 import re
@@ -39,7 +39,7 @@ def reward(answer: str, gold: str, *, tolerance: float = 1e-6, any_number: bool 
     gold: the right answer, or a solution that ends in it.
     tolerance: the relative error allowed where the gold number has a decimal point. All other
       comparisons are exact.
-    any_number: whether the last number counts where no answer is marked as the final one.
+    any_number: whether the last number counts if no answer is marked as the final one.
 
   Raises:
     BadInput: the gold answer is empty.
@@ -132,12 +132,12 @@ def _closing(text: str, start: int) -> int | None:
 
 
 class Value(NamedTuple):
-  """An answer that was understood.
+  """A parsed answer.
 
-  `kind` is 'number' (any formula: `terms`), 'text' (`text`), '=' (`parts` are its sides; `terms`
-  their difference, up to a factor), '<' or '≤' (`terms`, up to a positive factor), 'row', 'matrix',
-  the brackets of a tuple or interval such as '(]', or one that leaves the order of `parts` free:
-  'set', '∪', 'all' (of a chain of inequalities).
+  `kind` is 'number' (any formula, in `terms`), 'text' (in `text`), '=' (`parts` are its sides and
+  `terms` their difference, up to a factor), '<' or '≤' (`terms`, up to a positive factor), 'row',
+  'matrix', the brackets of a tuple or interval such as '(]', or a kind whose `parts` have no order:
+  'set', '∪' and 'all' (of a chain of inequalities).
   """
 
   kind: str
@@ -373,7 +373,7 @@ def _same(ours: Value, gold: Value, tolerance: float) -> bool:
 
 
 def _is_name(side: str) -> bool:
-  """Whether a side of an equation says what the other side is the value of, or is a computation."""
+  """Whether a side of an equation names what the other side is the value of, or computes it."""
   return bool(_NAME.fullmatch(side)) or not re.search(r'[A-Za-z\\]', side)
 
 

@@ -1,4 +1,4 @@
-"""1 where an answer is worked out before it is stated."""
+"""1 if an answer is worked out before it is stated."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""From messages to pieces of text that know whether they are trained on, and on to ids and a mask.
+"""Turns messages into pieces of text that know whether they are trained on, and pieces into ids.
 
 A template is a list of pieces, so ids and mask cannot disagree, and a control token is a piece of
 its own, so no text can turn into one. Messages are those of chat interfaces:
@@ -46,8 +46,8 @@ def pieces(
   Args:
     messages: the top of this file says what they may be.
     template: one of TEMPLATES.
-    answer: go on with what comes before the assistant's next answer, in order to generate it.
-    train_on: 'all' answers, or the 'last' one.
+    answer: append what the template writes before an answer, so that the next one can be generated.
+    train_on: whether 'all' answers are trained on, or only the 'last' one.
 
   Raises:
     BadInput: an unknown template, role or part, or something that the template has no form for.
@@ -61,8 +61,8 @@ def pieces(
   found = [*form.opening]
   for i, turn in enumerate(turns):
     header, body = form.header(turn.role), form.body(turn)
-    # Merged before we look at `train_on`, which must not change the ids. The header of an answer
-    # stays apart: when the answer is generated, the header is there already.
+    # Pieces are merged before we look at `train_on`, which must not change the ids. The header of
+    # an answer stays a piece of its own: when the answer is generated, it is there already.
     if turn.answers:
       written = header + _merged(body) + form.end(turn)
     else:
@@ -114,7 +114,7 @@ def _control_id(tokenizer: Tokenizer, name: str) -> int:
 
 
 def check(ids: Sequence[int], mask: Sequence[int], tokenizer: Tokenizer) -> None:
-  """Raises BadInput for a row nobody wants: none or all of it trained, or begun twice."""
+  """Raises BadInput if no token or every token is trained on, or the text begins twice."""
   if not any(mask):
     raise BadInput('chat: no token is trainable; the conversation needs an answer of the assistant')
   if all(mask):
@@ -159,7 +159,7 @@ def _untrained(found: Iterable[Piece]) -> list[Piece]:
 
 
 def _merged(found: Iterable[Piece]) -> list[Piece]:
-  """Neighbours that are text, and trained alike, as one; empty text is left out."""
+  """Joins neighbouring texts that are trained alike, and leaves out empty ones."""
   merged: list[Piece] = []
   for piece in found:
     if merged and not piece.control and merged[-1][1:] == piece[1:]:

@@ -1,8 +1,8 @@
 """The chat templates of `llm_jax.text.chat` as Jinja, for Hugging Face tokenizers.
 
-They write what `chat.pieces` writes, with what is trainable inside of {% generation %}, so that
+They write what `chat.pieces` writes and put what is trainable inside of {% generation %}, so that
 `apply_chat_template(..., return_assistant_tokens_mask=True)` gives the same ids and mask. One thing
-differs: there a user who types a control token gets the token.
+differs: with these, a control token that a user types becomes that token.
 """
 
 # A content is a string, a list of parts or (beside tool calls) nothing.

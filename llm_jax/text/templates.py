@@ -1,8 +1,8 @@
-"""How each chat format writes a conversation: ours, ChatML, Llama 3, Gemma, and none at all.
+"""How each chat format writes a conversation: our own, ChatML, Llama 3, Gemma 3 and plain text.
 
-ChatML is written as Qwen 2.5 and 3 write it, tools too. Thinking stays where Qwen 3 would take it
-out of earlier answers, or else training and sampling would see different texts. Llama 3 and its
-tool calls are those of Llama 3.1, without dates or quotes around results; Gemma is Gemma 3.
+ChatML is written as Qwen 2.5 and 3 write it, tools included. Qwen 3 takes the thinking out of
+earlier answers; here it stays, because training and sampling would otherwise see different texts.
+Llama 3 and its tool calls are those of Llama 3.1, without dates and without quotes around results.
 """
 
 import json
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 
 
 class Turn(NamedTuple):
-  """A message taken apart; `role` is what will be written, `answers` whether the model speaks."""
+  """A message in parts: the role as it will be written, and whether it `answers` as the model."""
 
   role: str
   parts: list[Part]
@@ -54,11 +54,11 @@ class Template(NamedTuple):
 
   Attributes:
     opening: pieces before the first turn.
-    arrange: turns to turns, where the format renames, merges or refuses some.
+    arrange: a function of the turns that renames, merges or refuses some of them.
     assistant: the role that answers, as it is written.
-    header: from a role to the pieces before what it says.
-    body: from a turn to what is said, trainable if the model says it.
-    end: from a turn to the pieces after it; the first one after an answer is its stop token.
+    header: a function from a role to the pieces before its text.
+    body: a function from a turn to its text, as pieces that are trainable.
+    end: a function from a turn to the pieces after it; after an answer the stop token comes first.
     stop: the name of that token.
   """
 
@@ -105,7 +105,7 @@ def _own_body(turn: Turn) -> list[Piece]:
 
 
 def _chatml_turns(turns: list[Turn]) -> list[Turn]:
-  """The results of tools are the user's, those of several calls in one turn."""
+  """The user gives the results of tools; those of several calls share a turn."""
   arranged = []
   for before, turn in zip([None, *turns], turns):
     if turn.role != 'tool':

@@ -1,6 +1,6 @@
 """A SentencePiece tokenizer (arXiv:1808.06226) that gives back every string exactly.
 
-The text is neither normalised nor trimmed, and what no piece covers is spelled in bytes, so
+The text is neither normalised nor trimmed, and what is in no piece is spelled in bytes, so
 `decode(encode(text)) == text` for every Unicode string. Special tokens are control symbols, which
 no text can produce: a user who types `<|im_start|>` gets plain characters.
 """
@@ -41,8 +41,8 @@ _SPACE = '\u2581'
 # The trainer drops a whole sentence for its own marks (U+2585) and longer than 4192 bytes.
 _UNTRAINABLE = re.compile(f'[\0\u2585{_SPACE}]')
 _SENTENCE = 1000
-# The sums of the unigram trainer depend on how many threads share them, and the count is written
-# into the model, so it is a constant: the same model on every machine.
+# The unigram trainer's sums depend on the number of threads, which is also written into the model.
+# So it is a constant, and the model is the same on every machine.
 _TRAINER_THREADS = 16
 
 
@@ -111,11 +111,11 @@ class Tokenizer:
       texts: documents, read once.
       vocab_size: V, with 14 special tokens and 256 bytes among them.
       model_type: 'bpe' or 'unigram'.
-      split_digits: every digit is a token of its own.
+      split_digits: whether every digit is a token of its own.
       character_coverage: share of the characters that get a piece; rarer ones are spelled in bytes.
-      sample_bytes: train on about this many bytes of documents, drawn at random without bias.
+      sample_bytes: train on about this many bytes of documents, each equally likely to be drawn.
       specials: control tokens besides SPECIALS, such as those of another chat template.
-      seed: of that draw.
+      seed: of the draw.
 
     Raises:
       BadInput: no text, an unknown model_type, or a vocab_size that the texts cannot fill or that
@@ -273,8 +273,8 @@ def check_unicode(text: str, where: str) -> None:
 def _sample(texts: Iterable[str], sample_bytes: int, seed: int) -> list[str]:
   """Documents of about `sample_bytes` bytes in all, in their order, each equally likely.
 
-  Every document draws a number; those with the smallest numbers stay. One pass, and never more in
-  memory than the sample.
+  Every document draws a number, and those with the smallest numbers stay. This takes one pass, and
+  holds no more than the sample in memory.
   """
   draw = random.Random(seed).random
   kept: list[tuple[float, int, str]] = []  # a heap, the largest draw on top
@@ -293,9 +293,9 @@ def _sample(texts: Iterable[str], sample_bytes: int, seed: int) -> list[str]:
 
 
 def _sentences(documents: Iterable[str]) -> Iterator[str]:
-  """Pieces of documents short enough to train on, cut before a line or a word.
+  """Splits documents, before a line or a word, into sentences that are short enough to train on.
 
-  The trainer strips newlines from the end of a sentence, so a cut goes before them, never after.
+  The trainer strips newlines from the end of a sentence, so each is split before them.
   """
   for document in documents:
     for text in _UNTRAINABLE.split(document):

@@ -18,12 +18,12 @@ def make(*, digits: int = 10) -> Callable[[str], str]:
   ('14', '3.333')
 
   Args:
-    digits: how many significant digits a result has that is not whole, rounded half to even. Whole
-      ones are written in full below 1e30.
+    digits: significant digits of a result that is not a whole number, rounded half to even. Whole
+      numbers below 1e30 are written in full.
 
   Returns:
-    from an expression to its value; it raises ValueError for what is no expression, divides by
-    zero or grows too large.
+    A function from an expression to its value. It raises ValueError for a text that is not an
+    expression, for a division by zero, and for numbers that grow too large.
 
   Raises:
     BadInput: `digits` is not between 1 and 100.

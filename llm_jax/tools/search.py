@@ -1,8 +1,8 @@
 """Search in the interpreter's documentation by BM25, Robertson and Zaragoza 2009.
 
-Passages are the paragraphs of the documents of `data/builtin`, short ones joined, each below the
-first two lines of its document. Terms are runs of letters or digits in lower case, and dotted names
-as a whole: `os.path` is three terms.
+Passages are the paragraphs of the documents of `data/builtin`: short ones are joined, and each
+begins with the first two lines of its document. Terms are runs of letters or digits in lower case,
+and dotted names as a whole, so `os.path` is three terms.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 from llm_jax.data import builtin
 from llm_jax.types import BadInput
 
-_K1, _B = 1.2, 0.75  # how soon repetition stops to count; how much length does
+_K1, _B = 1.2, 0.75  # how soon repetition stops counting; how much length counts
 _PASSAGE = 300  # characters; paragraphs are joined up to here
 _LONGEST_CALL = 1000
 _TERM = re.compile(r'[^\W_]+')
@@ -26,7 +26,7 @@ _DOTTED = re.compile(r'\w+(?:\.\w+)+')
 
 
 class Index(NamedTuple):
-  """Passages, and for each term the passages that have it (increasing) with its weight in each."""
+  """Passages, and for each term the indices of those that contain it and its weight in each."""
 
   passages: Sequence[str]
   postings: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -37,11 +37,11 @@ def make(*, top: int = 1, max_chars: int = 400) -> Callable[[str], str]:
 
   Args:
     top: how many passages it returns, the best first, a blank line between them.
-    max_chars: where each passage is cut.
+    max_chars: characters after which a passage is truncated.
 
   Returns:
-    from words to passages; it raises ValueError for a call without a word or of more than 1000
-    characters. The first call in a process builds the index, which takes seconds.
+    A function from words to passages. It raises ValueError for a call without a word or with more
+    than 1000 characters. The first call in a process builds the index, which takes seconds.
 
   Raises:
     BadInput: an option below 1.
@@ -78,7 +78,7 @@ def build(passages: Sequence[str]) -> Index:
 
 
 def best(index: Index, words: Sequence[str], top: int) -> list[int]:
-  """The `top` passages by score, of equal ones the earlier first; none that has no word at all.
+  """Indices of the `top` passages that share a word, by score; of equals the earlier comes first.
 
   >>> index = build(['open a file', 'join two paths', 'open and read a file'])
   >>> best(index, ['open', 'read'], top=2)

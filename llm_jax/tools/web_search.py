@@ -26,23 +26,23 @@ def make(
   max_chars: int = 400,
   timeout: float = 5.0,
 ) -> Callable[[str], str]:
-  """A function that asks a search service, one request a call and no retries.
+  """A function that sends each call to a search service, as one request without retries.
 
   Args:
-    url: http or https, with whatever other parameters the service wants:
+    url: an http or https address, with any other parameters that the service needs:
       'http://localhost:8080/search?format=json'.
     method: 'GET' adds the question to the url; 'POST' sends it as a JSON object.
-    parameter: what the service calls the question.
-    field: where the list of results is in the response; a dot goes one level down: 'data.0'.
-    text: which fields of a result are shown, a line each, if it has them. A result that is a text
-      is shown itself.
-    top: how many results are shown, a blank line between them.
-    max_chars: where each result is cut.
-    timeout: seconds to wait for the service to connect, and for its whole answer.
+    parameter: the name of the parameter that holds the question.
+    field: where the list of results is in the response; a dot goes one level down, as in 'data.0'.
+    text: the fields of a result that are shown, one a line. A result that is a string is shown
+      as it is.
+    top: how many results are shown, with a blank line between them.
+    max_chars: characters after which a result is truncated.
+    timeout: seconds to wait for the connection, and for the whole answer.
 
   Returns:
-    from a question to results. It raises ValueError for an empty or overlong question, and OSError
-    (TimeoutError if it was too slow) where the service does not answer as it should.
+    A function from a question to results. It raises ValueError for an empty or overlong question,
+    and OSError (TimeoutError if it was too slow) if the service does not answer as it should.
 
   Raises:
     BadInput: an option that cannot be used.

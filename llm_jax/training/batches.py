@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from llm_jax.parallel.mesh import batch_sharding, local_rows, shard_batch, spread
+from llm_jax.parallel.mesh import batch_sharding, local_rows, reshard, shard_batch
 from llm_jax.types import Annotate, BadInput, Batch, BatchFn
 
 Read = Callable[[int], Batch]
@@ -172,7 +172,7 @@ class Batches:
     for function in self._annotate:
       if hasattr(function, 'observe'):
         function.observe(batch)  # pyright: ignore[reportFunctionMemberAccess]
-    return spread(batch, self._mesh) if self._annotate and self._mesh is not None else batch
+    return reshard(batch, self._mesh) if self._annotate and self._mesh is not None else batch
 
   def _through(self, params: Any, batch: Batch, number: int, first: int, last: int) -> Batch:
     for i in range(first, last):

@@ -133,7 +133,9 @@ def test_slices_are_cut_along_data_and_compiled_for(tmp_path, capsys):
   assert [{d.slice_index for d in row.flat} for row in mesh.devices] == [{0}, {1}]
   mesh = make_mesh(devices=plan._topology('v5e:2x2', 2), fsdp=8)
   assert [d.slice_index for d in mesh.devices.flat] == [0] * 4 + [1] * 4
-  with pytest.raises(BadInput, match=r'2 slices are cut along data and fsdp, and data \* fsdp = 1'):
+  with pytest.raises(
+    BadInput, match=r'2 slices are joined along data and fsdp, but data \* fsdp = 1'
+  ):
     make_mesh(devices=plan._topology('v5e:2x2', 2), tensor=8)
 
 

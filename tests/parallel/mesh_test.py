@@ -109,9 +109,9 @@ def test_of_rows_that_every_host_has_each_takes_its_part(monkeypatch):
 def test_a_batch_is_spread_wherever_it_was_left():
   mesh = make_mesh(fsdp=8)
   cut = meshes.shard_batch({'tokens': np.arange(16)}, mesh)
-  assert meshes.spread(cut, mesh) is cut
+  assert meshes.reshard(cut, mesh) is cut
   left = cut | {'log': jax.device_put(np.arange(8.0), NamedSharding(mesh, P()))}
-  out = meshes.spread(left, mesh)
+  out = meshes.reshard(left, mesh)
   assert {x.sharding.spec for x in out.values()} == {batch_sharding(mesh).spec}
   np.testing.assert_array_equal(out['log'], np.arange(8.0))
 
