@@ -1,8 +1,34 @@
 """What every training config shares; a stage changes a few lines of it."""
 
-from ml_collections import ConfigDict
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
 
 from configs import sizes
+
+
+class Stage(FieldReference):
+  """A field that holds the folder of another stage and remembers which kind of stage that is.
+
+  Its value is the folder, so a config alone starts there; a pipeline puts the folder of its own
+  newest stage of that kind in its place. Once the field is given another folder it has no kind.
+
+  Attributes:
+    kind: what the stage makes ('policy', 'reward' or 'answers'), or the config that describes it
+      ('sft', 'tokenize'); '' for a folder that was given.
+  """
+
+  def __init__(self, kind: str, folder: str) -> None:
+    super().__init__(folder)
+    self.kind = kind
+
+  def set(self, value: Any, type_safe: bool = True) -> None:
+    super().set(value, type_safe)
+    self.kind = value.kind if isinstance(value, Stage) else ''
+
+  def __setstate__(self, state: dict[str, Any]) -> None:  # copies
+    super().__setstate__(state)
+    self.kind = state['kind']
 
 
 def get_config(stage: str, size: str) -> ConfigDict:

@@ -7,12 +7,14 @@ python -m llm_jax.main --config=configs/best_of_n.py \
 
 from ml_collections import ConfigDict
 
+from configs.base import Stage
+
 
 def get_config(size: str = 'tiny') -> ConfigDict:
   c = ConfigDict()
   c.job = 'sample'
   c.workdir = f'runs/{size}/best_of_n'
-  c.artifact = f'runs/{size}/sft'
+  c.artifact = Stage('policy', f'runs/{size}/sft')
   tiny = size == 'tiny'
   c.data = ConfigDict(
     dict(
@@ -28,7 +30,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
       steps=('sample', 'verify'),
       sample=dict(group=8, max_new=72 if tiny else 1024, temperature=1.0),
       verify=dict(rewards=('exact_answer',)),
-      reward_model=dict(path=f'runs/{size}/reward'),
+      reward_model=dict(path=Stage('reward', f'runs/{size}/reward')),
     )
   )
   c.batch_size = 16

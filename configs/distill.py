@@ -6,6 +6,7 @@ python -m llm_jax.main --config=configs/distill.py
 from ml_collections import ConfigDict
 
 from configs import sft
+from configs.base import Stage
 
 
 def get_config(size: str = 'tiny') -> ConfigDict:
@@ -14,6 +15,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.stage, c.workdir = 'distill', f'runs/{size}/distill'
   c.model.num_layers = max(1, c.model.num_layers // 2)
   c.init = ConfigDict()
-  c.annotate = ConfigDict(dict(steps=('teacher',), teacher=dict(path=f'runs/{size}/sft', top_k=64)))
+  teacher = dict(path=Stage('sft', f'runs/{size}/sft'), top_k=64)
+  c.annotate = ConfigDict(dict(steps=('teacher',), teacher=teacher))
   c.loss = ConfigDict(dict(name='distill'))
   return c

@@ -27,7 +27,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
     rate,
   )
   tiny = size == 'tiny'
-  c.init.params = f'runs/{size}/sft'
+  c.init.params = base.Stage('policy', f'runs/{size}/sft')
   c.data = ConfigDict(
     dict(
       name='prompts',

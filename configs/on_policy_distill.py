@@ -8,13 +8,14 @@ python -m llm_jax.main --config=configs/on_policy_distill.py
 from ml_collections import ConfigDict
 
 from configs import distill, group_rl
+from configs.base import Stage
 
 
 def get_config(size: str = 'tiny') -> ConfigDict:
   """The student is the one of configs/distill.py, and starts where that left it."""
   c = group_rl.get_config('on_policy_distill', size)
   student = distill.get_config(size)
-  c.model, c.init.params = student.model, student.workdir
+  c.model, c.init.params = student.model, Stage('distill', student.workdir)
   c.data.sources = ConfigDict(dict(builtin='builtin'))
   c.data.answer_bytes = 0
   c.annotate = ConfigDict(

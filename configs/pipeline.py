@@ -13,12 +13,12 @@ A recipe of your own is a tuple of stages, in a file of yours:
 """
 
 import importlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from configs import sizes
+from configs.base import Stage
 
 RECIPES = {
   # InstructGPT, arXiv:2203.02155.
@@ -79,14 +79,15 @@ def get_config(recipe: str = 'gpt') -> ConfigDict:
 def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   """The config of job `pipeline`; each stage is a group, and starts from what came before.
 
-  A stage trains the newest policy, is judged by the newest reward model, and conversations are
-  joined by the newest best of n. `workdir`, `seed` and `mesh` of the pipeline are those of every
-  stage that is not given its own.
+  Where a config names a kind of stage (`base.Stage`) stands the newest stage of that kind: the
+  newest policy is trained, the newest reward model judges. Conversations are joined by the newest
+  best of n. `workdir`, `seed` and `mesh` of the pipeline are those of every stage that is not given
+  its own.
 
   Args:
     name: of the folder below runs/.
-    recipe: names of files in configs/, in order. 'round2:dpo' is the stage `round2`, made by
-      configs/dpo.py; so a kind may come twice.
+    recipe: names of files in configs/, in order, or of modules of yours with a dot. 'round2:dpo' is
+      the stage `round2`, described by configs/dpo.py; so a config may come twice.
     size: one of `sizes.SIZES`.
 
   Raises:
@@ -94,18 +95,19 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   """
   sizes.model(size)  # refuses an unknown one
   root = f'runs/{name}' if size == 'tiny' else f'runs/{name}-{size}'
-  c = ConfigDict(dict(job='pipeline', workdir=root, only='', start='', seed=0))
+  c = ConfigDict(dict(job='pipeline', workdir=root, only='', start='', stale='refuse', seed=0))
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1, sequence=1, expert=1))
   c.report = report(size)
-  # 'policy', 'reward', 'answers', 'tokenize' -> the newest folder; they follow config.workdir.
-  made: dict[str, Any] = {}
+  made: dict[str, FieldReference] = {}  # kind -> the newest folder, which follows config.workdir
   names = []
   for entry in recipe:
-    stage, _, file = entry.partition(':')
+    stage, _, file = entry.rpartition(':')
+    kind = file.rpartition('.')[2]
+    stage = stage or kind
     if stage in c or stage == 'stages':
-      raise ValueError(f'recipe: the name {stage!r} is taken; write another one, as in two:{stage}')
-    config = importlib.import_module(f'configs.{file or stage}').get_config(size)
-    if config.job not in ('train', 'sample', 'tokenize'):
+      raise ValueError(f'recipe: the name {stage!r} is taken; write another one, as in two:{file}')
+    config = importlib.import_module(file if '.' in file else f'configs.{file}').get_config(size)
+    if 'workdir' not in config:
       raise ValueError(f'recipe: {stage!r} is no stage, it leaves nothing to start from')
     if 'next' in config:
       config.next = ''  # the pipeline knows what comes next
@@ -116,10 +118,10 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
     config.seed = c.get_ref('seed') + 0
     if 'mesh' in config:
       config.mesh = ConfigDict({axis: c.mesh.get_ref(axis) + 0 for axis in c.mesh})
-    _rewrite(config, lambda path, stage=stage: _folder(path, size, made, stage))
+    _start(config, made, stage)
     if config.get('data', {}).get('name') == 'conversations' and 'answers' in made:
       config.data.sources.best = made['answers'] + '/answers.jsonl'
-    made[_kind(config)] = config.get_ref('workdir')
+    made[kind] = made[_makes(config)] = config.get_ref('workdir')
     names.append(stage)
     c[stage] = config
   c.stages = tuple(names)
@@ -143,29 +145,27 @@ def report(size: str) -> ConfigDict:
   )
 
 
-def _kind(config: ConfigDict) -> str:
-  """What a stage makes."""
+def _makes(config: ConfigDict) -> str:
+  """What a stage makes, whichever config describes it."""
   if config.job != 'train':
-    return {'sample': 'answers', 'tokenize': 'tokenize'}[config.job]
+    return {'sample': 'answers'}.get(config.job, config.job)
   return 'reward' if config.model.get('head') == 'scalar' else 'policy'
 
 
-def _folder(path: str, size: str, made: dict[str, Any], stage: str) -> Any:
-  """Where a folder of the single stages is found in a pipeline; None if it is none of them."""
-  begin = f'runs/{size}/'
-  if not path.startswith(begin):
-    return None
-  kind = {'reward': 'reward', 'tokenize': 'tokenize'}.get(path.removeprefix(begin), 'policy')
-  if kind not in made:
-    raise ValueError(f'recipe: {stage!r} needs a stage before it that makes a {kind}')
-  return made[kind] + ''
+def _start(
+  config: ConfigDict, made: Mapping[str, FieldReference], stage: str, used: bool = True
+) -> None:
+  """Puts the newest stage of its kind into every field that names one.
 
-
-def _rewrite(config: ConfigDict, change: Callable[[str], Any]) -> None:
-  """Puts references in the place of texts; in `init` first, which others follow."""
-  for key in sorted(config, key=lambda key: key != 'init'):
-    value = config[key]
+  Where there is none, the options of an annotator that is not among `steps` lose the field.
+  """
+  for key, value in list(config.items(preserve_field_references=True)):
     if isinstance(value, ConfigDict):
-      _rewrite(value, change)
-    elif isinstance(value, str) and (reference := change(value)) is not None:
-      config[key] = reference
+      _start(value, made, stage, key in config.get('steps', (key,)))
+    elif isinstance(value, Stage) and value.kind:
+      if value.kind in made:
+        config[key] = made[value.kind] + ''
+      elif used:
+        raise ValueError(f'recipe: {stage!r} needs a {value.kind} stage before it')
+      else:
+        del config[key]

@@ -30,7 +30,11 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.optimizer.learning_rate = rate
   shape = sizes.model(size)
   c.model = ConfigDict(dict(name='actor_critic', policy=shape, critic={**shape, 'head': 'scalar'}))
-  c.init = ConfigDict(dict(policy=f'runs/{size}/sft', critic=f'runs/{size}/reward'))
+  policy, critic = (
+    base.Stage('policy', f'runs/{size}/sft'),
+    base.Stage('reward', f'runs/{size}/reward'),
+  )
+  c.init = ConfigDict(dict(policy=policy, critic=critic))
   c.data = ConfigDict(
     dict(
       name='prompts',
@@ -42,7 +46,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   )
   c.rollout = ConfigDict(dict(epochs=1, minibatches=minibatches))
   # `+ ''` makes a reference that follows and can be set alone.
-  reference, judge = c.init.get_ref('policy') + '', c.init.get_ref('critic') + ''
+  reference, judge = policy + '', critic + ''
   c.annotate = ConfigDict(
     dict(
       steps=('sample', 'reward_model', 'reference', 'kl_reward', 'gae'),

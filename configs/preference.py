@@ -20,7 +20,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
   """A stage over groups of answers; `c.init.params` is where it starts."""
   c = base.get_config(stage, size)
   c.total_steps, c.batch_size, c.accumulate = SCHEDULE[size]
-  c.init.params = f'runs/{size}/sft'
+  c.init.params = base.Stage('policy', f'runs/{size}/sft')
   c.data = ConfigDict(
     dict(
       name='preferences',

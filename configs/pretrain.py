@@ -27,6 +27,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.total_steps, c.batch_size, c.accumulate, c.optimizer.learning_rate = SCHEDULE[size]
   c.requires = ('tokenize',)
   c.tokenize = tokenize.get_config(size)
+  c.tokenize.workdir = base.Stage('tokenize', c.tokenize.workdir)
   c.data = ConfigDict(dict(name='packed', path=c.tokenize.get_ref('workdir')))
   # In runs of 150 steps Muon ended at 2.02 bits per byte where AdamW (3e-3) ended at 2.49; at the
   # larger sizes AdamW is the reference that others publish.

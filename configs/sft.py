@@ -24,7 +24,7 @@ SCHEDULE = {
 def get_config(size: str = 'tiny') -> ConfigDict:
   c = base.get_config('sft', size)
   c.total_steps, c.batch_size, c.accumulate, c.optimizer.learning_rate = SCHEDULE[size]
-  c.init.params = f'runs/{size}/pretrain'
+  c.init.params = base.Stage('policy', f'runs/{size}/pretrain')
   c.data = ConfigDict(
     dict(
       name='conversations',

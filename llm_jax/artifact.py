@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from llm_jax.find import call, find, named
 from llm_jax.models import lora
 from llm_jax.parallel.rules import path_of, shardings
 from llm_jax.text.tokenizer import Tokenizer
-from llm_jax.training.checkpoint import difference, manifest, write_json
+from llm_jax.training.checkpoint import difference, manifest, sha256, write_json
 from llm_jax.types import BadInput, Params
 
 FILE = 'artifact.json'
+ENDS = (FILE, 'tokenize.json', 'summary.json')  # a stage writes one of them, when it is finished
+MADE_FROM = 'made_from.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,10 +239,49 @@ def holds(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[s
 
 
 def claim(path: str | Path, config: Mapping[str, Any]) -> None:
-  """Writes `config.json`: from now on the folder belongs to the run with this config."""
+  """Writes `config.json`: from now on the folder belongs to the run with this config.
+
+  A run that begins also writes down what other stages' folders and files, of all that its config
+  names, hold at this moment.
+  """
   if jax.process_index() == 0:
-    Path(path).mkdir(parents=True, exist_ok=True)
-    write_json(Path(path) / 'config.json', config)
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / 'config.json').is_file():
+      found = {text: digest(text) for text in _texts(config)}
+      write_json(folder / MADE_FROM, {text: was for text, was in found.items() if was})
+    write_json(folder / 'config.json', config)
+
+
+def made_from(path: str | Path) -> dict[str, str]:
+  """Folder or file -> its `digest` when the run began; empty where that was not written down."""
+  record = Path(path) / MADE_FROM
+  return json.loads(record.read_text()) if record.is_file() else {}
+
+
+def finished(path: str) -> str | None:
+  """The file that the stage which fills the folder wrote last; None if it has not ended."""
+  return next(filter(os.path.isfile, (os.path.join(path, end) for end in ENDS)), None)
+
+
+def digest(path: str) -> str | None:
+  """The sha256 sum of what a finished stage left: of a file in its folder, or of its last one.
+
+  None for whatever else the text may be.
+  """
+  beside = os.path.isfile(path) and finished(os.path.dirname(path))
+  file = path if beside else finished(path)
+  return sha256(Path(file)) if file else None
+
+
+def _texts(config: Any) -> Iterator[str]:
+  """Every text of a config but ''."""
+  if isinstance(config, str) and config:
+    yield config
+  elif isinstance(config, Mapping):
+    yield from (text for value in config.values() for text in _texts(value))
+  elif isinstance(config, (list, tuple)):
+    yield from (text for value in config for text in _texts(value))
 
 
 def _differences(theirs: Any, mine: Any, path: str = '') -> list[str]:

@@ -1,12 +1,14 @@
 """Job `pipeline`: stages one after the other, each in its own folder, and a report of all of them.
 
 The artifact is all that a stage hands to the next. A stage that is finished is left alone, one that
-was killed goes on, and the same command does both.
+was killed goes on, and the same command does both. A stage is stale once something that it was made
+from has been made again; `config.stale` says what happens then.
 """
 
+import itertools
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ from ml_collections import ConfigDict
 from llm_jax import artifact
 from llm_jax.find import call, find, suggest
 from llm_jax.jobs import report
+from llm_jax.parallel.mesh import on_one_host
 from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput
 
-FIELDS = ('job', 'workdir', 'stages', 'only', 'start', 'seed', 'mesh', 'report')
+FIELDS = ('job', 'workdir', 'stages', 'only', 'start', 'stale', 'seed', 'mesh', 'report')
 TIMES = 'seconds.json'
 REPORT = 'report'  # what `only` may also say
+STALE = ('refuse', 'retrain', 'keep')
 
 
 def check(config: Any) -> None:
@@ -35,11 +39,49 @@ def check(config: Any) -> None:
     unused = isinstance(value, ConfigDict) and 'job' in value  # `stages` was made shorter
     if field not in names and not unused:
       raise BadInput(f'config: unknown field {field!r}; {suggest(field, names)}')
+  if config.stale not in STALE:
+    raise BadInput(f'pipeline: stale {config.stale!r}; {suggest(config.stale, [*STALE])}')
+  names = _selected(config)
+  stale = stale_stages(config, names)
+  if stale and config.stale == 'refuse':
+    told = '; '.join(f'{name} was made from {path}' for name, path in stale.items())
+    raise BadInput(
+      f'pipeline: {told}, which is not the same any more; add --config.stale=retrain to move '
+      'such a stage aside and run it again, or --config.stale=keep to use it as it is'
+    )
   coming: list[str] = []
-  for name in _selected(config):
+  for name in names:
     _check(config, name, coming)
-    coming.append(config[name].workdir)
+    if _runs(config, name, stale):
+      coming.append(config[name].workdir)
   report.check(config)
+
+
+def stale_stages(config: Any, names: Sequence[str]) -> dict[str, str]:
+  """Stage -> something it was made from that has been made again since, or is about to be.
+
+  Args:
+    config: of the pipeline.
+    names: of the stages that are looked at, in order; those of them that have yet to run, or to run
+      again, change what is made from them.
+  """
+  anew: list[str] = []
+  stale: dict[str, str] = {}
+  for name in names:
+    for path, was in artifact.made_from(config[name].workdir).items():
+      changes = path in anew or str(Path(path).parent) in anew
+      if changes or artifact.digest(path) not in (was, None):
+        stale[name] = path
+        break
+    if _runs(config, name, stale):
+      anew.append(config[name].workdir)
+  return stale
+
+
+def _runs(config: Any, name: str, stale: Collection[str]) -> bool:
+  """Whether a stage has something to do."""
+  again = name in stale and config.stale != 'keep'
+  return again or not artifact.finished(config[name].workdir)
 
 
 def main(config: Any) -> None:
@@ -48,16 +90,36 @@ def main(config: Any) -> None:
   for number, name in enumerate(names, 1):
     stage = config[name]
     print(f'\n== {name} ({number} of {len(names)}), in {stage.workdir}', flush=True)
+    on_one_host(lambda name=name: _make_room(config, name))
     _check(config, name)
     began = time.perf_counter()
     try:
       find('jobs', stage.job).main(stage)
     finally:
-      _count(Path(config.workdir), name, time.perf_counter() - began)
+      if Path(stage.workdir).exists():  # a stage that was refused leaves nothing behind
+        _count(Path(config.workdir), name, time.perf_counter() - began)
   print(f'\n== {REPORT}', flush=True)
   began = time.perf_counter()
   report.write(config, seconds(config.workdir))
   _count(Path(config.workdir), REPORT, time.perf_counter() - began)
+
+
+def _make_room(config: Any, name: str) -> None:
+  """Says whether a stage is stale, and moves what is there aside if it is to run again."""
+  folder = Path(config[name].workdir)
+  path = stale_stages(config, [name]).get(name)
+  if path is None:
+    return
+  if config.stale != 'retrain':
+    print(f'{folder} was made from another {path}; it is used as it is')
+    return
+  numbered = (folder.with_name(f'{folder.name}.stale{n}') for n in itertools.count(1))
+  aside = next(place for place in numbered if not place.exists())
+  folder.rename(aside)
+  known = seconds(config.workdir)
+  known.pop(name, None)
+  write_json(Path(config.workdir) / TIMES, known)
+  print(f'{folder} was made from another {path}; it is moved to {aside}, which you may delete')
 
 
 def seconds(folder: str | Path) -> dict[str, float]:

@@ -131,8 +131,7 @@ def manifest(folder: Path) -> dict[str, str]:
   sums = {}
   for path in sorted(folder.rglob('*')):
     if path.is_file() and path.name != MANIFEST:
-      with path.open('rb') as file:
-        sums[str(path.relative_to(folder))] = hashlib.file_digest(file, 'sha256').hexdigest()
+      sums[str(path.relative_to(folder))] = sha256(path)
   return sums
 
 
@@ -142,10 +141,15 @@ def difference(folder: Path, listed: dict[str, str]) -> str | None:
     path = folder / name
     if not path.is_file():
       return f'damaged, {name} is missing'
-    with path.open('rb') as file:
-      if hashlib.file_digest(file, 'sha256').hexdigest() != wanted:
-        return f'damaged, {name} differs from its sha256 sum'
+    if sha256(path) != wanted:
+      return f'damaged, {name} differs from its sha256 sum'
   return None
+
+
+def sha256(path: Path) -> str:
+  """The sum of a file, in hexadecimal."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

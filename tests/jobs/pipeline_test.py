@@ -1,5 +1,6 @@
 """Whole recipes with small numbers: what they run and leave, and what a kill changes: nothing."""
 
+import copy
 import json
 import os
 import shutil
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from configs import dpo, sizes
 from configs import pipeline as recipes
-from configs import sizes
 from llm_jax import artifact
 from llm_jax.jobs import pipeline, sample, train
 from llm_jax.main import run
@@ -176,11 +177,13 @@ def test_recipes_are_those_of_their_papers():
 
 
 def test_a_stage_without_what_it_needs_is_named():
-  with pytest.raises(ValueError, match=r"'ppo' needs a stage before it that makes a reward"):
+  with pytest.raises(ValueError, match=r"'ppo' needs a reward stage before it"):
     recipes.build('mine', ('tokenize', 'pretrain', 'sft', 'ppo'))
   with pytest.raises(ValueError, match="'evaluate' is no stage"):
     recipes.build('mine', ('tokenize', 'pretrain', 'evaluate'))
-  for name in ('sft', 'seed', 'stages'):
+  with pytest.raises(ValueError, match="'distill' needs a sft stage before it"):
+    recipes.build('mine', ('tokenize', 'pretrain', 'distill'))
+  for name in ('sft', 'seed', 'stages', 'stale'):
     with pytest.raises(ValueError, match=f"the name '{name}' is taken"):
       recipes.build('mine', ('tokenize', 'pretrain', 'sft', f'{name}:sft'))
   with pytest.raises(ValueError, match="no recipe 'gtp'; choose from: gpt, llama, r1"):
@@ -193,6 +196,41 @@ def test_a_kind_may_come_twice():
   c = recipes.build('mine', ('tokenize', 'pretrain', 'sft', 'dpo', 'round2:dpo', 'grpo'))
   assert c.round2.init.params == c.round2.annotate.reference.path == 'runs/mine/dpo'
   assert c.grpo.init.params == 'runs/mine/round2'
+
+
+def test_students_start_from_students_and_hear_the_teacher():
+  c = recipes.build('mine', ('tokenize', 'pretrain', 'sft', 'dpo', 'distill', 'on_policy_distill'))
+  assert not c.distill.init
+  assert c.on_policy_distill.init.params == 'runs/mine/distill'
+  assert c.distill.annotate.teacher.path == 'runs/mine/sft'
+  assert c.on_policy_distill.annotate.teacher.path == 'runs/mine/sft'
+
+
+def test_answers_checked_by_a_program_need_no_reward_model():
+  c = recipes.build('mine', ('tokenize', 'pretrain', 'sft', 'best_of_n', 'second:sft'))
+  assert c.best_of_n.artifact == 'runs/mine/sft' and 'path' not in c.best_of_n.annotate.reward_model
+  assert c.second.data.sources.best == 'runs/mine/best_of_n/answers.jsonl'
+
+
+def test_a_field_that_was_set_is_left_alone_and_others_follow_it(tmp_path, monkeypatch):
+  """In a single config, in a stage of the user's own, and in a pipeline."""
+  (tmp_path / 'mine').mkdir()
+  (tmp_path / 'mine' / 'stage.py').write_text(
+    'from configs import dpo\n\n\ndef get_config(size):\n  c = dpo.get_config(size)\n'
+    '  c.data.sources.mine = f"runs/{size}/pairs.jsonl"\n  return c\n'
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  alone = dpo.get_config()
+  for c in (copy.deepcopy(alone), ConfigDict(alone)):
+    assert c.init.params == c.annotate.reference.path == 'runs/tiny/sft'
+    c.init.params = 'elsewhere'
+    assert c.annotate.reference.path == 'elsewhere'
+  c = recipes.build('mine', ('tokenize', 'pretrain', 'sft', 'own:mine.stage'))
+  assert c.own.data.sources.mine == 'runs/tiny/pairs.jsonl'
+  c.workdir = 'there'
+  assert c.own.init.params == c.own.annotate.reference.path == 'there/sft'
+  c.own.init.params = 'elsewhere'
+  assert c.own.annotate.reference.path == 'elsewhere' and c.sft.workdir == 'there/sft'
 
 
 @pytest.mark.slow
@@ -317,6 +355,7 @@ def test_only_and_start_do_what_they_say(finished, data, tmp_path, capsys):
     (dict(start='report'), "pipeline: start 'report'; choose from"),
     (dict(only='sft', start='sft'), 'pipeline: only and start exclude each other'),
     (dict(stages=('tokenize', 'dpo')), "pipeline: stage 'dpo' has no config"),
+    (dict(stale='retain'), "pipeline: stale 'retain'; did you mean 'retrain'?"),
     (dict(satges=()), "config: unknown field 'satges'; did you mean 'stages'?"),
   ],
   ids=str,
@@ -342,6 +381,101 @@ def test_a_late_stage_is_checked_before_the_first_one_runs(data, tmp_path):
   with pytest.raises(BadInput, match="report: unknown option 'pompts'; did you mean 'prompts'"):
     run(c)
   assert not (tmp_path / 'run').exists()
+
+
+# --- stages that are stale: each writes down its own text and those it was made from ------------
+
+
+def main(config):
+  """A job as small as can be; a config names it by this module."""
+  folder = Path(config.workdir)
+  if not artifact.finished(config.workdir):
+    artifact.claim(folder, config.to_dict())
+    parents = [(Path(path) / artifact.FILE).read_text() for path in config.parents]
+    (folder / artifact.FILE).write_text(''.join([config.text, *parents]))
+
+
+@pytest.fixture
+def family(tmp_path, monkeypatch):
+  """A pipeline of three generations, which has run."""
+  monkeypatch.setattr(pipeline.report, 'check', lambda config: None)
+  monkeypatch.setattr(pipeline.report, 'write', lambda config, seconds: None)
+  c = ConfigDict(dict(job='pipeline', workdir=str(tmp_path), only='', start='', stale='refuse'))
+  c.stages = ('root', 'child', 'grandchild')
+  parents = []
+  for name in c.stages:
+    c[name] = dict(job='tests.jobs.pipeline_test', workdir=str(tmp_path / name), text=name[0])
+    c[name].parents = tuple(parents[-1:])
+    parents.append(c[name].workdir)
+  run(c)
+  return c
+
+
+def told_by(c):
+  return [(Path(c[name].workdir) / artifact.FILE).read_text() for name in c.stages]
+
+
+def again(c, name, text):
+  """Makes a stage once more, with another result."""
+  shutil.rmtree(c[name].workdir)
+  c[name].text = text
+  c.only = name
+  run(c)
+  c.only = ''
+
+
+@pytest.mark.parametrize('deleted', [False, True], ids=['made again', 'deleted'])
+def test_a_stage_behind_one_that_was_made_again_is_refused_kept_or_moved_aside(
+  family, capsys, deleted
+):
+  root, child = family.root.workdir, family.child.workdir
+  assert told_by(family) == ['r', 'cr', 'gcr']
+  run(family)  # nothing has changed
+  if deleted:
+    shutil.rmtree(root)
+    family.root.text = 'R'
+  else:
+    again(family, 'root', 'R')
+  before = sorted(Path(family.workdir).rglob('*'))
+  with pytest.raises(BadInput) as error:
+    run(family)
+  assert str(error.value).startswith(
+    f'pipeline: child was made from {root}; grandchild was made from {child}, which'
+  )
+  assert sorted(Path(family.workdir).rglob('*')) == before
+  family.stale = 'keep'
+  capsys.readouterr()
+  run(family)
+  assert capsys.readouterr().out.count(f'was made from another {root}; it is used as it is') == 1
+  assert told_by(family) == ['R', 'cr', 'gcr']
+  family.stale = 'retrain'
+  run(family)
+  assert told_by(family) == ['R', 'cR', 'gcR']
+  assert (Path(f'{child}.stale1') / artifact.FILE).read_text() == 'cr'
+  family.stale = 'refuse'
+  run(family)  # nothing is stale any more
+
+
+def test_a_stage_made_again_with_the_same_result_changes_nothing(family):
+  again(family, 'root', 'r')
+  run(family)
+  (Path(family.child.workdir) / artifact.MADE_FROM).unlink()  # of a time that did not write it
+  again(family, 'root', 'R')
+  run(family)
+  assert told_by(family) == ['R', 'cr', 'gcr']
+
+
+def test_what_a_stage_was_made_from_are_all_that_other_stages_left(family, tmp_path):
+  (tmp_path / 'root' / 'answers.jsonl').write_text('{}')
+  (tmp_path / 'mine.jsonl').write_text('{}')
+  named = {'a': {'b': (f'{tmp_path}/root', 'root')}, 'c': [f'{tmp_path}/root/answers.jsonl']}
+  artifact.claim(tmp_path / 'new', {**named, 'd': f'{tmp_path}/mine.jsonl', 'long': 'x' * 5000})
+  made = artifact.made_from(tmp_path / 'new')
+  assert set(made) == {f'{tmp_path}/root', f'{tmp_path}/root/answers.jsonl'}
+  (tmp_path / 'root' / 'answers.jsonl').write_text('{"another": 1}')
+  assert {path for path, was in made.items() if artifact.digest(path) != was} == {
+    f'{tmp_path}/root/answers.jsonl'
+  }
 
 
 @pytest.mark.slow
