@@ -14,8 +14,8 @@ class Stage(FieldReference):
   newest stage of that kind in its place. Once the field is given another folder it has no kind.
 
   Attributes:
-    kind: what the stage makes ('policy', 'reward' or 'answers'), or the config that describes it
-      ('sft', 'tokenize'); '' for a folder that was given.
+    kind: what the stage makes ('policy', 'reward' or 'answers'), or its `stage` ('sft', 'distill')
+      or job ('tokenize'); '' for a folder that was given.
   """
 
   def __init__(self, kind: str, folder: str) -> None:

@@ -102,8 +102,7 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   names = []
   for entry in recipe:
     stage, _, file = entry.rpartition(':')
-    kind = file.rpartition('.')[2]
-    stage = stage or kind
+    stage = stage or file.rpartition('.')[2]
     if stage in c or stage == 'stages':
       raise ValueError(f'recipe: the name {stage!r} is taken; write another one, as in two:{file}')
     config = importlib.import_module(file if '.' in file else f'configs.{file}').get_config(size)
@@ -121,7 +120,8 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
     _start(config, made, stage)
     if config.get('data', {}).get('name') == 'conversations' and 'answers' in made:
       config.data.sources.best = made['answers'] + '/answers.jsonl'
-    made[kind] = made[_makes(config)] = config.get_ref('workdir')
+    for kind in (config.get('stage', config.job), _makes(config)):
+      made[kind] = config.get_ref('workdir')
     names.append(stage)
     c[stage] = config
   c.stages = tuple(names)
@@ -146,7 +146,7 @@ def report(size: str) -> ConfigDict:
 
 
 def _makes(config: ConfigDict) -> str:
-  """What a stage makes, whichever config describes it."""
+  """What a stage makes, however it does."""
   if config.job != 'train':
     return {'sample': 'answers'}.get(config.job, config.job)
   return 'reward' if config.model.get('head') == 'scalar' else 'policy'

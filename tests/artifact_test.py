@@ -210,7 +210,7 @@ def test_a_claimed_folder_takes_the_same_config_again(tmp_path):
   assert artifact.holds(folder, CONFIG) is True
   held = json.loads((folder / 'config.json').read_text())
   assert held == CONFIG | {'steps': ['a', 'b']}
-  assert [p.name for p in folder.iterdir()] == ['config.json']
+  assert sorted(p.name for p in folder.iterdir()) == ['config.json', artifact.MADE_FROM]
 
 
 def test_another_config_is_refused_naming_what_differs(tmp_path):
