@@ -45,7 +45,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
   c.loss = ConfigDict(dict(name='cross_entropy'))
   c.annotate = ConfigDict(dict(steps=()))
   c.optimizer = ConfigDict(dict(name='adamw', learning_rate=3e-4, warmup_steps=100))
-  c.evaluate = ConfigDict(dict(name='perplexity', max_rows=256))
+  c.evals = ConfigDict(dict(validation=dict(name='perplexity', max_rows=256)))
   c.sample = ConfigDict(dict(prompts=(), max_new=48, temperature=0.8, top_p=0.95))
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
   c.accumulate = 1

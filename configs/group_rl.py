@@ -48,7 +48,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
   c.loss = ConfigDict(dict(name='policy_gradient', preset='grpo'))
   c.loss.temperature = c.annotate.sample.get_ref('temperature')
   c.optimizer.update(dict(schedule='constant', warmup_steps=5, weight_decay=0.0))
-  c.evaluate = ConfigDict(dict(name='held_out', max_rows=32 if tiny else 128))
+  c.evals.validation = ConfigDict(dict(name='held_out', max_rows=32 if tiny else 128))
   c.eval_every = c.checkpoint_every = 20 if tiny else 50
   c.log_every = 5
   c.stop = ConfigDict(dict(repetition=0.5))

@@ -61,7 +61,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.loss.temperature = c.annotate.sample.get_ref('temperature')
   c.annotate.reference.temperature = c.annotate.sample.get_ref('temperature')
   c.optimizer.update(dict(schedule='constant', warmup_steps=10, weight_decay=0.0))
-  c.evaluate = ConfigDict(dict(name='held_out', max_rows=128))
+  c.evals.validation = ConfigDict(dict(name='held_out', max_rows=128))
   c.eval_every = c.checkpoint_every = 24 if tiny else 200
   c.log_every = 10
   c.stop = ConfigDict(dict(answer_kl=30.0, repetition=0.5))

@@ -30,7 +30,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
       template='llm_jax',
     )
   )
-  c.evaluate = ConfigDict(dict(name='held_out', max_rows=128))
+  c.evals.validation = ConfigDict(dict(name='held_out', max_rows=128))
   c.optimizer.warmup_steps = 10 if size == 'tiny' else 50
   c.optimizer.weight_decay = 0.0
   c.eval_every = c.checkpoint_every = 25 if size == 'tiny' else 100

@@ -95,3 +95,4 @@ Metrics = dict[str, Any]  # of Mean, or Peak
 LossFn = Callable[[Params, Batch, Array], tuple[Mean, Metrics]]
 Annotate = Callable[[Params, Batch, Array], Batch]
 BatchFn = Callable[[Params, int], Batch]
+Evaluate = Callable[[Params], Metrics]

@@ -145,7 +145,7 @@ def shrink(c, folder):
     c.log_every = 1
     c.mesh.fsdp = 4
     c.sample.max_new = 4
-    c.evaluate.max_rows = 4
+    c.evals.validation.max_rows = 4
   for name in c.get('requires', ()):
     shrink(c[name], folder)
 

@@ -86,7 +86,7 @@ def smoke(c):
     reuse = c.get('rollout', {}).get('minibatches', 1)
     c.total_steps = c.checkpoint_every = c.eval_every = c.log_every = 2 * reuse
     c.batch_size, c.accumulate = 4, 1
-    c.evaluate.max_rows, c.sample.max_new = 4, 4
+    c.evals.validation.max_rows, c.sample.max_new = 4, 4
     if 'sample' in c.annotate.steps:
       c.annotate.sample.max_new = 4
     if c.data.name in ('conversations', 'preferences'):

@@ -70,7 +70,7 @@ def get_config():
   c.total_steps, c.batch_size, c.accumulate = {steps}, 8, 1
   c.log_every, c.eval_every, c.checkpoint_every = 1, {steps} // 3, {every}
   c.optimizer.update(name='adamw', learning_rate=3e-3, ema=0.9, warmup_steps=3)
-  c.evaluate.max_rows = 8
+  c.evals.validation.max_rows = 8
   c.sample.prompts = ()
   c.update({changes!r})
   return c

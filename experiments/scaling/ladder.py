@@ -40,7 +40,7 @@ def config_of(dim: int, layers: int, steps: int):
       f'--config.optimizer.warmup_steps={steps // 10}',
       f'--config.eval_every={steps}',
       f'--config.checkpoint_every={steps // 2}',
-      '--config.evaluate.max_rows=139',
+      '--config.evals.validation.max_rows=139',
       '--config.sample.prompts=()',
     ]
   )

@@ -15,7 +15,7 @@ from llm_jax import artifact
 from llm_jax.annotate.sample import Sample
 from llm_jax.evals import held_out
 from llm_jax.find import bind, call, find, named, preset, suggest
-from llm_jax.jobs import annotators
+from llm_jax.jobs import annotators, evaluations
 from llm_jax.jobs.rollout_rules import check_rollout, reuse_of
 from llm_jax.losses import reward
 from llm_jax.parallel.mesh import batch_shards, make_mesh, peak_flops
@@ -27,8 +27,8 @@ from llm_jax.training import metrics as training_metrics
 from llm_jax.training import optimizer
 from llm_jax.training.batches import Batches, Timed, make_read, read_ahead
 from llm_jax.training.checkpoint import Checkpoints
-from llm_jax.training.keeper import Keeper
 from llm_jax.training.loop import Interrupted, fit
+from llm_jax.training.periodic import PeriodicActions
 from llm_jax.training.rollouts import Rollouts
 from llm_jax.training.step import (
   TrainState,
@@ -42,7 +42,7 @@ from llm_jax.types import BadInput, LossFn, Params
 FIELDS = (
   *('job', 'stage', 'workdir', 'requires', 'next', 'seed', 'total_steps', 'batch_size'),
   *('accumulate', 'mesh', 'model', 'data', 'loss', 'annotate', 'optimizer', 'init'),
-  *('evaluate', 'sample', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
+  *('evals', 'sample', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
   *('publish', 'centre', 'rollout', 'stop', 'gradients'),
 )
 COUNTS = (
@@ -53,7 +53,7 @@ SUMMARY = ('reward', 'accuracy', 'bits_per_byte')  # the first that was evaluate
 # What may differ when a run is resumed: where it runs and how often it speaks.
 MAY_CHANGE = (
   *('mesh', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
-  *('evaluate', 'sample', 'next', 'requires', 'stop'),
+  *('evals', 'sample', 'next', 'requires', 'stop'),
 )
 
 
@@ -97,6 +97,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
     )
   _loss_fn(config, artifact.build(config.model.to_dict()))
   _optimizer(config)
+  evaluations.check(config.evals)
 
 
 def main(config: Any) -> None:
@@ -198,18 +199,18 @@ class _Run:
     self.attention = shape.backend(self.tokens_shape[-1])  # refuses what it cannot do
     self.tx, self.rate = _optimizer(config)
     self.tx = optimizer.freeze(self.tx, self.model.frozen)
-    name, group = named(config.evaluate, 'evaluate')
-    self.evaluate = call(
-      find('evals', name).make,
-      group,
+    self.evaluations = evaluations.build(
+      config.evals,
       self.model,
       self.tokenizer,
-      where='evaluate',
-      rows=self.held_out,
       mesh=mesh,
+      template=config.data.get('template'),
+      rows=lambda: self.held_out,
+      every=config.eval_every,
       annotate=self.annotate,
       batch_size=config.batch_size,
-      offered={'loss_fn': self.loss_fn},
+      loss_fn=self.loss_fn,
+      seed=config.seed,
     )
     self.complete = None
     if config.sample.prompts and shape.causal and shape.head != 'scalar':
@@ -329,20 +330,20 @@ class _Run:
       f'{self.tokens_shape[-1]} tokens, {config.total_steps} steps of {tokens} tokens, on '
       f'{self.mesh.size} x {jax.devices()[0].device_kind}, attention by {self.attention}'
     )
-    keeper = Keeper(
+    actions = PeriodicActions(
       folder,
       total_steps=config.total_steps,
       eval_every=config.eval_every,
       checkpoint_every=config.checkpoint_every,
       log=log,
       checkpoints=checkpoints,
-      evaluate=self.evaluate,
+      evaluations=self.evaluations,
       show=lambda params: [*self._samples(params), *shown.lines(0)],
       carry=self._carry,
       reuse=reuse,
     )
-    hooks = (log, shown, keeper)
-    with keeper.on_signals():
+    hooks = (log, shown, actions)
+    with actions.handle_signals():
       try:
         state = fit(state, batch_fn, step_fn, total_steps=config.total_steps, hooks=hooks)
       except training_metrics.Overoptimized as stop:

@@ -89,7 +89,7 @@ class Log:
     self._closed: list[tuple[int, Metrics]] = []
     self._mark, self._waited_mark = time.perf_counter(), 0.0
     self._rate = 0.0  # seconds a step, smoothed, for the ETA
-    self._validation: dict[str, float] = {}
+    self._bits: dict[str, float] = {}  # the newest bits per byte of each evaluation
     self._file = self._board = None
     if jax.process_index() == 0:
       path = folder / 'metrics.jsonl'
@@ -145,13 +145,14 @@ class Log:
         if name != 'step' and isinstance(value, int | float):
           self._board.add_scalar(name, value, record['step'])
 
-  def validation(self, step: int, values: dict[str, float]) -> None:
-    """Records an evaluation and shows it, also in the lines that follow."""
-    self._validation = values
-    self.write({'step': step, **{f'validation/{k}': v for k, v in values.items()}})
+  def evaluated(self, step: int, key: str, values: dict[str, float]) -> None:
+    """Records the metrics of evaluation `key`, and prints them."""
+    if 'bits_per_byte' in values:
+      self._bits[key] = values['bits_per_byte']
+    self.write({'step': step, **{f'{key}/{k}': v for k, v in values.items()}})
     told = [name for name in SHOWN if name in values] or list(values)
     shown = '  '.join(f'{name.replace("_", " ")} {values[name]:.4f}' for name in told)
-    self.say(f'step {step:>6}  validation: {shown}')
+    self.say(f'step {step:>6}  {key}: {shown}')
 
   def say(self, text: str) -> None:
     """Prints above the progress bar, on the first host only."""
@@ -218,8 +219,7 @@ class Log:
     step = record['step']
     parts = [f'step {step:>6}/{self.total_steps}', f'loss {record["loss"]:.4f}']
     parts += [f'{name} {record[name]:.3g}' for name in ROLLOUT if name in record]
-    if 'bits_per_byte' in self._validation:
-      parts.append(f'validation bits/byte {self._validation["bits_per_byte"]:.4f}')
+    parts += [f'{key} bits/byte {value:.4f}' for key, value in self._bits.items()]
     if 'seconds_to_first_step' in record:
       parts.append(f'first step {record["seconds_to_first_step"]:.1f} s after the start')
     else:
@@ -263,8 +263,19 @@ def read(folder: str | Path) -> list[dict[str, Any]]:
   return records
 
 
+def _evaluated(records: list[dict[str, Any]], metric: str) -> dict[str, list[tuple[int, float]]]:
+  """Key of an evaluation -> (step, value) of a metric that it measured."""
+  found: dict[str, list[tuple[int, float]]] = {}
+  for record in records:
+    for name, value in record.items():
+      key, _, last = name.rpartition('/')
+      if key and last == metric and value is not None:
+        found.setdefault(key, []).append((record['step'], value))
+  return found
+
+
 def plot(folder: str | Path) -> Path | None:
-  """Draws loss and validation bits per byte over steps into `loss.png`.
+  """Draws loss, and loss and bits per byte of the evaluations, over steps into `loss.png`.
 
   Returns:
     Its path, or None where matplotlib (extra `log`) is not installed.
@@ -276,21 +287,20 @@ def plot(folder: str | Path) -> Path | None:
   records = read(folder)
   figure = Figure(figsize=(8, 4.5), layout='constrained')
   axes = figure.subplots()
+  axes.set_prop_cycle(color=['tab:orange', 'tab:red', 'tab:purple', 'tab:brown'])
   train = [(r['step'], r['loss']) for r in records if r.get('loss') is not None]
   axes.plot(*zip(*train, strict=True), color='tab:blue', lw=1.2, label='training loss')
-  held = [(r['step'], r['validation/loss']) for r in records if 'validation/loss' in r]
-  if held:
-    axes.plot(*zip(*held, strict=True), 'o-', color='tab:orange', ms=4, label='validation loss')
+  for key, points in _evaluated(records, 'loss').items():
+    axes.plot(*zip(*points, strict=True), 'o-', ms=4, label=f'{key} loss')
   axes.set(xlabel='step', ylabel='loss (nats per token)', title=str(folder))
   axes.grid(alpha=0.3)
   handles, labels = axes.get_legend_handles_labels()
-  bits = [
-    (r['step'], r['validation/bits_per_byte']) for r in records if 'validation/bits_per_byte' in r
-  ]
-  if bits:
+  if bits := _evaluated(records, 'bits_per_byte'):
     twin = axes.twinx()
-    twin.plot(*zip(*bits, strict=True), 's--', color='tab:green', ms=4, label='bits per byte')
-    twin.set_ylabel('validation bits per byte')
+    twin.set_prop_cycle(color=['tab:green', 'tab:olive', 'tab:cyan', 'tab:gray'])
+    for key, points in bits.items():
+      twin.plot(*zip(*points, strict=True), 's--', ms=4, label=f'{key} bits per byte')
+    twin.set_ylabel('bits per byte')
     more = twin.get_legend_handles_labels()
     handles, labels = handles + more[0], labels + more[1]
   axes.legend(handles, labels, loc='upper right')

@@ -70,7 +70,7 @@ def small(c, data, workdir):
     stage.total_steps, stage.batch_size, stage.accumulate = STEPS, 4, 1
     stage.log_every, stage.eval_every, stage.checkpoint_every = 1, 2, 2
     stage.optimizer.update(name='adamw', learning_rate=3e-3, warmup_steps=1)
-    stage.evaluate.max_rows, stage.sample.prompts, stage.stop = 8, (), ConfigDict()
+    stage.evals.validation.max_rows, stage.sample.prompts, stage.stop = 8, (), ConfigDict()
   c.report.update(
     prompts=('one and two', 'What is <b>bold</b> | $x$?'), max_new=6, max_questions=3, max_rows=8,
     sampled=6, batch_size=4, price=2.0,

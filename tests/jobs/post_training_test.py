@@ -60,7 +60,7 @@ def shrunk(c, root, workdir):
   c.total_steps, c.batch_size, c.accumulate = 4, 8, 2
   c.log_every, c.eval_every, c.checkpoint_every = 1, 2, 2
   c.optimizer.update(name='adamw', learning_rate=3e-3, warmup_steps=1)
-  c.evaluate.max_rows = 10
+  c.evals.validation.max_rows = 10
   c.sample.prompts = ()
   c.mesh.fsdp = 1
   return c

@@ -96,7 +96,7 @@ def stage(root, workdir, name):
   if name == 'ppo':
     c.total_steps = c.eval_every = c.checkpoint_every = 4
   c.optimizer.update(name='adamw', learning_rate=3e-3, warmup_steps=1)
-  c.evaluate.max_rows = 6
+  c.evals.validation.max_rows = 6
   c.mesh.fsdp = 1
   c.stop = ConfigDict()
   return c

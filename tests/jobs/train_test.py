@@ -64,7 +64,7 @@ def tiny(folder, source):
   c.total_steps, c.batch_size, c.accumulate = 4, 8, 1
   c.log_every, c.eval_every, c.checkpoint_every = 1, 2, 2
   c.optimizer.update(name='adamw', learning_rate=3e-3, warmup_steps=1)
-  c.evaluate.max_rows = 8
+  c.evals.validation.max_rows = 8
   c.sample.prompts, c.sample.max_new = ('the cat',), 4
   c.mesh.fsdp = 1
   return c
@@ -351,7 +351,7 @@ def refused(c, compiled, *parts):
     (dict(annotate=dict(steps=('mask_tokens',))), ['model.causal=False']),
     (dict(annotate=dict(steps=('mask_token',))), ["did you mean 'mask_tokens'"]),
     (dict(annotate=dict(mask_tokens=dict(fraction=0.2))), ['annotate', 'mask_tokens']),
-    (dict(evaluate=dict(max_row=3)), ["did you mean 'max_rows'"]),
+    (dict(evals=dict(validation=dict(max_row=3))), ["did you mean 'max_rows'"]),
     (dict(sample=dict(prompts=('a',), max_new=100)), ['max_new 100', '32 positions']),
     (dict(sample=dict(prompts=('a',), temprature=1.0)), ["did you mean 'temperature'"]),
     (dict(init=dict(params='runs/nowhere')), ["no folder 'runs/nowhere'"]),

@@ -181,7 +181,7 @@ def test_evaluation_is_not_training_time(tmp_path, clock):
   log.flush()
   clock[0] += 1000
   waited[0] += 1000
-  log.validation(2, {'loss': 1.5, 'bits_per_byte': 2.25})
+  log.evaluated(2, 'validation', {'loss': 1.5, 'bits_per_byte': 2.25})
   log.restart_clock()
   drive(log, 3, 4)
   log.flush()
@@ -194,7 +194,7 @@ def test_evaluation_is_not_training_time(tmp_path, clock):
 def test_what_a_person_sees(tmp_path, capsys, clock):
   log = make(tmp_path, total_steps=100, tokens_per_step=1_500_000, peak_flops=12000.0)
   drive(log, 1, 2, skipped=3)
-  log.validation(2, {'loss': 1.5, 'bits_per_byte': 2.25})
+  log.evaluated(2, 'validation', {'loss': 1.5, 'bits_per_byte': 2.25})
   drive(log, 3, 6, skipped=3)
   log.close()
   shown = capsys.readouterr().out.splitlines()
@@ -219,7 +219,7 @@ def test_a_resumed_run_drops_what_the_killed_one_said_after_the_checkpoint(tmp_p
   log = make(tmp_path, log_every=1)
   drive(log, 1, 6)
   log.flush()
-  log.validation(6, {'loss': 1.0})
+  log.evaluated(6, 'validation', {'loss': 1.0})
   log.close()
   log = make(tmp_path, log_every=1, start_step=4)
   assert [r['step'] for r in lines(tmp_path)] == [1, 2, 3, 4]
@@ -314,7 +314,7 @@ def test_only_the_first_host_writes(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   log = make(tmp_path)
   drive(log, 1, 8)
-  log.validation(8, {'loss': 1.0})
+  log.evaluated(8, 'validation', {'loss': 1.0})
   log.close()
   assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ''
 
@@ -323,7 +323,7 @@ def test_the_curve_is_a_picture(tmp_path, monkeypatch):
   pytest.importorskip('matplotlib', reason='an optional extra')
   log = make(tmp_path)
   drive(log, 1, 8)
-  log.validation(8, {'loss': 1.0, 'bits_per_byte': 2.0})
+  log.evaluated(8, 'validation', {'loss': 1.0, 'bits_per_byte': 2.0})
   log.close()
   path = metrics.plot(tmp_path)
   assert path == tmp_path / 'loss.png'

@@ -6,9 +6,9 @@ import signal
 import numpy as np
 import pytest
 
-from llm_jax.training.keeper import Keeper
 from llm_jax.training.loop import Interrupted
 from llm_jax.training.optimizer import Average
+from llm_jax.training.periodic import PeriodicActions, score
 from llm_jax.training.step import TrainState
 from llm_jax.types import Mean, Peak
 
@@ -35,15 +35,16 @@ def evaluate(params):
   return {'loss': Mean(2 * loss_of(params), 2.0), 'accuracy': Mean(1.0, 4.0)}
 
 
-def keeper_of(diary, **changes):
+def actions_of(diary, *, evaluate=evaluate, **changes):
   options = dict(total_steps=10, eval_every=4, checkpoint_every=3, log=diary, checkpoints=diary)
-  options |= dict(evaluate=evaluate, show=lambda params: [])
-  return Keeper('runs/mine', **(options | changes))
+  options |= dict(show=lambda params: []) | changes
+  given = {'evaluations': {'validation': (evaluate, options['eval_every'])}} | options
+  return PeriodicActions('runs/mine', **given)
 
 
-def walk(keeper, steps):
+def walk(actions, steps):
   for step in steps:
-    keeper(step, state_at(step), {})
+    actions(step, state_at(step), {})
 
 
 def entries(diary, name):
@@ -61,8 +62,8 @@ def entries(diary, name):
 )
 def test_the_intervals_and_always_the_last_step(eval_every, checkpoint_every, evaluated, saved):
   diary = Diary()
-  walk(keeper_of(diary, eval_every=eval_every, checkpoint_every=checkpoint_every), range(1, 11))
-  assert [step for step, _ in entries(diary, 'validation')] == evaluated
+  walk(actions_of(diary, eval_every=eval_every, checkpoint_every=checkpoint_every), range(1, 11))
+  assert [step for step, *_ in entries(diary, 'evaluated')] == evaluated
   assert entries(diary, 'save') == [
     (step, state_at(step), step / 2 if step in evaluated else None, None) for step in saved
   ]
@@ -70,20 +71,22 @@ def test_the_intervals_and_always_the_last_step(eval_every, checkpoint_every, ev
 
 def test_a_run_that_goes_on_keeps_the_steps_of_its_beginning():
   diary = Diary()
-  walk(keeper_of(diary), range(6, 11))
-  assert [step for step, _ in entries(diary, 'validation')] == [8, 10]
+  walk(actions_of(diary), range(6, 11))
+  assert [step for step, *_ in entries(diary, 'evaluated')] == [8, 10]
   assert [step for step, *_ in entries(diary, 'save')] == [6, 9, 10]
 
 
 def test_what_is_done_before_it_is_told_and_the_clock_stands_still_meanwhile():
   diary = Diary()
-  keeper = keeper_of(diary, eval_every=2, checkpoint_every=2, show=lambda params: [params, 'more'])
-  walk(keeper, [1])
+  actions = actions_of(
+    diary, eval_every=2, checkpoint_every=2, show=lambda params: [params, 'more']
+  )
+  walk(actions, [1])
   assert diary.entries == []  # between its steps the hook waits for nothing
-  walk(keeper, [2])
+  walk(actions, [2])
   assert diary.entries == [
     ('flush',),
-    ('validation', 2, {'loss': 1.0, 'accuracy': 0.25}),
+    ('evaluated', 2, 'validation', {'loss': 1.0, 'accuracy': 0.25}),
     ('say', '  | params 2'),
     ('say', '  | more'),
     ('restart_clock',),
@@ -96,9 +99,9 @@ def test_what_is_done_before_it_is_told_and_the_clock_stands_still_meanwhile():
 def test_the_average_is_evaluated_and_the_whole_state_saved():
   diary, asked = Diary(), []
   ask = lambda params: asked.append(params) or {'loss': Mean(1.0, 1.0)}
-  keeper = keeper_of(diary, eval_every=1, evaluate=ask)
+  actions = actions_of(diary, eval_every=1, evaluate=ask)
   state = TrainState(np.int32(3), {'a': 1, 'b': 2}, Average(inner=(), ema={'a': 5}))
-  keeper(3, state, {})
+  actions(3, state, {})
   assert asked == [{'a': 5, 'b': 2}]
   assert entries(diary, 'save') == [(3, state, 1.0, None)]
 
@@ -111,37 +114,79 @@ def test_where_there_is_a_reward_the_highest_is_the_best_whatever_the_loss():
     'reward': Mean(4 * rewards[2 * loss_of(params)], 4.0),
     'ratio_max': Peak(3.0),
   }
-  walk(keeper_of(diary, eval_every=2, checkpoint_every=2, evaluate=ask, total_steps=6), range(1, 7))
+  walk(
+    actions_of(diary, eval_every=2, checkpoint_every=2, evaluate=ask, total_steps=6), range(1, 7)
+  )
   assert [entry[2] for entry in entries(diary, 'save')] == [-0.25, -0.75, 0.0]
-  assert entries(diary, 'validation')[0] == (2, {'loss': 1.0, 'reward': 0.25, 'ratio_max': 3.0})
+  assert entries(diary, 'evaluated')[0] == (
+    2,
+    'validation',
+    {'loss': 1.0, 'reward': 0.25, 'ratio_max': 3.0},
+  )
 
 
 def test_without_reward_and_loss_there_is_no_score():
   diary = Diary()
-  walk(keeper_of(diary, eval_every=1, evaluate=lambda params: {'same_text': Mean(1.0, 2.0)}), [3])
+  walk(actions_of(diary, eval_every=1, evaluate=lambda params: {'same_text': Mean(1.0, 2.0)}), [3])
   assert entries(diary, 'save') == [(3, state_at(3), None, None)]
+
+
+def test_each_evaluation_has_its_own_steps_and_one_of_them_decides():
+  diary = Diary()
+  losses = lambda params: {'loss': Mean(loss_of(params), 1.0)}
+  found = lambda params: {'f1': Mean(1.0, 2.0)}
+  both = {'questions': (found, 3), 'validation': (losses, 2)}
+  shown = lambda params: ['sample']
+  walk(actions_of(diary, evaluations=both, checkpoint_every=1, show=shown, total_steps=7), range(8))
+  steps = lambda key: [step for step, k, _ in entries(diary, 'evaluated') if k == key]
+  assert steps('questions') == [0, 3, 6, 7] and steps('validation') == [0, 2, 4, 6, 7]
+  assert [entry[2] for entry in entries(diary, 'save')] == [0, None, 1, None, 2, None, 3, 3.5]
+  assert len(entries(diary, 'say')) == 3  # at steps 0, 4 and 7, whatever is evaluated
+
+
+def test_without_evaluations_samples_are_shown_and_states_saved():
+  diary = Diary()
+  walk(actions_of(diary, evaluations={}, show=lambda params: [params]), range(1, 6))
+  assert entries(diary, 'say') == [('  | params 4',)]
+  assert entries(diary, 'save') == [(3, state_at(3), None, None)]
+
+
+@pytest.mark.parametrize(
+  'values, wanted',
+  [
+    (dict(a=dict(loss=1.0), validation=dict(loss=2.0)), 2.0),
+    (dict(a=dict(loss=1.0), validation=dict(f1=2.0)), 1.0),
+    (dict(a=dict(loss=1.0), b=dict(loss=2.0)), None),  # validation was not due
+    (dict(a=dict(loss=1.0, reward=3.0), validation=dict(f1=2.0)), -3.0),
+    (dict(a=dict(f1=1.0), b=dict(f1=1.0), validation=dict(f1=2.0)), None),
+    ({}, None),
+  ],
+  ids=str,
+)
+def test_the_same_evaluation_always_decides(values, wanted):
+  assert score(values, ('a', 'b', 'validation')) == wanted
 
 
 def test_what_is_carried_is_that_of_the_step():
   diary, seen = Diary(), []
-  keeper = keeper_of(diary, carry=lambda: {'seen': len(seen)})
+  actions = actions_of(diary, carry=lambda: {'seen': len(seen)})
   for step in range(1, 8):
     seen.append(step)
-    walk(keeper, [step])
+    walk(actions, [step])
   assert [entry[3] for entry in entries(diary, 'save')] == [{'seen': 3}, {'seen': 6}]
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_step_it_met_and_waits_until_that_is_on_disk(number):
   diary = Diary()
-  keeper = keeper_of(diary, checkpoint_every=100)
+  actions = actions_of(diary, checkpoint_every=100)
   before = signal.getsignal(number)
-  with keeper.on_signals():
-    walk(keeper, [1])
+  with actions.handle_signals():
+    walk(actions, [1])
     os.kill(os.getpid(), number)
     assert diary.entries == []  # the step that is under way is finished first
     with pytest.raises(Interrupted) as stop:
-      walk(keeper, [2])
+      walk(actions, [2])
     # A second signal would act as it would outside, so the first has put the handler back.
     assert signal.getsignal(number) == before
   assert str(stop.value) == (
@@ -158,34 +203,34 @@ def test_a_signal_saves_the_step_it_met_and_waits_until_that_is_on_disk(number):
 
 def test_a_signal_at_an_evaluation_keeps_its_score():
   diary = Diary()
-  keeper = keeper_of(diary)
-  with keeper.on_signals():
+  actions = actions_of(diary)
+  with actions.handle_signals():
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Interrupted):
-      walk(keeper, [4])
+      walk(actions, [4])
   assert entries(diary, 'save') == [(4, state_at(4), 2.0, None)]
 
 
 def test_a_signal_inside_of_a_rollout_waits_for_its_end():
   diary = Diary()
-  keeper = keeper_of(diary, checkpoint_every=100, eval_every=100, reuse=4, total_steps=20)
-  with keeper.on_signals():
-    walk(keeper, [4, 5])
+  actions = actions_of(diary, checkpoint_every=100, eval_every=100, reuse=4, total_steps=20)
+  with actions.handle_signals():
+    walk(actions, [4, 5])
     os.kill(os.getpid(), signal.SIGTERM)
-    walk(keeper, [6, 7])
+    walk(actions, [6, 7])
     assert diary.entries == []
     with pytest.raises(Interrupted, match='saved step 8'):
-      walk(keeper, [8])
+      walk(actions, [8])
   assert entries(diary, 'save') == [(8, state_at(8), None, None)]
 
 
 def test_a_signal_in_the_last_rollout_lets_the_run_end_where_that_is_cut_short():
   diary = Diary()
-  keeper = keeper_of(diary, checkpoint_every=100, reuse=4, total_steps=10)
-  with keeper.on_signals():
-    walk(keeper, [9])
+  actions = actions_of(diary, checkpoint_every=100, reuse=4, total_steps=10)
+  with actions.handle_signals():
+    walk(actions, [9])
     os.kill(os.getpid(), signal.SIGTERM)
-    walk(keeper, [10])
+    walk(actions, [10])
   assert [step for step, *_ in entries(diary, 'save')] == [10]
 
 
@@ -193,7 +238,7 @@ def test_the_handlers_are_put_back_whatever_happens():
   found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
   for error in (None, OSError):
     try:
-      with keeper_of(Diary()).on_signals():
+      with actions_of(Diary()).handle_signals():
         assert all(signal.getsignal(number) != found[number] for number in found)
         if error:
           raise error
