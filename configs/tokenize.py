@@ -1,4 +1,7 @@
-"""Raw text to packed rows of tokens: python -m llm_jax.main --config=configs/tokenize.py:tiny."""
+"""Tokenizing: raw text becomes a tokenizer and packed rows of tokens.
+
+python -m llm_jax.main --config=configs/tokenize.py:tiny
+"""
 
 from ml_collections import ConfigDict
 

@@ -5,6 +5,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
 import traceback
@@ -100,20 +101,28 @@ def _at(path: Path) -> ModuleType:
 
 
 def _imported(room: str, name: str | Path, load: Callable[[], ModuleType]) -> ModuleType:
-  """What `load` imports; a mistake inside of it is told in one line, with its place."""
+  """What `load` imports.
+
+  Raises:
+    BadInput: a mistake inside of it, with its place.
+  """
   try:
     return load()
   except Exception as error:
-    said = ' '.join(str(error).split()) or 'raised'
-    if isinstance(error, SyntaxError):
-      place, said = f'{error.filename}:{error.lineno}', str(error.msg)
-    else:
-      ours = (__file__, importlib.__file__)
-      steps = traceback.extract_tb(error.__traceback__)
-      outside = [s for s in steps if s.filename not in ours and not s.filename.startswith('<')]
-      theirs = [s for s in outside if s.filename == outside[0].filename]
-      place = f'{theirs[-1].filename}:{theirs[-1].lineno}' if theirs else str(name)
-    raise BadInput(f'{room}: {place}: {type(error).__name__}: {said}') from error
+    raise BadInput(f'{room}: {told(error, name)}') from error
+
+
+def told(error: Exception, name: str | Path) -> str:
+  """One line on a mistake in a file of the user's, with its place; `name` where that is unknown."""
+  said, place = ' '.join(str(error).split()) or 'raised', str(name)
+  if isinstance(error, SyntaxError):
+    place, said = f'{error.filename}:{error.lineno}', str(error.msg)
+  ours = (f'{Path(__file__).parent}{os.sep}', os.path.dirname(importlib.__file__), '<')
+  steps = [s for s in traceback.extract_tb(error.__traceback__) if not s.filename.startswith(ours)]
+  for step in steps:
+    if step.filename == steps[0].filename and not isinstance(error, SyntaxError):
+      place = f'{step.filename}:{step.lineno}'
+  return f'{place}: {type(error).__name__}: {said}'
 
 
 def named(group: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:

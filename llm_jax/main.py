@@ -1,7 +1,8 @@
-"""The one door: `python -m llm_jax.main --config=FILE` runs `jobs/<config.job>.py`."""
+"""The one door: `python -m llm_jax.main --config=FILE` runs `jobs/<config.job>.py`.
 
-import ast
-import difflib
+`--help` says what can be run, and with a config all of its options; `--print` shows the config.
+"""
+
 import os
 import re
 import sys
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+
+from llm_jax import __version__
+from llm_jax.jobs.command import read_config
 
 
 def run(config: Any) -> None:
@@ -30,91 +34,6 @@ def run(config: Any) -> None:
   for name in config.get('requires', ()):
     run(config[name])
   job.main(config)
-
-
-def read_config(argv: Sequence[str]) -> ConfigDict:
-  """The config of a command line: a file, its size, and fields set by `--config.group.field=`.
-
-  A field that the file lists is set by ml_collections, which checks its type. One that it does not
-  list may be added to a group, since a group is the keyword arguments of some function, and that
-  function's signature is asked later; so may a group inside of a group. The fields of the job
-  itself are a closed list.
-
-  Raises:
-    SystemExit: one line that names what is wrong.
-  """
-  options = [word for word in argv[1:] if word.startswith('--config=')]
-  strays = [word for word in argv[1:] if not word.startswith(('--config=', '--config.'))]
-  if strays:
-    sys.exit(f'error: what is {strays[0]!r}? options look like --config.total_steps=100')
-  if len(options) != 1:
-    sys.exit('error: which config? give one, such as --config=configs/pretrain.py')
-  path = options[0].removeprefix('--config=').partition(':')[0]
-  if not Path(path).is_file():
-    found = sorted(str(p) for p in Path(path).parent.glob('*.py')) if Path(path).parent else []
-    close = difflib.get_close_matches(path, found, n=1)
-    hint = f'; did you mean {close[0]!r}?' if close else ''
-    sys.exit(f'error: config: no file {path!r} in {Path.cwd()}{hint}')
-  plain = _load([argv[0], *options])
-  listed, added = [], {}
-  for word in argv[1:]:
-    name, equals, value = word.removeprefix('--config.').partition('=')
-    if word in options or _lists(plain, name):
-      listed.append(word)
-    elif not equals:
-      sys.exit(f'error: {word}: a value is missing; write {word}=...')
-    else:
-      added[name] = value
-  config = _load([argv[0], *listed])
-  for name, value in added.items():
-    group, _, field = name.rpartition('.')
-    inner = config
-    for depth, part in enumerate(filter(None, group.split('.'))):
-      if depth and isinstance(inner, ConfigDict) and part not in inner and 'job' not in inner:
-        with config.unlocked():
-          inner[part] = ConfigDict()  # a group of a group, such as model.lora
-      inner = inner.get(part) if isinstance(inner, ConfigDict) else None
-    if not isinstance(inner, ConfigDict) or 'job' in inner:
-      names = [*config]
-      if isinstance(inner, ConfigDict):
-        names += [f'{group}.{key}' for key in inner]
-      close = difflib.get_close_matches(name, names, n=1) or sorted(config)
-      sys.exit(f'error: config: unknown field {name!r}; did you mean {" or ".join(close)}?')
-    with config.unlocked():
-      inner[field] = literal(value)
-  return config
-
-
-def _load(argv: list[str]) -> ConfigDict:
-  values = flags.FlagValues()
-  holder = config_flags.DEFINE_config_file('config', flag_values=values)
-  before, sys.argv = sys.argv, argv  # where config_flags looks for overrides
-  try:
-    values(argv)
-    return holder.value
-  except (flags.Error, ValueError, TypeError, KeyError) as error:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    sys.exit(f'error: {lines[-1].removeprefix("ValueError: ")}')
-  finally:
-    sys.argv = before
-
-
-def _lists(config: ConfigDict, name: str) -> bool:
-  """Whether the config has the field; an index, as in `layers[0]`, is left to ml_collections."""
-  inner: Any = config
-  for part in name.partition('[')[0].split('.'):
-    if not isinstance(inner, ConfigDict) or part not in inner:
-      return False
-    inner = inner[part]
-  return True
-
-
-def literal(text: str) -> Any:
-  """A word of the command line as a Python value, or else as text."""
-  try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return {'true': True, 'false': False}.get(text.lower(), text)
 
 
 # What JAX says where another process no longer answers.
@@ -143,6 +62,10 @@ def _rounds(config: ConfigDict) -> bool:
 
 def main(argv: Sequence[str]) -> None:
   """Reads the config, starts JAX on every host, runs the job, answers bad input with one line."""
+  asked = [word for word in argv[1:] if word in ('--help', '-h', '--print', '--version')]
+  rest = [word for word in argv if word not in asked]
+  if asked or len(rest) == 1:
+    return _tell(asked[0] if asked else '--help', rest)
   config = read_config(argv)
   tune_cpu(rounds=_rounds(config))
   import jax
@@ -171,6 +94,22 @@ def main(argv: Sequence[str]) -> None:
       traceback.print_exc()
       leave(f'stopped: host {jax.process_index()} failed. {last}')
     leave(f'stopped: another host has left, or cannot be reached; start all of them again. {last}')
+
+
+def _tell(what: str, argv: Sequence[str]) -> None:
+  """Prints what is asked about the program or about the config of a command line."""
+  from llm_jax.jobs import help
+
+  if what == '--version':
+    text = f'llm_jax {__version__}'
+  elif what == '--print':
+    text = help.resolved(read_config(argv))
+  else:
+    text = help.usage() if len(argv) == 1 else help.options(read_config(argv))
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:  # `| head` has read enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def leave(message: str) -> NoReturn:

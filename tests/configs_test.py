@@ -15,7 +15,7 @@ from llm_jax.find import check, find, preset
 from llm_jax.jobs import annotators, train
 from llm_jax.jobs import tokenize as tokenize_job
 from llm_jax.losses.logprobs import BLOCK_ELEMENTS
-from llm_jax.main import run
+from llm_jax.main import read_config, run
 from llm_jax.training import metrics, optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +112,23 @@ def test_the_numbers_of_a_training_config_go_together(name, size):
     c.tokenize.workdir = 'elsewhere'
     assert c.data.path == 'elsewhere'  # the data follows the job that makes it
   assert model.shape.vocab_size <= BLOCK_ELEMENTS  # a block of logits is one column at least
+
+
+def artifacts(group):
+  """Every folder of a config that could be that of an artifact."""
+  values = group.values() if isinstance(group, ConfigDict) else [group]
+  inner = [folder for value in values if value is not group for folder in artifacts(value)]
+  return [*inner, *(value for value in values if isinstance(value, str) and '/' in value)]
+
+
+@pytest.mark.parametrize('name', TRAINING)
+@pytest.mark.parametrize('loss', ['experiments.focal.loss', 'experiments/focal/loss.py'])
+def test_the_loss_is_swapped_by_one_flag(name, loss, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  words = [f'--config={name}', f'--config.loss.name={loss}', '--config.mesh.fsdp=1']
+  c = read_config(['main', *words])
+  train.check(c, coming=artifacts(config_of(name)))
+  assert c.loss.to_dict() == {'name': loss}
 
 
 @pytest.mark.parametrize('size', sizes.SIZES)

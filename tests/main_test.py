@@ -1,5 +1,8 @@
 """The command line: what a config lists, what may be added, and what is refused in one line."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,12 +38,177 @@ def test_a_group_takes_new_fields_and_new_groups():
   [
     ('--config.los.kind=ipo', "unknown field 'los.kind'"),
     ('--config.lora.rank=2', "unknown field 'lora.rank'"),
-    ('--config.total_steps.x=1', 'did you mean total_steps'),
+    ('--config.total_steps.x=1', "did you mean 'total_steps'"),
     ('--config.loss.kind', 'a value is missing'),
+    ('--config.log_every', 'a value is missing'),
     ('--loss.kind=ipo', 'options look like'),
+    ('--config.total_steps=abc', "total_steps cannot be 'abc'; it is a whole number, such as 100"),
+    ('--config.mesh.data=two', "mesh.data cannot be 'two'; it is a whole number"),
+    ('--config.loss=3', "loss cannot be '3'; it is a group"),
+    ('--config.model.layers[0]=3', "unknown field 'model.layers[0]'"),
+    ('--config.loss.name=', 'loss.name is empty'),
+    ('--config.loss.bta=unset', "unknown field 'loss.bta'"),
+    ('--config.annotate.referense=unset', "did you mean 'annotate.reference'"),
+    ('--config.total_steps=unset', 'total_steps cannot be unset'),
+    ('--config.job=unset', 'job cannot be unset'),
+    ('--config=sft', "which config, 'configs/dpo.py' or 'sft'? give one"),
   ],
 )
 def test_what_is_refused(option, message):
+  refused(message, option)
+
+
+def refused(message, *words, source='--config=configs/dpo.py'):
   with pytest.raises(SystemExit) as error:
-    read(option)
+    main.read_config(['main', *([source] if source else []), *words])
   assert message in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'source, message',
+  [
+    ('', r'which config\? give one'),
+    ('--config=dpoo', "no file 'dpoo' in .*; did you mean 'dpo'"),
+    ('--config=configs/dpoo.py', "did you mean 'configs/dpo.py'"),
+    ('--config=zzz', '--help lists'),
+    ('--config=dpo:9z', "no size '9z'; choose from: tiny"),
+    ('--config=configs/sizes.py', 'has no function get_config'),
+    ('--config=configs/base.py', 'missing 2 required'),
+  ],
+)
+def test_a_config_that_cannot_be(source, message):
+  with pytest.raises(SystemExit, match=message):
+    main.read_config(['main', *([source] if source else [])])
+
+
+@pytest.mark.parametrize('words', [('--config', 'dpo'), ('--config=dpo',), ('--config=dpo:tiny',)])
+def test_a_config_is_named_by_its_file_or_its_stem(words):
+  assert main.read_config(['main', *words, '--config.seed=3']) == read('--config.seed=3')
+
+
+def test_the_line_of_a_mistake_in_a_config_is_told(tmp_path, monkeypatch):
+  (tmp_path / 'mine.py').write_text('import json\nfrom configs import nothing\n')
+  refused('mine.py:2: ImportError: cannot import name', source=f'--config={tmp_path}/mine.py')
+  (tmp_path / 'mine.py').write_text('def get_config():\n  return {}\n')
+  refused('gives no ConfigDict', source=f'--config={tmp_path}/mine.py')
+  monkeypatch.chdir(tmp_path)
+  refused('configs are not installed with the package', source='--config=dpo')
+
+
+# --- another name, and fields that go ------------------------------------------------------------
+
+
+@pytest.mark.parametrize('order', [1, -1])
+def test_another_name_drops_what_the_file_gave_to_the_old_one(order):
+  words = ['--config.loss.name=mine.loss', '--config.loss.gamma=2', '--config.loss.temperature=0.7']
+  c = main.read_config(['main', '--config=ppo', *words[::order]])
+  assert c.loss.to_dict() == {'name': 'mine.loss', 'gamma': 2, 'temperature': 0.7}
+  assert c.annotate.sample.temperature == c.annotate.reference.temperature == 1.0
+  c = main.read_config(
+    ['main', '--config=ppo', '--config.annotate.sample.temperature=0.9', words[0]]
+  )
+  assert c.loss.to_dict() == {'name': 'mine.loss'}
+  assert c.annotate.reference.temperature == 0.9  # it still follows
+
+
+def test_the_same_name_drops_nothing():
+  assert read('--config.loss.name=dpo', '--config.data.name=preferences') == read()
+
+
+@pytest.mark.parametrize(
+  'source, group, left',
+  [
+    ('dpo', 'data', {}),
+    ('dpo', 'model', {}),
+    ('ppo', 'model.policy', {}),
+    ('pipeline:gpt', 'sft.loss', {}),
+    ('plan', 'train.data', {}),
+    ('pretrain', 'optimizer', {'learning_rate': 2e-2, 'warmup_steps': 40}),
+    ('pipeline:gpt', 'pretrain.optimizer', {'learning_rate': 2e-2, 'warmup_steps': 40}),
+  ],
+)
+def test_every_name_but_that_of_a_group_for_one_function_drops(source, group, left):
+  c = main.read_config(['main', f'--config={source}', f'--config.{group}.name=mine.other'])
+  for part in group.split('.'):
+    c = c[part]
+  assert c.to_dict() == {'name': 'mine.other', **left}
+
+
+def test_a_field_or_a_group_is_unset():
+  c = read('--config.annotate.reference.cache=unset', '--config.optimizer.weight_decay=unset')
+  assert 'cache' not in c.annotate.reference and 'weight_decay' not in c.optimizer
+  c = read('--config.annotate.reference=unset', '--config.annotate.steps=()')
+  assert c.annotate.to_dict() == {'steps': ()}
+  words = ['--config.annotate.reference.path=runs/y', '--config.annotate.reference=unset']
+  for some in (words, words[::-1]):
+    assert read(*some).annotate.reference.to_dict() == {'path': 'runs/y'}
+
+
+def test_a_field_that_is_none_takes_any_value():
+  c = main.read_config(['main', '--config=best_of_n', '--config.minimum=0.5'])
+  assert c.minimum == 0.5
+
+
+# --- what the program says of itself ---------------------------------------------------------
+
+
+def test_print_shows_what_would_run(capsys):
+  main.main(['main', '--config=dpo', '--config.loss.kind=ipo', '--print'])
+  told = capsys.readouterr().out.splitlines()
+  assert "loss.kind = 'ipo'" in told and "annotate.steps = ('reference',)" in told
+  main.main(['main', '--version'])
+  assert capsys.readouterr().out.startswith('llm_jax 0.')
+
+
+def test_usage_lists_the_configs_and_runs(tmp_path, monkeypatch, capsys):
+  main.main(['main'])
+  told = capsys.readouterr().out
+  for name in ('dpo', 'pretrain', 'chat', 'pipeline'):
+    assert f'\n  {name} ' in told
+  assert 'sizes: tiny, 15m' in told and 'recipes: gpt, llama, r1' in told and '\n  base' not in told
+  monkeypatch.chdir(tmp_path)
+  run = lambda name, file, about: (
+    (tmp_path / 'runs' / name).mkdir(parents=True),
+    (tmp_path / 'runs' / name / file).write_text(json.dumps(about)),
+  )
+  tuned = {'data': {'template': 'chatml'}}
+  run('tiny/sft', 'artifact.json', dict(stage='sft', step=8, model={}, config=tuned))
+  run('tiny/base', 'artifact.json', dict(stage='\x1b[31mred', step=8, model={}, config={}))
+  run('tiny/judge', 'artifact.json', dict(stage='reward', step=8, model={'head': 'scalar'}))
+  run('tiny/dpo', 'config.json', dict(stage='dpo', total_steps=9))
+  run('tiny/broken', 'artifact.json', ['no', 'dict'])
+  run('tiny/x; rm -r y', 'artifact.json', {})
+  run('gpt/ppo', 'config.json', dict(stage='ppo', total_steps=9))
+  (tmp_path / 'runs/gpt/seconds.json').touch()
+  (tmp_path / 'runs/tiny/dpo/checkpoints/6').mkdir(parents=True)
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs/dpo.py').touch()
+  main.main(['main', '--help'])
+  told = capsys.readouterr().out
+  for line in (
+    '--config=chat --config.artifact=runs/tiny/sft',
+    '--config=evaluate --config.artifacts="(\'runs/tiny/sft\',)"',
+    '--config=sample --config.artifact=runs/tiny/base',
+    '--config=ppo --config.init.critic=runs/tiny/judge',
+    'runs/tiny/dpo: unfinished, at step 6 of 9; the command that began it goes on',
+    '--config=dpo:tiny --config.workdir=runs/tiny/dpo',
+    '--config=pipeline:gpt',
+  ):
+    assert line in told
+  assert '\x1b' not in told and '\\x1b[31mred' in told
+  assert 'runs/tiny/broken' in told and 'artifact=runs/tiny/x' not in told
+
+
+def test_bad_words_are_answered_without_jax():
+  """In a process of its own, for the others have imported it."""
+  code = (
+    'import sys; from llm_jax import main\n'
+    'for words in (["--config=dpo", "--config.total_steps=x"], ["--config=dpoo"], ["--help"],\n'
+    '              ["--config=dpo", "--print"], ["--version"]):\n'
+    '  try: main.main(["main", *words])\n'
+    '  except SystemExit as stop: print(stop)\n'
+    'assert not {"jax", "flax", "numpy"} & {*sys.modules}'
+  )
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert "total_steps cannot be 'x'" in done.stdout

@@ -32,13 +32,14 @@ def runs_of_main():
     pytest.param(line, id=f'{page}: {line[-40:]}')
     for page in PAGES
     for line in commands(page)
-    if 'llm_jax.main' in line
+    if 'llm_jax.main --config' in line
   ]
 
 
 def parse(line):
   """The config that a command line of `llm_jax.main` gives."""
   words = shlex.split(line.split('&&')[-1], comments=True)
+  words = [word for word in words if word not in ('--help', '--print')]
   return main.read_config(words[words.index('llm_jax.main') :])
 
 
@@ -115,7 +116,7 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
   (tmp_path / 'my' / 'talks.jsonl').write_text(lines)
   seen, pipelines = set(), []
   for line in commands('README.md'):
-    if 'llm_jax.main' not in line:
+    if 'llm_jax.main' not in line or '--help' in line or '--print' in line:
       continue
     monkeypatch.chdir(ROOT)
     config = parse(line)

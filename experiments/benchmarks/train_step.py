@@ -27,7 +27,7 @@ RUN = dict(batch=8, length=4096, accumulate=1, documents=1, steps=4, blocks=4)
 
 def parse(case: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
   """Size, changes of the model, and how it is run."""
-  from llm_jax.main import literal
+  from llm_jax.jobs.command import literal
 
   size, *words = case.split(',')
   changes = {name: literal(value) for name, _, value in (word.partition('=') for word in words)}

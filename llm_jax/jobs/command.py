@@ -1,0 +1,244 @@
+"""The command line as a config: a file, its size, and what `--config.group.field=` changes in it.
+
+Nothing here imports JAX, unless a field of the job is added or removed: then the job is asked.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+# The word that takes a field or a group out of the config.
+UNSET = 'unset'
+# Elsewhere `name` chooses a file, and the other fields of its group are options of that file. This
+# group feeds one function, `name` is one of its options, and all its names share the others.
+ONE_FUNCTION = ('optimizer',)
+FOLDER = Path('configs')
+KINDS = {
+  int: 'a whole number',
+  float: 'a number',
+  bool: 'true or false',
+  tuple: 'a tuple',
+  ConfigDict: 'a group of fields',
+}
+
+
+def read_config(argv: Sequence[str]) -> ConfigDict:
+  """The config of a command line, whose first word is the program.
+
+  First goes what the command line takes away of what the file gave: fields and groups that are
+  `unset`, and where another `name` is given the options of the old one. What is left and given is
+  set by ml_collections, which checks its type. What the file does not list may be added to a group,
+  since a group is the keyword arguments of some function, and that function's signature is asked
+  later; so may a group inside of a group. The fields of a job itself are a closed list.
+
+  Raises:
+    SystemExit: one line that names what is wrong.
+  """
+  source, changes = _parse(argv[1:])
+  config = load(source)
+  for name, value in changes:
+    if value == UNSET:
+      _unset(config, name, [other for other, _ in changes])
+    elif name.endswith('.name'):
+      _rename(config, name, value)
+  changes = [(name, value) for name, value in changes if value != UNSET]
+  typed = lambda name: _lists(config, name) and ('[' in name or _value(config, name) is not None)
+  added = [change for change in changes if not typed(change[0])]
+  _set(config, [change for change in changes if change not in added])
+  for name, value in added:
+    _add(config, name, value)
+  return config.lock()
+
+
+def _parse(words: Sequence[str]) -> tuple[str, list[tuple[str, str | None]]]:
+  """The config that is asked for, and name and value of each change to it."""
+  if '--config' in words[:-1]:
+    i = words.index('--config')
+    words = [*words[:i], f'--config={words[i + 1]}', *words[i + 2 :]]
+  sources = [word.removeprefix('--config=') for word in words if word.startswith('--config=')]
+  for word in words:
+    if not word.startswith(('--config=', '--config.')):
+      sys.exit(f'error: what is {word!r}? options look like --config.total_steps=100')
+  if len(sources) != 1:
+    asked = f', {" or ".join(map(repr, sources))}' if sources else ''
+    sys.exit(f'error: which config{asked}? give one, such as --config=configs/pretrain.py')
+  changes = [word.removeprefix('--config.').partition('=') for word in words]
+  changes = [parts for word, parts in zip(words, changes) if not word.startswith('--config=')]
+  return sources[0], [(name, value if equals else None) for name, equals, value in changes]
+
+
+def load(source: str) -> ConfigDict:
+  """The config of `configs/dpo.py`, `dpo` or `dpo:15m`, as its file gives it.
+
+  Raises:
+    SystemExit: there is no such file, or it refuses.
+  """
+  name, colon, size = source.partition(':')
+  path = Path(name)
+  if not path.is_file() and (FOLDER / f'{name}.py').is_file():
+    path = FOLDER / f'{name}.py'
+  if not path.is_file():
+    _no_file(name)
+  try:
+    spec: Any = importlib.util.spec_from_file_location('config_config', path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    if not hasattr(module, 'get_config'):
+      sys.exit(f'error: config: {path} has no function get_config; it is a part of other configs')
+    config = module.get_config(*([size] if colon else []))
+  except ValueError as error:  # what the file itself refuses, such as a size
+    sys.exit(f'error: config: {path}: {" ".join(str(error).split())}')
+  except Exception as error:
+    from llm_jax.find import told
+
+    sys.exit(f'error: config: {told(error, str(path))}')
+  if not isinstance(config, ConfigDict) or 'job' not in config:
+    sys.exit(f'error: config: get_config of {path} gives no ConfigDict with a field `job`')
+  return config
+
+
+def _no_file(name: str) -> NoReturn:
+  here = Path.cwd()
+  found = {str(path): str(path) for path in Path(name).parent.glob('*.py')}
+  found |= {path.stem: path.stem for path in FOLDER.glob('*.py')}
+  if close := difflib.get_close_matches(name, found, n=1):
+    sys.exit(f'error: config: no file {name!r} in {here}; did you mean {close[0]!r}?')
+  if not FOLDER.is_dir():
+    sys.exit(
+      f'error: config: no file {name!r} in {here}, which has no folder {str(FOLDER)!r} either; '
+      'configs are not installed with the package: run this in a clone of it, or name your own file'
+    )
+  sys.exit(f'error: config: no file {name!r} in {here}; --help lists what there is')
+
+
+def _lists(config: ConfigDict, name: str) -> bool:
+  """Whether the config has the field; an index, as in `layers[0]`, is left to ml_collections."""
+  *groups, field = name.partition('[')[0].split('.')
+  inner = _value(config, '.'.join(groups))
+  return isinstance(inner, ConfigDict) and field in inner
+
+
+def _value(config: ConfigDict, name: str) -> Any:
+  """The value of a field, or the fields of a group; None where there is none."""
+  inner: Any = config
+  for part in name.split('.') if name else ():
+    inner = inner.get(part) if isinstance(inner, ConfigDict) else None
+  return inner
+
+
+def _unset(config: ConfigDict, name: str, given: Sequence[str]) -> None:
+  """Takes a field out; a group that is `given` new fields stays, empty."""
+  if not _lists(config, name) or '[' in name:
+    _unknown(config, name)
+  group, _, field = name.rpartition('.')
+  inner = _value(config, group)
+  if 'job' in inner and not _fields(inner).get(field):
+    sys.exit(f'error: config: {name} cannot be unset, job {inner.job!r} needs it')
+  del inner[field]
+  if any(other.startswith(f'{name}.') for other in given):
+    inner[field] = ConfigDict()
+
+
+def _rename(config: ConfigDict, name: str, value: str | None) -> None:
+  """Where a group names another file, the options that were for the old one go."""
+  if not value:
+    sys.exit(f'error: config: {name} is empty; a name is that of a file, or mine.loss, or a path')
+  group = name.removesuffix('.name')
+  inner = _value(config, group)
+  if _lists(config, name) and value != inner.name and group.split('.')[-1] not in ONE_FUNCTION:
+    for field in [field for field in inner if field != 'name']:
+      del inner[field]
+
+
+def _set(config: ConfigDict, changes: Sequence[tuple[str, str | None]]) -> None:
+  """Sets fields that are there, to values of their types; what refers to them follows."""
+  for name, value in changes:
+    if value is None and not isinstance(_value(config, name), bool):
+      _no_value(name)
+  words = [f'--config.{name}' + ('' if v is None else f'={v}') for name, v in changes]
+  values = flags.FlagValues()
+  try:
+    config_flags.DEFINE_config_dict(
+      'config', config, flag_values=values, lock_config=False, sys_argv=['', *words]
+    )
+    values(['', *words])
+  except (flags.Error, ValueError, TypeError, KeyError, IndexError) as error:
+    said = str(error).strip().splitlines()[-1]
+    if not (found := re.match(r'flag --config\.([^=[]+)=(.*?): ', said)):
+      sys.exit(f'error: config: {said}')
+    old = _value(config, found[1])
+    kind = next((text for type_, text in KINDS.items() if type(old) is type_), 'another value')
+    example = '' if isinstance(old, ConfigDict) else f', such as {old!r}'
+    sys.exit(f'error: config: {found[1]} cannot be {found[2]!r}; it is {kind}{example}')
+
+
+def _add(config: ConfigDict, name: str, value: str | None) -> None:
+  """Adds a field that the file does not list, or sets one of no type yet."""
+  if value is None:
+    _no_value(name)
+  *groups, field = name.split('.')
+  inner: Any = config
+  for part in groups:
+    if part not in inner:
+      if 'job' in inner and part not in _fields(inner):
+        _unknown(config, name)
+      inner[part] = ConfigDict()
+    inner = inner[part]
+    if not isinstance(inner, ConfigDict):
+      _unknown(config, name)
+  if field not in inner and ('[' in field or ('job' in inner and field not in _fields(inner))):
+    _unknown(config, name)
+  inner[field] = literal(value)
+
+
+def _fields(config: Any) -> Mapping[str, bool]:
+  """The fields of a job -> whether it can do without."""
+  from llm_jax.find import find
+  from llm_jax.types import BadInput
+
+  try:
+    job = find('jobs', config.get('job'))
+  except BadInput as error:
+    sys.exit(f'error: {error}')
+  fields = dataclasses.fields(job.Fields) if hasattr(job, 'Fields') else ()
+  missing = dataclasses.MISSING
+  return {f.name: (f.default, f.default_factory) != (missing, missing) for f in fields}
+
+
+def _unknown(config: ConfigDict, name: str) -> NoReturn:
+  """Says that there is no such field, and which there is."""
+  parts, near = name.split('.'), ''
+  inner: Any = config
+  for i, part in enumerate(parts):
+    if not isinstance(inner, ConfigDict):
+      near = f'did you mean {".".join(parts[:i])!r}?'
+    elif part not in inner:
+      close = difflib.get_close_matches(part, [*inner], n=1)
+      whole = '.'.join([*parts[:i], *close, *parts[i + 1 :]])
+      near = f'did you mean {whole!r}?' if close else f'choose from: {", ".join(sorted(inner))}'
+    if near:
+      break
+    inner = inner[part]
+  sys.exit(f'error: config: unknown field {name!r}; {near}')
+
+
+def _no_value(name: str) -> NoReturn:
+  sys.exit(f'error: --config.{name}: a value is missing; write --config.{name}=...')
+
+
+def literal(text: str) -> Any:
+  """A word of the command line as a Python value, or else as text."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return {'true': True, 'false': False}.get(text.lower(), text)
