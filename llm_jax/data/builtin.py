@@ -1,18 +1,18 @@
 """Real text that is on every machine: the documentation that comes with the Python interpreter.
 
-Four kinds of documents, for the standard library only, never for installed packages:
+It covers the standard library and no installed packages, in four kinds of documents:
   topic     a chapter of the language reference, as `help('topics')` shows it (`pydoc_data.topics`)
-  module    what a module says about itself and its public names with their first line
+  module    the docstring of a module, and its public names with their first line
   class     a class with its signature and its methods
   function  a function with its signature
 
-Python modules are read with `ast` and never imported, so nothing of them runs. Only modules
-written in C, whose documentation is in no `.py` file, are imported. The text is a function of the
-Python installation alone: two processes write the same bytes.
+Python modules are parsed with `ast` and never imported, so none of their code runs. Only modules
+written in C, whose documentation is in no `.py` file, are imported. The text depends on nothing but
+the Python installation: two processes write the same bytes.
 
 The library says many things twice (`posixpath` and `ntpath`, `_pyio` and `io`, an overview and what
-it lists). So near copies are dropped, and what is left is split by family: a module, or several
-that share passages, is on one side only.
+it lists). So near copies are dropped, and the rest is split by family: a module, or several modules
+that share passages, are on one side of the split only.
 """
 
 import ast
@@ -41,7 +41,7 @@ from llm_jax.types import BadInput
 
 SPLITS = ('train', 'validation')
 
-_MIN_WORDS = 16  # less is a label, not a text
+_MIN_WORDS = 16  # a shorter document is a label and not a text
 _SHINGLE = 5  # words in a row; two texts are compared by the shingles they share
 _COPY = 0.7  # a document is dropped if one longer document has this share of its shingles
 _RELATED = 0.2, 8  # documents that share this part of the shorter, or so many, are one family
@@ -53,7 +53,7 @@ _SKIPPED = {
   'turtledemo',
 }  # fmt: skip
 _SKIPPED_C = {'_tkinter', 'readline'}  # readline writes to the terminal when it is imported
-_PUBLIC = {'posix': 'os', 'nt': 'os'}  # where readers meet what these C modules define
+_PUBLIC = {'posix': 'os', 'nt': 'os'}  # from where people import what these C modules define
 _C_METHODS = (
   classmethod, staticmethod, types.BuiltinFunctionType, types.ClassMethodDescriptorType,
   types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodDescriptorType,
@@ -83,16 +83,16 @@ class Entry(NamedTuple):
 
 
 def documents(split: str) -> list[str]:
-  """The texts of 'train' or 'validation', in an order that mixes the kinds and never changes.
+  """The texts of 'train' or 'validation', in a mixed order that never changes.
 
   Raises:
-    BadInput: another split, or a Python that came without the source of its library.
+    BadInput: the split is another one, or this Python came without the source of its library.
   """
   return [document.text for document in _of_split(split)]
 
 
 def entries(split: str) -> list[Entry]:
-  """The documents of a split that are about one name, so all but the topics, as `documents`."""
+  """The documents of a split that are about one name, which are all but the topics."""
   found = []
   for document in _of_split(split):
     if header := re.fullmatch(r'(class |Module |)([\w.]+)(.*)', document.header):
@@ -284,7 +284,7 @@ def _c_signature(value: object) -> str:
 
 
 def _clean(text: str) -> str:
-  """Without what is not text: control characters, lone surrogates, memory addresses."""
+  """Removes what is not text: control characters, lone surrogates and memory addresses."""
   text = re.sub(r'[^\S\n ]', ' ', text.replace('\r\n', '\n').expandtabs())
   text = re.sub(r'[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]', '', text)
   text = re.sub(r'\bat 0x[0-9A-Fa-f]+', 'at 0x...', text)
@@ -292,7 +292,7 @@ def _clean(text: str) -> str:
 
 
 def _first_line(doc: str) -> str:
-  """The first paragraph, cut after its first sentence, in one line."""
+  """The first sentence, in one line of at most 160 characters."""
   line = ' '.join(doc.split('\n\n')[0].split())
   sentence = re.split(r'(?<=[a-z)\]\'"`]\.) (?=[A-Z])', line)[0]
   return textwrap.shorten(sentence, 160, placeholder=' ...')
@@ -336,7 +336,7 @@ def _split() -> dict[str, list[Document]]:
 
 
 def _drop_copies(found: list[Document]) -> list[Document]:
-  """Without each document that is mostly in a longer one; of equals the last one stays."""
+  """Drops each document that is mostly contained in a longer one; of equals the last one stays."""
   size, pairs = _overlaps(found)
   # Shortest first, so that of three copies the longest is still there at the end.
   dropped = set()

@@ -1,7 +1,7 @@
-"""Conversations in rows of one length: the template says which tokens are trained, packing where.
+"""Conversations packed into rows of one length; the template says which tokens are trained on.
 
-Packing is best-fit decreasing as in `llm_jax.data.packed`, so a conversation is never cut but on
-purpose, and attention stays inside of it.
+Packing is best-fit decreasing as in `llm_jax.data.packed`. So a conversation stays whole unless
+`overlong` says otherwise, and attention stays inside of it.
 """
 
 import hashlib
@@ -45,20 +45,20 @@ def make(
   validation: Mapping[str, str] | None = None,
   validation_fraction: float = 0.01,
 ) -> Mixture:
-  """Rows of packed conversations, as a random-access sequence; one line about them is printed.
+  """Rows of packed conversations, as a random-access sequence; prints one line about them.
 
   Args:
-    tokenizer: with the control tokens of the template.
+    tokenizer: one that has the control tokens of the template.
     sources: name -> 'builtin', 'builtin:<family>' or files, as in `llm_jax.data.records`; an empty
       text leaves the source out.
-    split: 'train' or 'validation'; 'test' of builtin sources.
+    split: 'train' or 'validation'; also 'test' for builtin sources.
     length: L, tokens of a row.
     template: one of `chat.TEMPLATES`.
-    train_on: 'all' answers of a conversation, or the 'last' one.
-    overlong: what becomes of conversations of more than L tokens. 'drop' leaves them out, 'cut'
-      leaves out what is behind L tokens, 'split' goes on in another segment. What has no trained
-      token then is left out too. A cut answer gets no stop token. All are counted.
-    pack: several conversations a row; else one, and padding.
+    train_on: whether 'all' answers of a conversation are trained on, or the 'last' one.
+    overlong: what becomes of conversations of more than L tokens: 'drop' leaves them out, 'cut'
+      keeps the first L tokens, and 'split' continues in another segment. A part without a trained
+      token is left out, and an answer that was cut gets no stop token. All of this is counted.
+    pack: whether a row holds several conversations, or one and padding.
     weights: source -> share of the rows; see `llm_jax.data.mixture`.
     validation: source -> what to read for its validation split.
     validation_fraction: share of the prompts held out of files that have no such entry.
@@ -68,7 +68,7 @@ def make(
     segment) int32, and `mask` float32: 1 on trained tokens, never on the first of a segment.
 
   Raises:
-    BadInput: an option, source or record that cannot be used, or no rows.
+    BadInput: an option, source or record cannot be used, or no rows are left.
   """
   if overlong not in OVERLONG:
     raise BadInput(f'data.overlong {overlong!r}; {suggest(overlong, list(OVERLONG))}')
@@ -91,7 +91,7 @@ def make(
     encoded = _encode(tokenizer, found, template, train_on, counts)
     fitting = [part for whole in encoded for part in fit(whole, length, overlong, counts)]
     if fitting:
-      rows[name] = Rows(*arrange(fitting, length, pack=pack, pad=tokenizer.pad_id))
+      rows[name] = Conversations(*arrange(fitting, length, pack=pack, pad=tokenizer.pad_id))
   _report(split, length, rows, counts)
   if not rows:
     raise BadInput(
@@ -110,7 +110,7 @@ def _encode(
   train_on: str,
   counts: Counter[str],
 ) -> Iterable[Encoded]:
-  """The conversations that are worth learning from."""
+  """The ids and masks of the conversations that have an answer."""
   waiting, encoded = [], []
   for where, messages in found:
     counts['conversations'] += 1
@@ -141,7 +141,10 @@ def fit(whole: Encoded, length: int, overlong: str, counts: Counter[str]) -> lis
     whole: ids and mask of the conversation.
     length: L.
     overlong: one of OVERLONG.
-    counts: gets 'dropped', 'cut' or 'split' conversations, and 'no trained token' parts.
+    counts: counts 'dropped', 'cut' or 'split' conversations, and 'no trained token' parts.
+
+  >>> fit(Encoded([1, 2, 3, 4, 5], [0, 1, 1, 0, 1]), length=3, overlong='cut', counts=Counter())
+  [Encoded(ids=[1, 2, 3], mask=[0, 1, 1])]
   """
   if len(whole.ids) <= length:
     return [whole]
@@ -163,7 +166,7 @@ def arrange(
     parts: of at most `length` tokens each.
     length: L.
     pack: several parts a row, best-fit decreasing; else one.
-    pad: the id behind the last part of a row.
+    pad: the id that fills a row after its last part.
   """
   lengths_D = np.array([len(part.ids) for part in parts], np.int64)
   tokens_T = np.fromiter((i for part in parts for i in part.ids), np.int32)
@@ -177,8 +180,8 @@ def arrange(
   return tokens_RL, segment_RL, mask_RL
 
 
-class Rows:
-  """Rows in memory; `[i]` gives one as in `make`, and `repr` tells other content apart."""
+class Conversations:
+  """Rows in memory; `[i]` gives one as in `make`, and `repr` holds a digest of the content."""
 
   def __init__(self, tokens_RL: np.ndarray, segment_RL: np.ndarray, mask_RL: np.ndarray):
     self.tokens_RL, self.segment_RL, self.mask_RL = tokens_RL, segment_RL, mask_RL
@@ -195,11 +198,13 @@ class Rows:
 
   def __repr__(self) -> str:
     digest = hashlib.sha256(self.tokens_RL.tobytes() + self.mask_RL.tobytes()).hexdigest()
-    return f'Rows({len(self)}, sha256={digest[:12]!r})'
+    return f'Conversations({len(self)}, sha256={digest[:12]!r})'
 
 
-def _report(split: str, length: int, rows: Mapping[str, Rows], counts: Counter[str]) -> None:
-  """One line: nothing is left out without a word."""
+def _report(
+  split: str, length: int, rows: Mapping[str, Conversations], counts: Counter[str]
+) -> None:
+  """Prints one line, which also counts what was left out and why."""
   number = sum(map(len, rows.values()))
   tokens = sum(int((some.segment_RL > 0).sum()) for some in rows.values())
   trained = sum(int(some.mask_RL.sum()) for some in rows.values())

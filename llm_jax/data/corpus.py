@@ -1,4 +1,4 @@
-"""Texts of our own as a TFDS dataset: array_record files that are read back without TensorFlow.
+"""Writes texts as a TFDS dataset: array_record files that can be read without TensorFlow.
 
 `prepare('stories', {'train': texts, 'validation': more}, 'data')` writes `data/stories/1.0.0`, and
 `tfds.data_source('stories', data_dir='data', split='train')` or `tfds.builder_from_directory`
@@ -67,8 +67,8 @@ def prepare(
   """Writes the documents below `data_dir` and returns the folder of the dataset.
 
   Raises:
-    BadInput: a name that TFDS cannot read back, no split, a split without a document, a document
-      that is not str, or a dataset that is there already (unless `overwrite`).
+    BadInput: TFDS could not read the name back, there is no split, a split has no document, a
+      document is not a str, or the dataset exists already (unless `overwrite`).
   """
   for what, word in [('name', name), *(('split', split) for split in splits)]:
     if not re.fullmatch('[a-z][a-z0-9_]*', word):
@@ -88,7 +88,7 @@ def prepare(
       'another name or data_dir'
     )
   data_dir.mkdir(parents=True, exist_ok=True)
-  # Written beside its place and then moved, so that what is there stays until the new one is whole.
+  # It is written beside its place and then moved, so the old one stays until the new one is whole.
   with tempfile.TemporaryDirectory(dir=data_dir, prefix='.writing_') as temporary:
     builder = Corpus(name=name, splits=splits, data_dir=temporary)
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS talks of a download that is none

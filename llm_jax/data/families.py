@@ -1,13 +1,13 @@
-"""Three families of small conversations, written for this package, behind one function.
+"""Three families of small conversations that were written for this package, behind one function.
 
 A family is a file of this folder that defines three functions of a split:
   conversations(split)  {'messages': [...]}, to be imitated
   preferences(split)    {'prompt': [...], 'chosen': [...], 'rejected': [...], 'margin': 0.0 to 3.0}
   questions(split)      {'prompt': [...], 'answer': str, 'family': name}, to be evaluated
-Messages are {'role': 'user' or 'assistant', 'content': str}, as chat interfaces have them. Margins
-are the four strengths in which people state a preference, as in Llama 2, arXiv:2307.09288, 3.1.
+Messages are {'role': 'user' or 'assistant', 'content': str}, as in chat interfaces. Margins are the
+four strengths of a preference that people could choose from for Llama 2 (arXiv:2307.09288, 3.1).
 
-Records are a function of the Python installation alone. No prompt of one split is in another.
+Records depend on nothing but the Python installation. No prompt of one split is in another.
 """
 
 import importlib
@@ -20,11 +20,11 @@ SPLITS = ('train', 'validation', 'test')
 FAMILIES = ('word_problems', 'python_questions', 'instructions')
 KINDS = ('conversations', 'preferences', 'questions')
 
-NEGLIGIBLY, SLIGHTLY, BETTER, SIGNIFICANTLY = 0.0, 1.0, 2.0, 3.0  # how much better chosen is
+NEGLIGIBLY, SLIGHTLY, BETTER, SIGNIFICANTLY = 0.0, 1.0, 2.0, 3.0  # by how much chosen is better
 
 
 def records(kind: str, split: str, family: str | None = None) -> list[dict]:
-  """The records of one family, or of all of them, in an order that mixes them and never changes.
+  """The records of one family, or of all, in a mixed order that never changes.
 
   Args:
     kind: one of KINDS.
@@ -32,7 +32,7 @@ def records(kind: str, split: str, family: str | None = None) -> list[dict]:
     family: one of FAMILIES; None for all.
 
   Raises:
-    BadInput: a name that is not among these.
+    BadInput: a name is not one of these.
   """
   _check('kind', kind, KINDS)
   _check('split', split, SPLITS)
@@ -58,7 +58,7 @@ def dialogue(*texts: str) -> list[dict]:
 
 
 def preference(prompt: list[dict], chosen: str, rejected: str, margin: float) -> dict:
-  """A pair of answers as chat interfaces have them."""
+  """A record with two answers, each as messages."""
   say = lambda text: [{'role': 'assistant', 'content': text}]
   return {'prompt': prompt, 'chosen': say(chosen), 'rejected': say(rejected), 'margin': margin}
 

@@ -1,11 +1,11 @@
-"""Records of many shapes into three normal forms: a conversation, a preference, a labelled answer.
+"""Reads records of many formats as one of three forms: conversation, preference, labelled answer.
 
-Which format a record has is told by its columns; `a|b` stands for either, None for absent, and
-columns that no format knows are left alone. Read unchanged are those of Hugging Face TRL
-(huggingface.co/docs/trl/dataset_formats), Alpaca, Dolly, ShareGPT with the variants of
-LLaMA-Factory, Self-Instruct, HH-RLHF (arXiv:2204.05862), rankings like those of InstructGPT
-(arXiv:2203.02155), summary comparisons (arXiv:2009.01325), best of four (arXiv:1909.08593) and
-LLMBar. Answers are lists of messages, of one message nearly always.
+The columns of a record decide its format. In the tables below `a|b` stands for either column; a
+column that is None counts as absent, and columns that no format knows are ignored. These formats
+are read unchanged: Hugging Face TRL (huggingface.co/docs/trl/dataset_formats), Alpaca, Dolly,
+ShareGPT with the variants of LLaMA-Factory, Self-Instruct, HH-RLHF (arXiv:2204.05862), rankings
+like those of InstructGPT (arXiv:2203.02155), summary comparisons (arXiv:2009.01325), best of four
+(arXiv:1909.08593) and LLMBar. Answers are lists of messages, nearly always of a single one.
 """
 
 import itertools
@@ -22,7 +22,7 @@ Messages = list[dict[str, Any]]
 Preference = tuple[Messages, list[Messages], float | None]
 Labelled = tuple[Messages, Messages, bool]
 
-# What the makers of data call those who speak.
+# The names that published data have for the roles.
 _ROLES = {
   'developer': 'system',
   'human': 'user',
@@ -44,7 +44,7 @@ _TOOLS = 'You can call these tools:'
 
 
 class BadRow(BadInput):
-  """A record of a known format that no model should learn from; `reason` is what rows share."""
+  """A record of a known format that no model should learn from; rows are counted by `reason`."""
 
   def __init__(self, reason: str):
     super().__init__(reason)
@@ -58,7 +58,7 @@ def conversation(record: Record) -> Messages:
   ['user', 'assistant']
 
   Raises:
-    BadInput: its columns are of no known format, or of several, or hold something else.
+    BadInput: its columns fit no known format, or several, or hold something unexpected.
     BadRow: the format is known, but this record is broken.
   """
   if isinstance(get(record, LABEL), bool):
@@ -136,7 +136,7 @@ def reader(record: Record, formats: Mapping[str, Callable]) -> Callable | None:
 
 
 def unknown(record: Record, formats: list[str]) -> BadInput:
-  """The error of a record with other columns than those of `formats`."""
+  """The error for a record whose columns fit none of `formats`."""
   return BadInput(
     f'columns {_columns(record)} are of no known format; choose from: {"; ".join(formats)}'
   )
@@ -192,7 +192,7 @@ def _calls(text: Any) -> list[dict[str, Any]]:
 
 
 def _said(value: Any, role: str) -> Messages:
-  """A string as a message of `role`; messages as they are."""
+  """Turns a string into a message of `role`, and leaves messages as they are."""
   return [{'role': role, 'content': value}] if isinstance(value, str) else _messages(value)
 
 
@@ -203,7 +203,7 @@ def _answer(value: Any) -> Messages:
 
 
 def prompt_of(record: Record, column: str = PROMPT) -> Messages:
-  """The prompt columns of a record: the text itself and whatever belongs before it."""
+  """The prompt of a record: its text, after the history and system prompt of other columns."""
   value = get(record, column)
   if isinstance(value, str) and value.startswith('\n\nHuman:'):
     messages = _transcript(value.removesuffix('\n\nAssistant:'))
@@ -219,7 +219,7 @@ def prompt_of(record: Record, column: str = PROMPT) -> Messages:
 
 
 def _led(record: Record, messages: Messages) -> Messages:
-  """`messages` after the system prompt, in which tools are listed."""
+  """`messages` with the record's system prompt and tools before them, as one system message."""
   system = get(record, 'system|system_prompt') or ''
   tools = record.get('tools') or []
   if isinstance(tools, str):
@@ -229,13 +229,13 @@ def _led(record: Record, messages: Messages) -> Messages:
       raise BadRow('broken list of tools') from None
   if not system and not tools:
     return messages
-  told = [system]
+  texts = [system]
   if messages and messages[0]['role'] == 'system':
-    told.append(text_of(messages[0]))
+    texts.append(text_of(messages[0]))
     messages = messages[1:]
   if tools:
-    told.append('\n'.join([_TOOLS, *(json.dumps(tool, ensure_ascii=False) for tool in tools)]))
-  return _said('\n\n'.join(filter(None, told)), 'system') + messages
+    texts.append('\n'.join([_TOOLS, *(json.dumps(tool, ensure_ascii=False) for tool in tools)]))
+  return _said('\n\n'.join(filter(None, texts)), 'system') + messages
 
 
 def text_of(message: Record) -> str:
@@ -251,7 +251,7 @@ def text_of(message: Record) -> str:
 
 
 def _transcript(text: str) -> Messages:
-  """A dialogue of HH-RLHF, written with `Human:` and `Assistant:` before what they say."""
+  """A dialogue of HH-RLHF, in which `Human:` or `Assistant:` stands before each message."""
   before, *parts = _SPEAKER.split(text)
   if before or not parts:
     raise BadInput(
@@ -323,7 +323,7 @@ def _whole_pair(record: Record) -> Preference:
 
 
 def _checked(answer: Messages) -> Messages:
-  """An answer belongs to the assistant; if somebody else speaks, prompts were not the same."""
+  """The answer, if only the assistant speaks in it; otherwise the two prompts were different."""
   if not answer or answer[0]['role'] != 'assistant' or answer[-1]['role'] != 'assistant':
     raise BadRow('prompts differ')
   if any(message['role'] in ('user', 'system') for message in answer):
@@ -372,7 +372,7 @@ def _llmbar(record: Record) -> Preference:
 
 
 def _best(prompt: str, answers: list[str], best: int) -> Preference:
-  """The best answer first; the others in the order they came, since nothing is known of it."""
+  """The best answer first, and the others in the order of the record, which says nothing else."""
   others = [answer for i, answer in enumerate(answers) if i != best]
   if len(others) == len(answers):
     raise BadRow('no answer is the best')

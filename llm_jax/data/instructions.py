@@ -1,8 +1,8 @@
 """Instructions about a passage of Python's documentation: classify, summarise, extract, rewrite.
 
-Every answer can be worked out from the passage alone, so it can be checked. The passages come from
-the corpus `builtin`: for train from its train split, for validation and test from the two halves
-of its validation split. Pretraining has not read what is asked about in the end.
+Every answer follows from the passage alone, so it can be checked. The passages come from the corpus
+`builtin`: those of train from its train split, and those of validation and test from two halves of
+its validation split, which pretraining has not read.
 """
 
 import ast
@@ -68,7 +68,10 @@ def questions(split: str) -> list[dict]:
 
 
 def preferences(split: str) -> list[dict]:
-  """About equally often: a needless opening, more talk, the passage repeated, a wrong answer."""
+  """Pairs whose rejected answer has one of four faults, about equally often.
+
+  The faults are a needless opening, a longer one, a repetition of the passage, and a wrong answer.
+  """
   found, rng = _exercises(split), random.Random(f'instructions pairs {split}')
   pairs = []
   for e in found:
@@ -85,7 +88,7 @@ def preferences(split: str) -> list[dict]:
 
 @functools.cache
 def _exercises(split: str) -> tuple[Exercise, ...]:
-  """Exercises of all tasks in turn; what train or validation asks about is not asked again."""
+  """Exercises of all tasks in turn; no passage of one split comes again in a later one."""
   earlier = SPLITS[: SPLITS.index(split)]
   used = {exercise.passage for other in earlier for exercise in _exercises(other)}
   turns = itertools.zip_longest(*(_of_task(task, split) for task in TASKS))
@@ -196,7 +199,7 @@ TASKS = {
 
 
 def _description(entry: builtin.Entry) -> str:
-  """How the corpus introduces the entry, up to its first sentence; '' if that is cut or odd."""
+  """The header and first sentence of the entry; '' if that sentence is shortened or unusual."""
   proper = re.fullmatch(r'[A-Z].*[.]', entry.summary) and not entry.summary.endswith('..')
   return f'{_header(entry)}\n\n{entry.summary}' if proper else ''
 

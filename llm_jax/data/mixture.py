@@ -1,9 +1,9 @@
 """Rows of several sources in fixed proportions, in one order that random access can compute.
 
 Row r of a source with weight w stands at (r + 1/2) / w on a line, and the mixture reads the line
-from left to right. So every prefix is shared out by Webster's method
+from left to right. So every prefix is apportioned by Webster's method
 (en.wikipedia.org/wiki/Sainte-Lague_method): after n rows a source with share s has given s n of
-them, give or take a row or two, spread as evenly as they can be.
+them, plus or minus a row or two, at intervals as even as they can be.
 """
 
 import heapq
@@ -17,8 +17,8 @@ from llm_jax.find import suggest
 from llm_jax.types import BadInput
 
 
-class Rows(Protocol):
-  """What is mixed: any sequence that can be read at random."""
+class Source(Protocol):
+  """What is mixed: any sequence with random access."""
 
   def __len__(self) -> int: ...
 
@@ -28,8 +28,8 @@ class Rows(Protocol):
 class Mixture:
   """A random-access sequence over the rows of several sequences.
 
-  A pass is the shortest that shows every row: a source with more weight than rows starts over, none
-  is cut short. With the default weights, proportional to the rows, every row comes exactly once.
+  A pass is the shortest one that has every row: a source with more weight than rows starts over.
+  With the default weights, which are proportional to the rows, every row comes exactly once.
 
   >>> ''.join(Mixture({'text': 'aaaa', 'code': 'BB'}))
   'aBaaBa'
@@ -37,12 +37,12 @@ class Mixture:
   'BaBaBaBa'
   """
 
-  def __init__(self, sources: Mapping[str, Rows], weights: Mapping[str, float] | None = None):
+  def __init__(self, sources: Mapping[str, Source], weights: Mapping[str, float] | None = None):
     """`weights` maps each source to its share of the rows, in any unit; 0 leaves the source out.
 
     Raises:
-      BadInput: a name that is not a source, a source without weight, a weight that is negative or
-        not finite, no weight above zero, or an empty source with weight.
+      BadInput: a name is not a source, a source has no weight, a weight is negative or not finite,
+        none is above zero, or an empty source has one.
     """
     if weights is None:
       weights = {name: len(rows) for name, rows in sources.items()}
@@ -67,12 +67,16 @@ class Mixture:
     )  # rows up to that place; a tie goes to the earlier source
 
   def locate(self, index: int) -> tuple[str, int]:
-    """The source and its row that stand at `index`; the cost does not grow with the rows."""
+    """The source at `index` and its row there, at a cost that does not grow with the rows.
+
+    >>> Mixture({'text': 'aaaa', 'code': 'BB'}).locate(1)
+    ('code', 0)
+    """
     source, row = self._locate(index)
     return self._names[source], row
 
-  def source(self, name: str) -> Rows:
-    """The sequence of that name, as it was given."""
+  def source(self, name: str) -> Source:
+    """The sequence with that name, as it was given."""
     return self._rows[self._names.index(name)]
 
   def _locate(self, index: int) -> tuple[int, int]:
@@ -108,7 +112,7 @@ class Mixture:
     return f'Mixture({inside})'
 
 
-def _checked(sources: Mapping[str, Rows], weights: Mapping[str, float]) -> dict[str, Fraction]:
+def _checked(sources: Mapping[str, Source], weights: Mapping[str, float]) -> dict[str, Fraction]:
   """The weights above zero as exact decimals."""
   for name, weight in weights.items():
     if name not in sources:

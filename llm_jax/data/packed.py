@@ -1,7 +1,7 @@
-"""Documents packed into rows of one length: how they are cut, stored in shards and read back.
+"""Documents packed into rows of one length, stored in shards and read back.
 
 Letters beside those of `llm_jax.types`: T tokens, D documents, P pieces of documents, R rows.
-A document that is cut becomes several pieces, and each piece a segment of its own.
+A document that does not fit becomes several pieces, and each piece is a segment of its own.
 """
 
 import contextlib
@@ -33,10 +33,10 @@ class Pieces(NamedTuple):
 
 
 def best_fit(lengths_D: np.ndarray, length: int) -> Pieces:
-  """Best-fit decreasing: each document whole, in the fullest row that has room for it.
+  """Best-fit decreasing (arXiv:2404.10830): a document goes to the fullest row with room for it.
 
-  Documents longer than a row are cut into pieces of a row and a rest (arXiv:2404.10830). Rows and
-  the pieces inside them keep the order of the documents.
+  A document longer than a row becomes pieces of the length of a row and a rest. Rows, and the
+  pieces inside them, keep the order of the documents.
 
   >>> pieces = best_fit(np.array([3, 4, 2, 1]), length=5)
   >>> pieces.document.tolist(), pieces.row.tolist()
@@ -46,7 +46,7 @@ def best_fit(lengths_D: np.ndarray, length: int) -> Pieces:
     lengths_D: tokens of each document, all above 0.
     length: tokens of a row.
   """
-  document_P, start_P, size_P = _cut(lengths_D, length)
+  document_P, start_P, size_P = _pieces(lengths_D, length)
   row_P = np.zeros(len(size_P), np.int64)
   with_room: list[list[int]] = [[] for _ in range(length + 1)]  # rows by their free tokens
   free = 0  # bit n is set when a row has n free tokens: the smallest fit is one bit operation
@@ -72,7 +72,7 @@ def best_fit(lengths_D: np.ndarray, length: int) -> Pieces:
   return Pieces(document_P[order], start_P[order], size_P[order], row_P[order])
 
 
-def _cut(lengths_D: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pieces(lengths_D: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   lengths_D = np.asarray(lengths_D, np.int64)
   pieces_D = -(-lengths_D // length)
   document_P = np.repeat(np.arange(len(lengths_D)), pieces_D)
@@ -86,7 +86,7 @@ def _before(counts: np.ndarray) -> np.ndarray:
 
 
 def split(lengths_D: np.ndarray, length: int) -> Pieces:
-  """One stream of documents cut at every row: no padding but in the last row.
+  """One stream of documents, split wherever a row ends: only the last row has padding.
 
   >>> pieces = split(np.array([3, 4, 2, 1]), length=5)
   >>> pieces.document.tolist(), pieces.size.tolist()  # document 1 goes on in the second row
@@ -123,13 +123,13 @@ def fill(
     lengths_D: tokens of each.
     pieces: from `best_fit` or `split`.
     length: L, tokens of a row.
-    pad: the id behind the last piece of a row.
+    pad: the id that fills a row after its last piece.
 
   Returns:
     tokens_RL of the dtype of tokens_T, and segment_RL uint16: 0 = padding, 1, 2, ... = pieces.
 
   Raises:
-    BadInput: more than 65535 pieces in one row.
+    BadInput: a row has more than 65535 pieces.
   """
   rows = int(pieces.row[-1]) + 1 if len(pieces.row) else 0
   count_R = np.bincount(pieces.row, minlength=rows)
@@ -171,7 +171,7 @@ def write_shard(
   segment_RL: np.ndarray,
   counts: Mapping[str, int],
 ) -> None:
-  """Writes `tokens-`, `segment-` and last `shard-<number>.json`, whose presence says 'done'."""
+  """Writes `tokens-`, `segment-` and last `shard-<number>.json`, which marks the shard as done."""
   folder.mkdir(parents=True, exist_ok=True)
   for name, array in (('tokens', tokens_RL), ('segment', segment_RL)):
     with replacing(folder / f'{name}-{shard:05d}.npy') as file:
@@ -206,7 +206,7 @@ def row_of(tokens_L: np.ndarray, segment_L: np.ndarray) -> dict[str, np.ndarray]
   }
 
 
-class Rows:
+class MappedRows:
   """The rows of one source and split, memory-mapped; `[i]` gives one row as in `make`."""
 
   def __init__(self, folder: Path, shard_rows: list[int]):
@@ -236,10 +236,10 @@ class Rows:
     return row_of(tokens_RL[row], segment_RL[row])
 
   def __reduce__(self):
-    return Rows, (self._folder, np.diff(self._ends, prepend=0).tolist())
+    return MappedRows, (self._folder, np.diff(self._ends, prepend=0).tolist())
 
   def __repr__(self) -> str:
-    return f'Rows({str(self._folder)!r}, {len(self)})'
+    return f'MappedRows({str(self._folder)!r}, {len(self)})'
 
 
 def make(
@@ -252,23 +252,24 @@ def make(
 ) -> Mixture:
   """The rows of a tokenized folder, as a random-access sequence.
 
-  Every document is bos + text + eos; a document longer than a row goes on in other segments.
+  Every document is bos + text + eos; one that is longer than a row continues in another segment.
 
   Args:
-    tokenizer: must be the one that made the folder.
+    tokenizer: the one that made the folder.
     path: workdir of a finished `tokenize` job.
     split: 'train' or 'validation'.
-    length: L; if given, must be that of the folder.
+    length: L; if given, it must be that of the folder.
     weights: source -> share of the rows, in any unit; 0 leaves a source out. By default every row
       comes once. See `llm_jax.data.mixture`.
 
   Returns:
     A sequence of dicts of arrays [L]: `tokens`, `segment` (0 = padding), `position` (from 0 in each
-    segment) int32, and `mask` float32: 1 but for padding and the first token of a segment.
+    segment) int32, and `mask` float32, which is 1 except on padding and on the first token of a
+    segment.
 
   Raises:
-    BadInput: no finished folder at `path`, another tokenizer or length, an unknown split or source,
-      or no rows.
+    BadInput: there is no finished folder at `path`, its tokenizer or length differs, the split or a
+      source is unknown, or there are no rows.
   """
   folder = Path(path)
   if not (folder / 'tokenize.json').is_file():
@@ -303,5 +304,5 @@ def make(
   if weights is not None:
     absent = made['sources'].keys() - shards.keys()  # sources without rows in this split
     weights = {name: weight for name, weight in weights.items() if name not in absent}
-  rows = {name: Rows(folder / name / split, counts) for name, counts in shards.items()}
+  rows = {name: MappedRows(folder / name / split, counts) for name, counts in shards.items()}
   return Mixture(rows, weights)

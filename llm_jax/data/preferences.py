@@ -1,8 +1,8 @@
-"""Answers to one prompt in groups of rows, best first; or one answer a row that is good or bad.
+"""Answers to one prompt as a group of rows, best first; or single answers, labelled good or bad.
 
-A pair is a group of two, a ranking of K answers a group of K. The rows of KTO have a label instead,
-and beside them what its estimate of the KL divergence needs: the same prompt with the answer to
-another one (arXiv:2402.01306, sec. 4.1; the neighbour is the row before, as TRL has it).
+A pair is a group of two, and a ranking of K answers is a group of K. The rows of KTO have a label
+instead. They can also hold what its estimate of the KL divergence needs: the same prompt with the
+answer to another one (arXiv:2402.01306, sec. 4.1), which is that of the row before, as in TRL.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _BATCH = 2048  # groups encoded at once
 
 
 class Answer(NamedTuple):
-  """Ids behind the prompt, the stop token last, and 1 where the assistant said them."""
+  """Ids after the prompt, the stop token last, and a mask of those that the assistant said."""
 
   ids: list[int]
   mask: list[int]
@@ -67,35 +67,35 @@ def make(
   validation: Mapping[str, str] | None = None,
   validation_fraction: float = 0.01,
 ) -> Mixture:
-  """Groups of answers, as a random-access sequence; one line about them is printed.
+  """Groups of answers, as a random-access sequence; prints one line about them.
 
   Args:
-    tokenizer: with the control tokens of the template.
+    tokenizer: one that has the control tokens of the template.
     sources: name -> 'builtin', 'builtin:<family>' or files, as in `llm_jax.data.records`; an empty
       text leaves the source out.
-    split: 'train' or 'validation'; 'test' of builtin sources.
+    split: 'train' or 'validation'; also 'test' for builtin sources.
     length: L, tokens of a row.
-    group: G, most answers of a ranking; 'unpaired' rows have G = 1.
+    group: G, the most answers of a ranking; 'unpaired' rows have G = 1.
     template: one of `chat.TEMPLATES`.
-    kind: 'ranked', or 'unpaired': one answer a row, and of a ranking the best and the worst.
-    invalid: 'drop' or 'raise' where answers are identical, tied or empty, more than `group`, do not
-      have the same prompt, or come with a score or margin that is not finite.
-    overlong: what becomes of more than L tokens. 'drop' leaves the group out; 'cut_prompt' keeps
-      the end of the prompt, the same for all answers; 'cut_answer' the beginning of each answer,
-      without a stop token. What cannot be cut, or is the same then, is left out.
-    mismatched: also give 'unpaired' rows the prompt with the answer of the row before, cut if it is
-      too long, as fields `kl_tokens`, `kl_segment`, `kl_position` and `kl_mask`.
+    kind: 'ranked', or 'unpaired': one answer a row, from a ranking the best and the worst.
+    invalid: whether to 'drop' a group or 'raise' an error if its answers are identical, tied, empty
+      or more than `group`, have different prompts, or a score or margin that is not finite.
+    overlong: what becomes of more than L tokens: 'drop' leaves the group out, 'cut_prompt' keeps
+      the end of the prompt, the same for all answers, and 'cut_answer' keeps the beginning of each
+      answer, without a stop token. A group that then does not fit or has equal answers is left out.
+    mismatched: whether 'unpaired' rows also have the prompt with the answer of the row before, cut
+      if it is too long, as fields `kl_tokens`, `kl_segment`, `kl_position` and `kl_mask`.
     weights: source -> share of the groups; see `llm_jax.data.mixture`.
     validation: source -> what to read for its validation split.
     validation_fraction: share of the prompts held out of files that have no such entry.
 
   Returns:
-    A sequence of dicts of arrays [G, L]: `tokens`, `segment` (1, or 0 = padding, on the right; all
-    of it where there is no answer), `position` int32, `mask` float32 (1 on the answer and its stop
-    token); and a float32 scalar, `margin` (0 where none is given) or `label` (1 good, 0 bad).
+    A sequence of dicts of arrays [G, L]: `tokens`, `segment` (1, or 0 on padding, which is on the
+    right, and everywhere if there is no answer), `position` int32, `mask` float32 (1 on the answer
+    and its stop token); and a float32 scalar, `margin` (0 if none is given) or `label` (1 is good).
 
   Raises:
-    BadInput: an option, source or record that cannot be used, or no groups.
+    BadInput: an option, source or record cannot be used, or no groups are left.
   """
   _check(kind, invalid, overlong, length, group, mismatched)
   chosen = records.chosen(sources, validation, validation_fraction)
@@ -170,10 +170,10 @@ def _valid(
   invalid: str,
   counts: Counter[str],
 ) -> list[_Candidate]:
-  """Candidates without a fault that can be seen before they are encoded.
+  """Candidates without a fault that shows before they are encoded.
 
-  The first candidates of all records come before the second, so that the two answers of one record
-  are not neighbours.
+  The first candidates of all records come before the second ones, so that the two answers of a
+  record are not neighbours.
   """
   valid: list[list[_Candidate]] = [[], []]
   for where, item in found:
@@ -228,7 +228,7 @@ def _fitting(
 
 
 def _encode(tokenizer: Tokenizer, some: Sequence[_Candidate], template: str) -> list[Group]:
-  """Ids of the prompt up to the answer, as a sampler would see it, and of each answer behind."""
+  """Ids of the prompt up to the answer, as a sampler would see it, and of each answer after it."""
   listed = []
   for candidate in some:
     prompt = candidate.prompt
@@ -243,7 +243,7 @@ def _encode(tokenizer: Tokenizer, some: Sequence[_Candidate], template: str) -> 
     prompt, _ = next(encoded)
     answers = []
     for ids, mask in (next(encoded) for _ in candidate.answers):
-      stop = len(mask) - mask[::-1].index(1)  # nothing is sampled behind the stop token
+      stop = len(mask) - mask[::-1].index(1)  # nothing is sampled after the stop token
       answers.append(Answer(ids[len(prompt) : stop], mask[len(prompt) : stop]))
     groups.append(Group(prompt, answers, candidate.value))
   return groups
@@ -256,14 +256,14 @@ def _has_twins(group: Group) -> bool:
 def fit(
   group: Group, length: int, overlong: str, header: Sequence[int], counts: Counter[str]
 ) -> Group | None:
-  """The group in rows of `length` tokens, or None if that cannot be.
+  """The group in rows of `length` tokens, or None if it does not fit.
 
   Args:
     group: answers to one prompt.
     length: L.
     overlong: one of OVERLONG.
-    header: the shortest prompt there can be: what the template writes before an answer.
-    counts: gets one of 'dropped', 'cut_prompt', 'cut_answer', and why some cannot be cut.
+    header: the shortest possible prompt: what the template writes before an answer.
+    counts: counts 'dropped', 'cut_prompt' and 'cut_answer', and why some could not be cut.
   """
   longest = max(len(answer.ids) for answer in group.answers)
   if len(group.prompt) + longest <= length:
@@ -297,7 +297,7 @@ def fit(
 
 
 class Groups:
-  """Groups in memory; `[i]` gives one as in `make`, and `repr` tells other content apart."""
+  """Groups in memory; `[i]` gives one as in `make`, and `repr` holds a digest of the content."""
 
   def __init__(
     self,
@@ -316,7 +316,7 @@ class Groups:
     self._mismatched = mismatched
 
   def mismatch(self, index: int) -> Group:
-    """The prompt of row `index` with as much as fits of the answer of the row before."""
+    """The prompt of row `index` with as much of the answer of the row before as fits."""
     prompt, (ids, mask) = self.groups[index].prompt, self.groups[index - 1].answers[0]
     room = self._length - len(prompt)
     return Group(prompt, [Answer(ids[:room], mask[:room])], 0.0)
@@ -365,7 +365,7 @@ class Groups:
 
 
 def _report(split: str, length: int, rows: Mapping[str, Groups], counts: Counter[str]) -> None:
-  """One line: nothing is left out without a word."""
+  """Prints one line, which also counts what was left out and why."""
   groups = [group for some in rows.values() for group in some.groups]
   answers = [answer for group in groups for answer in group.answers]
   trained = sum(sum(answer.mask) for answer in answers)

@@ -1,9 +1,9 @@
 """Questions about Python's standard library, answered with what its docstrings say.
 
-The subjects are functions and classes of well-known modules that pretraining has read about: those
-in the train split of `builtin`. Only a first sentence that a few rules turn into a good answer
-counts: 'Return the variance of data.' becomes 'It returns the variance of data.' Validation and
-test ask about the same subjects in words that train never uses.
+The subjects are functions and classes of well-known modules in the train split of `builtin`, which
+pretraining has read. A subject is used if a few rules can turn its first sentence into an answer:
+'Return the variance of data.' becomes 'It returns the variance of data.' Validation and test ask
+about the same subjects in words that train never uses.
 """
 
 import functools
@@ -38,7 +38,7 @@ _MODULES = {
 _PUBLIC = {
   'asyncio.tasks': 'asyncio', 'genericpath': 'os.path', 'posixpath': 'os.path', '': 'builtins',
 }  # fmt: skip
-_MOST = 180, 10  # subjects in all, of one module
+_MOST = 180, 10  # subjects in all, and of one module
 _WORDS = range(4, 15)  # of a sentence
 VERBS = {
   'add', 'apply', 'bind', 'calculate', 'call', 'change', 'check', 'choose', 'clear', 'close',
@@ -77,7 +77,7 @@ _QUESTIONS = {
     'Give a short description of `{}`.',
   ),
 }
-# The same about the module and the kind, with a wish how to be answered.
+# Questions about the module and the kind, each with an instruction for the style of the answer.
 _WISHES = {
   'train': (
     'Which module is `{}` in? Answer with the module only.',
@@ -95,7 +95,7 @@ _WISHES = {
 
 
 class Subject(NamedTuple):
-  """A class or function with the sentence that answers what it is, and short answers to wishes."""
+  """A class or function, with the sentence that says what it is and short answers to _WISHES."""
 
   module: str
   name: str  # dotted
@@ -108,19 +108,19 @@ class Subject(NamedTuple):
 
   @property
   def wishes(self) -> tuple[tuple[str, str], tuple[str, str]]:
-    """To each of the two wishes, an answer as it was asked for and one that is longer."""
+    """For each of the two wishes, an answer that follows it and one that is too long."""
     module = f'`{self.module}`', self.place
     return module, (self.kind.capitalize(), f'It is a {self.kind}. {self.sentence}')
 
 
 def conversations(split: str) -> list[dict]:
-  """Descriptions, and answers in the style that was asked for; in train also follow-up questions.
+  """Descriptions, and answers in a requested style; in train also follow-up questions.
 
   Args:
     split: 'train', 'validation' or 'test'.
   """
   found = subjects()
-  talks = [dialogue(question, s.sentence) for s, question in _asked(split)]
+  talks = [dialogue(question, s.sentence) for s, question in _phrased(split)]
   for i, subject in enumerate(found):
     wish = _WISHES[split][i % 2].format(subject.name)
     talks.append(dialogue(wish, subject.wishes[i % 2][0]))
@@ -132,17 +132,18 @@ def conversations(split: str) -> list[dict]:
 
 
 def questions(split: str) -> list[dict]:
-  """What the subjects are; the gold answer is the whole sentence."""
+  """Questions about what the subjects are; the gold answer is the whole sentence."""
   return [
     {'prompt': dialogue(question), 'answer': subject.sentence, 'family': 'python_questions'}
-    for subject, question in _asked(split)
+    for subject, question in _phrased(split)
   ]
 
 
 def preferences(split: str) -> list[dict]:
-  """In equal parts: a needless ending, a broken sentence, an ignored wish, another's description.
+  """Pairs whose rejected answer has one of four faults, equally often.
 
-  In train every subject meets all four, elsewhere one.
+  The faults are a needless ending, half a sentence, an ignored wish, and the description of another
+  subject. In train every subject has all four; in the other splits it has one.
   """
   found, pairs = subjects(), []
   for i, subject in enumerate(found):
@@ -153,8 +154,8 @@ def preferences(split: str) -> list[dict]:
       if what == 0:
         pairs.append(preference(prompt, said, f'{said} I hope this helps.', NEGLIGIBLY))
       elif what == 1:
-        cut = ' '.join(words[: max(2, len(words) // 2)])
-        pairs.append(preference(prompt, said, cut, SLIGHTLY))
+        half = ' '.join(words[: max(2, len(words) // 2)])
+        pairs.append(preference(prompt, said, half, SLIGHTLY))
       elif what == 2:
         which = i // 4 % 2
         wish = dialogue(_WISHES[split][which].format(subject.name))
@@ -165,8 +166,8 @@ def preferences(split: str) -> list[dict]:
   return pairs
 
 
-def _asked(split: str) -> list[tuple[Subject, str]]:
-  """Subjects and what they are asked: in train all phrasings, elsewhere one of those held out."""
+def _phrased(split: str) -> list[tuple[Subject, str]]:
+  """Subjects and questions: all phrasings in train, and one of the held-out ones elsewhere."""
   phrasings = _QUESTIONS[split]
   return [
     (subject, phrasing.format(subject.name))
@@ -177,7 +178,7 @@ def _asked(split: str) -> list[tuple[Subject, str]]:
 
 @functools.cache
 def subjects() -> tuple[Subject, ...]:
-  """The functions and classes asked about, those with the shortest answers, in a mixed order."""
+  """The functions and classes with the shortest answers, in a mixed order."""
   total, of_one = _MOST
   found, used, size = [], set(), Counter()
   known = [_subject(entry) for entry in builtin.entries('train')]
@@ -205,7 +206,7 @@ def _subject(entry: builtin.Entry) -> Subject | None:
 
 
 def plain(summary: str) -> str:
-  """A summary with one kind of quotes for code; '' if it is not simply one short sentence."""
+  """A summary with one kind of quotes for code; '' if it is not one short and simple sentence."""
   text = re.sub(r'``([\w.]+)``|\*(\w+)\*', r'`\1\2`', summary)
   simple = re.fullmatch(r"[A-Z][\w ,.'`()/-]*\.", text) and not re.search(r' \(|\. |\.\.', text)
   return text if simple and len(text.split()) in _WORDS else ''

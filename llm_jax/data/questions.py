@@ -1,9 +1,9 @@
-"""Records of many shapes into questions: what to ask, and the text that an answer is held against.
+"""Reads records of many formats as questions: a prompt, and the gold answer to compare with.
 
-Columns are told apart as in `llm_jax.data.formats`. Read unchanged are the records of verl,
+Columns decide the format, as in `llm_jax.data.formats`. These are read unchanged: verl,
 open-instruct, GSM8K (arXiv:2110.14168) and its relatives SVAMP (arXiv:2103.07191) and GSM-Hard
 (arXiv:2211.10435), MATH (arXiv:2103.03874), AQuA (arXiv:1705.04146), the Countdown of TinyZero
-(github.com/Jiayi-Pan/TinyZero), and all that `formats` knows.
+(github.com/Jiayi-Pan/TinyZero), and every format that `formats` knows.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from llm_jax.types import BadInput
 
 Question = tuple[Messages, str]
 
-_ASKED = f'{formats.PROMPT}|problem'
+_PROMPT = f'{formats.PROMPT}|problem'
 _MESSAGES = 'messages|conversations'
 _GOLD = 'answer|ground_truth|final_answer|gold|label'
 _NUMBERS = 'nums|numbers'
@@ -28,15 +28,19 @@ _BOXED = re.compile(r'\\(?:boxed|fbox)\s*\{')
 
 
 def question(record: Record) -> Question:
-  """The prompt of a record and its gold answer, '' where there is none.
+  """The prompt of a record and its gold answer, which is '' if there is none.
 
-  A conversation is asked up to its last message of the user. What the assistant said then is gold,
-  unless a column says what is. Preferences and labelled answers have no gold: the better of two may
-  be wrong. Of a gold text counts the last line if it begins with ####, else what is in the last
-  \\boxed{}, else all of it. That of Countdown is 'target; n1 n2 n3'.
+  The prompt of a conversation ends with the last message of the user, and the assistant's reply is
+  the gold answer unless a column holds one. Preferences and labelled answers have none, since the
+  better of two may be wrong. Of a gold text the last line counts if it begins with ####, or else
+  the content of the last \\boxed{}, or else all of it. For Countdown it is 'target; n1 n2 n3'.
+
+  >>> prompt, gold = question({'question': 'What is 6 * 7?', 'answer': '6 * 7 = 42\\n#### 42'})
+  >>> gold
+  '42'
 
   Raises:
-    BadInput: its columns are of no known format, or of several, or hold something else.
+    BadInput: its columns fit no known format, or several, or hold something unexpected.
     BadRow: the format is known, but this record is broken.
   """
   prompt, gold = _read(record)
@@ -56,30 +60,32 @@ def _read(record: Record) -> Question:
     return prompt, gold_of(text_of(answer[-1])) if answer else ''
   if read := reader(record, formats.PREFERENCES):
     return read(record)[0], ''
-  if reader(record, {_ASKED: _prompt}):
+  if reader(record, {_PROMPT: _prompt}):
     return _prompt(record), ''
-  raise formats.unknown(record, [_ASKED, *_QUESTIONS, *formats.CONVERSATIONS, *formats.PREFERENCES])
+  raise formats.unknown(
+    record, [_PROMPT, *_QUESTIONS, *formats.CONVERSATIONS, *formats.PREFERENCES]
+  )
 
 
 # --- what columns hold -------------------------------------------------------------------------
 
 
 def _prompt(record: Record) -> Messages:
-  if get(record, _ASKED) is not None:
-    return formats.prompt_of(record, _ASKED)
+  if get(record, _PROMPT) is not None:
+    return formats.prompt_of(record, _PROMPT)
   return _last_turn(formats.messages_of(record))[0]
 
 
 def _last_turn(messages: Messages) -> tuple[Messages, Messages]:
-  """A conversation up to the last message of the user, and what came then."""
-  asked = [i for i, message in enumerate(messages) if message['role'] == 'user']
-  if not asked:
+  """A conversation up to the last message of the user, and the messages after it."""
+  users = [i for i, message in enumerate(messages) if message['role'] == 'user']
+  if not users:
     raise BadRow('no question')
-  return messages[: asked[-1] + 1], messages[asked[-1] + 1 :]
+  return messages[: users[-1] + 1], messages[users[-1] + 1 :]
 
 
 def gold_of(value: Any) -> str:
-  """The gold answer in a column: a text or number, a list with one, or a task of Countdown."""
+  """The gold answer of a column that holds a text, a number, a list of one, or a Countdown task."""
   if isinstance(value, list) and len(value) == 1:
     value = value[0]
   if isinstance(value, dict) and 'target' in value:
@@ -112,7 +118,7 @@ def _target(record: Record) -> str:
 
 
 def _with_gold(record: Record) -> Question:
-  """A prompt and a column with its answer, of which a solution is the longest form."""
+  """A prompt and a column with its answer, which may be a whole solution."""
   return _prompt(record), gold_of(get(record, f'{_GOLD}|target|solution'))
 
 
@@ -130,7 +136,7 @@ def _countdown(record: Record) -> Question:
   return dialogue(text), _target(record)
 
 
-def _asked_countdown(record: Record) -> Question:
+def _prompted_countdown(record: Record) -> Question:
   return _prompt(record), _target(record)
 
 
@@ -147,14 +153,14 @@ def _aqua(record: Record) -> Question:
 
 
 _QUESTIONS: dict[str, Callable[[Record], Question]] = {
-  f'{_ASKED} + {_GOLD}': _with_gold,
-  f'{_ASKED} + {_GOLD} + solution': _with_gold,
-  f'{_ASKED} + solution': _with_gold,
-  f'{_ASKED} + target': _with_gold,
+  f'{_PROMPT} + {_GOLD}': _with_gold,
+  f'{_PROMPT} + {_GOLD} + solution': _with_gold,
+  f'{_PROMPT} + solution': _with_gold,
+  f'{_PROMPT} + target': _with_gold,
   f'{_MESSAGES} + {_GOLD}': _with_gold,
-  f'{_ASKED} + reward_model': _verl,
-  f'{_ASKED} + {_NUMBERS} + target': _asked_countdown,
-  f'{_ASKED} + {_NUMBERS} + target + reward_model': _verl,
+  f'{_PROMPT} + reward_model': _verl,
+  f'{_PROMPT} + {_NUMBERS} + target': _prompted_countdown,
+  f'{_PROMPT} + {_NUMBERS} + target + reward_model': _verl,
   f'{_NUMBERS} + target': _countdown,
   'Body + Question + Answer': _svamp,
   'input + code + target': _gsm_hard,

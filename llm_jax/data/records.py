@@ -1,4 +1,4 @@
-"""Records of conversations and preferences: where they come from, and which split they belong to.
+"""Records of conversations and preferences: where they are read from, and which split they are in.
 
 builtin[:family]   the records of `llm_jax.data.families`, with their own splits
 chats/*.jsonl.gz   files as in `llm_jax.data.sources`, each record in a format of
@@ -36,18 +36,19 @@ def read(
     name: a key of `sources`.
     sources: name -> specification, from `chosen`.
     parse: from a record to an item, such as `formats.conversation`.
-    opening: the messages of an item. Files without a validation split of their own are divided by a
-      hash of these up to the first user message, so no prompt is in both.
+    opening: a function from an item to its messages. Files without a validation split of their own
+      are divided by a hash of the messages up to the first of the user, so no prompt is in both.
     kind: of the builtin records, such as 'conversations'.
-    split: 'train' or 'validation'; 'test' where the source is builtin.
+    split: 'train' or 'validation'; also 'test' if the source is builtin.
     validation: name -> specification of the validation split, for sources in files.
-    validation_fraction: share of the prompts that the hash sends to validation.
+    validation_fraction: share of the prompts that the hash assigns to validation.
 
   Yields:
-    The item, or the BadRow that `parse` raised, which counts as train where there is no opening.
+    The place, and the item or the BadRow that `parse` raised. Where the hash divides a file, a
+    BadRow counts as train.
 
   Raises:
-    BadInput: a specification, split or record that cannot be read; the message names the place.
+    BadInput: a specification, split or record cannot be read; the message names the place.
   """
   validation = validation or {}
   spec, hashed = sources[name], False
@@ -62,7 +63,7 @@ def read(
     hashed = not validation.get(name)
   for where, record in _records(spec, kind, split):
     try:
-      if isinstance(record, list):  # a line that is the messages themselves
+      if isinstance(record, list):  # the line holds the messages themselves
         record = {'messages': record}
       if not isinstance(record, Mapping):
         raise BadInput(f'{type(record).__name__} instead of an object')
@@ -85,7 +86,7 @@ def chosen(
   """The sources by name, without those whose specification is empty.
 
   Raises:
-    BadInput: no sources, or names or numbers that cannot work.
+    BadInput: there are no sources, or a name or number cannot be used.
   """
   found = {name: sources[name] for name in sorted(sources) if sources[name]}
   if not found:

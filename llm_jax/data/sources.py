@@ -5,7 +5,7 @@
   data/part-*.jsonl.zst                            a path or a glob; `**` goes into folders
 
 Files are `.jsonl` (one JSON object a line), `.json` (the same, or one array of objects), `.parquet`
-or `.txt`, each also with `.gz` or `.zst` behind it. A `.txt` file is one document. Options come
+or `.txt`, each optionally followed by `.gz` or `.zst`. A `.txt` file is one document. Options come
 last, as in a URL:
 
   ?field=content    the field, column or feature that holds the text; as the keyword `field`
@@ -13,7 +13,7 @@ last, as in a URL:
   ?split=line       each line of a .txt file that is not blank is a document
   ?split=train[9:]  the part of a TFDS dataset to read, whatever the keyword `split` says
 
-The last leaves has_splits False: the source is that part and nothing else.
+With the last option has_splits is False, since the source is that part and nothing else.
 """
 
 import contextlib
@@ -48,8 +48,8 @@ _RECORDS = 256  # read at once
 class Source:
   """Documents in an order that never changes; every `iter()` starts over.
 
-  `has_splits` tells whether 'validation' can be opened too, apart from 'train'. Where it cannot,
-  whoever trains on the source has to hold something out.
+  `has_splits` says whether 'validation' can be opened apart from 'train'. If not, whoever trains on
+  the source has to hold something out.
   """
 
   def __init__(self, name: str, read: Callable[[], Iterator[str]], *, has_splits: bool):
@@ -71,9 +71,9 @@ def open_source(spec: str, *, split: str = 'train', field: str = 'text') -> Sour
   key of the text in JSON, Parquet and TFDS records.
 
   Raises:
-    BadInput: at once if the specification, a file, a dataset or a split does not exist or a file
-      is empty; while reading if a file is broken or a document is missing or not text. The message
-      names the file and the line.
+    BadInput: at once, if the specification is invalid, a file, dataset or split does not exist, or
+      a file is empty; while reading, if a file is broken, or a document is missing or not text. The
+      message names the file and the line.
   """
   if split not in builtin.SPLITS:
     raise BadInput(f'{spec}: no split {split!r}; {suggest(split, list(builtin.SPLITS))}')
@@ -93,7 +93,8 @@ def open_records(spec: str) -> Iterator[tuple[str, Any]]:
   A record is what a line, an element of the array or a row holds; the place names it in errors.
 
   Raises:
-    BadInput: at once if there is no such file or it has no records; while reading if it is broken.
+    BadInput: at once, if there is no such file or its format has no records; while reading, if a
+      file is broken or holds no record.
   """
   spec, options = _options(spec)
   _check_options(spec, options, [])
@@ -311,7 +312,7 @@ def _opened(path: str) -> Iterator[IO[bytes] | io.BufferedIOBase]:
 class _Zstd(io.RawIOBase):
   """Decompressed bytes of a .zst file of one or more frames.
 
-  zstandard's own reader takes a file that was cut off for a whole one; this raises EOFError.
+  The reader of zstandard does not notice that a file is incomplete; this one raises EOFError.
   """
 
   def __init__(self, raw: IO[bytes], zstandard: ModuleType):
@@ -423,7 +424,7 @@ def _parquet_rows(path: str, field: str | None = None) -> Iterator[tuple[str, di
   parquet = importlib.import_module('pyarrow.parquet')
   try:
     with _opened(path) as stream:
-      # Parquet is read from its end, and a compressed stream has no end to begin from.
+      # Parquet is read from its end, to which a compressed stream cannot seek.
       seekable = io.BytesIO(stream.read()) if path.lower().endswith(_COMPRESSED) else stream
       file = parquet.ParquetFile(seekable)
       if field is not None and field not in file.schema_arrow.names:

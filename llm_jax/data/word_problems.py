@@ -1,10 +1,10 @@
-"""Word problems about shopping and sharing, answered with the steps before or after the answer.
+"""Word problems about shopping and sharing, with the steps before or after the answer.
 
-In the manner of GSM8K, arXiv:2110.14168, but of four kinds only and with numbers so small that a
+They resemble GSM8K (arXiv:2110.14168), but there are only four kinds, with numbers so small that a
 model of a million parameters can learn the arithmetic. Problems are split by their numbers: those
-of a validation or test problem are never together in a train problem of the same kind, in any
-order. Yet every single computation (`7 * 6`, `50 - 42`) that a held-out problem needs occurs in
-train, so what is asked of the model is to put known facts together in a new way.
+of a validation or test problem never occur together, in any order, in a train problem of the same
+kind. But every single computation (`7 * 6`, `50 - 42`) that a held-out problem needs occurs in
+train, so the model has to combine known facts in a new way.
 """
 
 import hashlib
@@ -40,10 +40,10 @@ _EQUATION = re.compile(r'\d+ [-+*/] \$?\d+ = \$?\d+')
 
 
 class Kind(NamedTuple):
-  """A kind of problem; the texts are templates for what `derive` returns, names and items.
+  """A kind of problem; its texts are templates with the names, the items and what `derive` returns.
 
-  `derive(numbers, slip)` works out every number of the text; the one computation that is wrong by
-  `slip` is followed by computations that are right, so the answer is wrong as well.
+  `derive(numbers, slip)` computes every number of the text. One computation is wrong by `slip` and
+  those after it are right, so the answer is wrong as well.
   """
 
   numbers: list[tuple[int, ...]]
@@ -54,7 +54,7 @@ class Kind(NamedTuple):
 
 
 class Problem(NamedTuple):
-  """`words` are the name and the items; the rest says which problem, in which phrasing."""
+  """A problem in one phrasing; `words` are the name and the items."""
 
   kind: Kind
   numbers: tuple[int, ...]
@@ -103,10 +103,10 @@ def questions(split: str) -> list[dict]:
 
 
 def preferences(split: str) -> list[dict]:
-  """Pairs of answers, of which 60 % differ in one thing: the reasons come first, or the answer.
+  """Pairs of answers; in 60 % of them only the chosen one reasons before it answers.
 
-  In all other pairs the two answers have the same style, whichever it is. So a model that comes to
-  prefer reasons has learned it from the pairs that are about it.
+  In all other pairs the two answers have the same style, so a model that comes to prefer reasons
+  has learned it from the pairs that are about it.
   """
   rng = random.Random(f'word_problems pairs {split}')
   return [
@@ -237,14 +237,14 @@ KINDS = {
 
 
 def _sample(what: str, split: str, count: int) -> list[Problem]:
-  """So many different problems, of all kinds in turn."""
+  """`count` different problems, of all kinds in turn."""
   rng = random.Random(f'word_problems {what} {split}')
   known = _facts(_of_split('train'))
   numbers = {
     kind: [n for n in found if split == 'train' or _facts({kind: [n]}) <= known]
     for kind, found in _of_split(split).items()
   }
-  # All numbers of a kind in turn, so that train shows every computation that is asked for later.
+  # All numbers of a kind in turn, so that train has every computation that is needed later.
   turns = {kind: itertools.cycle(rng.sample(all_, len(all_))) for kind, all_ in numbers.items()}
   found = {}
   while len(found) < count:
