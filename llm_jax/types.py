@@ -91,7 +91,34 @@ class Peak:
     return Peak(jnp.maximum(self.value, other.value))
 
 
-Metrics = dict[str, Any]  # of Mean, or Peak
+@flax.struct.dataclass
+class Counts:
+  """Sums by name, and the function that makes one number of them; for metrics that are no means.
+
+  `+` merges parts exactly, as it does for `Mean`: F1s of halves cannot be averaged, but the counts
+  behind them can be added.
+
+  >>> def precision(sums):
+  ...   return sums['right'] / (sums['right'] + sums['wrong'])
+  >>> first = Counts({'right': 1, 'wrong': 1}, precision)
+  >>> second = Counts({'right': 2, 'wrong': 0}, precision)
+  >>> (first + second).value
+  0.75
+  """
+
+  sums: Mapping[str, Any]
+  compute: Callable[[Mapping[str, Any]], Any] = flax.struct.field(pytree_node=False)
+
+  @property
+  def value(self) -> Any:
+    """`compute(sums)`."""
+    return self.compute(self.sums)
+
+  def __add__(self, other: 'Counts') -> 'Counts':
+    return Counts({k: v + other.sums[k] for k, v in self.sums.items()}, self.compute)
+
+
+Metrics = dict[str, Any]  # of Mean, Peak or Counts
 LossFn = Callable[[Params, Batch, Array], tuple[Mean, Metrics]]
 Annotate = Callable[[Params, Batch, Array], Batch]
 BatchFn = Callable[[Params, int], Batch]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.types import BadInput, Mean, Peak
+from llm_jax.types import BadInput, Counts, Mean, Peak
 
 VALUES = np.array([1.0, 2.0, 4.0, 8.0, 16.0], np.float32)
 WEIGHT = np.array([1.0, 0.0, 1.0, 2.0, 0.5], np.float32)
@@ -103,3 +103,16 @@ def test_the_largest_is_float32_and_passes_through_jit_and_scan():
 
 def test_bad_input_is_a_value_error():
   assert issubclass(BadInput, ValueError)
+
+
+def total(sums):
+  return sums['a'] / sums['b']
+
+
+def test_counts_add_by_name_and_pass_through_jit():
+  one, two = (
+    Counts({'a': jnp.float32(a), 'b': jnp.float32(b)}, total) for a, b in ((1, 2), (2, 6))
+  )
+  both = jax.jit(lambda x, y: x + y)(one, two)
+  assert isinstance(both, Counts) and float(both.value) == 3 / 8
+  assert float((one + two).value) == float((two + one).value) == 3 / 8

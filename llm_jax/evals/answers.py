@@ -1,11 +1,21 @@
 """Questions answered and scored by plain functions: what a chat model can do."""
 
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-from llm_jax.find import find
+from llm_jax.data import families as builtin
+from llm_jax.data import questions as formats
+from llm_jax.data import records
+from llm_jax.data.formats import BadRow
+from llm_jax.find import bind, find, suggest
 from llm_jax.sampling import complete
-from llm_jax.types import BadInput, Mean, Metrics, Params
+from llm_jax.types import BadInput, Evaluate, Mean, Metrics, Params
+
+Question = Mapping[str, Any]
+# (answers, golds) -> a number for each, or None where there is nothing to say.
+Judge = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
 
 # What the answers of each builtin family are asked for: files of rewards/.
 SCORES = {
@@ -19,35 +29,192 @@ def make(
   model: Any,
   tokenizer: Any,
   *,
-  questions: Sequence[Mapping[str, Any]],
-  **how: Any,
-) -> Callable[[Params], Metrics]:
+  families: Sequence[str] = (),
+  sources: Mapping[str, str] | None = None,
+  questions: Sequence[Question] = (),
+  prompts: Sequence[str] = (),
+  split: str = 'test',
+  max_questions: int | None = 200,
+  scores: Sequence[str] = (),
+  options: Mapping[str, Mapping[str, Any]] | None = None,
+  template: str | None = None,
+  max_new: int = 96,
+  temperature: float = 0.0,
+  top_k: int | None = None,
+  top_p: float | None = None,
+  batch_size: int | None = None,
+  seed: int = 0,
+  record: Callable[[Question, str], None] | None = None,
+) -> Evaluate:
   """`evaluate(params) -> {'<family>/<score>': Mean}`.
 
   Args:
     model: a causal language model.
     tokenizer: of the model.
-    questions: with `prompt` (messages), `answer` (gold text) and `family`, a key of SCORES.
-    **how: `template`, `max_new`, `temperature` and others of `complete.make`.
+    families: of builtin questions, see data/families.py.
+    sources: name of a family -> files of its questions, in a format of data/questions.py.
+    questions: more of them: `prompt` (messages), `answer` (gold text) and `family`.
+    prompts: texts that are asked as well and have no score.
+    split: 'train', 'validation' or 'test'; of `sources` 'test' is all of a file, and the other two
+      are its parts in training.
+    max_questions: of each family; None for all.
+    scores: what every family is scored by, files of rewards/ or of yours; by default SCORES.
+    options: name of a score -> keyword arguments of its function.
+    template: the chat template of the model. One that never saw a conversation is asked in the way
+      of the text it knows.
+    max_new: most tokens of an answer.
+    temperature: of the answers; 0 is greedy.
+    top_k: only the k likeliest tokens.
+    top_p: only the fewest tokens whose probabilities reach p.
+    batch_size: questions at a time; by default all of them.
+    seed: of the sampling.
+    record: called with each question and its answer; a prompt is a question with nothing else.
+
+  Raises:
+    BadInput: nothing to ask, or it cannot be asked or scored.
   """
-  prompts = [question['prompt'] for question in questions]
-  ask = complete.make(model, tokenizer, prompts=prompts, **how)
-  return lambda params: score(questions, ask(params))
+  check(
+    model, families=families, sources=sources, questions=questions, prompts=prompts, split=split
+  )
+  asked = [*questions]
+  for family in families:
+    asked += builtin.records('questions', split, family)[:max_questions]
+  for name in sources or ():
+    asked += islice(_read(name, sources or {}, split), max_questions)
+  judges = judges_of({question['family'] for question in asked}, scores, options or {})
+  ask = complete.make(
+    model,
+    tokenizer,
+    prompts=[*prompts, *(question['prompt'] for question in asked)],
+    template=template or 'plain',
+    max_new=max_new,
+    temperature=temperature,
+    top_k=top_k,
+    top_p=top_p,
+    batch_size=batch_size,
+    seed=seed,
+  )
+
+  def evaluate(params: Params) -> Metrics:
+    said = ask(params)
+    if record is not None:
+      for question, answer in zip([*({'prompt': p} for p in prompts), *asked], said, strict=True):
+        record(question, answer)
+    return score(asked, said[len(prompts) :], judges)
+
+  return evaluate
 
 
-def score(questions: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Metrics:
+def check(
+  model: Any,
+  *,
+  families: Sequence[str] = (),
+  sources: Mapping[str, str] | None = None,
+  questions: Sequence[Question] = (),
+  prompts: Sequence[str] = (),
+  split: str = 'test',
+  **others: Any,
+) -> None:
+  """Whether there is something to ask, and the model can answer."""
+  del others
+  if not (families or sources or len(questions) or prompts):
+    raise BadInput(f'answers: no families; choose from: {", ".join(builtin.FAMILIES)}')
+  for name, given, known in (
+    *(('family', family, builtin.FAMILIES) for family in families),
+    ('split', split, builtin.SPLITS),
+  ):
+    if given not in known:
+      raise BadInput(f'answers: no {name} {given!r}; {suggest(given, list(known))}')
+  if not model.shape.causal:
+    raise BadInput('answers: this is a masked language model; it cannot answer')
+  if model.shape.head == 'scalar':
+    raise BadInput('answers: this is a reward model; it scores answers and gives none')
+
+
+def _read(name: str, sources: Mapping[str, str], split: str) -> Iterator[Question]:
+  """The questions in the files of a source; records that are broken are left out."""
+  found = records.read(
+    name,
+    sources,
+    formats.question,
+    operator.itemgetter(0),
+    kind='questions',
+    split='train' if split == 'test' else split,
+    validation_fraction=0.0 if split == 'test' else 0.01,
+  )
+  for _, item in found:
+    if not isinstance(item, BadRow):
+      yield {'prompt': item[0], 'answer': item[1], 'family': name}
+
+
+def judges_of(
+  families: Collection[str], scores: Sequence[str], options: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Judge]]:
+  """Family -> name of a score -> what gives it.
+
+  Raises:
+    BadInput: a family without scores, or a score or an option that does not exist.
+  """
+  found = {}
+  for family in sorted(families):
+    if not scores and family not in SCORES:
+      known = ', '.join(SCORES)
+      raise BadInput(f'answers: no scores for {family!r}; choose from: {known}; or name scores')
+    found[family] = {name: _judge(name, options) for name in scores or SCORES[family]}
+  return found
+
+
+def _judge(name: str, options: Mapping[str, Mapping[str, Any]]) -> Judge:
+  module, given = find('rewards', name), options.get(name, {})
+  where = f'answers.options.{name}'
+  if hasattr(module, 'rewards'):
+    return bind(module.rewards, given, where=where)
+  return judge_of(bind(module.reward, given, where=where))
+
+
+def judge_of(reward: Callable[[str, str], float]) -> Judge:
+  """A reward of one answer, for many. An answer that it raises on counts 0.
+
+  Where all of them meet a BadInput, something else is wrong: its options, or the gold answers.
+  """
+
+  def judge(answers: Sequence[str], golds: Sequence[str]) -> list[float]:
+    found, refused = [], []
+    for answer, gold in zip(answers, golds, strict=True):
+      try:
+        found.append(float(reward(answer, gold)))
+      except Exception as error:
+        found.append(0.0)
+        refused += [error] if isinstance(error, BadInput) else []
+    if refused and len(refused) == len(found):
+      raise refused[0]
+    return found
+
+  return judge
+
+
+def score(
+  questions: Sequence[Question],
+  answers: Sequence[str],
+  judges: Mapping[str, Mapping[str, Judge]] | None = None,
+) -> Metrics:
   """The scores of `answers` to `questions`, by family.
+
+  Args:
+    questions: as those of `make`.
+    answers: one for each.
+    judges: from `judges_of`; by default those of SCORES.
 
   Raises:
     BadInput: a family without scores.
   """
-  metrics: Metrics = {}
-  for question, answer in zip(questions, answers, strict=True):
-    family = question['family']
-    if family not in SCORES:
-      raise BadInput(f'answers: no scores for {family!r}; choose from: {", ".join(SCORES)}')
-    for name in SCORES[family]:
-      value = Mean.of(find('rewards', name).reward(answer, question['answer']))
-      key = f'{family}/{name}'
-      metrics[key] = metrics[key] + value if key in metrics else value
+  families = dict.fromkeys(question['family'] for question in questions)
+  judges = judges_of(families, (), {}) if judges is None else judges
+  both, metrics = [*zip(questions, answers, strict=True)], {}
+  for family in families:
+    golds = [question['answer'] for question, _ in both if question['family'] == family]
+    said = [answer for question, answer in both if question['family'] == family]
+    for name, judge in judges[family].items():
+      values = [value for value in judge(said, golds) if value is not None]
+      metrics[f'{family}/{name.rpartition(".")[-1]}'] = Mean.of(values)
   return metrics

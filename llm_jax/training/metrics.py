@@ -1,8 +1,10 @@
 """What a run says while it trains: metrics.jsonl, one line per interval, a bar, a picture."""
 
+import functools
 import importlib.util
 import json
 import math
+import operator
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +17,7 @@ from tqdm import tqdm
 from llm_jax.find import suggest
 from llm_jax.training.loop import Interrupted
 from llm_jax.training.step import TrainState
-from llm_jax.types import BadInput, Metrics, Peak
+from llm_jax.types import BadInput, Mean, Metrics
 
 # Of an evaluation, what is printed if it is there; everything is in metrics.jsonl.
 SHOWN = (
@@ -236,8 +238,8 @@ class Log:
 
 
 def _merge(name: str, parts: list[Any]) -> float:
-  if isinstance(parts[0], Peak):
-    return float(max(part.value for part in parts))
+  if not isinstance(parts[0], Mean):
+    return float(functools.reduce(operator.add, parts).value)
   if name in LAST_VALUE:
     return float(parts[-1].total)
   count = sum(float(p.count) for p in parts)

@@ -1,5 +1,6 @@
 """Scores of answers by family, worked out by hand, and asked of a model that says one thing."""
 
+import json
 from types import SimpleNamespace
 
 import jax
@@ -65,7 +66,9 @@ class Parrot:
   """A language model that says the words of its parameters, one by one, whatever it was asked."""
 
   def __init__(self, vocab_size, max_length=64):
-    self.shape = SimpleNamespace(vocab_size=vocab_size, max_length=max_length, causal=True)
+    self.shape = SimpleNamespace(
+      vocab_size=vocab_size, max_length=max_length, causal=True, head='tied'
+    )
 
   def for_decoding(self, params):
     return self, params
@@ -91,15 +94,89 @@ class Parrot:
     return logits_BLV, {'layers': cache['layers'] + 1, **placed, 'index': index}
 
 
-def test_a_model_is_asked_and_its_answers_are_scored():
-  tokenizer = Tokenizer.train(['it joins paths, why and where else'] * 20, vocab_size=290)
-  words = [*tokenizer.encode('it joins paths'), tokenizer.special('<|im_end|>')]
+@pytest.fixture(scope='module')
+def tokenizer():
+  return Tokenizer.train(['it joins paths, why and where else'] * 20, vocab_size=290)
+
+
+def parrot(tokenizer, text):
+  """A model and the parameters that make it say `text`."""
+  words = [*tokenizer.encode(text), tokenizer.special('<|im_end|>')]
+  return Parrot(tokenizer.vocab_size), jnp.asarray(words)
+
+
+def test_a_model_is_asked_and_its_answers_are_scored(tokenizer):
+  model, params = parrot(tokenizer, 'it joins paths')
   asked = [question('python_questions', gold) for gold in ('it joins paths', 'something else')]
   evaluate = answers.make(
-    Parrot(tokenizer.vocab_size), tokenizer, questions=asked, template='llm_jax', max_new=20,
-    temperature=0.0,
-  )  # fmt: skip
-  assert shown(evaluate(jnp.asarray(words))) == {
+    model, tokenizer, questions=asked, template='llm_jax', max_new=20, temperature=0.0
+  )
+  assert shown(evaluate(params)) == {
     'python_questions/word_overlap': (1, 2),
     'python_questions/same_text': (1, 2),
   }
+
+
+def test_by_name_it_finds_its_questions_and_tells_what_was_said(tokenizer, tmp_path):
+  model, params = parrot(tokenizer, 'where')
+  model.shape.max_length = 200
+  lines = [{'question': 'why?', 'answer': gold} for gold in ('here', 'where', 'nowhere')]
+  (tmp_path / 'mine.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  said = []
+  evaluate = answers.make(
+    model, tokenizer, families=('word_problems',), sources={'mine': f'{tmp_path}/mine.jsonl'},
+    prompts=('and you?',), max_questions=2, scores=('same_text', 'tests.evals.answers_test'),
+    options={'tests.evals.answers_test': {'most': 5}}, max_new=8, template='llm_jax',
+    record=lambda question, answer: said.append((question, answer)),
+  )  # fmt: skip
+  assert shown(evaluate(params)) == {
+    'word_problems/same_text': (0, 2), 'word_problems/answers_test': (2, 2),
+    'mine/same_text': (1, 2), 'mine/answers_test': (1, 2),
+  }  # fmt: skip
+  assert said[0] == ({'prompt': 'and you?'}, 'where') and len(said) == 5
+  known = families.records('questions', 'test', 'word_problems')
+  assert [row for row, _ in said[1:3]] == known[:2]
+  assert said[4][0] == question('mine', 'where', 'why?')
+
+
+def reward(answer, gold, *, most):
+  """Counts as a file of rewards: whether an answer is short; some gold answers it cannot read."""
+  if gold == 'here':
+    raise ValueError(gold)
+  return len(answer) <= most
+
+
+def test_where_no_answer_can_be_judged_the_reason_is_told():
+  def refuse(answer, gold):
+    raise BadInput(f'no such gold {gold}')
+
+  judges = {'mine': {'refuse': answers.judge_of(refuse)}}
+  with pytest.raises(BadInput, match='no such gold 3'):
+    answers.score([question('mine', '3'), question('mine', '4')], ['3', '4'], judges)
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    (dict(), 'no families; choose from: word_problems'),
+    (dict(families=('word_problem',)), "no family 'word_problem'; did you mean 'word_problems'"),
+    (dict(families=('word_problems',), split='tset'), "no split 'tset'; did you mean 'test'"),
+    (dict(families=('word_problems',), scores=('same_txt',)), "did you mean 'same_text'"),
+    (dict(questions=[question('riddles', '3')]), "no scores for 'riddles'"),
+    (dict(prompts=('why',), sources={'mine': 'nowhere.jsonl'}), 'nowhere.jsonl'),
+  ],
+  ids=str,
+)
+def test_what_cannot_be_asked_is_named(tokenizer, options, message):
+  with pytest.raises(BadInput, match=message):
+    answers.make(Parrot(tokenizer.vocab_size, 600), tokenizer, **options)
+
+
+@pytest.mark.parametrize(
+  'shape, message', [({'causal': False}, 'masked'), ({'head': 'scalar'}, 'reward model')]
+)
+def test_a_model_that_cannot_answer_is_named(tokenizer, shape, message):
+  model = Parrot(tokenizer.vocab_size)
+  vars(model.shape).update(shape)
+  with pytest.raises(BadInput, match=message):
+    answers.make(model, tokenizer, prompts=('why?',))
