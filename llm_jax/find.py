@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from llm_jax.options import check, suggest
 from llm_jax.types import BadInput
 
 # What a file of a room defines, one of these; a file without is a helper, and no config names it.
@@ -138,14 +139,12 @@ def named(group: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
 
 
 def bind(function: Callable, hyper: Mapping[str, Any], *, where: str, **given: Any) -> Callable:
-  """`function` with the keywords of a config group and those `given` by the caller filled in.
-
-  Every keyword must be one the function names, so a typo or an option it does not use is an error.
+  """`function` with the options of a config group and those `given` by the caller filled in.
 
   Raises:
-    BadInput: naming the keyword, the function and the closest keyword that exists.
+    BadInput: see `options.check`; every option is checked before the function is called.
   """
-  check(function, hyper, where=where, given=given)
+  check(function, hyper, where=where, supplied=given)
   return functools.partial(function, **given, **hyper)
 
 
@@ -172,39 +171,11 @@ def call(
   offered: Mapping[str, Any] = {},
   **given: Any,
 ) -> Any:
-  """`function(*args, **given, **hyper)` after the check of `bind`; a missing keyword is named.
+  """`function(*args, **given, **hyper)` after the check of `bind`.
 
   What is `offered` is given only to a function that names it and whose config did not set it.
   """
-  check(function, hyper, where=where, given=given)
+  check(function, hyper, where=where, supplied=given, offered=offered)
   takes = inspect.signature(function).parameters
-  given = {k: v for k, v in offered.items() if k in takes and k not in hyper} | given
-  required = [
-    p.name
-    for p in inspect.signature(function).parameters.values()
-    if p.kind is p.KEYWORD_ONLY and p.default is p.empty
-  ]
-  missing = [name for name in required if name not in hyper and name not in given]
-  if missing:
-    raise BadInput(f'{where}: {missing[0]!r} is missing; set config.{where}.{missing[0]}')
-  return function(*args, **given, **hyper)
-
-
-def check(
-  function: Callable, hyper: Mapping[str, Any], *, where: str, given: Mapping[str, Any] = {}
-) -> None:
-  """Raises BadInput if `hyper` has a keyword that `function` does not name."""
-  parameters = inspect.signature(function).parameters.values()
-  if any(p.kind is p.VAR_KEYWORD for p in parameters):
-    return
-  names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given]
-  for key in hyper:
-    if key not in names:
-      raise BadInput(f'{where}: unknown option {key!r}; {suggest(key, names)}')
-
-
-def suggest(word: str, names: list[str]) -> str:
-  """The end of an error message: the closest name, or all of them."""
-  close = difflib.get_close_matches(word, names, n=1)
-  listed = ', '.join(names) if names else 'none'
-  return f'did you mean {close[0]!r}?' if close else f'choose from: {listed}'
+  offered = {k: v for k, v in offered.items() if k in takes}
+  return function(*args, **{**offered, **hyper, **given})

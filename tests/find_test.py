@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm_jax.find import bind, call, check, find, preset, suggest
+from llm_jax.find import bind, call, find, preset
 from llm_jax.losses import cross_entropy
+from llm_jax.options import check
 from llm_jax.types import BadInput
 
 
@@ -218,9 +219,3 @@ def test_a_preset_that_is_not_there():
 def test_a_function_that_takes_any_keyword_checks_them_itself():
   check(open_ended, {'anything': 1}, where='sample')
   assert call(open_ended, {'anything': 1}, where='sample') == (0, {'anything': 1})
-
-
-def test_suggest():
-  assert suggest('adam', ['adamw', 'lion']) == "did you mean 'adamw'?"
-  assert suggest('zzz', ['adamw', 'lion']) == 'choose from: adamw, lion'
-  assert suggest('zzz', []) == 'choose from: none'

@@ -16,12 +16,12 @@ FLOORS = {
   3: ['artifact', 'evals', 'tools'],
   2: ['data', 'models', 'losses', 'sampling', 'training'],
   1: ['text', 'parallel', 'rewards'],
-  0: ['types', 'find', 'llm_jax'],  # llm_jax is the package's own __init__.py, with the version
+  0: ['types', 'options', 'find', 'llm_jax'],  # the last is the package's own __init__.py
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
-# The one arrow along a floor: a name that is not found is bad input.
-LEVEL = {('find', 'types')}
+# The arrows along a floor: what is found is checked, and what is wrong is bad input.
+LEVEL = {('options', 'types'), ('find', 'types'), ('find', 'options')}
 # An arrow that would run down, and still must not: an evaluation is given its model.
 CLOSED = {('evals', 'models')}
 

@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
 SPLITS = ('train', 'validation')

@@ -15,7 +15,7 @@ import numpy as np
 from llm_jax.data import formats, packed, records
 from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput

@@ -13,7 +13,7 @@ Records depend on nothing but the Python installation. No prompt of one split is
 import importlib
 import random
 
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
 SPLITS = ('train', 'validation', 'test')

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_jax.data.mixture import Mixture
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 

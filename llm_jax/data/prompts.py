@@ -16,7 +16,7 @@ from llm_jax.data import questions, records
 from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
 from llm_jax.data.questions import Question
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput

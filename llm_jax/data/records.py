@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from llm_jax.data import families
 from llm_jax.data.formats import BadRow
 from llm_jax.data.sources import open_records
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
 Item = TypeVar('Item')

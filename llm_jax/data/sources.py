@@ -34,7 +34,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from llm_jax.data import builtin
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
 _SUFFIXES = ('.jsonl', '.json', '.parquet', '.txt')

@@ -9,7 +9,8 @@ from llm_jax.data import families as builtin
 from llm_jax.data import questions as formats
 from llm_jax.data import records
 from llm_jax.data.formats import BadRow
-from llm_jax.find import bind, find, suggest
+from llm_jax.find import bind, find
+from llm_jax.options import suggest
 from llm_jax.sampling import complete
 from llm_jax.types import BadInput, Evaluate, Mean, Metrics, Params
 

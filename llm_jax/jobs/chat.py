@@ -11,7 +11,7 @@ import numpy as np
 
 from llm_jax import artifact
 from llm_jax.annotate.sample import make_tools
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.sampling import pick
 from llm_jax.sampling.complete import spoken

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from llm_jax.find import call, find, named
-from llm_jax.find import check as check_options
 from llm_jax.jobs import annotators
+from llm_jax.options import check as check_options
 from llm_jax.types import BadInput, Evaluate, Metrics, Params
 
 OWN = ('every', 'data', 'annotate')
@@ -50,7 +50,7 @@ def check(groups: Mapping[str, Any]) -> None:
     if (every := options.get('every', 1)) < 1:
       raise BadInput(f'{where}: every {every} must be at least 1')
     rest = {k: v for k, v in options.items() if k not in OWN}
-    check_options(find('evals', name).make, rest, where=where)
+    check_options(find('evals', name).make, rest, where=where, offered=OFFERED)
 
 
 def build(

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
 from llm_jax import artifact
-from llm_jax.find import bind, call, find, named, preset, suggest
+from llm_jax.find import bind, call, find, named, preset
 from llm_jax.losses.logprobs import BLOCK_ELEMENTS, ON_ACCELERATORS
 from llm_jax.models.transformer import Transformer
+from llm_jax.options import suggest
 from llm_jax.parallel.chips import Chip, find_chip
 from llm_jax.parallel.collectives import collectives
 from llm_jax.parallel.mesh import AXES, BATCH_AXES, batch_sharding, make_mesh

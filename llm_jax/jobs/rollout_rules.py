@@ -3,7 +3,8 @@
 import inspect
 from typing import Any
 
-from llm_jax.find import check, find, named, preset
+from llm_jax.find import find, named, preset
+from llm_jax.options import check
 from llm_jax.training.batches import Batches
 from llm_jax.types import BadInput
 
@@ -70,7 +71,7 @@ def reuse_of(config: Any) -> int:
     BadInput: an unknown option, or a number below 1.
   """
   rollout = dict(config.get('rollout', {}))
-  check(Batches.__init__, rollout, where='rollout', given={'seed': 0, 'mesh': None})
+  check(Batches, rollout, where='rollout', supplied=('seed', 'mesh'))
   for name, value in rollout.items():
     if value < 1:
       raise BadInput(f'rollout: {name} {value} must be at least 1')

@@ -18,8 +18,9 @@ import numpy as np
 
 from llm_jax import artifact
 from llm_jax.evals import best_of_n
-from llm_jax.find import call, find, named, suggest
+from llm_jax.find import call, find, named
 from llm_jax.jobs import annotators
+from llm_jax.options import suggest
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
 from llm_jax.sampling import complete
 from llm_jax.training.checkpoint import write_json

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from llm_jax import artifact
 from llm_jax.data import packed
 from llm_jax.data.sources import open_source
-from llm_jax.find import call, suggest
+from llm_jax.find import call
+from llm_jax.options import suggest
 from llm_jax.parallel.mesh import on_one_host
 from llm_jax.text.tokenizer import Tokenizer, check_unicode
 from llm_jax.training.checkpoint import write_json

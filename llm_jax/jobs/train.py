@@ -14,10 +14,11 @@ import optax
 from llm_jax import artifact
 from llm_jax.annotate.sample import Sample
 from llm_jax.evals import held_out
-from llm_jax.find import bind, call, find, named, preset, suggest
+from llm_jax.find import bind, call, find, named, preset
 from llm_jax.jobs import annotators, evaluations
 from llm_jax.jobs.rollout_rules import check_rollout, reuse_of
 from llm_jax.losses import reward
+from llm_jax.options import suggest
 from llm_jax.parallel.mesh import batch_shards, make_mesh, peak_flops
 from llm_jax.parallel.rules import shardings
 from llm_jax.sampling import complete

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
 
 KINDS = ('pairwise', 'best_of_k')

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from llm_jax.find import suggest
 from llm_jax.models.layers import fan_in, gated
+from llm_jax.options import suggest
 from llm_jax.parallel.mesh import BATCH_AXES, divides
 from llm_jax.types import Array, BadInput
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jax.ad_checkpoint import checkpoint_name
 
-from llm_jax.find import suggest
 from llm_jax.models import attend, attention, moe
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, turned
+from llm_jax.options import suggest
 from llm_jax.parallel.mesh import constrain
 from llm_jax.parallel.rules import EXACT, path_of
 from llm_jax.types import Array, BadInput

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.parallel.mesh import local_rows, shard_batch
 from llm_jax.sampling.generate import (
   Rows,

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.text.jinja import JINJA
 from llm_jax.text.templates import MARKS, TEMPLATES, Part, Piece, Template, Turn
 from llm_jax.text.tokenizer import Tokenizer

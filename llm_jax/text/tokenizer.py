@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
 PAD, BOS, EOS, UNKNOWN = '<|pad|>', '<|begin_of_text|>', '<|end_of_text|>', '<unk>'

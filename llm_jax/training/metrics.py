@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.training.loop import Interrupted
 from llm_jax.training.step import TrainState
 from llm_jax.types import BadInput, Mean, Metrics

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.parallel.rules import path_of
 from llm_jax.types import Array, BadInput
 

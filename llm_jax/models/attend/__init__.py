@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from llm_jax.find import suggest
+from llm_jax.options import suggest
 from llm_jax.parallel.mesh import platform
 from llm_jax.types import Array, BadInput
 

@@ -1,0 +1,253 @@
+"""What a signature says of an option is what a wrong one is told."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import ml_collections
+import numpy as np
+import pytest
+
+from llm_jax import options
+from llm_jax.options import Count, NotNegative, Positive, Share, check, options_of, resolve
+from llm_jax.types import BadInput
+
+
+def wrong(message):
+  """Bad input whose one line ends with `message`."""
+  return pytest.raises(BadInput, match=rf'(?s)\A(?!.*\n).*{re.escape(message)}\Z')
+
+
+def loss_fn(
+  params,
+  *,
+  model,
+  beta: Positive = 0.1,
+  share: Share | None = None,
+  average: Literal['mean', 'sum'] = 'mean',
+  steps: Count = 1,
+  exact: bool = False,
+  text: str = '',
+  names: Sequence[str] = (),
+  powers: tuple[Positive, Positive] = (1.0, 2.0),
+  weights: Mapping[str, NotNegative] | None = None,
+  margin: Literal['none', 'given'] | Sequence[float] = 'none',
+  half: Annotated[float, options.at_least(0), options.below(0.5)] = 0.0,
+  anything: Any = 0,
+  bare=1,
+):
+  """A loss.
+
+  Args:
+    params: of the model.
+    model: a Transformer.
+    beta: scale of
+      the rewards.
+
+      In two paragraphs.
+    share, steps: of it: all.
+
+  Raises:
+    BadInput: never.
+  """
+
+
+@pytest.mark.parametrize(
+  'given',
+  [
+    {'beta': 1},
+    {'beta': np.float32(2)},
+    {'beta': np.array(2.0)},
+    {'share': None},
+    {'share': 1},
+    {'steps': np.int64(3)},
+    {'exact': np.bool_(True)},
+    {'names': ['a']},
+    {'names': ()},
+    {'powers': [1, 2]},
+    {'weights': ml_collections.ConfigDict({'a': 1.0})},
+    {'weights': {}},
+    {'margin': (1, 2.5)},
+    {'margin': 'given'},
+    {'anything': object()},
+    {'bare': None},
+  ],
+)
+def test_what_a_signature_allows(given):
+  check(loss_fn, given, where='loss', supplied=('model',))
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'beta': -1}, 'loss: beta -1; choose a number above 0'),
+    ({'beta': float('nan')}, 'choose a number above 0'),
+    ({'beta': float('inf')}, 'choose a number above 0'),
+    ({'beta': True}, 'choose a number above 0'),
+    ({'beta': '1'}, "loss: beta '1'; choose a number above 0"),
+    ({'beta': None}, 'loss: beta None; choose a number above 0'),
+    ({'share': 2}, 'loss: share 2; choose a number from 0 to 1'),
+    ({'share': 'x'}, 'choose a number from 0 to 1 or None'),
+    ({'average': 'men'}, "loss: average 'men'; did you mean 'mean'?"),
+    ({'average': 'zzz'}, "loss: average 'zzz'; choose from: mean, sum"),
+    ({'average': 3}, 'choose from: mean, sum'),
+    ({'steps': 1.5}, 'choose a whole number from 1 upwards'),
+    ({'steps': True}, 'choose a whole number from 1 upwards'),
+    ({'steps': 0}, 'choose a whole number from 1 upwards'),
+    ({'exact': 1}, 'loss: exact 1; choose True or False'),
+    ({'text': 1}, 'loss: text 1; choose a text'),
+    ({'names': 'a'}, "loss: names 'a'; choose a list of texts"),
+    ({'names': [1]}, 'choose a list of texts'),
+    ({'powers': (1, 2, 3)}, 'choose 2 numbers above 0'),
+    ({'powers': (1, -2)}, 'choose 2 numbers above 0'),
+    ({'weights': {'a': -1}}, 'choose a group of numbers from 0 upwards or None'),
+    ({'weights': (1,)}, 'choose a group of numbers from 0 upwards or None'),
+    ({'margin': 'givn'}, "did you mean 'given'?"),
+    ({'margin': ('a',)}, 'choose from: none, given or a list of numbers'),
+    ({'half': 0.5}, 'choose a number from 0 upwards and below 0.5'),
+    ({'bta': 1}, "loss: unknown option 'bta'; did you mean 'beta'?"),
+    ({'bset': 1}, "loss: unknown option 'bset'; did you mean 'beta'?"),
+  ],
+)
+def test_what_it_does_not(given, message):
+  with wrong(message):
+    check(loss_fn, given, where='loss', supplied=('model',))
+
+
+def test_what_is_supplied_cannot_be_given():
+  with pytest.raises(BadInput, match="loss: unknown option 'model'; choose from: beta, share"):
+    check(loss_fn, {'model': 1}, where='loss', supplied=('model',))
+
+
+def test_an_option_without_a_default_is_asked_for():
+  with wrong("loss: 'model' is missing; set config.loss.model"):
+    check(loss_fn, {}, where='loss')
+
+
+def test_what_an_option_is():
+  found = options_of(loss_fn)
+  assert 'params' not in found and found['model'].required
+  beta, share = found['beta'], found['share']
+  assert (beta.default, beta.type, beta.range, beta.choices) == (0.1, 'number', 'above 0', ())
+  assert beta.meaning == 'scale of the rewards. In two paragraphs.'
+  assert (share.type, share.range) == ('number or None', 'from 0 to 1')
+  assert share.meaning == found['steps'].meaning == 'of it: all.'
+  assert found['average'].choices == ('mean', 'sum') and found['average'].type == 'text'
+  assert found['powers'].type == '2 numbers' and found['powers'].range == 'above 0'
+  assert found['bare'].meaning == '' and found['bare'].type == 'anything'
+
+
+def test_resolve_adds_the_defaults():
+  found = resolve(loss_fn, {'beta': 2})
+  assert found['beta'] == 2 and found['half'] == 0.0 and 'model' not in found
+
+
+def test_annotations_may_be_text(tmp_path, monkeypatch):
+  (tmp_path / 'mine_options_test.py').write_text(
+    'from __future__ import annotations\n'
+    'from llm_jax.options import Positive\n'
+    'def known(*, beta: Positive = 1.0): ...\n'
+    'def unknown(*, beta: Nowhere = 1.0): ...\n'
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  import mine_options_test as mine  # pyright: ignore
+
+  with wrong('choose a number above 0'):
+    check(mine.known, {'beta': -1}, where='loss')
+  check(mine.unknown, {'beta': 'anything'}, where='loss')
+  with wrong("did you mean 'beta'?"):
+    check(mine.unknown, {'bta': 1}, where='loss')
+
+
+def test_a_function_with_open_keywords_takes_others():
+  def open_ended(*, seed: int = 0, **how): ...
+
+  check(open_ended, {'anything': 1}, where='sample')
+  with wrong('choose a whole number'):
+    check(open_ended, {'seed': 'x'}, where='sample')
+  assert resolve(open_ended, {'anything': 1}) == {'seed': 0, 'anything': 1}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fields:
+  """A config.
+
+  Attributes:
+    workdir: where it goes.
+  """
+
+  workdir: str
+  steps: Count = 1
+  groups: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def test_a_dataclass_is_as_good_as_a_function():
+  check(Fields, ml_collections.ConfigDict({'workdir': 'x', 'groups': {}}), where='config')
+  assert options_of(Fields)['workdir'].meaning == 'where it goes.'
+  assert resolve(Fields, {'workdir': 'x'}) == {'workdir': 'x', 'steps': 1, 'groups': {}}
+  with wrong("config: unknown field 'stps'; did you mean 'steps'?"):
+    check(Fields, {'workdir': 'x', 'stps': 1}, where='config')
+  with wrong("config: 'workdir' is missing; set config.workdir"):
+    check(Fields, {}, where='config')
+
+
+def clip(x, *, low: Share = 0.2, cap: Positive | None = None):
+  """Clips."""
+  return 'clip', x, low, cap
+
+
+def tilt(x, *, low: Annotated[float, options.above(0)] = 0.5):
+  return 'tilt', x, low
+
+
+def _together(*, kind, scale, cap=None, **others):
+  if cap is not None and cap <= scale:
+    raise BadInput(f'loss: cap {cap} is not above scale {scale}')
+
+
+@options.kinds({'clip': clip, 'tilt': tilt}, _together)
+def surrogate(x, *, kind: Any = 'clip', scale: NotNegative = 1.0):
+  """A surrogate.
+
+  Args:
+    kind: which.
+    low: below it nothing.
+    scale: of it.
+  """
+  return kind(x), scale
+
+
+def test_a_kind_brings_its_options():
+  assert surrogate(1) == (('clip', 1, 0.2, None), 1.0)
+  assert surrogate(1, kind='tilt', low=0.3, scale=2) == (('tilt', 1, 0.3), 2)
+  assert functools.partial(surrogate, kind='tilt')(1) == (('tilt', 1, 0.5), 1.0)
+  assert surrogate(1, low=None, cap=3) == (('clip', 1, 0.2, 3), 1.0)
+  assert [*options_of(surrogate)] == ['kind', 'low', 'cap', 'scale']
+  low = options_of(surrogate)['low']
+  assert low.meaning == 'below it nothing.' and low.kinds == {'clip': 0.2, 'tilt': 0.5}
+  assert options_of(surrogate)['kind'].choices == ('clip', 'tilt')
+  assert resolve(surrogate, {'kind': 'tilt'}) == {'kind': 'tilt', 'low': 0.5, 'scale': 1.0}
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'kind': 'clp'}, "loss: kind 'clp'; did you mean 'clip'?"),
+    ({'kind': 'tilt', 'cap': 3}, "kind 'tilt' does not use cap; remove it (it uses: low)"),
+    ({'kind': 'tilt', 'low': 0}, 'loss: low 0; choose a number above 0'),
+    ({'low': 2}, 'loss: low 2; choose a number from 0 to 1'),
+    ({'cap': 1}, 'loss: cap 1 is not above scale 1.0'),
+  ],
+)
+def test_a_kind_refuses_what_it_does_not_use(given, message):
+  with wrong(message):
+    check(surrogate, given, where='loss')
+  with wrong(message):
+    surrogate(1, **given)
+
+
+def test_infinity_is_no_positive_number_and_no_upper_end():
+  assert not options.above(0).holds(float('inf')) and not options.below(0).holds(-float('inf'))
+  assert options.at_least(0).holds(float('inf')) and not options.at_least(0).holds(float('nan'))
