@@ -51,8 +51,8 @@ class Pick:
       seen_BV: bool, which tokens the row holds already; for `repetition_penalty`.
     """
     logits_BV = logits_BV.astype(jnp.float32)
-    heat = jnp.broadcast_to(jnp.asarray(self.temperature, jnp.float32), keys_B.shape)[:, None]
-    flat_BV = logits_BV / jnp.where(heat == 0, 1, heat)
+    temperature_B1 = jnp.broadcast_to(_column(self.temperature), (*keys_B.shape, 1))
+    flat_BV = logits_BV / jnp.where(temperature_B1 == 0, 1, temperature_B1)
     logp_BV = drawn_BV = jax.nn.log_softmax(flat_BV)
     if self.repetition_penalty is not None:
       if seen_BV is None:
@@ -64,7 +64,7 @@ class Pick:
       drawn_BV = jnp.where(self.allowed_V, drawn_BV, -jnp.inf)
     kept_BV = truncate(drawn_BV, self.top_k, self.top_p, self.min_p)
     known = isinstance(self.temperature, int | float)
-    greedy_B = heat[:, 0] == 0
+    greedy_B = temperature_B1[:, 0] == 0
     if known and self.temperature > 0:
       token_B = draw(kept_BV, keys_B)
     elif known:
@@ -87,8 +87,8 @@ class Pick:
 def draw(logp_BV: Array, keys_B: Array) -> Array:
   """A token [B] of each row by inverting its distribution: first which block, then which token.
 
-  Two uniform numbers a row, where Gumbel noise would take V; and since the second one is fresh,
-  tokens are told apart that are far less likely than the spacing of one.
+  This takes two uniform numbers a row, where Gumbel noise would take V. Since the second number is
+  independent, it can select tokens that are far less likely than the resolution of one number.
 
   Args:
     logp_BV: up to a constant a row; -inf is never drawn.
@@ -110,7 +110,7 @@ def _first_above(weight_BN: Array, uniform_B: Array) -> Array:
   sum_BN = jnp.cumsum(weight_BN, axis=-1)
   # A parallel sum may grow by rounding where the weight is 0; such a token is never to be drawn.
   above_BN = (sum_BN > uniform_B[:, None] * sum_BN[:, -1:]) & (weight_BN > 0)
-  # Rounding may leave nothing above; what is likeliest is then as good as the last one.
+  # If rounding leaves nothing above, the likeliest is taken, which is as good as the last.
   return jnp.where(above_BN.any(-1), above_BN.argmax(-1), weight_BN.argmax(-1))
 
 
@@ -138,7 +138,7 @@ def make(
     min_p: only tokens at least this fraction as likely as the likeliest (arXiv:2407.01082).
     repetition_penalty: logits of tokens that the row holds already are divided by it where they are
       positive and multiplied where negative (CTRL, arXiv:1909.05858, sec. 4.1); 1 changes nothing.
-    allowed_V: bool, the ids that may be picked at all.
+    allowed_V: bool, the ids that may be picked.
 
   Raises:
     BadInput: a value outside its range.

@@ -16,11 +16,11 @@ Read = Callable[[int], Batch]
 
 
 def shuffled(index: np.ndarray, size: int, seed: int) -> np.ndarray:
-  """A pseudo-random permutation of range(size), evaluated only where asked.
+  """A pseudo-random permutation of range(size), evaluated only at `index`.
 
-  A four-round Feistel network over the next even power of two, walked until it lands inside
-  (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). Nothing is stored, so resume
-  needs no seek and a trillion rows need no list.
+  It is a four-round Feistel network over the next even power of two, applied again until the result
+  is below `size` (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). Nothing is
+  stored, so a resumed run has nothing to skip, and a trillion rows need no list.
 
   >>> shuffled(np.arange(6), 6, seed=0).tolist()
   [1, 0, 3, 5, 4, 2]
@@ -55,10 +55,10 @@ def shuffled(index: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def make_read(rows: Sequence[Mapping[str, np.ndarray]], mesh: Any, *, batch_size: int, seed: int):
-  """`read(step) -> batch` on the mesh: rows in a new order every epoch, each host its own.
+  """A function `read(step) -> batch` on the mesh; the order of the rows is new in every epoch.
 
   Args:
-    rows: random-access rows of fixed shape.
+    rows: random-access rows of fixed shape, of which each host reads its own share.
     mesh: where the batch goes.
     batch_size: rows of all hosts together.
     seed: of the order.
@@ -81,12 +81,12 @@ def make_read(rows: Sequence[Mapping[str, np.ndarray]], mesh: Any, *, batch_size
 
 
 def hash_seed(seed: int, epoch: int) -> int:
-  """One integer from two, without collisions in practice."""
+  """One integer made from two; in practice no two pairs give the same."""
   return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
 
 
 def read_ahead(read: Read, depth: int = 2) -> Read:
-  """The same function, computed in a thread for the next `depth` steps before they are asked."""
+  """The same function, but a thread computes the next `depth` steps before they are needed."""
   pool = ThreadPoolExecutor(1, thread_name_prefix='read_ahead')
   coming: dict[int, Future[Batch]] = {}
 
@@ -102,28 +102,28 @@ def read_ahead(read: Read, depth: int = 2) -> Read:
 
 
 class Batches:
-  """`batch_fn(params, step)`: what was read for the step, through the annotators in order.
+  """A batch function: the rows of a step, after all annotators have added their fields.
 
-  With `epochs` or `minibatches` above 1 (PPO), one rollout serves epochs * minibatches steps: the
+  With `epochs` or `minibatches` above 1 (PPO), one rollout serves epochs * minibatches steps. The
   rows of `minibatches` batches are read and annotated together, with the parameters of the first of
-  these steps, and each epoch cuts them into batches in another order. Step, epoch and minibatch are
-  arithmetic, so a run that starts at the first step of a rollout needs nothing but the parameters.
+  these steps, and each epoch divides them into batches in another order. Epoch and minibatch follow
+  from the step, so a run that starts at the first step of a rollout needs nothing but parameters.
 
-  An annotator may have an attribute `tries` and write `keep` [B]: then further rows are read and
-  sent through the annotators up to it, until the rollout is full of rows that are kept, or the
-  tries are used up and others fill it (dynamic sampling, arXiv:2503.14476, section 3.2). It may
-  have a method `observe(batch)`, which is called once for each rollout that is trained on.
+  An annotator may have an attribute `tries` and write `keep` [B]. Then more rows are read and sent
+  through the annotators up to it, until the rollout is full of rows to keep; once the tries are
+  used up, others fill it (dynamic sampling, arXiv:2503.14476, section 3.2). An annotator may have a
+  method `observe(batch)`, which is called once for each rollout that is trained on.
 
   Attributes:
     reuse: steps that a rollout serves.
-    last: the rollout of the last step that was asked for; None before.
+    last: the rollout of the latest step; None before the first.
 
   Args:
-    read: number -> rows of one rollout, on the mesh.
-    annotate: in order.
+    read: a function from the number of a rollout to its rows, on the mesh.
+    annotate: the annotators, in order.
     seed: of the annotators' random numbers and of the order of minibatches.
     epochs: passes over a rollout.
-    minibatches: updates a pass.
+    minibatches: updates in a pass.
     mesh: where batches go; needed for minibatches and for tries.
   """
 
@@ -181,7 +181,7 @@ class Batches:
     return batch
 
   def _filled(self, params: Any, number: int, tries: int, until: int) -> Batch:
-    """Rows that are kept, of as many reads as it takes; `log/acceptance` is their share."""
+    """A rollout of rows to keep, from as many reads as needed; `log/acceptance` is their share."""
     kept, others, seen = [], [], 0
     wanted = 0
     for attempt in range(number * tries, (number + 1) * tries):
@@ -192,7 +192,7 @@ class Batches:
       kept.append({k: v[keep] for k, v in rows.items()})
       others.append({k: v[~keep] for k, v in rows.items()})
       if _fewest(sum(len(part['tokens']) for part in kept)) >= wanted:
-        break  # on every host, for all of them sample together
+        break  # on every host at once, because all of them sample together
     accepted = sum(len(part['tokens']) for part in kept)
     rows = {k: np.concatenate([p[k] for p in (*kept, *others)])[:wanted] for k in kept[0]}
     rows['log/acceptance'] = np.full(wanted, accepted / seen, np.float32)
@@ -207,7 +207,7 @@ def _fewest(count: int) -> int:
 
 
 class Timed:
-  """A batch function that adds up the seconds the loop waited in it."""
+  """A batch function that adds up the seconds for which the loop waits for it."""
 
   def __init__(self, batch_fn: BatchFn) -> None:
     self._batch_fn = batch_fn

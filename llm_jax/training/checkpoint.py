@@ -18,8 +18,8 @@ STATE, MANIFEST, BEST = 'state', 'manifest.json', 'best.json'
 class Checkpoints:
   """The folder `checkpoints/` of a run: one folder a step, valid once its manifest is there.
 
-  Saving is asynchronous. A folder without a manifest was never finished (the process was killed),
-  one whose files differ from the manifest was damaged; both are named on stderr and passed over.
+  Saving is asynchronous. A folder without a manifest was never finished, because the process was
+  killed; one whose files differ from its manifest is damaged. Both are named on stderr and skipped.
 
   Args:
     folder: made if missing.
@@ -65,7 +65,7 @@ class Checkpoints:
     if score is not None and (best is None or score < best['score']):
       best = {'step': step, 'score': score}
       write_json(self.folder / BEST, best)
-    # Newer folders are those that a resume passed over: damaged, or of a run that went on without.
+    # Newer folders are from before a resume that had to skip them.
     newest = [s for s in self.steps() if s <= step][-self.max_to_keep :]
     for old in self.folder.iterdir():
       if old.name.isdigit() and int(old.name) not in (*newest, best and best['step']):
@@ -81,7 +81,7 @@ class Checkpoints:
       raise error
 
   def steps(self) -> list[int]:
-    """Steps of the finished checkpoints, ascending; their files are not checked here."""
+    """Steps of the finished checkpoints, ascending; their files are not compared with the sums."""
     return sorted(int(p.parent.name) for p in self.folder.glob(f'[0-9]*/{MANIFEST}'))
 
   def best(self) -> dict[str, Any] | None:

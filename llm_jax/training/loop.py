@@ -1,4 +1,4 @@
-"""The one loop: a batch, a step, the hooks; the host never waits for the device here."""
+"""The one loop: a batch, a step, the hooks. The host never waits for the device here."""
 
 from collections.abc import Callable, Iterable
 
@@ -28,7 +28,7 @@ def fit(
     batch_fn: (params, step) -> batch.
     step_fn: from `compile_step`.
     total_steps: where to stop; a state that is already there comes back as it is.
-    hooks: each called as hook(steps done, state, metrics still on the device) after every step.
+    hooks: called after every step as hook(steps done, state, metrics still on the device).
   """
   for step in range(int(state.step), total_steps):
     state, metrics = step_fn(state, batch_fn(state.params, step))

@@ -1,4 +1,4 @@
-"""What a run says while it trains: metrics.jsonl, one line per interval, a bar, a picture."""
+"""What a run reports while it trains: metrics.jsonl, a line per interval, a bar and a plot."""
 
 import functools
 import importlib.util
@@ -19,13 +19,13 @@ from llm_jax.training.loop import Interrupted
 from llm_jax.training.step import TrainState
 from llm_jax.types import BadInput, Mean, Metrics
 
-# Of an evaluation, what is printed if it is there; everything is in metrics.jsonl.
+# The metrics of an evaluation that are printed, if they exist; metrics.jsonl has all of them.
 SHOWN = (
   *('loss', 'bits_per_byte', 'accuracy', 'margin', 'reward', 'kl', 'answer_kl', 'length'),
   'entropy',
 )
-ROLLOUT = ('reward', 'answer_kl', 'kl', 'length')  # what a line says of reinforcement learning
-LAST_VALUE = ('skipped', 'skipped_in_a_row')  # counters: an interval reports where they ended
+ROLLOUT = ('reward', 'answer_kl', 'kl', 'length')  # what a line adds for reinforcement learning
+LAST_VALUE = ('skipped', 'skipped_in_a_row')  # counters: an interval reports their last value
 
 
 class Diverged(Interrupted):
@@ -36,7 +36,7 @@ class Overoptimized(Interrupted):
   """A metric passed its limit: the reward is being hacked (arXiv:2210.10760).
 
   Attributes:
-    step: the last one before the interval in which it did.
+    step: the last step before the interval in which it did.
   """
 
   def __init__(self, message: str, step: int) -> None:
@@ -55,13 +55,13 @@ class Log:
     tokens_per_step: tokens of a batch over all hosts.
     flops_per_step: model FLOPs of a step; see `Transformer.flops_per_token`.
     peak_flops: of all devices, or None where unknown.
-    learning_rate: step -> rate.
-    waited: returns the seconds the loop has waited for data so far.
+    learning_rate: a function from step to rate.
+    waited: returns the seconds that the loop has waited for data so far.
     began: `time.perf_counter()` when the command started.
-    max_skipped: raises Diverged after so many skipped updates in a row.
-    limits: metric -> the largest mean over an interval; beyond it Overoptimized is raised.
-    late: False reports an interval at its end. For runs whose batches wait for the device anyway,
-      as rollouts do: an interval's time would be counted to the one before.
+    max_skipped: Diverged is raised after this many skipped updates in a row.
+    limits: metric -> its largest mean over an interval; above it, Overoptimized is raised.
+    late: False reports an interval at its end. It is for runs whose batches wait for the device
+      anyway, as rollouts do: otherwise an interval's time would be added to the one before.
   """
 
   def __init__(
@@ -131,12 +131,12 @@ class Log:
     self._closed, self._open = [], []
 
   def restart_clock(self) -> None:
-    """After an evaluation or a checkpoint: their time is not training time."""
+    """Excludes the time since the last interval, in which something else than training ran."""
     self._mark, self._waited_mark = time.perf_counter(), self.waited()
 
   def write(self, record: dict[str, Any]) -> None:
-    """One line of metrics.jsonl, and its numbers to TensorBoard where the extra is installed."""
-    # JSON knows no NaN: what is not finite is null.
+    """Writes a line of metrics.jsonl, and its numbers to TensorBoard if that is installed."""
+    # JSON has no NaN: a number that is not finite becomes null.
     known = {
       k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()
     }
@@ -152,8 +152,8 @@ class Log:
     if 'bits_per_byte' in values:
       self._bits[key] = values['bits_per_byte']
     self.write({'step': step, **{f'{key}/{k}': v for k, v in values.items()}})
-    told = [name for name in SHOWN if name in values] or list(values)
-    shown = '  '.join(f'{name.replace("_", " ")} {values[name]:.4f}' for name in told)
+    names = [name for name in SHOWN if name in values] or list(values)
+    shown = '  '.join(f'{name.replace("_", " ")} {values[name]:.4f}' for name in names)
     self.say(f'step {step:>6}  {key}: {shown}')
 
   def say(self, text: str) -> None:
@@ -243,7 +243,7 @@ def _merge(name: str, parts: list[Any]) -> float:
   if name in LAST_VALUE:
     return float(parts[-1].total)
   count = sum(float(p.count) for p in parts)
-  # A Mean that counts nothing is a total, such as the number of trained tokens: reported a step.
+  # A Mean that counts nothing is a total, such as of trained tokens; it is reported per step.
   return sum(float(p.total) for p in parts) / (count or len(parts))
 
 
@@ -255,7 +255,7 @@ def _short(value: float) -> str:
 
 
 def read(folder: str | Path) -> list[dict[str, Any]]:
-  """The records of a run's metrics.jsonl; a last line cut short by a kill is left out."""
+  """The records of a run's metrics.jsonl; a last line that a kill left incomplete is dropped."""
   records = []
   for line in (Path(folder) / 'metrics.jsonl').read_text().splitlines():
     try:

@@ -48,15 +48,15 @@ def train_step(
     state: donated by `compile_step`.
     batch: arrays whose first axis is divisible by `accumulate`.
     loss_fn: bound to its model and hyperparameters.
-    tx: bound optimizer, with `guard` outside.
-    seed: of the run; rng = fold_in(key(seed), step), then the microbatch.
+    tx: the optimizer, with `guard` outside.
+    seed: of the run; rng = fold_in(fold_in(key(seed), step), microbatch).
     accumulate: number of microbatches, one after the other.
     frozen: top-level names of parameters that have no gradient; `tx` is `freeze`d for them too.
-    gradients: 'bfloat16' halves the memory of a microbatch's gradients and what devices exchange
-      of them, for all that is multiplied by activations, which it rounds for the loss too; they are
-      added up and applied in float32 all the same.
-    balances: the model adds terms of its own to the gradient, summed over tokens (models/moe.py);
-      they get the weight of a mean over tokens, whatever the loss counts.
+    gradients: 'bfloat16' halves the memory of a microbatch's gradients and what devices exchange of
+      them. It concerns the weights that multiply activations, and rounds them for the loss too.
+      Gradients are still added up and applied in float32.
+    balances: whether the model adds terms of its own to the gradient, summed over tokens
+      (models/moe.py). They get the weight of a mean over tokens, whatever the loss counts.
   """
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
   still = {name: state.params[name] for name in frozen}
@@ -66,7 +66,7 @@ def train_step(
     loss, metrics = loss_fn({**still, **moving}, batch, rng)
     return loss.total * scale, (loss, metrics)
 
-  # Cast once, outside of what is differentiated, so that gradients have that type.
+  # Parameters are cast outside of the differentiated function, so that gradients have that type.
   def narrow(key_path: Any, x: Array) -> Array:
     return x if EXACT.search(path_of(key_path)) else x.astype(gradients)
 
@@ -75,7 +75,7 @@ def train_step(
     differentiated = jax.tree_util.tree_map_with_path(narrow, moving)
   scale = jnp.ones(())
   if balances:
-    # Of this call the compiler keeps what the count depends on: the batch, and not the model.
+    # The count depends on the batch alone, so the compiler drops the model from this call.
     count = loss_fn(state.params, batch, rng)[0].count
     real = (batch.get('segment', jnp.ones_like(batch['tokens'])) > 0).sum()
     scale = jnp.maximum(real, 1) / jnp.where(count == 0, 1, count)
@@ -121,9 +121,13 @@ def train_step(
 
 
 def measured(batch: Batch) -> Metrics:
-  """What annotators wrote into the fields `log/<name>` [B] of a batch, by name.
+  """The fields `log/<name>` [B] of a batch, which annotators wrote, as means by name.
 
   Rows that only fill a batch, with `segment` 0 everywhere, do not count.
+
+  >>> segment_BL, length_B = jnp.array([[1, 1], [1, 0], [0, 0]]), jnp.array([2.0, 1.0, 9.0])
+  >>> float(measured({'segment': segment_BL, 'log/length': length_B})['length'].value)
+  1.5
   """
   real_B: Any = 1.0
   if 'segment' in batch:
@@ -138,9 +142,9 @@ def make_state(
   """A fresh state, made in place: each device builds only what it holds.
 
   Args:
-    init: makes the parameters (under jit).
+    init: a function that makes the parameters, and that is compiled.
     tx: the optimizer.
-    mesh: see `parallel.rules`.
+    mesh: where `parallel.rules` places them.
   """
   create = lambda: _fresh(init(), tx)
   return jax.jit(create, out_shardings=_shardings(jax.eval_shape(create), mesh))()
