@@ -40,6 +40,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
   c.requires = ()
   c.seed = 0
   c.model = sizes.model(size)
+  c.compute = sizes.compute(size)
   c.init = ConfigDict()
   c.data = ConfigDict()
   c.loss = ConfigDict(dict(name='cross_entropy'))

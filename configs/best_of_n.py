@@ -7,6 +7,7 @@ python -m llm_jax.main --config=configs/best_of_n.py \
 
 from ml_collections import ConfigDict
 
+from configs import sizes
 from configs.base import Stage
 
 
@@ -35,6 +36,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   )
   c.batch_size = 16
   c.minimum = None
+  c.compute = sizes.compute(size)
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
   c.seed = 0
   c.next = (

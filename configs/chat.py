@@ -5,6 +5,8 @@ python -m llm_jax.main --config=configs/chat.py --config.artifact=runs/gpt/ppo
 
 from ml_collections import ConfigDict
 
+from configs import sizes
+
 
 def get_config(size: str = 'tiny') -> ConfigDict:
   c = ConfigDict()
@@ -16,6 +18,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.top_p = 0.95
   c.tools = ConfigDict(dict(search=ConfigDict()))
   c.use_tools = False  # /tools turns them on and off
+  c.compute = sizes.compute(size)
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
   c.seed = 0
   return c

@@ -5,6 +5,8 @@ python -m llm_jax.main --config=configs/evaluate.py
 
 from ml_collections import ConfigDict
 
+from configs import sizes
+
 
 def get_config(size: str = 'tiny') -> ConfigDict:
   c = ConfigDict()
@@ -15,6 +17,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.max_questions = 200
   c.ask = ConfigDict(dict(max_new=96, temperature=0.0, batch_size=100))
   c.output = f'runs/{size}/evaluate.json'
+  c.compute = sizes.compute(size)
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
   c.seed = 0
   return c

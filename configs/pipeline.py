@@ -133,6 +133,7 @@ def report(size: str) -> ConfigDict:
   return ConfigDict(
     dict(
       prompts=PROMPTS,
+      compute=sizes.compute(size).to_dict(),
       max_new=96,
       families=('word_problems', 'python_questions'),
       max_questions=200,

@@ -11,13 +11,9 @@ def model(size: str) -> ConfigDict:
     raise ValueError(f'no size {size!r}; choose from: {", ".join(SIZES)}')
   llama3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_length=8192)
   shape = {
-    # 1.8M: learns the builtin corpus on a laptop CPU. Unrolled layers run faster there.
-    'tiny': dict(
-      vocab_size=4096, dim=128, num_layers=6, num_heads=4, max_length=1024, scan_layers=False
-    ),
-    '15m': dict(
-      vocab_size=8192, dim=320, num_layers=10, num_heads=5, max_length=2048, scan_layers=False
-    ),
+    # 1.8M: learns the builtin corpus on a laptop CPU.
+    'tiny': dict(vocab_size=4096, dim=128, num_layers=6, num_heads=4, max_length=1024),
+    '15m': dict(vocab_size=8192, dim=320, num_layers=10, num_heads=5, max_length=2048),
     '125m': dict(vocab_size=32768, dim=768, num_layers=12, num_heads=12, max_length=4096),
     '1b': dict(
       vocab_size=32768, dim=2048, num_layers=18, num_heads=16, num_kv_heads=8, hidden_dim=6144,
@@ -38,5 +34,12 @@ def model(size: str) -> ConfigDict:
       head='untied',
     ),
   }[size]  # fmt: skip
-  large = {} if size in ('tiny', '15m') else dict(dtype='bfloat16', remat='dots')
-  return ConfigDict(dict(name='transformer', **shape, **large))
+  return ConfigDict(dict(name='transformer', **shape))
+
+
+def compute(size: str) -> ConfigDict:
+  """`config.compute` of a size: on CPUs unrolled layers run faster, accelerators save memory."""
+  model(size)  # refuses an unknown one
+  if size in ('tiny', '15m'):
+    return ConfigDict(dict(scan_layers=False))
+  return ConfigDict(dict(dtype='bfloat16', remat='dots'))

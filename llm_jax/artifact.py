@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 import llm_jax
 from llm_jax.find import call, find, named
 from llm_jax.models import lora
+from llm_jax.models.compute import Compute, without_compute
 from llm_jax.parallel.rules import path_of, shardings
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training.checkpoint import difference, manifest, sha256, write_json
@@ -38,6 +39,7 @@ class Artifact:
     params: nested dict of arrays, layers stacked.
     tokenizer: the one it was trained with.
     config: the whole config of the run, as plain dicts; `config['model']` has `name` and shape.
+      `compute` is not stored: another machine runs the model in its own way.
     step: updates made.
     stage: the run's stage, such as 'pretrain'.
     parent: folder of the artifact it started from, or None.
@@ -75,7 +77,7 @@ def save(path: str | Path, artifact: Artifact) -> None:
       'step': artifact.step,
       'parent': artifact.parent,
       'model': artifact.config['model'],
-      'config': artifact.config,
+      'config': {k: v for k, v in artifact.config.items() if k != 'compute'},
       'tokenizer': artifact.tokenizer.fingerprint,
       'versions': {
         'llm_jax': llm_jax.__version__,
@@ -106,15 +108,23 @@ def describe(path: str | Path) -> dict[str, Any]:
     )
   try:
     about = json.loads((folder / FILE).read_text())
-    return {**about, 'model': dict(about['model']), 'files': dict(about['files'])}
-  except (ValueError, KeyError, TypeError):
+    model, files = without_compute(about['model']), dict(about['files'])
+    return {**about, 'model': model, 'config': {**about['config'], 'model': model}, 'files': files}
+  except (ValueError, KeyError, TypeError, AttributeError):
     raise BadInput(
       f'artifact: {str(folder / FILE)!r} cannot be read, it is damaged; train it again'
     ) from None
 
 
-def load(path: str | Path, mesh: Mesh) -> Artifact:
+def load(
+  path: str | Path, mesh: Mesh, compute: Mapping[str, Any] | Compute | None = None
+) -> Artifact:
   """Reads an artifact onto a mesh, whatever mesh wrote it.
+
+  Args:
+    path: the folder.
+    mesh: where its parameters go.
+    compute: how the model is run: fields of `Compute`, or that of another model.
 
   Raises:
     BadInput: missing, unfinished or damaged, naming the file.
@@ -130,7 +140,7 @@ def load(path: str | Path, mesh: Mesh) -> Artifact:
       f'artifact: {str(folder / "tokenizer")!r} is not the tokenizer it was trained with; '
       'put that one back, or train it again'
     )
-  model = build(about['model'])
+  model = build(about['model'], compute)
   shapes = abstract_params(model)
   struct = lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place)
   with ocp.StandardCheckpointer() as orbax:
@@ -146,14 +156,19 @@ def load(path: str | Path, mesh: Mesh) -> Artifact:
   )
 
 
-def build(group: Mapping[str, Any]) -> Any:
+def build(group: Mapping[str, Any], compute: Mapping[str, Any] | Compute | None = None) -> Any:
   """The model of a config group: `name` is the file in `models/`, the rest its shape.
 
   With a group `lora` in it, that model is frozen and adapted; see models/lora.py.
+
+  Args:
+    group: `config.model`.
+    compute: how the model is run: fields of `Compute`, or that of another model.
   """
   name, shape = named(group, 'model')
   adapter = shape.pop('lora', None)
-  model = find('models', name).make(**shape)
+  make = find('models', name).make
+  model = call(make, shape, where='model', offered={'compute': compute})
   return model if adapter is None else call(lora.wrap, adapter, model, where='model.lora')
 
 
@@ -229,6 +244,8 @@ def holds(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[s
     return False
   drop = lambda c: {k: v for k, v in c.items() if k not in may_change}
   theirs = json.loads((folder / 'config.json').read_text())
+  if 'model' in theirs and 'compute' not in theirs:  # from when both were one group
+    theirs['model'] = without_compute(theirs['model'])
   differing = _differences(drop(theirs), drop(json.loads(json.dumps(config))))
   if differing:
     raise BadInput(

@@ -47,7 +47,7 @@ def tune_cpu(*, rounds: bool = False) -> None:
   both: experiments/benchmarks/README.md has the measurements. Flags that the user set win.
 
   Args:
-    rounds: products are of bfloat16 operands (`model.product_dtype`), for which YNNPACK is faster.
+    rounds: products have bfloat16 operands (`compute.product_dtype`), for which YNNPACK is faster.
   """
   given = os.environ.get('XLA_FLAGS', '')
   if 'xla_cpu_experimental_ynn_fusion_type' not in given and not rounds:

@@ -88,6 +88,26 @@ def test_the_folder_explains_itself(folder, tokenizer):
   assert Tokenizer.load(folder / 'tokenizer').encode('the cat')
 
 
+def test_how_a_model_is_run_is_chosen_where_it_is_loaded(copy):
+  """Older artifacts say it among the fields of the model, from a machine that was not this one."""
+  about = json.loads((copy / artifact.FILE).read_text())
+  old = GROUP | dict(attention='cudnn', dtype='bfloat16', remat='dots', scan_layers=False)
+  about['model'] = about['config']['model'] = old
+  (copy / artifact.FILE).write_text(json.dumps(about))
+  loaded = artifact.load(copy, make_mesh(data=1), dict(remat='full'))
+  assert loaded.model == artifact.build(GROUP, dict(remat='full'))
+  assert loaded.config['model'] == GROUP == artifact.describe(copy)['model']
+  logits, _ = jax.jit(loaded.model.apply)(loaded.params, jnp.zeros((1, 3), jnp.int32))
+  assert logits.shape == (1, 3, 290)
+
+
+def test_an_artifact_does_not_say_how_it_was_run(tmp_path, tokenizer):
+  params = {'w': jnp.zeros(2)}
+  config = {'model': GROUP, 'compute': {'dtype': 'bfloat16'}}
+  artifact.save(tmp_path, artifact.Artifact(None, params, tokenizer, config))
+  assert artifact.describe(tmp_path)['config'] == {'model': GROUP}
+
+
 def test_saving_again_replaces_the_whole(copy, tokenizer):
   params = jax.tree.map(lambda x: x + 1, params_on(make_mesh(data=1)))
   made = artifact.Artifact(artifact.build(GROUP), params, tokenizer, {'model': GROUP}, step=8)
@@ -238,6 +258,15 @@ def test_what_may_change_may_change(tmp_path):
     artifact.holds(tmp_path, other)
   with pytest.raises(BadInput, match='seed = 0, not 1'):
     artifact.holds(tmp_path, other | {'seed': 1}, may_change=('log_every',))
+
+
+def test_a_run_from_before_compute_was_a_group_goes_on(tmp_path):
+  halves = dict(policy={'dim': 8}, critic={'dim': 4})
+  for new in (GROUP, {'name': 'actor_critic', **halves}):
+    old = {k: {**v, 'remat': 'dots'} if isinstance(v, dict) else v for k, v in new.items()}
+    artifact.claim(tmp_path, {'model': {**old, 'scan_layers': False}})
+    config = {'model': new, 'compute': {'remat': 'full'}}
+    assert artifact.holds(tmp_path, config, may_change=('compute',))
 
 
 def test_a_new_folder_holds_nothing_yet(tmp_path):

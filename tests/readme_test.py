@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from llm_jax import main
 
@@ -83,7 +84,8 @@ def smoke(c):
     for shape in (c.model.get('policy'), c.model.get('critic'), c.model):
       if shape is not None and 'dim' in shape:
         with shape.unlocked():
-          shape.update(TINY, remat='none', dtype='float32', scan_layers=True)
+          shape.update(TINY)
+    c.compute = ConfigDict()
     reuse = c.get('rollout', {}).get('minibatches', 1)
     c.total_steps = c.checkpoint_every = c.eval_every = c.log_every = 2 * reuse
     c.batch_size, c.accumulate = 4, 1

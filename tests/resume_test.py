@@ -41,7 +41,6 @@ WORDS = [
 STEPS, STAGE_STEPS, EVERY = 30, 15, 3
 SHAPE = dict(
   name='transformer', vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=64,
-  scan_layers=True,
 )  # fmt: skip
 JUDGE = SHAPE | dict(head='scalar')
 TIMES = ('seconds_to_first_step', 'tokens_per_second', 'flops_per_second', 'mfu', 'data_wait')
@@ -67,6 +66,7 @@ def get_config():
   train.fit = slow_fit
   c = {stage}.get_config('tiny')
   c.model.update({shape!r})
+  c.compute.scan_layers = True
   c.total_steps, c.batch_size, c.accumulate = {steps}, 8, 1
   c.log_every, c.eval_every, c.checkpoint_every = 1, {steps} // 3, {every}
   c.optimizer.update(name='adamw', learning_rate=3e-3, ema=0.9, warmup_steps=3)

@@ -33,7 +33,7 @@ def jax_worker(shape: str, batch: int) -> None:
   dim, layers, heads, hidden, vocab, *_ = SHAPES[shape]
   model = transformer.make(
     vocab_size=vocab, dim=dim, num_layers=layers, num_heads=heads, hidden_dim=hidden,
-    max_length=PROMPT + NEW, head='untied', scan_layers=False,
+    max_length=PROMPT + NEW, head='untied', compute=dict(scan_layers=False),
   )  # fmt: skip
   prompt_BP = np.random.default_rng(0).integers(0, vocab, (batch, PROMPT), np.int32)
   params = jax.jit(model.init)(jax.random.key(0), prompt_BP[:1, :1])

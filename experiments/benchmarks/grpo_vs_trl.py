@@ -64,7 +64,7 @@ def ours(accumulate: int) -> None:
   with jax.set_mesh(mesh):
     model = transformer.make(
       vocab_size=VOCAB, dim=DIM, num_layers=LAYERS, num_heads=HEADS, hidden_dim=HIDDEN,
-      max_length=LENGTH, head='untied', scan_layers=False,
+      max_length=LENGTH, head='untied', compute=dict(scan_layers=False),
     )  # fmt: skip
     words = SimpleNamespace(
       vocab_size=VOCAB,

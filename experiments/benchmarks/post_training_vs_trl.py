@@ -50,7 +50,7 @@ def ours(stage: str, accumulate: int) -> None:
   with jax.set_mesh(mesh):
     model = transformer.make(
       vocab_size=VOCAB, dim=DIM, num_layers=LAYERS, num_heads=HEADS, hidden_dim=HIDDEN,
-      max_length=LENGTH, head='untied', scan_layers=False,
+      max_length=LENGTH, head='untied', compute=dict(scan_layers=False),
     )  # fmt: skip
     tokens, mask = rows()
     if stage == 'dpo':  # [2, 8, L] -> [8, 2, L]

@@ -66,9 +66,21 @@ def rows_of(vocab: int, batch: int, length: int, documents: int) -> dict[str, An
   }
 
 
+def model_of(size: str, changes: dict[str, Any]) -> Any:
+  """The model of a size with some fields of its shape or compute changed."""
+  from configs import sizes
+  from llm_jax.models import transformer
+  from llm_jax.models.compute import Compute
+  from llm_jax.options import options_of
+
+  how = {k: v for k, v in changes.items() if k in options_of(Compute)}
+  shape = sizes.model(size).to_dict() | {k: v for k, v in changes.items() if k not in how}
+  del shape['name']
+  return transformer.make(compute=sizes.compute(size).to_dict() | how, **shape)
+
+
 def ours(case: str) -> dict[str, Any]:
   """One case with the house's model, loss, optimizer and step."""
-  from configs import sizes
   from llm_jax.main import tune_cpu
 
   tune_cpu()
@@ -77,15 +89,12 @@ def ours(case: str) -> dict[str, Any]:
 
   from llm_jax.find import bind
   from llm_jax.losses import cross_entropy
-  from llm_jax.models import transformer
   from llm_jax.parallel.mesh import make_mesh, peak_flops, shard_batch
   from llm_jax.training import optimizer
   from llm_jax.training.step import compile_step, make_state
 
   size, changes, how = parse(case)
-  shape = sizes.model(size).to_dict() | changes
-  shape.pop('name')
-  model = transformer.make(**shape)
+  model = model_of(size, changes)
   batch, length = how['batch'], how['length']
   mesh = make_mesh(fsdp=-1)
   with jax.set_mesh(mesh):
@@ -113,7 +122,7 @@ def ours(case: str) -> dict[str, Any]:
     return {
       'device': jax.devices()[0].device_kind,
       'parameters': model.num_params(),
-      'attention': model.shape.backend(length),
+      'attention': model.backend(length),
       'tokens_per_second': round(tokens / seconds),
       'mfu': round(flops / seconds / peak, 4) if peak else None,
       'compile_seconds': round(compile_seconds, 1),
@@ -127,15 +136,11 @@ def torch_peer(case: str) -> dict[str, Any]:
   import torch
   from transformers import LlamaConfig, LlamaForCausalLM
 
-  from configs import sizes
-  from llm_jax.models import transformer
-
   size, changes, how = parse(case)
   if how['documents'] != 1:
     raise SystemExit(f'{case}: the peer has rows of one document; leave --peer or documents= out')
-  group = sizes.model(size).to_dict() | changes
-  group.pop('name')
-  shape = transformer.make(**group).shape
+  model = model_of(size, changes)
+  shape = model.shape
   config = LlamaConfig(
     vocab_size=shape.vocab_size, hidden_size=shape.dim, intermediate_size=shape.hidden_dim,
     num_hidden_layers=shape.num_layers, num_attention_heads=shape.num_heads,
@@ -145,7 +150,7 @@ def torch_peer(case: str) -> dict[str, Any]:
   torch.set_float32_matmul_precision('high')
   device = torch.device('cuda')
   theirs: Any = LlamaForCausalLM(config).to(device)
-  if shape.remat != 'none':
+  if model.compute.remat != 'none':
     theirs.gradient_checkpointing_enable()
   theirs.train()
   adamw = torch.optim.AdamW(theirs.parameters(), lr=3e-4, betas=(0.9, 0.95), fused=True)

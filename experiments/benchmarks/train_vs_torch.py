@@ -27,8 +27,8 @@ def make_model(shape: str, rounds: bool) -> Any:
   dim, layers, heads, hidden, vocab, length, _ = SHAPES[shape]
   return transformer.make(
     vocab_size=vocab, dim=dim, num_layers=layers, num_heads=heads, hidden_dim=hidden,
-    max_length=length, head='untied', scan_layers=False,
-    product_dtype='bfloat16' if rounds else None,
+    max_length=length, head='untied',
+    compute=dict(scan_layers=False, product_dtype='bfloat16' if rounds else None),
   )  # fmt: skip
 
 

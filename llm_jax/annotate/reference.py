@@ -51,7 +51,7 @@ def make(
   if path:
     if artifact.describe(path)['model'].get('head') == 'scalar':
       raise BadInput(f'annotate.reference: {path!r} is a reward model; it has no log-probabilities')
-    made = artifact.load(path, mesh)
+    made = artifact.load(path, mesh, model.compute)
     reference, parameters = made.model, lambda params: made.params
   elif hasattr(model, 'base'):
     reference, parameters = model.base, lambda params: params['base']

@@ -28,12 +28,12 @@ def make(model: Any, tokenizer: Any, *, mesh: Any, path: str) -> Annotate:
   Raises:
     BadInput: no scalar head; or answers longer than the reward model can read.
   """
-  del model, tokenizer
+  del tokenizer
   if artifact.describe(path)['model'].get('head') != 'scalar':
     raise BadInput(
       f'annotate.reward_model: {path!r} has no scalar head; give the folder of a reward stage'
     )
-  made = artifact.load(path, mesh)
+  made = artifact.load(path, mesh, model.compute)
 
   @jax.jit
   def fields(params: Params, batch: Batch) -> Batch:

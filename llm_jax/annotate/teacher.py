@@ -27,7 +27,7 @@ def make(model: Any, tokenizer: Any, *, mesh: Any, path: str, top_k: int = 64) -
     BadInput: a teacher that gives no distribution, or top_k above its vocabulary.
   """
   del tokenizer
-  made = artifact.load(path, mesh)
+  made = artifact.load(path, mesh, model.compute)
   shape = made.model.shape
   if shape.head == 'scalar' or not shape.causal:
     raise BadInput(f'annotate.teacher: {path!r} is no causal language model')

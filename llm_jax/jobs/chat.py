@@ -22,8 +22,8 @@ from llm_jax.text.templates import MARKS
 from llm_jax.types import BadInput
 
 FIELDS = (
-  *('job', 'artifact', 'system', 'max_new', 'temperature', 'top_p', 'tools', 'use_tools', 'mesh'),
-  'seed',
+  *('job', 'artifact', 'system', 'max_new', 'temperature', 'top_p', 'tools', 'use_tools'),
+  *('compute', 'mesh', 'seed'),
 )
 BUCKET = 64  # prompts are padded to a multiple of it, so that few lengths are compiled
 HELP = """/reset            forget the conversation
@@ -87,7 +87,7 @@ class Chat:
   """
 
   def __init__(self, config: Any, mesh: jax.sharding.Mesh) -> None:
-    made = artifact.load(config.artifact, mesh)
+    made = artifact.load(config.artifact, mesh, config.get('compute'))
     self._model, self._params, self._tokenizer = made.model, made.params, made.tokenizer
     self._max_new, self._seed = config.max_new, config.seed
     # A model that never saw a conversation is asked in the way of the text it knows.

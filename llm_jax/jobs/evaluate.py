@@ -69,7 +69,7 @@ def main(config: Any) -> None:
 def _ask(
   config: Any, path: str, questions: Sequence[Mapping[str, Any]], mesh: jax.sharding.Mesh
 ) -> list[str]:
-  made = artifact.load(path, mesh)
+  made = artifact.load(path, mesh, config.get('compute'))
   ask = call(
     complete.make,
     config.ask,

@@ -53,7 +53,7 @@ def check(config: Any) -> None:
   kind, _, count, slices = _hardware(config.hardware)
   if slices > 1 and kind not in TPUS:
     raise BadInput(f'plan: only TPUs come in slices; write {kind}:{count}')
-  model = artifact.build(config.train.model.to_dict())
+  model = _model(config)
   if not isinstance(model, Transformer):
     raise BadInput('plan: config.train.model is no plain Transformer; plan a stage of one model')
   if rest := set(config.train.annotate.steps) - {'reference'}:
@@ -78,7 +78,7 @@ def check(config: Any) -> None:
 def main(config: Any) -> None:
   """Finds a layout that fits, prints what it takes, and writes the numbers as JSON."""
   kind, chip, count, slices = _hardware(config.hardware)
-  model: Any = artifact.build(config.train.model.to_dict())
+  model = _model(config)
   tx, _ = call(
     optimizer.make, config.train.optimizer, where='optimizer', total_steps=config.train.total_steps
   )
@@ -118,6 +118,11 @@ def main(config: Any) -> None:
   print(f'Everything is in {path}.')
 
 
+def _model(config: Any, **compute: Any) -> Any:
+  group = config.train.get('compute', {})
+  return artifact.build(config.train.model.to_dict(), {**group, **compute})
+
+
 def _hardware(text: str) -> tuple[str, Chip, int, int]:
   """Kind, chip, number of devices and of slices of 'v5e:4x4', 'v5e:4x4*2' or 'h100:512'."""
   kind, _, size = text.partition(':')
@@ -147,7 +152,7 @@ def _given(config: Any, count: int) -> Layout:
       f'plan: {config.train.batch_size} rows cannot be cut into {pieces}, the devices of '
       f'{" * ".join(BATCH_AXES)} times {config.train.accumulate} microbatches; use a multiple'
     )
-  return Layout(sizes, config.train.model.get('remat', 'none'), config.train.accumulate)
+  return Layout(sizes, _model(config).compute.remat, config.train.accumulate)
 
 
 def _group(config: Any) -> int:
@@ -222,7 +227,7 @@ def _topology(hardware: str, slices: int) -> Sequence[Any]:
 
 def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, Any]:
   """Compiles the stage's step for devices that are not here."""
-  model: Any = artifact.build(config.train.model.to_dict() | {'remat': layout.remat})
+  model = _model(config, remat=layout.remat)
   tx, _ = call(
     optimizer.make, config.train.optimizer, where='optimizer', total_steps=config.train.total_steps
   )

@@ -45,6 +45,7 @@ class Questions:
       measured on.
     data: keyword arguments of `data.prompts`, whose prompts these answer.
     batch_size: prompts or rows at a time.
+    compute: how the models are run; see `models.compute.Compute`.
     price: of a device for an hour, in any currency.
   """
 
@@ -59,9 +60,11 @@ class Questions:
     sampled: int = 128,
     data: Mapping[str, Any] | None = None,
     batch_size: int = 64,
+    compute: Mapping[str, Any] | None = None,
     price: float = 0.0,
   ) -> None:
     self.prompts, self.max_new, self.batch_size = tuple(prompts), max_new, batch_size
+    self.compute = compute
     self.max_rows, self.sampled, self.data, self.price = max_rows, sampled, data or {}, price
     self.questions = [
       question
@@ -178,7 +181,7 @@ def _measured(
   if kept.is_file() and (known := json.loads(kept.read_text())).pop('of') == seen.hexdigest():
     return known
   print(f'asking {path}', flush=True)
-  made = artifact.load(path, mesh)
+  made = artifact.load(path, mesh, asked.compute)
   told = _scores(config, names, made, asked, mesh)
   if made.template and asked.sampled:
     told |= _sampled(

@@ -26,12 +26,12 @@ from llm_jax.sampling import complete
 from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput, Batch
 
-PRINTS = ('job', 'artifact', 'prompts', 'sample', 'mesh', 'seed')
+PRINTS = ('job', 'artifact', 'prompts', 'sample', 'compute', 'mesh', 'seed')
 WRITES = (
   *('job', 'artifact', 'workdir', 'data', 'split', 'annotate', 'batch_size', 'max_prompts'),
-  *('minimum', 'mesh', 'seed', 'next'),
+  *('minimum', 'compute', 'mesh', 'seed', 'next'),
 )
-MAY_CHANGE = ('mesh', 'next')
+MAY_CHANGE = ('compute', 'mesh', 'next')
 
 
 def check(config: Any, *, coming: Collection[str] = ()) -> None:
@@ -82,7 +82,7 @@ def _print(config: Any, mesh: jax.sharding.Mesh) -> None:
   prompts = (config.prompts,) if isinstance(config.prompts, str) else tuple(config.prompts)
   if not prompts:
     raise BadInput('sample: no prompts; give --config.prompts="(\'Once upon a time\',)"')
-  made = artifact.load(config.artifact, mesh)
+  made = artifact.load(config.artifact, mesh, config.get('compute'))
   run = call(
     complete.make,
     config.sample,
@@ -110,7 +110,7 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
   if summary.is_file():
     print(f'{folder} is finished; delete it to sample again.\n{_told(folder)}\n{_next(config)}')
     return
-  made = artifact.load(config.artifact, mesh)
+  made = artifact.load(config.artifact, mesh, config.get('compute'))
   name, group = named(config.data, 'data')
   template = group.get('template', made.template)
   rows = call(

@@ -42,7 +42,7 @@ from llm_jax.types import BadInput, LossFn, Params
 
 FIELDS = (
   *('job', 'stage', 'workdir', 'requires', 'next', 'seed', 'total_steps', 'batch_size'),
-  *('accumulate', 'mesh', 'model', 'data', 'loss', 'annotate', 'optimizer', 'init'),
+  *('accumulate', 'mesh', 'model', 'compute', 'data', 'loss', 'annotate', 'optimizer', 'init'),
   *('evals', 'sample', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
   *('publish', 'centre', 'rollout', 'stop', 'gradients'),
 )
@@ -51,9 +51,9 @@ COUNTS = (
   'max_to_keep',
 )
 SUMMARY = ('reward', 'accuracy', 'bits_per_byte')  # the first that was evaluated is told at the end
-# What may differ when a run is resumed: where it runs and how often it speaks.
+# What may differ when a run is resumed: where and how it runs, and how often it speaks.
 MAY_CHANGE = (
-  *('mesh', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
+  *('mesh', 'compute', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
   *('evals', 'sample', 'next', 'requires', 'stop'),
 )
 
@@ -96,7 +96,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
       f'batch_size {batch} is not divisible by accumulate * data * fsdp * expert = {parts} * '
       f'{shards}; use {use}, or another config.accumulate'
     )
-  _loss_fn(config, artifact.build(config.model.to_dict()))
+  _loss_fn(config, _model(config))
   _optimizer(config)
   evaluations.check(config.evals)
 
@@ -113,6 +113,10 @@ def main(config: Any) -> None:
     run = _Run(config, mesh, began)
     artifact.claim(folder, whole)
     run.train(folder, whole)
+
+
+def _model(config: Any) -> Any:
+  return artifact.build(config.model.to_dict(), config.get('compute'))
 
 
 def _loss_fn(config: Any, model: Any) -> LossFn:
@@ -170,7 +174,7 @@ class _Run:
 
   def __init__(self, config: Any, mesh: jax.sharding.Mesh, began: float) -> None:
     self.config, self.mesh, self.began = config, mesh, began
-    self.model = artifact.build(config.model.to_dict())
+    self.model = _model(config)
     shape = self.model.shape
     self.donors, self.fresh = _donors(config), tuple(config.init.get('fresh', ()))
     if self.model.frozen:
@@ -197,7 +201,7 @@ class _Run:
         f'model: rows of {self.tokens_shape[-1]} tokens are longer than config.model.max_length '
         f'{shape.max_length}; raise it, or make shorter rows'
       )
-    self.attention = shape.backend(self.tokens_shape[-1])  # refuses what it cannot do
+    self.attention = self.model.backend(self.tokens_shape[-1])  # refuses what it cannot do
     self.tx, self.rate = _optimizer(config)
     self.tx = optimizer.freeze(self.tx, self.model.frozen)
     self.evaluations = evaluations.build(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from llm_jax.models import transformer
+from llm_jax.models.compute import Compute
 from llm_jax.models.transformer import Transformer
 from llm_jax.types import Array, BadInput, Params
 
@@ -32,6 +33,16 @@ class ActorCritic:
   def shape(self) -> Any:
     """That of the policy."""
     return self.policy.shape
+
+  @property
+  def compute(self) -> Compute:
+    """That of both."""
+    return self.policy.compute
+
+  def backend(self, length: int) -> str:
+    """The policy's, which the critic's may differ from by its heads alone."""
+    self.critic.backend(length)  # refuses what it cannot do
+    return self.policy.backend(length)
 
   def init(self, rng: Array, tokens: Array) -> Params:
     """Parameters of both."""
@@ -70,13 +81,19 @@ class ActorCritic:
     return self.policy.flops_per_token(length) + self.critic.flops_per_token(length)
 
 
-def make(*, policy: Mapping[str, Any], critic: Mapping[str, Any]) -> ActorCritic:
+def make(
+  *,
+  policy: Mapping[str, Any],
+  critic: Mapping[str, Any],
+  compute: Mapping[str, Any] | Compute | None = None,
+) -> ActorCritic:
   """A model from the shapes of its two halves, as fields of `transformer.Shape`.
 
   Raises:
     BadInput: a critic without a scalar head, or with a smaller vocabulary or length.
   """
-  half = lambda group: transformer.make(**{k: v for k, v in group.items() if k != 'name'})
+  shape = lambda group: {k: v for k, v in group.items() if k != 'name'}
+  half = lambda group: transformer.make(compute=compute, **shape(group))
   model = ActorCritic(half(policy), half({**critic, 'head': critic.get('head', 'scalar')}))
   ours, theirs = model.policy.shape, model.critic.shape
   if theirs.head != 'scalar' or ours.head == 'scalar':

@@ -18,8 +18,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llm_jax.models import transformer
-from llm_jax.models.huggingface_config import COMPUTED, bad, config_of, family_of, shape_of
-from llm_jax.models.transformer import Shape, Transformer
+from llm_jax.models.compute import Compute
+from llm_jax.models.huggingface_config import bad, config_of, family_of, shape_of
+from llm_jax.models.shape import Shape
+from llm_jax.models.transformer import Transformer
 from llm_jax.types import Params
 
 # Their names to our paths; {} is the number of a layer, then of an expert: ours are stacked.
@@ -218,20 +220,21 @@ def _merged(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
   return shape if len(shape) == 1 else (shape[0], math.prod(shape[1:]))
 
 
-def load(folder: str | Path, **options: Any) -> tuple[Transformer, Params]:
+def load(
+  folder: str | Path, compute: Mapping[str, Any] | Compute | None = None
+) -> tuple[Transformer, Params]:
   """A model of ours and its float32 parameters from a checkpoint folder of theirs.
 
   Args:
     folder: with config.json and model.safetensors, or its parts and model.safetensors.index.json.
-    **options: `dtype`, `remat` and `scan_layers` of `transformer.make`.
+    compute: how the model is run.
 
   Raises:
     BadInput: a file is missing, or see `shape_of` and `from_hf`.
   """
   folder = Path(folder)
-  if fixed := [name for name in options if name not in COMPUTED]:
-    raise bad(f'{fixed[0]} is fixed by the checkpoint; choose from: {", ".join(COMPUTED)}')
-  model = transformer.make(**shape_of(json.loads(_text(folder / 'config.json'))), **options)
+  shape = shape_of(json.loads(_text(folder / 'config.json')))
+  model = transformer.make(compute=compute, **shape)
   index = folder / 'model.safetensors.index.json'
   files = ['model.safetensors']
   if not (folder / files[0]).exists() and index.exists():

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.models import moe
-from llm_jax.models.transformer import Shape
+from llm_jax.models.shape import Shape
 from llm_jax.types import BadInput
 
 # What their configuration classes assume where config.json says nothing.
@@ -72,8 +72,6 @@ SCALING = {  # of Llama 3.1: ours to theirs
   'high_freq_factor': 'high_freq_factor',
   'original_length': 'original_max_position_embeddings',
 }
-# Fields of Shape that say how to compute, not what.
-COMPUTED = ('dtype', 'remat', 'scan_layers', 'attention', 'fuse', 'product_dtype')
 
 
 def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,7 +259,7 @@ def family_of(shape: Shape) -> str:
 
 def _check_same(shape: Shape, back: Shape, family: str) -> None:
   """What the family cannot say has turned into something else on the way there and back."""
-  skip = {*COMPUTED}
+  skip = set()
   if shape.position == 'learned':
     skip |= {'rope_theta', 'rope_scaling'}
   if shape.bias:

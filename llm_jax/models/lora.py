@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from llm_jax.models.compute import Compute
 from llm_jax.models.layers import LowRank, fan_in
 from llm_jax.models.transformer import Transformer
 from llm_jax.types import Array, BadInput, Params
@@ -45,6 +46,15 @@ class Lora:
   def shape(self) -> Any:
     """That of the base."""
     return self.base.shape
+
+  @property
+  def compute(self) -> Compute:
+    """That of the base."""
+    return self.base.compute
+
+  def backend(self, length: int) -> str:
+    """That of the base."""
+    return self.base.backend(length)
 
   def init(self, rng: Array, tokens: Array) -> Params:
     """Parameters of the base, `a` random and `b` 0: at first the model is its base."""

@@ -6,7 +6,7 @@ ragged groups. So the answer for a token does not depend on its neighbours, nor 
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -14,11 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from llm_jax.models.layers import fan_in, gated
-from llm_jax.options import suggest
+from llm_jax.options import Count, NotNegative
 from llm_jax.parallel.mesh import BATCH_AXES, divides
 from llm_jax.types import Array, BadInput
-
-BALANCES = ('loss', 'bias', 'none')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,18 +31,14 @@ class Mixture:
     weight: of the balance, against one token's loss.
   """
 
-  count: int
-  per_token: int = 2
+  count: Count
+  per_token: Count = 2
   normalize: bool = True
-  balance: str = 'loss'
-  weight: float = 0.01
+  balance: Literal['loss', 'bias', 'none'] = 'loss'
+  weight: NotNegative = 0.01
 
   def __post_init__(self) -> None:
-    if self.balance not in BALANCES:
-      raise BadInput(
-        f'model.experts: balance {self.balance!r}; {suggest(self.balance, [*BALANCES])}'
-      )
-    if not 1 <= self.per_token <= self.count:
+    if self.per_token > self.count:
       raise BadInput(
         f'model.experts: per_token {self.per_token} must be from 1 to count {self.count}'
       )

@@ -8,173 +8,23 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import FrozenDict
 from jax.ad_checkpoint import checkpoint_name
 
 from llm_jax.models import attend, attention, moe
+from llm_jax.models.compute import POLICIES, Compute, compute_of
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, turned
-from llm_jax.options import suggest
+from llm_jax.models.shape import Shape
+from llm_jax.options import check, options_of
 from llm_jax.parallel.mesh import constrain
 from llm_jax.parallel.rules import EXACT, path_of
 from llm_jax.types import Array, BadInput
-
-# What a flash kernel leaves for its backward pass has this name; where that is not kept, it runs
-# twice.
-ATTENTION = jax.checkpoint_policies.save_only_these_names('attention')
-POLICIES = {
-  'full': jax.checkpoint_policies.nothing_saveable,
-  'attention': ATTENTION,
-  'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
-    names_which_can_be_saved=['attention'],
-    names_which_can_be_offloaded=['block'],
-    offload_src='device',
-    offload_dst='pinned_host',
-  ),
-  'dots': jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, ATTENTION
-  ),
-  'all_dots': jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_saveable, ATTENTION
-  ),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-  """Everything that fixes the parameters and the function of a Transformer.
-
-  Attributes:
-    vocab_size: V, rows of the embedding.
-    dim: D, width of the residual stream.
-    num_layers: N.
-    num_heads: H query heads.
-    num_kv_heads: K key and value heads, a divisor of H (arXiv:2305.13245); default H.
-    head_dim: E; default dim / num_heads.
-    hidden_dim: F; default 8/3 dim for swiglu and 4 dim for gelu, rounded up to 64.
-    max_length: longest sequence; the number of learned positions.
-    causal: False sees both sides, for masked language models.
-    norm: 'rms' or 'layer'.
-    norm_eps: added to the variance.
-    mlp: 'swiglu' or 'gelu'.
-    position: 'rope' or 'learned'.
-    rope_theta: base of the rotary frequencies.
-    rope_scaling: Llama 3.1's, see `layers.rotary`; or None.
-    qkv_bias: biases on q, k and v (Qwen2).
-    bias: biases on every product (GPT-2).
-    qk_norm: RMSNorm on each query and key head (Qwen3).
-    window: how many keys a query sees, itself included; None sees all.
-    attention: the backend, see models/attend: 'auto', 'xla', 'chunked', 'cudnn' or 'splash'.
-    attention_softcap: scores are c tanh(score / c) (Gemma 2); or None.
-    logit_softcap: the same for logits.
-    experts: fields of `moe.Mixture`, for experts in the place of the MLP; or None.
-    head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
-    dtype: of activations and products; parameters are float32.
-    product_dtype: 'bfloat16' rounds the operands of float32 products, with weights and in
-      attention, which is what CPUs with AMX and the like do fast; sums and everything else stay
-      float32. None rounds nothing.
-    remat: what the backward pass computes again: 'none', 'full' (all of a block), 'attention' (all
-      but a flash kernel), 'dots' (all but that and products with weights), 'all_dots' (all but that
-      and products), 'offload' (as 'attention', and the input of each block waits in the host's
-      memory).
-    scan_layers: one compiled block for all layers (compiles fast) or one each (runs faster).
-    fuse: one product for query, key and value and one for gate and up; see `layers.products`.
-  """
-
-  vocab_size: int
-  dim: int
-  num_layers: int
-  num_heads: int
-  num_kv_heads: int = 0
-  head_dim: int = 0
-  hidden_dim: int = 0
-  max_length: int = 2048
-  causal: bool = True
-  norm: str = 'rms'
-  norm_eps: float = 1e-5
-  mlp: str = 'swiglu'
-  position: str = 'rope'
-  rope_theta: float = 10000.0
-  rope_scaling: Mapping[str, float] | None = None
-  qkv_bias: bool = False
-  bias: bool = False
-  qk_norm: bool = False
-  window: int | None = None
-  attention: str = 'auto'
-  attention_softcap: float | None = None
-  logit_softcap: float | None = None
-  experts: Mapping[str, Any] | None = None
-  head: str = 'tied'
-  dtype: str = 'float32'
-  product_dtype: str | None = None
-  remat: str = 'none'
-  scan_layers: bool = True
-  fuse: bool = False
-
-  def __post_init__(self) -> None:
-    if self.rope_scaling is not None:
-      object.__setattr__(self, 'rope_scaling', FrozenDict(self.rope_scaling))  # so it can be hashed
-    if self.experts is not None:
-      names = [field.name for field in dataclasses.fields(moe.Mixture)]
-      for key in self.experts:
-        if key not in names:
-          raise BadInput(f'model.experts: unknown option {key!r}; {suggest(key, names)}')
-      if 'count' not in self.experts:
-        raise BadInput("model.experts: 'count' is missing; set config.model.experts.count")
-      if self.mlp != 'swiglu' or self.bias:
-        raise BadInput('model.experts: experts are swiglu without biases; change mlp or bias')
-      mixture = dataclasses.asdict(moe.Mixture(**self.experts))
-      object.__setattr__(self, 'experts', FrozenDict(mixture))
-    for field, default in (
-      ('num_kv_heads', self.num_heads),
-      ('head_dim', self.dim // self.num_heads),
-      ('hidden_dim', 64 * math.ceil(self.dim * (8 / 3 if self.mlp == 'swiglu' else 4) / 64)),
-    ):
-      if not getattr(self, field):
-        object.__setattr__(self, field, default)
-    for field, allowed in (
-      ('norm', ('rms', 'layer')),
-      ('mlp', ('swiglu', 'gelu')),
-      ('position', ('rope', 'learned')),
-      ('head', ('tied', 'untied', 'scalar')),
-      ('dtype', ('float32', 'bfloat16', 'float16')),
-      ('product_dtype', (None, 'bfloat16')),
-      ('remat', ('none', *POLICIES)),
-      ('attention', ('auto', *attend.BACKENDS)),
-    ):
-      if getattr(self, field) not in allowed:
-        value = getattr(self, field)
-        raise BadInput(
-          f'model: {field} {value!r}; {suggest(str(value), [str(name) for name in allowed])}'
-        )
-    if self.product_dtype and (self.dtype != 'float32' or self.experts is not None):
-      raise BadInput(
-        'model: product_dtype rounds float32 products of a model without experts; '
-        "set dtype='float32' and no experts, or leave it out"
-      )
-    if self.num_heads % self.num_kv_heads:
-      raise BadInput(
-        f'model: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}'
-      )
-    if self.position == 'rope' and self.head_dim % 4:
-      raise BadInput(f'model: rotary positions need a head_dim divisible by 4, not {self.head_dim}')
-
-  def sight(self, cached: bool = False) -> attend.Sight:
-    """Who sees whom."""
-    return attend.Sight(
-      self.causal, self.window, self.attention_softcap, not cached, self.product_dtype
-    )
-
-  def backend(self, length: int, cached: bool = False) -> str:
-    """The name of the attention backend for rows of `length`; see `attend.choose`."""
-    return attend.choose(
-      self.attention, self.sight(cached), head_dim=self.head_dim, length=length, dtype=self.dtype
-    )
 
 
 class Block(nn.Module):
   """Pre-norm residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
   shape: Shape
+  compute: Compute
 
   @nn.compact
   def __call__(
@@ -186,7 +36,7 @@ class Block(nn.Module):
     cache: Any = None,
     index: Any = None,
   ) -> tuple[Array, Any]:
-    s = self.shape
+    s, c = self.shape, self.compute
     x_BLD = checkpoint_name(x_BLD, 'block')
     out_scale = (2 * s.num_layers) ** -0.5  # keeps the residual stream's size at depth (GPT-2)
     x_BLD = constrain(x_BLD, 'batch', 'sequence', None)
@@ -199,8 +49,8 @@ class Block(nn.Module):
       qk_norm=s.qk_norm,
       norm_eps=s.norm_eps,
       out_scale=out_scale,
-      fuse=s.fuse,
-      narrow=s.product_dtype,
+      fuse=c.fuse,
+      narrow=c.product_dtype,
       name='attention',
     )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), attend, angles, cache, index)
     x_BLD += attended_BLD
@@ -208,7 +58,7 @@ class Block(nn.Module):
     if s.experts is not None:
       experts = moe.Experts(s.hidden_dim, moe.Mixture(**s.experts), out_scale, name='experts')
       return x_BLD + experts(normed_BLD, real), cache
-    mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, s.fuse, s.product_dtype, name='mlp')
+    mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, c.fuse, c.product_dtype, name='mlp')
     return x_BLD + mlp(normed_BLD), cache
 
 
@@ -216,6 +66,7 @@ class Embedding(nn.Module):
   """Token table [V, D] and, for learned positions, `position` [max_length, D]."""
 
   shape: Shape
+  dtype: str
 
   def setup(self) -> None:
     s = self.shape
@@ -225,7 +76,7 @@ class Embedding(nn.Module):
       self.position = self.param('position', init, (s.max_length, s.dim))
 
   def __call__(self, tokens_BL: Array, position_BL: Array) -> Array:
-    dtype = self.shape.dtype
+    dtype = self.dtype
     # Whole rows on every device that looks them up: of a table cut along D, each would find a part
     # of all tokens, and have to exchange it.
     table_VD = constrain(jnp.asarray(self.table).astype(dtype), 'tensor', None)
@@ -243,6 +94,7 @@ class Head(nn.Module):
   """
 
   shape: Shape
+  product_dtype: str | None
 
   @nn.compact
   def __call__(self, hidden_BLD: Array) -> Array:
@@ -252,7 +104,7 @@ class Head(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, ())
       return hidden_BLD.astype(jnp.float32) @ scalar_D + bias
     kernel_DV = self.param('kernel', fan_in(s.dim), (s.dim, s.vocab_size))
-    return product(hidden_BLD, kernel_DV, dtype=jnp.float32, narrow=s.product_dtype)
+    return product(hidden_BLD, kernel_DV, dtype=jnp.float32, narrow=self.product_dtype)
 
 
 class Transformer(Model):
@@ -263,23 +115,40 @@ class Transformer(Model):
   """
 
   shape: Shape
+  compute: Compute = Compute()
   frozen = ()  # top-level names of parameters that training leaves alone: none
 
   def setup(self) -> None:
     s = self.shape
-    self.embedding = Embedding(s)
+    self.embedding = Embedding(s, self.compute.dtype)
     # Read as they are, so that a weight may also come as a LowRank (models/lora.py).
     made = lambda: self.param('blocks', self._init_blocks)
     self.blocks = made() if self.is_initializing() else self.get_variable('params', 'blocks')
     self.final_norm = Norm(s.norm, s.norm_eps)
     if s.head != 'tied':
-      self.head = Head(s)
+      self.head = Head(s, self.compute.product_dtype)
 
   def _init_blocks(self, rng: Array) -> Any:
     x_BLD, zero = jnp.zeros((1, 1, self.shape.dim)), jnp.zeros((1, 1), jnp.int32)
-    block, nothing = Block(self.shape, parent=None), lambda q, k, v: q
+    block, nothing = Block(self.shape, self.compute, parent=None), lambda q, k, v: q
     init = lambda key: block.init(key, x_BLD, nothing, self._angles(zero))['params']
     return jax.vmap(init)(jax.random.split(rng, self.shape.num_layers))
+
+  @nn.nowrap
+  def sight(self, cached: bool = False) -> attend.Sight:
+    """Who sees whom."""
+    s = self.shape
+    return attend.Sight(
+      s.causal, s.window, s.attention_softcap, not cached, self.compute.product_dtype
+    )
+
+  @nn.nowrap
+  def backend(self, length: int, cached: bool = False) -> str:
+    """The name of the attention backend for rows of `length`; see `attend.choose`."""
+    c = self.compute
+    size = self.shape.head_dim
+    sight = self.sight(cached)
+    return attend.choose(c.attention, sight, head_dim=size, length=length, dtype=c.dtype)
 
   def _angles(self, position_BL: Array) -> tuple[Array, Array] | None:
     s = self.shape
@@ -313,7 +182,7 @@ class Transformer(Model):
     cache: dict[str, Any] | None = None,
   ) -> tuple[Array, dict[str, Any] | None]:
     """The normed last hidden states [B, L, D] and the cache; arguments as `__call__`."""
-    s = self.shape
+    s, c = self.shape, self.compute
     length = tokens_BL.shape[1]
     if position_BL is None:
       position_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
@@ -328,19 +197,19 @@ class Transformer(Model):
       )
     # Parameters are made from a single token, which no kernel would take.
     cached = cache is not None
-    backend = 'xla' if self.is_initializing() else s.backend(length, cached)
-    see = attend.load(backend).make(place, s.sight(cached))
+    backend = 'xla' if self.is_initializing() else self.backend(length, cached)
+    see = attend.load(backend).make(place, self.sight(cached))
     x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
     angles = self._angles(position_BL)
-    block = Block(s, parent=None)
+    block = Block(s, c, parent=None)
 
     def run(params: Any, x_BLD: Array, layer_cache: Any) -> tuple[Array, Any]:
       index = cache['index'] if cache is not None else None
       return block.apply({'params': params}, x_BLD, see, angles, segment_BL > 0, layer_cache, index)
 
-    if s.remat != 'none':
-      run = jax.checkpoint(run, policy=POLICIES[s.remat], prevent_cse=not s.scan_layers)
-    if s.scan_layers and cache is None:
+    if c.remat != 'none':
+      run = jax.checkpoint(run, policy=POLICIES[c.remat], prevent_cse=not c.scan_layers)
+    if c.scan_layers and cache is None:
       x_BLD, _ = jax.lax.scan(lambda x, params: run(params, x, None), x_BLD, self.blocks)
     else:
       new_layers = []
@@ -358,10 +227,10 @@ class Transformer(Model):
 
   def unembed(self, hidden_D: Array) -> Array:
     """float32 logits [..., V] of hidden states [..., D] (scores [...] for a scalar head)."""
-    s = self.shape
+    s, narrow = self.shape, self.compute.product_dtype
     if s.head == 'tied':
-      table_DV = turned(jnp.asarray(self.embedding.table), s.product_dtype)
-      logits_V = product(hidden_D, table_DV, dtype=jnp.float32, narrow=s.product_dtype)
+      table_DV = turned(jnp.asarray(self.embedding.table), narrow)
+      logits_V = product(hidden_D, table_DV, dtype=jnp.float32, narrow=narrow)
     else:
       logits_V = self.head(hidden_D)
     if s.logit_softcap is not None:
@@ -377,12 +246,12 @@ class Transformer(Model):
     """
 
     def cast(key_path: Any, x: Array) -> Array:
-      return x if EXACT.search(path_of(key_path)) else x.astype(self.shape.dtype)
+      return x if EXACT.search(path_of(key_path)) else x.astype(self.compute.dtype)
 
     layers = {**params, 'blocks': tuple(unstack(params['blocks'], self.shape.num_layers))}
     model = self
     if self.shape.head == 'tied':
-      model = make(**dataclasses.asdict(self.shape) | {'head': 'untied'})
+      model = Transformer(dataclasses.replace(self.shape, head='untied'), self.compute)
       layers['head'] = {'kernel': params['embedding']['table'].T}
     return model, jax.tree_util.tree_map_with_path(cast, layers)
 
@@ -393,7 +262,7 @@ class Transformer(Model):
   def make_cache(self, batch: int, slots: int) -> dict[str, Any]:
     """An empty cache for `batch` rows of at most `slots` tokens."""
     s = self.shape
-    empty = lambda: jnp.zeros((batch, s.num_kv_heads, slots, s.head_dim), s.dtype)
+    empty = lambda: jnp.zeros((batch, s.num_kv_heads, slots, s.head_dim), self.compute.dtype)
     return {
       'layers': tuple({'k': empty(), 'v': empty()} for _ in range(s.num_layers)),
       'position': jnp.zeros((batch, slots), jnp.int32),
@@ -446,18 +315,17 @@ def unstack(blocks: Any, num_layers: int) -> Sequence[Any]:
   return [treedef.unflatten([c[i][0] for c in columns]) for i in range(num_layers)]
 
 
-def make(**shape: Any) -> Transformer:
-  """A Transformer from the fields of `Shape`.
+def make(*, compute: Mapping[str, Any] | Compute | None = None, **shape: Any) -> Transformer:
+  """A Transformer from the fields of `Shape`, and those of `Compute` in `compute`.
 
   Raises:
     BadInput: an unknown or missing field, or values that do not go together.
   """
-  fields = dataclasses.fields(Shape)
-  names = [field.name for field in fields]
   for key in shape:
-    if key not in names:
-      raise BadInput(f'model: unknown option {key!r}; {suggest(key, names)}')
-  for field in fields:
-    if field.default is dataclasses.MISSING and field.name not in shape:
-      raise BadInput(f'model: {field.name!r} is missing; set config.model.{field.name}')
-  return Transformer(Shape(**shape))
+    if key in options_of(Compute):
+      raise BadInput(f'model: {key} is how a model is run: set config.compute.{key}')
+  check(Shape, shape, where='model')
+  model = Transformer(Shape(**shape), compute_of(compute))
+  if model.compute.product_dtype and model.shape.experts is not None:
+    raise BadInput('compute: product_dtype rounds no products of experts; leave it out')
+  return model

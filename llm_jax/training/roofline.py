@@ -29,7 +29,7 @@ class Layout(NamedTuple):
 
   Attributes:
     mesh: sizes of all of `AXES`.
-    remat: see `Shape.remat`.
+    remat: see `Compute.remat`.
     accumulate: microbatches.
   """
 
@@ -93,7 +93,7 @@ def estimate(
   held = _held(model, tx, tuple(sizes.items()))
   kept, working = _activations(model, layout.remat, sizes)
   shape = model.shape
-  width = jnp.dtype(shape.dtype).itemsize
+  width = jnp.dtype(model.compute.dtype).itemsize
   table, outputs = shape.vocab_size * shape.dim, 1 if shape.head == 'scalar' else shape.vocab_size
   head = outputs * shape.dim / sizes['tensor']
   tables = table * (2 if shape.head == 'untied' else 1)

@@ -1,5 +1,7 @@
 """Scores of a reward model: those of a direct call, in float32, and what must not count."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +20,11 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Artifacts: `judge`; `flat`, in bfloat16 and with .7 for everything; `policy`."""
+  """Artifacts: `judge`; `flat`, with .7 for everything; `policy`."""
   root = tmp_path_factory.mktemp('reward_model')
   tokenizer = Tokenizer.train(['the cat sat on the mat'] * 20, vocab_size=290)
   scalar = GROUP | {'head': 'scalar'}
-  groups = {'judge': scalar, 'flat': scalar | {'dtype': 'bfloat16'}, 'policy': GROUP}
+  groups = {'judge': scalar, 'flat': scalar, 'policy': GROUP}
   for name, group in groups.items():
     model = artifact.build(group)
     params = jax.jit(model.init)(KEY, jnp.zeros((1, 1), jnp.int32))
@@ -53,7 +55,8 @@ def batch_of(mesh, *, left=0, right=0):
 
 
 def run(folder, mesh, batch, name='judge'):
-  annotate = reward_model.make(None, None, mesh=mesh, path=str(folder / name))
+  policy = SimpleNamespace(compute=dict(dtype='bfloat16' if name == 'flat' else 'float32'))
+  annotate = reward_model.make(policy, None, mesh=mesh, path=str(folder / name))
   return {k: np.asarray(v) for k, v in annotate({}, batch, KEY).items()}
 
 

@@ -19,7 +19,6 @@ from llm_jax.types import BadInput
 
 SHAPE = dict(
   name='transformer', vocab_size=300, dim=16, num_layers=1, num_heads=2, max_length=320,
-  scan_layers=True,
 )  # fmt: skip
 
 

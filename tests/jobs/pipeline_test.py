@@ -23,7 +23,7 @@ from tests.jobs.post_training_test import NUMBERS, write_data
 
 ROOT = Path(__file__).parents[2]
 SHAPE = dict(
-  vocab_size=320, dim=16, num_layers=1, num_heads=2, max_length=512, scan_layers=True
+  vocab_size=320, dim=16, num_layers=1, num_heads=2, max_length=512
 )  # fmt: skip
 STEPS = 4
 EVERY_KIND = ('tokenize', 'pretrain', 'sft', 'reward', 'best_of_n', 'ppo')
@@ -67,6 +67,7 @@ def small(c, data, workdir):
         group.update(SHAPE)
     if 'policy' not in stage.model:
       stage.model.update(SHAPE)
+    stage.compute.scan_layers = True
     stage.total_steps, stage.batch_size, stage.accumulate = STEPS, 4, 1
     stage.log_every, stage.eval_every, stage.checkpoint_every = 1, 2, 2
     stage.optimizer.update(name='adamw', learning_rate=3e-3, warmup_steps=1)

@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_said(tmp_path, capsys):
 
 def test_a_layout_can_be_given(tmp_path, capsys):
   c = config_of(tmp_path, hardware='h100:8', search=False)
-  c.train.mesh.tensor, c.train.accumulate, c.train.model.remat = 2, 8, 'full'
+  c.train.mesh.tensor, c.train.accumulate, c.train.compute.remat = 2, 8, 'full'
   report, _ = planned(c, capsys)
   assert report['layout'] == {
     'mesh': {'fsdp': 4, 'tensor': 2}, 'remat': 'full', 'accumulate': 8,
@@ -109,7 +109,8 @@ def test_a_slice_is_compiled_for(tmp_path, capsys):
 @needs_libtpu
 def test_the_compiler_has_the_last_word(tmp_path, capsys):
   c = config_of(tmp_path, '125m', hardware='v5e:2x2', search=False)
-  c.train.model.update(num_layers=2, vocab_size=4096, remat='none')
+  c.train.model.update(num_layers=2, vocab_size=4096)
+  c.train.compute.remat = 'none'
   c.train.batch_size, c.train.accumulate, c.length = 4096, 1, 2048
   report, told = planned(c, capsys)
   assert not report['fits'] and not report['compiled'][0]['fits']

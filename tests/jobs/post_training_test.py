@@ -23,7 +23,6 @@ from llm_jax.types import BadInput
 ROOT = Path(__file__).parents[2]
 SHAPE = dict(
   name='transformer', vocab_size=320, dim=16, num_layers=2, num_heads=2, max_length=96,
-  scan_layers=True,
 )  # fmt: skip
 STAGES = {'reward': reward, 'dpo': dpo, 'kto': kto, 'orpo': orpo, 'simpo': simpo}
 NUMBERS = ['one', 'two', 'three', 'four', 'five', 'six']
@@ -55,6 +54,7 @@ def shrunk(c, root, workdir):
   """A stage's config on the data below `root`, with everything made small."""
   c.workdir = str(root / workdir)
   c.model.update({k: v for k, v in SHAPE.items() if k != 'name'})
+  c.compute.scan_layers = True
   c.data.sources = ConfigDict({'mine': str(root / 'pairs.jsonl')})
   c.data.length, c.data.validation_fraction = 80, 0.2
   c.total_steps, c.batch_size, c.accumulate = 4, 8, 2
@@ -68,6 +68,7 @@ def shrunk(c, root, workdir):
 
 def sft_config(root, workdir):
   c = shrunk(sft.get_config(), root, workdir)
+  c.compute.scan_layers = True
   c.data.sources = ConfigDict({'mine': str(root / 'talks.jsonl')})
   c.init.params = str(root / 'base')
   return c
@@ -175,6 +176,7 @@ def test_the_reward_of_reference_answers_is_zero_on_average(root, tmp_path):
 
 def test_distillation_from_scratch_brings_the_student_closer(root, tmp_path):
   c = shrunk(distill.get_config(), root, tmp_path / 'student')
+  c.compute.scan_layers = True
   c.data.sources = ConfigDict({'mine': str(root / 'talks.jsonl')})
   c.annotate.teacher.path, c.annotate.teacher.top_k = str(root / 'sft'), 16
   c.model.num_layers = 1

@@ -17,7 +17,6 @@ from llm_jax.types import BadInput
 
 SHAPE = dict(
   name='transformer', vocab_size=300, dim=16, num_layers=1, num_heads=2, max_length=96,
-  scan_layers=True,
 )  # fmt: skip
 WORDS = ['one', 'two', 'three', 'four', 'five', 'six']
 

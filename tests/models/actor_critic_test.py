@@ -132,7 +132,7 @@ def test_a_critic_is_given_its_head():
     (dict(head='scalar'), {}, 'model: policy speaks and critic scores'),
     ({}, dict(vocab_size=20), r'critic\.vocab_size 20 is below 24 of the policy'),
     ({}, dict(max_length=16), r'critic\.max_length 16 is below 32 of the policy'),
-    (dict(num_layer=1), {}, "model: unknown option 'num_layer'; did you mean 'num_layers'"),
+    (dict(num_layer=1), {}, "model: unknown field 'num_layer'; did you mean 'num_layers'"),
   ],
   ids=lambda x: str(x)[:30],
 )

@@ -150,8 +150,8 @@ def test_blocks_that_cannot_see_each_other_are_passed_over():
 def test_memory_grows_with_the_length_not_with_its_square(name):
   def temporary(length):
     model = transformer.make(
-      vocab_size=64, dim=32, num_layers=2, num_heads=2, max_length=length, attention=name,
-      remat='full',
+      vocab_size=64, dim=32, num_layers=2, num_heads=2, max_length=length,
+      compute=dict(attention=name, remat='full'),
     )  # fmt: skip
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
@@ -167,7 +167,7 @@ def test_memory_grows_with_the_length_not_with_its_square(name):
 @pytest.mark.parametrize('remat', ['attention', 'dots', 'full'])
 def test_what_the_kernel_leaves_is_kept_by_name(remat):
   model = transformer.make(
-    vocab_size=8, dim=16, num_layers=1, num_heads=2, attention='chunked', remat=remat
+    vocab_size=8, dim=16, num_layers=1, num_heads=2, compute=dict(attention='chunked', remat=remat)
   )
   params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
   loss = lambda p: model.apply(p, jnp.zeros((1, 6), jnp.int32))[0].sum()
@@ -226,7 +226,7 @@ def test_auto_takes_the_kernel_of_the_machine(monkeypatch):
 @pytest.mark.parametrize(
   ('name', 'asked', 'message'),
   [
-    ('flash', {}, "model: no attention 'flash'; did you mean 'splash'"),
+    ('flash', {}, "compute: no attention 'flash'; did you mean 'splash'"),
     ('cudnn', dict(dtype='float32'), 'needs 16-bit activations, not float32'),
     ('cudnn', dict(sight=Sight(causal=False)), 'causal training only'),
     ('cudnn', dict(sight=Sight(softcap=1.0)), 'no soft-cap'),
@@ -240,9 +240,11 @@ def test_what_a_backend_cannot_do_is_said(name, asked, message):
 
 
 def test_a_cache_is_read_by_xla_whatever_trains():
-  model = transformer.make(vocab_size=8, dim=16, num_layers=1, num_heads=2, attention='chunked')
-  assert model.shape.backend(16) == 'chunked'
-  assert model.shape.backend(16, cached=True) == 'xla'
+  model = transformer.make(
+    vocab_size=8, dim=16, num_layers=1, num_heads=2, compute=dict(attention='chunked')
+  )
+  assert model.backend(16) == 'chunked'
+  assert model.backend(16, cached=True) == 'xla'
 
 
 def test_the_kernel_lowers_for_tpus():

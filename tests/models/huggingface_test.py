@@ -70,7 +70,7 @@ def assert_same(tree, other):
 @pytest.mark.parametrize('family', FAMILIES)
 def test_logits_are_theirs(family, side, scan_layers):
   z, config, weights = fixture(family)
-  model = make(**huggingface.shape_of(config), scan_layers=scan_layers)
+  model = make(**huggingface.shape_of(config), compute=dict(scan_layers=scan_layers))
   params = huggingface.from_hf(weights, model.shape)
   mask = z[f'{side}_mask'].astype(np.int32)
   position = np.maximum(mask.cumsum(axis=1) - 1, 0)
@@ -213,11 +213,7 @@ def test_shapes_they_cannot_say(options, message):
     huggingface.config_of(Shape(**(SMALL | options)))
 
 
-def test_how_to_compute_is_not_in_a_config():
-  plain = huggingface.config_of(Shape(**SMALL))
-  assert plain == huggingface.config_of(
-    Shape(**SMALL, dtype='bfloat16', remat='full', scan_layers=False)
-  )
+def test_what_a_shape_does_not_use_is_not_in_a_config():
   gpt2 = huggingface.config_of(Shape(**GPT2))
   assert gpt2 == huggingface.config_of(Shape(**GPT2, rope_theta=5.0, qkv_bias=True))
 
@@ -273,8 +269,10 @@ def test_files_come_back(tmp_path, name, kind):
   model = make(**MODELS[name])
   params = jax.tree.map(lambda x: jnp.asarray(x, kind), random_params(model))
   huggingface.save(tmp_path / 'new' / 'folder', model, params, config={'eos_token_id': 2})
-  loaded, back = huggingface.load(tmp_path / 'new' / 'folder', dtype='bfloat16', remat='full')
-  assert (loaded.shape.dtype, loaded.shape.remat) == ('bfloat16', 'full')
+  loaded, back = huggingface.load(
+    tmp_path / 'new' / 'folder', compute=dict(dtype='bfloat16', remat='full')
+  )
+  assert (loaded.compute.dtype, loaded.compute.remat) == ('bfloat16', 'full')
   assert {leaf.dtype for leaf in jax.tree.leaves(back)} == {np.dtype('float32')}
   assert_same(back, jax.tree.map(lambda x: np.asarray(x, np.float32), params))
   config = json.loads((tmp_path / 'new' / 'folder' / 'config.json').read_text())
@@ -311,8 +309,6 @@ def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
   (tmp_path / 'config.json').write_text(json.dumps(llama_config()))
   with pytest.raises(BadInput, match=r'has no model\.safetensors; only safetensors'):
     huggingface.load(tmp_path)
-  with pytest.raises(BadInput, match='dim is fixed by the checkpoint; choose from: dtype'):
-    huggingface.load(tmp_path, dim=8)
   model = make(**SMALL)
   monkeypatch.setitem(sys.modules, 'safetensors.numpy', None)
   with pytest.raises(BadInput, match=r"pip install 'llm_jax\[hf\]'"):

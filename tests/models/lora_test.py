@@ -18,8 +18,8 @@ SHAPE = dict(name='transformer', vocab_size=24, dim=16, num_layers=2, num_heads=
 TOKENS = np.random.default_rng(0).integers(0, 24, (4, 12)).astype(np.int32)
 
 
-def adapted(lora=None, **shape):
-  return artifact.build(SHAPE | shape | {'lora': lora or dict(rank=2)})
+def adapted(lora=None, compute=None, **shape):
+  return artifact.build(SHAPE | shape | {'lora': lora or dict(rank=2)}, compute)
 
 
 def params_of(model, seed=0):
@@ -37,7 +37,7 @@ def logits(model, params):
 @pytest.mark.parametrize('head', ['tied', 'untied', 'scalar'])
 def test_it_starts_as_its_base_and_ends_as_its_merged_self(scan, head):
   targets = 'blocks/(attention/[qkvo]|mlp/(gate|up|down))$|head/kernel$'
-  model = adapted(dict(rank=2, targets=targets), scan_layers=scan, head=head)
+  model = adapted(dict(rank=2, targets=targets), compute=dict(scan_layers=scan), head=head)
   fresh = jax.jit(model.init)(jax.random.key(0), TOKENS)
   np.testing.assert_array_equal(logits(model, fresh), logits(model.base, fresh['base']))
   params = params_of(model)
@@ -62,7 +62,7 @@ def test_the_cache_works_too():
 )
 def test_decoding_reads_arranged_parameters_and_says_the_same(dtype, head, scan):
   targets = 'blocks/(attention/[qkvo]|mlp/(gate|up|down))$|head/kernel$'
-  model = adapted(dict(rank=2, targets=targets), dtype=dtype, head=head, scan_layers=scan)
+  model = adapted(dict(rank=2, targets=targets), dict(dtype=dtype, scan_layers=scan), head=head)
   params = params_of(model)
   fast, arranged = model.for_decoding(params)
   place = (np.broadcast_to(np.arange(12), TOKENS.shape), np.ones_like(TOKENS))
@@ -154,7 +154,7 @@ def test_eight_devices_give_the_same_losses():
 
 def test_memory_is_less_than_a_third_of_the_full_optimizers():
   """Bytes beyond the frozen weights: gradients, moments and what the compiled step allocates."""
-  shape = dict(vocab_size=64, dim=128, num_layers=4, hidden_dim=512, scan_layers=True)
+  shape = dict(vocab_size=64, dim=128, num_layers=4, hidden_dim=512)
   base = artifact.build(SHAPE | shape)
   _, full, _, full_memory = trained(base, make_mesh(data=1), steps=1)
   _, low, _, low_memory = trained(adapted(**shape), make_mesh(data=1), steps=1)

@@ -165,7 +165,7 @@ def test_a_bias_sinks_where_the_load_is_high():
   [
     (dict(per_token=5), 'per_token 5 must be from 1 to count 4'),
     (dict(balance='bais'), "balance 'bais'; did you mean 'bias'"),
-    (dict(wieght=1), "model.experts: unknown option 'wieght'; did you mean 'weight'"),
+    (dict(wieght=1), "model.experts: unknown field 'wieght'; did you mean 'weight'"),
   ],
 )
 def test_bad_input(mixture, message):
@@ -203,7 +203,9 @@ def test_the_balance_does_not_depend_on_what_the_loss_counts(balance, accumulate
 
 
 def test_what_decodes_chooses_the_experts_that_training_does():
-  model = transformer.make(**SMALL, experts=dict(count=4, per_token=2), dtype='bfloat16')
+  model = transformer.make(
+    **SMALL, experts=dict(count=4, per_token=2), compute=dict(dtype='bfloat16')
+  )
   params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
   # Far apart, so that a router that was rounded would choose otherwise.
   params['blocks']['experts']['router'] *= 30

@@ -19,9 +19,9 @@ VARIANTS = {
   'windowed': dict(window=3),
   'capped': dict(attention_softcap=2.0, logit_softcap=3.0, qk_norm=True, num_kv_heads=1),
   'gpt2': dict(norm='layer', mlp='gelu', position='learned', bias=True, num_kv_heads=4),
-  'untied': dict(head='untied', qkv_bias=True, scan_layers=False),
+  'untied': dict(head='untied', qkv_bias=True, compute=dict(scan_layers=False)),
   'experts': dict(experts=dict(count=4), num_layers=1),
-  'chunked': dict(attention='chunked', fuse=True, remat='attention'),
+  'chunked': dict(compute=dict(attention='chunked', fuse=True, remat='attention')),
 }
 variants = pytest.mark.parametrize('options', VARIANTS.values(), ids=VARIANTS)
 
@@ -130,7 +130,9 @@ def test_a_cache_is_filled_in_chunks():
   [*((name, 'float32') for name in VARIANTS), ('llama', 'bfloat16'), ('untied', 'bfloat16')],
 )
 def test_decoding_reads_arranged_parameters_and_says_the_same(name, dtype):
-  model, params = build(**VARIANTS[name], dtype=dtype)
+  options = VARIANTS[name]
+  compute = options.get('compute', {}) | dict(dtype=dtype)
+  model, params = build(**options | dict(compute=compute))
   fast, arranged = model.for_decoding(params)
   assert fast.shape.head == 'untied' and isinstance(arranged['blocks'], tuple)
   for leaf in jax.tree.leaves(arranged):
@@ -179,7 +181,7 @@ def test_scan_and_remat_change_no_number(options):
   (model, params), tokens_BL = build(num_layers=3), tokens_of(2, 7)
   value, grad = loss_and_grad(model, params, tokens_BL)
   other_value, other_grad = loss_and_grad(
-    make(**(SMALL | dict(num_layers=3) | options)), params, tokens_BL
+    make(**(SMALL | dict(num_layers=3)), compute=options), params, tokens_BL
   )
   close(other_value, value)
   jax.tree.map(
@@ -190,7 +192,7 @@ def test_scan_and_remat_change_no_number(options):
 @pytest.mark.parametrize('head', ['tied', 'untied'])
 def test_products_of_rounded_operands_are_near_and_the_rest_stays_float32(head):
   (model, params), tokens_BL = build(head=head), tokens_of(2, 7)
-  rounding = make(**SMALL, head=head, product_dtype='bfloat16')
+  rounding = make(**SMALL, head=head, compute=dict(product_dtype='bfloat16'))
   hidden_BLD, _ = jax.eval_shape(lambda p: rounding.apply(p, tokens_BL, method='hidden'), params)
   assert hidden_BLD.dtype == np.float32
   value, grad = loss_and_grad(model, params, tokens_BL)
@@ -270,7 +272,7 @@ def test_rotary_attention_depends_on_distance_alone():
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_half_precision_is_close_and_logits_are_float32(dtype):
   (model, _), tokens_BL = build(), tokens_of(2, 8)
-  half = make(**SMALL, dtype=dtype)
+  half = make(**SMALL, compute=dict(dtype=dtype))
   params = jax.jit(half.init)(jax.random.key(0), tokens_BL)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype('float32')}
   hidden_BLD, _ = jax.eval_shape(lambda p: half.apply(p, tokens_BL, method='hidden'), params)
@@ -334,7 +336,7 @@ def test_flops_per_token_by_hand():
   scores = lambda keys: 2 * keys * 4 * 4  # q k and weights v
   flops = lambda **options: make(**(SMALL | options)).flops_per_token(8)
   assert flops() == pytest.approx(6 * (2 * (attn + mlp + scores(keys)) + head))
-  assert flops(remat='full', head='untied') == flops()
+  assert flops(compute=dict(remat='full'), head='untied') == flops()
   assert flops(causal=False) == pytest.approx(6 * (2 * (attn + mlp + scores(8)) + head))
   keys = np.mean([min(t + 1, 3) for t in range(8)])
   assert flops(window=3) == pytest.approx(6 * (2 * (attn + mlp + scores(keys)) + head))
@@ -353,14 +355,24 @@ def test_defaults_of_a_shape():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    (dict(product_dtype='bfloat16', dtype='bfloat16'), 'product_dtype rounds float32 products'),
-    (dict(num_layer=3), "model: unknown option 'num_layer'; did you mean 'num_layers'"),
+    (
+      dict(compute=dict(product_dtype='bfloat16', dtype='bfloat16')),
+      'compute: product_dtype rounds float32 products',
+    ),
+    (
+      dict(compute=dict(product_dtype='bfloat16'), experts=dict(count=2)),
+      'product_dtype rounds no products of experts',
+    ),
+    (dict(remat='dots'), r'model: remat is how a model is run: set config\.compute\.remat'),
+    (dict(compute=dict(remats='dots')), "compute: unknown field 'remats'; did you mean 'remat'"),
+    (dict(num_layer=3), "model: unknown field 'num_layer'; did you mean 'num_layers'"),
     (dict(mlp='swigl'), "mlp 'swigl'; did you mean 'swiglu'"),
     (dict(norm='batch'), "norm 'batch'; choose from: rms, layer"),
     (dict(position='alibi'), "position 'alibi'"),
     (dict(head='both'), "head 'both'"),
-    (dict(dtype='int8'), "dtype 'int8'"),
-    (dict(remat='some'), "remat 'some'"),
+    (dict(compute=dict(dtype='int8')), "compute: dtype 'int8'"),
+    (dict(compute=dict(remat='some')), "compute: remat 'some'"),
+    (dict(compute=dict(cache_dtype='int4')), "compute: cache_dtype 'int4'; did you mean 'int8'"),
     (dict(num_kv_heads=3), 'num_heads 4 is not a multiple of num_kv_heads 3'),
     (dict(head_dim=6), 'head_dim divisible by 4, not 6'),
   ],

@@ -21,7 +21,7 @@ VARIANTS = {
   'untied': dict(head='untied'),
   'reward': dict(head='scalar'),
   'masked': dict(causal=False),
-  'unrolled': dict(scan_layers=False),
+  'unrolled': dict(compute=dict(scan_layers=False)),
   'experts': dict(experts=dict(count=4, balance='bias')),
 }
 

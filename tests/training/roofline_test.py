@@ -19,7 +19,7 @@ TX = optimizer.make(total_steps=10)[0]
 def model_of(size, **changes):
   shape = sizes.model(size).to_dict() | changes
   shape.pop('name')
-  return transformer.make(**shape)
+  return transformer.make(compute=sizes.compute(size), **shape)
 
 
 def mesh_of(**axes):

@@ -65,13 +65,13 @@ def choose(name: str, sight: Sight, *, head_dim: int, length: int, dtype: Any) -
     BadInput: no such backend, or it cannot do what is asked.
   """
   if name not in ('auto', *BACKENDS):
-    raise BadInput(f'model: no attention {name!r}; {suggest(name, ["auto", *BACKENDS])}')
+    raise BadInput(f'compute: no attention {name!r}; {suggest(name, ["auto", *BACKENDS])}')
   if not sight.aligned:
     return 'xla'
   refused = lambda name: load(name).refuses(sight, head_dim=head_dim, length=length, dtype=dtype)
   if name != 'auto':
     if reason := refused(name):
-      raise BadInput(f"model: attention={name!r} {reason}; attention='auto' takes what can")
+      raise BadInput(f"compute: attention={name!r} {reason}; attention='auto' takes what can")
     return name
   kernel = {'tpu': 'splash', 'gpu': 'cudnn'}.get(platform())
   if kernel and refused(kernel) is None:

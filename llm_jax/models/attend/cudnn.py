@@ -24,7 +24,7 @@ def refuses(sight: Sight, *, head_dim: int, dtype: Any, **asked: Any) -> str | N
   """Why cuDNN cannot: its kernel is half precision, causal, without a cap or a cache."""
   del asked
   if jnp.dtype(dtype).itemsize != 2:
-    return f'needs 16-bit activations, not {jnp.dtype(dtype).name}; set config.model.dtype'
+    return f'needs 16-bit activations, not {jnp.dtype(dtype).name}; set config.compute.dtype'
   if not (sight.causal and sight.aligned):
     return 'is for causal training only'
   if sight.softcap is not None:
