@@ -9,7 +9,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from llm_jax import artifact
 from llm_jax.find import bind, call, find, named, preset
+from llm_jax.jobs.plan_report import as_json, in_words, lines, numbers
 from llm_jax.losses.logprobs import BLOCK_ELEMENTS, ON_ACCELERATORS
 from llm_jax.models.transformer import Transformer
 from llm_jax.options import suggest
@@ -27,7 +28,7 @@ from llm_jax.parallel.chips import Chip, find_chip
 from llm_jax.parallel.collectives import collectives
 from llm_jax.parallel.mesh import AXES, BATCH_AXES, batch_sharding, make_mesh
 from llm_jax.training import optimizer
-from llm_jax.training.roofline import Estimate, Layout, estimate, layouts
+from llm_jax.training.roofline import Layout, estimate, layouts
 from llm_jax.training.step import abstract_state, compile_step
 from llm_jax.types import BadInput
 
@@ -38,7 +39,6 @@ FIELDS = (
 TPUS = {
   'v4': 'TPU v4', 'v5e': 'TPU v5 lite', 'v5p': 'TPU v5p', 'v6e': 'TPU v6', 'tpu7x': 'TPU7x',
 }  # fmt: skip
-DAY = 86400.0
 
 
 def check(config: Any) -> None:
@@ -85,7 +85,8 @@ def main(config: Any) -> None:
   batch, length = config.train.batch_size, config.length
   candidates = layouts(model, count, batch) if config.search else [_given(config, count)]
   block = BLOCK_ELEMENTS * ON_ACCELERATORS
-  options: Any = dict(batch=batch * _group(config), length=length, block=block, slices=slices)
+  rows = batch * _group(config)
+  options: Any = dict(batch=rows, length=length, block=block, slices=slices)
   tried = [estimate(model, tx, chip, one, **options) for one in candidates]
   if not tried:
     raise BadInput(
@@ -94,7 +95,7 @@ def main(config: Any) -> None:
     )
   order = lambda e: (not e.fits, e.step if e.fits else sum(e.memory.values()))
   tried.sort(key=order)
-  report = _about(config, model, chip, count, tried[0])
+  report = numbers(config, model, chip, count, tried[0], rows=rows)
   if kind in TPUS and config.compile:
     report['compiled'] = []
     devices = _topology(config.hardware, slices)
@@ -104,17 +105,17 @@ def main(config: Any) -> None:
         'set --config.compile=False for an estimate'
       )
     for one in tried[: config.tries]:
-      print(f'compiling {_told(one.layout)} for {config.hardware} ...', flush=True)
+      print(f'compiling {in_words(one.layout)} for {config.hardware} ...', flush=True)
       found = _compile(config, one.layout, devices)
-      report['compiled'].append({'layout': _plain(one.layout), **found})
+      report['compiled'].append({'layout': as_json(one.layout), **found})
       if found['fits']:
-        report |= _about(config, model, chip, count, one)
+        report |= numbers(config, model, chip, count, one, rows=rows)
         break
     report['fits'] = report['compiled'][-1]['fits']
   path = Path(config.output)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(report, indent=2) + '\n')
-  print('\n'.join(_lines(report)))
+  print('\n'.join(lines(report)))
   print(f'Everything is in {path}.')
 
 
@@ -158,48 +159,6 @@ def _given(config: Any, count: int) -> Layout:
 def _group(config: Any) -> int:
   """Sequences of a row: preferences come in pairs."""
   return 2 if config.train.data.name == 'preferences' else 1
-
-
-def _about(config: Any, model: Any, chip: Chip, count: int, one: Estimate) -> dict[str, Any]:
-  """The numbers of a layout and of the whole run."""
-  per_step = config.train.batch_size * _group(config) * config.length
-  tokens = float(config.tokens) or float(config.train.total_steps * per_step)
-  seconds = tokens / per_step * one.step
-  hours = seconds / 3600 * count
-  return {
-    'hardware': config.hardware,
-    'devices': count,
-    'parameters': model.num_params(),
-    'bytes_of_parameters_in_16_bits': 2 * model.num_params(),
-    'tokens': tokens,
-    'bytes_of_text': tokens * config.bytes_per_token,
-    'flops': tokens * model.flops_per_token(config.length),
-    'layout': _plain(one.layout),
-    'fits': one.fits,
-    'memory': {k: round(v) for k, v in one.memory.items()},
-    'memory_total': round(sum(one.memory.values())),
-    'memory_of_chip': round(chip.memory),
-    'seconds': {k: round(v, 4) for k, v in one.seconds.items()},
-    'step_seconds': round(one.step, 4),
-    'mfu': round(one.mfu, 4),
-    'tokens_per_second_and_device': round(per_step / one.step / count, 1),
-    'tokens_per_day': per_step / one.step * DAY,
-    'days': seconds / DAY,
-    'device_hours': hours,
-    'cost': hours * config.price if config.price else None,
-  }
-
-
-def _plain(layout: Layout) -> dict[str, Any]:
-  mesh = {axis: size for axis, size in layout.mesh.items() if size > 1}
-  return {'mesh': mesh, 'remat': layout.remat, 'accumulate': layout.accumulate}
-
-
-def _told(layout: Layout) -> str:
-  mesh = (
-    ' '.join(f'{axis}={size}' for axis, size in layout.mesh.items() if size > 1) or 'one device'
-  )
-  return f'{mesh}, remat={layout.remat}, accumulate={layout.accumulate}'
 
 
 def _has_libtpu() -> bool:
@@ -256,8 +215,8 @@ def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, A
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
-      told = re.search(r'Used [\d.]+\w+ of [\d.]+\w+ hbm|[\d.]+\w exceeds [\d.]+\w', str(error))
-      return {'fits': False, 'reason': told[0] if told else str(error).splitlines()[0]}
+      used = re.search(r'Used [\d.]+\w+ of [\d.]+\w+ hbm|[\d.]+\w exceeds [\d.]+\w', str(error))
+      return {'fits': False, 'reason': used[0] if used else str(error).splitlines()[0]}
   memory, text = compiled.memory_analysis(), compiled.as_text()
   found = collectives(text)
   kinds = sorted({c.kind for c in found})
@@ -303,40 +262,3 @@ def _batch(config: Any, mesh: Any) -> dict[str, jax.ShapeDtypeStruct]:
     kinds['ref_logp'] = jnp.float32
   place = batch_sharding(mesh)
   return {k: jax.ShapeDtypeStruct(shape, kind, sharding=place) for k, kind in kinds.items()}
-
-
-def _lines(r: Mapping[str, Any]) -> list[str]:
-  """What a person wants to know, a line each."""
-  gib = lambda n: f'{n / 2**30:.2f} GiB'
-  mesh = ' '.join(f'{axis}={size}' for axis, size in r['layout']['mesh'].items()) or 'one device'
-  parts = ', '.join(f'{k} {gib(v)}' for k, v in r['memory'].items())
-  times = ', '.join(f'{k} {v:.3g} s' for k, v in r['seconds'].items())
-  cost = '' if r['cost'] is None else f', {r["cost"]:,.0f} at the given price'
-  lines = [
-    f'{r["parameters"] / 1e9:.3g}B parameters '
-    f'({r["bytes_of_parameters_in_16_bits"] / 1e9:.3g} GB in 16 bits), '
-    f'{r["tokens"]:.3g} tokens ({r["bytes_of_text"] / 1e12:.3g} TB of text), '
-    f'{r["flops"]:.3g} FLOPs',
-    f'layout     {mesh}; remat={r["layout"]["remat"]}, accumulate={r["layout"]["accumulate"]}',
-    f'memory     {gib(r["memory_total"])} of {gib(r["memory_of_chip"])} a chip (estimate): {parts}',
-  ]
-  for one in r.get('compiled', ()):
-    if one['fits']:
-      spoken = ', '.join(
-        f'{kind} {v["times"]} times, {v["bytes_received"] / 1e9:.3g} GB'
-        for kind, v in one['collectives'].items()
-      )
-      lines.append(
-        f'compiled   in {one["compile_seconds"]} s: arguments {gib(one["bytes_of_arguments"])}, '
-        f'temporaries {gib(one["bytes_of_temporaries"])}, peak {gib(one["bytes_at_peak"])} a chip'
-      )
-      lines.append(f'           received by a chip in a step: {spoken or "nothing"}')
-    else:
-      lines.append(f'compiled   {one["layout"]} does not fit: {one["reason"]}')
-  lines += [
-    f'step       {r["step_seconds"]:.3g} s ({times}), MFU {r["mfu"]:.1%} (estimate)',
-    f'run        {r["tokens_per_day"]:.3g} tokens a day, {r["days"]:.1f} days, '
-    f'{r["device_hours"]:,.0f} device-hours{cost}',
-    f'verdict    {"fits" if r["fits"] else "does not fit"} {r["hardware"]}',
-  ]
-  return lines

@@ -6,31 +6,28 @@ then it is finished).
 Killed and started again it goes on after the last finished shard, with the same bytes as a result.
 """
 
-import hashlib
 import itertools
 import re
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from llm_jax import artifact
 from llm_jax.data import packed
-from llm_jax.data.sources import open_source
+from llm_jax.data.splits import Stream, documents, open_streams
 from llm_jax.find import call
+from llm_jax.jobs.corpus_report import Progress, print_summary
 from llm_jax.options import suggest
 from llm_jax.parallel.mesh import on_one_host
-from llm_jax.text.tokenizer import Tokenizer, check_unicode
+from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput
 
 # Characters encoded at once: enough to keep the threads busy, few enough to keep the lists small.
 _SLICE = 1 << 20
-_SECONDS_BETWEEN_LINES = 10
 
 
 def main(config: Any) -> None:
@@ -93,7 +90,9 @@ def tokenize(
   if (folder / 'tokenize.json').is_file():
     print(f'tokenize: {workdir} is finished already')
     return
-  streams = _streams(settings)
+  streams = open_streams(
+    settings['sources'], settings['validation'], fraction=validation_fraction, seed=seed
+  )
   if known and (folder / 'tokenizer' / 'tokenizer.model').is_file():
     words = Tokenizer.load(folder / 'tokenizer')
   else:
@@ -101,7 +100,7 @@ def tokenize(
     # Recorded only now, so that what was wrong with text or options can be corrected in place.
     artifact.claim(folder, settings)
     words.save(folder / 'tokenizer')
-  progress = _Progress()
+  progress = Progress()
   report = {
     name: _pack_source(folder / name, words, group, settings, threads, progress)
     for name, group in itertools.groupby(streams, key=lambda stream: stream.source)
@@ -115,7 +114,7 @@ def tokenize(
     'sources': report,
   }
   write_json(folder / 'tokenize.json', finished)
-  _print_summary(workdir, finished)
+  print_summary(workdir, finished)
 
 
 def _check(workdir: str, settings: Mapping[str, Any]) -> None:
@@ -146,54 +145,7 @@ def _check(workdir: str, settings: Mapping[str, Any]) -> None:
     )
 
 
-class _Stream(NamedTuple):
-  """Documents of one source, and the split that each belongs to."""
-
-  source: str
-  documents: Iterable[str]
-  split_of: Callable[[str], str]
-
-
-def _streams(settings: Mapping[str, Any]) -> list[_Stream]:
-  streams = []
-  for name, spec in sorted(settings['sources'].items()):
-    documents = open_source(spec, split='train')
-    if name in settings['validation'] or documents.has_splits:
-      held_out = _held_out(settings['validation'].get(name, spec))
-      streams.append(_Stream(name, documents, lambda text: 'train'))
-      streams.append(_Stream(name, held_out, lambda text: 'validation'))
-    else:
-      split_of = _hash_split(settings['validation_fraction'], settings['seed'])
-      streams.append(_Stream(name, documents, split_of))
-  return streams
-
-
-def _held_out(spec: str) -> Iterable[str]:
-  """The validation split of a source; all of it where it has none."""
-  documents = open_source(spec, split='train')
-  return open_source(spec, split='validation') if documents.has_splits else documents
-
-
-def _documents(stream: _Stream) -> Iterator[str]:
-  """The documents of a stream that have any text."""
-  for i, text in enumerate(stream.documents):
-    check_unicode(text, f'sources.{stream.source}, document {i}')
-    if text:
-      yield text
-
-
-def _hash_split(fraction: float, seed: int) -> Callable[[str], str]:
-  """Copies of a document always land in the same split."""
-  key = str(seed).encode()
-
-  def split_of(text: str) -> str:
-    digest = hashlib.blake2b(text.encode(), digest_size=8, key=key).digest()
-    return 'validation' if int.from_bytes(digest, 'big') < fraction * 2**64 else 'train'
-
-  return split_of
-
-
-def _new_tokenizer(streams: Iterable[_Stream], settings: Mapping[str, Any]) -> Tokenizer:
+def _new_tokenizer(streams: Iterable[Stream], settings: Mapping[str, Any]) -> Tokenizer:
   """Trained on the train split of every source, or the one that `tokenizer.path` names."""
   options = settings['tokenizer']
   if 'path' in options:
@@ -204,25 +156,23 @@ def _new_tokenizer(streams: Iterable[_Stream], settings: Mapping[str, Any]) -> T
       )
     return Tokenizer.load(options['path'])
   texts = (
-    text for stream in streams for text in _documents(stream) if stream.split_of(text) == 'train'
+    text for stream in streams for text in documents(stream) if stream.split_of(text) == 'train'
   )
   start = time.monotonic()
   tokenizer = call(Tokenizer.train, options, texts, where='tokenizer', seed=settings['seed'])
-  print(f'tokenize: trained a vocabulary of {tokenizer.vocab_size} in {_since(start):.1f} s')
+  print(
+    f'tokenize: trained a vocabulary of {tokenizer.vocab_size} in {time.monotonic() - start:.1f} s'
+  )
   return tokenizer
-
-
-def _since(start: float) -> float:
-  return time.monotonic() - start
 
 
 def _pack_source(
   folder: Path,
   tokenizer: Tokenizer,
-  streams: Iterable[_Stream],
+  streams: Iterable[Stream],
   settings: Mapping[str, Any],
   threads: int | None,
-  progress: '_Progress',
+  progress: Progress,
 ) -> dict[str, dict[str, Any]]:
   """Writes the missing shards of one source; returns split -> its row of the summary."""
   shards: dict[str, list[dict[str, int]]] = {'train': [], 'validation': []}
@@ -248,10 +198,10 @@ def _pack_source(
   return {split: _totals(counts, settings['length']) for split, counts in shards.items()}
 
 
-def _batches(stream: _Stream, shard_documents: int) -> Iterator[tuple[str, list[str]]]:
+def _batches(stream: Stream, shard_documents: int) -> Iterator[tuple[str, list[str]]]:
   """(split, documents) of one shard after the other."""
   waiting: dict[str, list[str]] = {'train': [], 'validation': []}
-  for text in _documents(stream):
+  for text in documents(stream):
     split = stream.split_of(text)
     waiting[split].append(text)
     if len(waiting[split]) == shard_documents:
@@ -318,57 +268,3 @@ def _totals(shards: list[dict[str, int]], length: int) -> dict[str, Any]:
   total['padding'] = round(1 - total['tokens'] / max(total['rows'] * length, 1), 6) if shards else 0
   total['shard_rows'] = [shard['rows'] for shard in shards]
   return total
-
-
-class _Progress:
-  """A bar on a terminal; elsewhere a plain line now and then."""
-
-  def __init__(self):
-    self._bar = tqdm(unit='B', unit_scale=True, disable=None, file=sys.stderr, leave=False)
-    self._start = self._told = time.monotonic()
-    self._documents = self._bytes = 0
-
-  def add(self, what: str, documents: int, size: int) -> None:
-    self._documents += documents
-    self._bytes += size
-    self._bar.set_description(what)
-    self._bar.update(size)
-    if self._bar.disable and _since(self._told) > _SECONDS_BETWEEN_LINES:
-      self._told = time.monotonic()
-      speed = self._bytes / _since(self._start)
-      print(
-        f'tokenize: {what}, {self._documents:,} documents, {_megabytes(self._bytes)}, '
-        f'{_megabytes(speed)}/s',
-        flush=True,
-      )
-
-  def close(self) -> None:
-    self._bar.close()
-
-
-def _megabytes(size: float) -> str:
-  return f'{size / 1e6:,.1f} MB'
-
-
-def _print_summary(workdir: str, finished: Mapping[str, Any]) -> None:
-  heads = ('source', 'split', 'documents', 'size', 'tokens', 'rows', 'bytes/token', 'padding')
-  lines = [heads] + [
-    (
-      name,
-      split,
-      f'{t["documents"]:,}',
-      _megabytes(t['bytes']),
-      f'{t["tokens"]:,}',
-      f'{t["rows"]:,}',
-      f'{t["bytes_per_token"]:.2f}',
-      f'{t["padding"]:.1%}',
-    )
-    for name, splits in finished['sources'].items()
-    for split, t in splits.items()
-  ]
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  print(f'tokenize: {workdir}, vocabulary {finished["vocab_size"]}, rows of {finished["length"]}')
-  for line in lines:
-    left = [word.ljust(width) for word, width in zip(line[:2], widths[:2], strict=True)]
-    right = [word.rjust(width) for word, width in zip(line[2:], widths[2:], strict=True)]
-    print('  ' + '  '.join(left + right))

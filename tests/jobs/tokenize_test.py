@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from llm_jax.data import packed
+from llm_jax.data import packed, splits
 from llm_jax.jobs import tokenize
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
@@ -252,7 +252,7 @@ def test_builtin_validation_comes_from_the_source(tmp_path, monkeypatch):
     def __iter__(self):
       return (f'{self.split} document {word}' for word in WORDS * 5)
 
-  monkeypatch.setattr(tokenize, 'open_source', lambda spec, *, split: Halves(split))
+  monkeypatch.setattr(splits, 'open_source', lambda spec, *, split: Halves(split))
   c = config(tmp_path, tokenizer=dict(vocab_size=295))
   c.sources = ConfigDict(dict(own='any'))
   tokenize.main(c)
