@@ -61,7 +61,13 @@ Block = Heading | Text | Table | Figure
 
 
 def markdown(blocks: Sequence[Block], folder: Path) -> str:
-  """The blocks as Markdown; figures are written as files into `folder`, and linked by its name."""
+  """The blocks as Markdown; figures are written as files into `folder`, and linked by its name.
+
+  >>> print(markdown([Table(['stage', 'reward'], [['sft', '-1.276']])], Path('figures')), end='')
+  | stage | reward |
+  | --- | --- |
+  | sft | -1.276 |
+  """
   out = []
   for block in blocks:
     match block:

@@ -102,7 +102,11 @@ class Experts(nn.Module):
 
 @jax.custom_vjp
 def with_gradient_of(x: Array, term: Array) -> Array:
-  """`x`, and in the backward pass the gradient of `term` as if it had been added to the loss."""
+  """`x`, and in the backward pass the gradient of `term` as if it had been added to the loss.
+
+  >>> float(jax.grad(lambda x: with_gradient_of(3 * x, x**2))(2.0))  # 3, and 4 of the term
+  7.0
+  """
   del term
   return x
 

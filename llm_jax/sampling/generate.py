@@ -335,6 +335,10 @@ def left_pad(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Prompts of any lengths as ids [B, P] and mask [B, P], padded on the left with 0.
 
+  >>> ids_BP, mask_BP = left_pad([[5, 6, 7], [8]], multiple=2)
+  >>> ids_BP.tolist(), mask_BP.tolist()
+  ([[0, 5, 6, 7], [0, 0, 0, 8]], [[0, 1, 1, 1], [0, 0, 0, 1]])
+
   Args:
     prompts: lists of ids, none empty.
     multiple: P is rounded up to it, so that batches of similar lengths share one compilation.
