@@ -5,12 +5,13 @@ was killed goes on, and the same command does both. A stage is stale once someth
 from has been made again; `config.stale` says what happens then.
 """
 
+import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from ml_collections import ConfigDict
@@ -18,15 +19,49 @@ from ml_collections import ConfigDict
 from llm_jax import artifact
 from llm_jax.find import call, find
 from llm_jax.jobs import report
+from llm_jax.options import check as check_options
 from llm_jax.options import suggest
-from llm_jax.parallel.mesh import on_one_host
+from llm_jax.parallel.mesh import make_mesh, on_one_host
 from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput
 
-FIELDS = ('job', 'workdir', 'stages', 'only', 'start', 'stale', 'seed', 'mesh', 'report')
 TIMES = 'seconds.json'
 REPORT = 'report'  # what `only` may also say
-STALE = ('refuse', 'retrain', 'keep')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fields:
+  """The fields of a config of this job; each stage is a group beside them, a config of its own.
+
+  Attributes:
+    job: 'pipeline'.
+    workdir: its folder, below which stages have theirs, and the report is written.
+    stages: groups of the config, in the order in which they run.
+    only: the one stage that runs, or 'report'; '' for all of them.
+    start: the stage to start with, so that those before it are not looked at; '' for the first.
+    stale: what happens to a stage that was made from something that has been made again since:
+      the command is refused, the stage is moved aside and runs again, or it is kept as it is.
+    seed: of every stage that is not given its own.
+    mesh: sizes of the axes of the device mesh, of every stage that is not given its own.
+    report: what every model is asked.
+  """
+
+  job: str
+  workdir: str
+  stages: Sequence[str]
+  only: str
+  start: str
+  stale: Literal['refuse', 'retrain', 'keep']
+  seed: int
+  mesh: Mapping[str, int]
+  report: Mapping[str, Any]
+
+
+def groups(config: Any) -> Iterator[tuple[str, Any, Sequence[str]]]:
+  """(group of the config, the function that its options are for, those that the job fills in)."""
+  del config
+  yield 'mesh', make_mesh, ('devices',)
+  yield 'report', report.Questions, ()
 
 
 def check(config: Any) -> None:
@@ -35,13 +70,9 @@ def check(config: Any) -> None:
   Raises:
     BadInput: naming the stage, the field and what would work.
   """
-  names = [*FIELDS, *config.stages]
-  for field, value in config.items():
-    unused = isinstance(value, ConfigDict) and 'job' in value  # `stages` was made shorter
-    if field not in names and not unused:
-      raise BadInput(f'config: unknown field {field!r}; {suggest(field, names)}')
-  if config.stale not in STALE:
-    raise BadInput(f'pipeline: stale {config.stale!r}; {suggest(config.stale, [*STALE])}')
+  is_stage = lambda value: isinstance(value, ConfigDict) and 'job' in value
+  fields = {field: value for field, value in config.items() if not is_stage(value)}
+  check_options(Fields, fields, where='config')
   names = _selected(config)
   stale = stale_stages(config, names)
   if stale and config.stale == 'refuse':

@@ -331,6 +331,25 @@ def test_a_changed_config_of_a_finished_stage_is_named(finished):
 
 
 @pytest.mark.slow
+def test_every_kind_of_stage_knows_what_it_was_made_from(finished):
+  folder = Path(finished.workdir)
+  made = {name: artifact.made_from(folder / name) for name in finished.stages}
+  assert {name: {Path(p).relative_to(folder).as_posix() for p in made[name]} for name in made} == {
+    'tokenize': set(),
+    'pretrain': {'tokenize'},
+    'sft': {'pretrain'},
+    'reward': {'sft'},
+    'best_of_n': {'sft', 'reward'},
+    'ppo': {'sft', 'reward'},
+  }
+  assert not pipeline.stale_stages(finished, finished.stages)
+  before = (folder / 'tokenize' / 'tokenize.json').read_text()
+  (folder / 'tokenize' / 'tokenize.json').write_text(before + ' ')
+  assert [*pipeline.stale_stages(finished, finished.stages)] == [*EVERY_KIND[1:]]
+  (folder / 'tokenize' / 'tokenize.json').write_text(before)
+
+
+@pytest.mark.slow
 def test_only_and_start_do_what_they_say(finished, data, tmp_path, capsys):
   c = small(recipes.build('every', ('tokenize', 'pretrain', 'sft', 'dpo')), data, tmp_path / 'run')
   c.only = 'pretrain'
@@ -356,7 +375,7 @@ def test_only_and_start_do_what_they_say(finished, data, tmp_path, capsys):
     (dict(start='report'), "pipeline: start 'report'; choose from"),
     (dict(only='sft', start='sft'), 'pipeline: only and start exclude each other'),
     (dict(stages=('tokenize', 'dpo')), "pipeline: stage 'dpo' has no config"),
-    (dict(stale='retain'), "pipeline: stale 'retain'; did you mean 'retrain'?"),
+    (dict(stale='retain'), "config: stale 'retain'; did you mean 'retrain'?"),
     (dict(satges=()), "config: unknown field 'satges'; did you mean 'stages'?"),
   ],
   ids=str,
@@ -381,6 +400,10 @@ def test_a_late_stage_is_checked_before_the_first_one_runs(data, tmp_path):
     c.report.pompts = ()
   with pytest.raises(BadInput, match="report: unknown option 'pompts'; did you mean 'prompts'"):
     run(c)
+  c = every(data, tmp_path / 'run')
+  c.tokenize.sources.text = str(tmp_path / 'none.jsonl')  # known as soon as it is opened
+  with pytest.raises(BadInput, match='none.jsonl'):
+    run(c)
   assert not (tmp_path / 'run').exists()
 
 
@@ -402,6 +425,7 @@ def family(tmp_path, monkeypatch):
   monkeypatch.setattr(pipeline.report, 'check', lambda config: None)
   monkeypatch.setattr(pipeline.report, 'write', lambda config, seconds: None)
   c = ConfigDict(dict(job='pipeline', workdir=str(tmp_path), only='', start='', stale='refuse'))
+  c.seed, c.mesh, c.report = 0, ConfigDict(), ConfigDict()
   c.stages = ('root', 'child', 'grandchild')
   parents = []
   for name in c.stages:
