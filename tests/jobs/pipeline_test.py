@@ -402,7 +402,7 @@ def test_a_late_stage_is_checked_before_the_first_one_runs(data, tmp_path):
     run(c)
   c = every(data, tmp_path / 'run')
   c.tokenize.sources.text = str(tmp_path / 'none.jsonl')  # known as soon as it is opened
-  with pytest.raises(BadInput, match='none.jsonl'):
+  with pytest.raises(BadInput, match=r'none\.jsonl'):
     run(c)
   assert not (tmp_path / 'run').exists()
 
