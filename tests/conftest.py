@@ -9,11 +9,15 @@ from pathlib import Path
 
 from absl import logging
 
-# Tests compile much and compute little, so the compiler may leave the code as it finds it.
-# Two workers share two cores: one thread a computation. Eight devices on a busy machine may keep
-# each other waiting in a collective for longer than the 40 s after which XLA would abort.
+# Tests compile much and compute little, so the compiler leaves the code as it finds it and writes
+# loops in the older and quicker of its two ways: a sixth of the time, for code half as fast. Two
+# workers share two cores: one thread a computation, one part a program. Eight devices on a busy
+# machine may keep each other waiting in a collective for longer than the 40 s after which XLA would
+# abort.
 FLAGS = {
-  '--xla_backend_optimization_level': '1',
+  '--xla_backend_optimization_level': '0',
+  '--xla_backend_extra_options': 'xla_cpu_disable_new_fusion_emitters',
+  '--xla_cpu_parallel_codegen_split_count': '1',
   '--xla_force_host_platform_device_count': '8',
   '--xla_cpu_multi_thread_eigen': 'false',
   '--xla_cpu_collective_call_terminate_timeout_seconds': '600',

@@ -1,5 +1,6 @@
 """Two hosts of four devices train as one of eight does, and none of them waits for a dead one."""
 
+import os
 import shutil
 import signal
 import socket
@@ -14,7 +15,7 @@ from tests.resume_test import EVERY, STAGE_STEPS, STEPS, Run, finished
 
 pytestmark = pytest.mark.slow
 folder, stages = resume_test.folder, resume_test.stages  # fixtures
-DEVICES = '--xla_force_host_platform_device_count=4 --xla_cpu_multi_thread_eigen=false'
+DEVICES = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=4'
 
 
 class Hosts:

@@ -58,7 +58,7 @@ def test_it_runs(name, runs, tmp_path):
     STEPS='3',
     RUNS=str(runs),
     ARTIFACT=str(runs / 'untrained'),
-    XLA_FLAGS='--xla_backend_optimization_level=1',
+    XLA_FLAGS=f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=1',
   )
   said = subprocess.run(
     [sys.executable, str(script)], cwd=NOTEBOOKS, env=environ, capture_output=True, text=True,
