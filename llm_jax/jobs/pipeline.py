@@ -190,7 +190,6 @@ def _check(config: Any, name: str, coming: Collection[str] = ()) -> None:
   job = find('jobs', stage.job)
   if not hasattr(job, 'check'):
     return
-  coming = [path for path in coming if not (Path(path) / artifact.FILE).is_file()]
   try:
     call(job.check, {}, stage, where=name, offered={'coming': coming})
   except BadInput as error:
