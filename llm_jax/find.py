@@ -35,13 +35,8 @@ def find(room: str, name: str) -> ModuleType:
   """
   if not isinstance(name, str):
     raise BadInput(f"{room}: {name!r} is no name; a name is a text, such as 'mine.loss'")
-  wanted = DEFINES.get(room, ('make',))
-  defines = lambda module: any(hasattr(module, word) for word in wanted)
-  package = importlib.import_module(f'llm_jax.{room}')
-  names = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
-  load = lambda name: importlib.import_module(f'llm_jax.{room}.{name}')
-  if name in names and defines(load(name)):
-    return load(name)
+  if name in _files(room) and _defines(room, ours := _load(room, name)):
+    return ours
   if '/' in name or name.endswith('.py'):
     path = _path(room, name)
     module = _imported(room, path, lambda: _at(path))
@@ -53,10 +48,32 @@ def find(room: str, name: str) -> ModuleType:
       'on sys.path, such as experiments.focal.loss for experiments/focal/loss.py'
     )
   else:
-    raise BadInput(f'{room}: no {name!r}; {suggest(name, [n for n in names if defines(load(n))])}')
-  if not defines(module):
-    raise BadInput(f'{room}: {name!r} does not define {" or ".join(wanted)}')
+    raise BadInput(f'{room}: no {name!r}; {suggest(name, names(room))}')
+  if not _defines(room, module):
+    raise BadInput(f'{room}: {name!r} does not define {" or ".join(_wanted(room))}')
   return module
+
+
+def names(room: str) -> list[str]:
+  """What `find` knows in a room of ours."""
+  return [name for name in _files(room) if _defines(room, _load(room, name))]
+
+
+def _files(room: str) -> list[str]:
+  package = importlib.import_module(f'llm_jax.{room}')
+  return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def _load(room: str, name: str) -> ModuleType:
+  return importlib.import_module(f'llm_jax.{room}.{name}')
+
+
+def _wanted(room: str) -> tuple[str, ...]:
+  return DEFINES.get(room, ('make',))
+
+
+def _defines(room: str, module: ModuleType) -> bool:
+  return any(hasattr(module, word) for word in _wanted(room))
 
 
 def _exists(dotted: str) -> bool:

@@ -1,9 +1,10 @@
 """Job `chat`: a conversation with a trained model in the terminal, written as it is sampled."""
 
 import contextlib
+import dataclasses
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,10 @@ import numpy as np
 
 from llm_jax import artifact
 from llm_jax.annotate.sample import make_tools
-from llm_jax.options import suggest
+from llm_jax.find import find
+from llm_jax.models.compute import Compute
+from llm_jax.options import Count, NotNegative, Share
+from llm_jax.options import check as check_options
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.sampling import pick
 from llm_jax.sampling.complete import spoken
@@ -21,10 +25,6 @@ from llm_jax.text import chat
 from llm_jax.text.templates import MARKS
 from llm_jax.types import BadInput
 
-FIELDS = (
-  *('job', 'artifact', 'system', 'max_new', 'temperature', 'top_p', 'tools', 'use_tools'),
-  *('compute', 'mesh', 'seed'),
-)
 BUCKET = 64  # prompts are padded to a multiple of it, so that few lengths are compiled
 HELP = """/reset            forget the conversation
 /temperature 0.7  how freely to sample; 0 always takes the likeliest token
@@ -33,21 +33,58 @@ HELP = """/reset            forget the conversation
 /quit             leave; so does Ctrl-D. Ctrl-C stops an answer"""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fields:
+  """The fields of a config of this job.
+
+  Attributes:
+    job: 'chat'.
+    artifact: folder of the model.
+    system: what it is told before the conversation; '' for nothing.
+    max_new: most tokens of an answer.
+    temperature: logits are divided by it; 0 always takes the likeliest token.
+    top_p: only the likeliest tokens that together have this probability; None for all.
+    tools: a file of tools/ -> its options.
+    use_tools: whether it may call them from the start; /tools on and /tools off change it.
+    mesh: sizes of the axes of the device mesh.
+    seed: of the sampling.
+    compute: how the model is run.
+  """
+
+  job: str
+  artifact: str
+  system: str
+  max_new: Count
+  temperature: NotNegative
+  top_p: Share | None
+  tools: Mapping[str, Any]
+  use_tools: bool
+  mesh: Mapping[str, Any]
+  seed: int
+  compute: Mapping[str, Any] | None = None
+
+
+def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], Sequence[str]]]:
+  """(group of the config, the function that its options are for, those that the job fills in)."""
+  yield 'mesh', make_mesh, ('devices',)
+  yield 'compute', Compute, ()
+  for name in config.tools:
+    yield f'tools.{name}', find('tools', name).make, ()
+
+
 def check(config: Any) -> None:
   """Whether there is a model that can answer.
 
   Raises:
     BadInput: naming the field or the folder.
   """
-  for field in config:
-    if field not in FIELDS:
-      raise BadInput(f'config: unknown field {field!r}; {suggest(field, list(FIELDS))}')
+  check_options(Fields, config, where='config')
   model = artifact.describe(config.artifact)['model']
   if not model.get('causal', True):
     raise BadInput(f'chat: {config.artifact!r} is a masked language model, it cannot answer')
   if model.get('head') == 'scalar':
     raise BadInput(f'chat: {config.artifact!r} is a reward model; it scores and says nothing')
-  if config.max_new < 1 or config.max_new + BUCKET > model.get('max_length', 2048):
+  if config.max_new + BUCKET > model.get('max_length', 2048):
     raise BadInput(
       f'chat: max_new {config.max_new} leaves no room for a question among the '
       f'{model.get("max_length", 2048)} positions of the model'

@@ -4,7 +4,6 @@ Nothing here imports JAX, unless a field of the job is added or removed: then th
 """
 
 import ast
-import dataclasses
 import difflib
 import importlib.util
 import re
@@ -202,17 +201,14 @@ def _add(config: ConfigDict, name: str, value: str | None) -> None:
 
 
 def _fields(config: Any) -> Mapping[str, bool]:
-  """The fields of a job -> whether it can do without."""
-  from llm_jax.find import find
+  """The fields of a job -> whether it can do without; jobs are asked, which import JAX."""
+  from llm_jax.jobs.option_list import fields
   from llm_jax.types import BadInput
 
   try:
-    job = find('jobs', config.get('job'))
+    return {name: not option.required for name, option in fields(config).items()}
   except BadInput as error:
     sys.exit(f'error: {error}')
-  fields = dataclasses.fields(job.Fields) if hasattr(job, 'Fields') else ()
-  missing = dataclasses.MISSING
-  return {f.name: (f.default, f.default_factory) != (missing, missing) for f in fields}
 
 
 def _unknown(config: ConfigDict, name: str) -> NoReturn:

@@ -7,6 +7,7 @@ import ast
 import json
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,6 +51,21 @@ def resolved(config: ConfigDict) -> str:
         yield f'{path}{key} = {value!r}'
 
   return '\n'.join(lines(config.to_dict(), ''))
+
+
+def options(config: ConfigDict) -> str:
+  """Every option of a config: value, range, meaning.
+
+  Raises:
+    SystemExit: a name of the config is that of no file; one line.
+  """
+  from llm_jax.jobs import option_list
+  from llm_jax.types import BadInput
+
+  try:
+    return '\n'.join(option_list.lines(config))
+  except BadInput as error:
+    sys.exit(f'error: {error}')
 
 
 # --- configs -----------------------------------------------------------------------------------
@@ -170,8 +186,3 @@ def _shown(value: Any, most: int = 80) -> str:
   """What a file says, without characters that a terminal would act on."""
   text = repr(str(value))[1:-1]
   return text if len(text) <= most else f'{text[:most]}...'
-
-
-def options(config: ConfigDict) -> str:
-  """Every option of a config."""
-  return resolved(config)

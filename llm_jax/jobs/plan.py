@@ -4,12 +4,13 @@ For a TPU slice the stage's own train step is compiled ahead of time, with libtp
 whether it fits is the compiler's verdict. GPUs are estimated (training/roofline.py).
 """
 
+import dataclasses
 import json
 import math
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from llm_jax.find import bind, call, find, named, preset
 from llm_jax.jobs.plan_report import as_json, in_words, lines, numbers
 from llm_jax.losses.logprobs import BLOCK_ELEMENTS, ON_ACCELERATORS
 from llm_jax.models.transformer import Transformer
-from llm_jax.options import suggest
+from llm_jax.options import Count, NotNegative, Positive, suggest
+from llm_jax.options import check as check_options
 from llm_jax.parallel.chips import Chip, find_chip
 from llm_jax.parallel.collectives import collectives
 from llm_jax.parallel.mesh import AXES, BATCH_AXES, batch_sharding, make_mesh
@@ -32,13 +34,46 @@ from llm_jax.training.roofline import Layout, estimate, layouts
 from llm_jax.training.step import abstract_state, compile_step
 from llm_jax.types import BadInput
 
-FIELDS = (
-  *('job', 'train', 'hardware', 'length', 'tokens', 'bytes_per_token', 'price', 'search'),
-  *('compile', 'tries', 'output'),
-)
 TPUS = {
   'v4': 'TPU v4', 'v5e': 'TPU v5 lite', 'v5p': 'TPU v5p', 'v6e': 'TPU v6', 'tpu7x': 'TPU7x',
 }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fields:
+  """The fields of a config of this job.
+
+  Attributes:
+    job: 'plan'.
+    train: the whole config of the stage that is planned.
+    hardware: a TPU slice that is compiled for, 'v5e:4x4', or several, 'v5e:4x4*2'; or a number of
+      GPUs, 'h100:512', for which it is estimated.
+    length: L, tokens of a row.
+    tokens: of the whole run; 0 for total_steps * batch_size * length.
+    bytes_per_token: of text, for how much of it is needed.
+    price: of a device for an hour; 0 where it is not known.
+    search: choose mesh, remat and accumulate; False takes those of config.train.
+    compile: for TPUs; False estimates them too.
+    tries: layouts that are compiled until one fits.
+    output: file that all numbers go to.
+  """
+
+  job: str
+  train: Mapping[str, Any]
+  hardware: str
+  length: Count
+  tokens: NotNegative
+  bytes_per_token: Positive
+  price: NotNegative
+  search: bool
+  compile: bool
+  tries: Count
+  output: str
+
+
+def groups(config: Any) -> Iterator[tuple[str, Any, Sequence[str]]]:
+  """None but config.train, a config of its own."""
+  return iter(())
 
 
 def check(config: Any) -> None:
@@ -47,9 +82,7 @@ def check(config: Any) -> None:
   Raises:
     BadInput: naming the field and what would work.
   """
-  for field in config:
-    if field not in FIELDS:
-      raise BadInput(f'config: unknown field {field!r}; {suggest(field, [*FIELDS])}')
+  check_options(Fields, config, where='config')
   kind, _, count, slices = _hardware(config.hardware)
   if slices > 1 and kind not in TPUS:
     raise BadInput(f'plan: only TPUs come in slices; write {kind}:{count}')
@@ -61,8 +94,6 @@ def check(config: Any) -> None:
       f'plan: config.train.annotate.steps has {", ".join(sorted(rest))}; only stages that learn '
       'from rows as they are, with a reference or without, can be planned'
     )
-  if config.tries < 1:
-    raise BadInput(f'plan: config.tries {config.tries}; compile at least one layout')
   if config.length > model.shape.max_length:
     raise BadInput(
       f'plan: rows of {config.length} tokens, and config.train.model.max_length is '

@@ -6,12 +6,13 @@ then it is finished).
 Killed and started again it goes on after the last finished shard, with the same bytes as a result.
 """
 
+import dataclasses
 import itertools
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -20,7 +21,8 @@ from llm_jax.data import packed
 from llm_jax.data.splits import Stream, documents, open_streams
 from llm_jax.find import call
 from llm_jax.jobs.corpus_report import Progress, print_summary
-from llm_jax.options import suggest
+from llm_jax.options import Count, at_least, below, suggest
+from llm_jax.options import check as check_options
 from llm_jax.parallel.mesh import on_one_host
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training.checkpoint import write_json
@@ -30,28 +32,80 @@ from llm_jax.types import BadInput
 _SLICE = 1 << 20
 
 
-def main(config: Any) -> None:
-  """Runs `tokenize`; its keywords are the fields of `config` besides `job` and `requires`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fields:
+  """What a config of this job has besides the keywords of `tokenize`.
+
+  Attributes:
+    job: 'tokenize'.
+    requires: groups of the config that are configs of other jobs, which run first.
+  """
+
+  job: str
+  requires: Sequence[str] = ()
+
+
+def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], Sequence[str]]]:
+  """(group of the config, the function that its options are for, those that the job fills in)."""
+  yield '', tokenize, ()
+  yield 'tokenizer', Tokenizer.train, ('seed',)
+  yield 'tokenizer', _trained_tokenizer, ()
+
+
+def check(config: Any) -> None:
+  """Everything that can be said of the config before any text is read.
 
   Raises:
-    BadInput: as `tokenize`, or an unknown field.
+    BadInput: naming the field and what would work.
   """
-  options = {k: v for k, v in config.to_dict().items() if k not in ('job', 'requires')}
-  on_one_host(lambda: call(tokenize, options, where='tokenize'))
+  given = _given(config)
+  check_options(tokenize, given, where='tokenize')
+  if not given['workdir']:
+    raise BadInput('workdir is missing; set config.workdir, such as runs/tiny/tokenize')
+  if not given['sources']:
+    raise BadInput("sources is empty; set for example config.sources.mine = 'my/*.jsonl'")
+  for name in given['sources']:
+    if not re.fullmatch(r'[\w-]+', name) or name == 'tokenizer':
+      raise BadInput(
+        f'sources: {name!r} cannot be a folder here; use letters, digits, - and _, '
+        "and not 'tokenizer'"
+      )
+  for name in given.get('validation', ()):
+    if name not in given['sources']:
+      raise BadInput(f'validation: no source {name!r}; {suggest(name, list(given["sources"]))}')
+  words = given.get('tokenizer', {})
+  if 'path' not in words:
+    check_options(Tokenizer.train, words, where='tokenizer', supplied=('seed',))
+  elif others := sorted(words.keys() - {'path'}):
+    raise BadInput(
+      f'tokenizer.{others[0]} is of no use with tokenizer.path, which is trained already; '
+      'drop one of them'
+    )
+
+
+def main(config: Any) -> None:
+  """Runs `tokenize`, after `check`."""
+  check(config)
+  on_one_host(lambda: tokenize(**_given(config)))
+
+
+def _given(config: Any) -> dict[str, Any]:
+  """The keywords of `tokenize`."""
+  return {k: v for k, v in config.to_dict().items() if k not in ('job', 'requires')}
 
 
 def tokenize(
   *,
-  workdir: str = '',
-  sources: Mapping[str, str] | None = None,
+  workdir: str,
+  sources: Mapping[str, str],
   validation: Mapping[str, str] | None = None,
-  validation_fraction: float = 0.01,
+  validation_fraction: Annotated[float, at_least(0), below(1)] = 0.01,
   tokenizer: Mapping[str, Any] | None = None,
-  length: int = 256,
-  pack: str = 'best_fit',
-  shard_documents: int = 10_000,
+  length: Annotated[int, at_least(2)] = 256,
+  pack: Literal['best_fit', 'split'] = 'best_fit',
+  shard_documents: Count = 10_000,
   seed: int = 0,
-  threads: int | None = None,
+  threads: Count | None = None,
 ) -> None:
   """Tokenizes `sources` into `workdir`, or goes on where an earlier run stopped.
 
@@ -63,19 +117,18 @@ def tokenize(
       with an empty one, a source uses its own validation split; one that has none is divided by a
       hash of each document.
     validation_fraction: share of the documents that this hash sends to validation.
-    tokenizer: keywords of `Tokenizer.train`, or `path`: the folder of a tokenizer to use again.
+    tokenizer: options of `Tokenizer.train`, or `path`, the folder of a tokenizer to use again.
     length: L, tokens of a row.
-    pack: 'best_fit' (documents stay whole where they fit) or 'split' (no padding).
+    pack: in 'best_fit' documents stay whole where they fit; 'split' needs no padding.
     shard_documents: documents of a shard.
     seed: of the tokenizer's sample and of the hash.
     threads: cores to encode on, by default all; the result does not depend on it.
 
   Raises:
-    BadInput: an option that cannot work, a workdir made by another config, or a source without
-      documents.
+    BadInput: a workdir made by another config, or a source without documents.
   """
   settings = {
-    'sources': dict(sources or {}),
+    'sources': dict(sources),
     'validation': {name: spec for name, spec in (validation or {}).items() if spec},
     'validation_fraction': validation_fraction,
     'tokenizer': dict(tokenizer or {}),
@@ -84,7 +137,6 @@ def tokenize(
     'shard_documents': shard_documents,
     'seed': seed,
   }
-  _check(workdir, settings)
   folder = Path(workdir)
   known = artifact.holds(folder, settings)
   if (folder / 'tokenize.json').is_file():
@@ -117,44 +169,11 @@ def tokenize(
   print_summary(workdir, finished)
 
 
-def _check(workdir: str, settings: Mapping[str, Any]) -> None:
-  if not workdir:
-    raise BadInput('workdir is missing; set config.workdir, such as runs/tiny/tokenize')
-  if not settings['sources']:
-    raise BadInput("sources is empty; set for example config.sources.mine = 'my/*.jsonl'")
-  for name in settings['sources']:
-    if not re.fullmatch(r'[\w-]+', name) or name == 'tokenizer':
-      raise BadInput(
-        f'sources: {name!r} cannot be a folder here; use letters, digits, - and _, '
-        "and not 'tokenizer'"
-      )
-  for name in settings['validation']:
-    if name not in settings['sources']:
-      raise BadInput(f'validation: no source {name!r}; {suggest(name, list(settings["sources"]))}')
-  if settings['pack'] not in packed.PACKINGS:
-    raise BadInput(
-      f'pack: no {settings["pack"]!r}; {suggest(settings["pack"], list(packed.PACKINGS))}'
-    )
-  if settings['length'] < 2:
-    raise BadInput(f'length {settings["length"]} leaves nothing to predict; use 2 or more')
-  if settings['shard_documents'] < 1:
-    raise BadInput(f'shard_documents {settings["shard_documents"]}: use 1 or more')
-  if not 0 <= settings['validation_fraction'] < 1:
-    raise BadInput(
-      f'validation_fraction {settings["validation_fraction"]}: use a share from 0 up to below 1'
-    )
-
-
 def _new_tokenizer(streams: Iterable[Stream], settings: Mapping[str, Any]) -> Tokenizer:
   """Trained on the train split of every source, or the one that `tokenizer.path` names."""
   options = settings['tokenizer']
   if 'path' in options:
-    if others := sorted(options.keys() - {'path'}):
-      raise BadInput(
-        f'tokenizer.{others[0]} is of no use with tokenizer.path, which is trained already; '
-        'drop one of them'
-      )
-    return Tokenizer.load(options['path'])
+    return _trained_tokenizer(**options)
   texts = (
     text for stream in streams for text in documents(stream) if stream.split_of(text) == 'train'
   )
@@ -164,6 +183,15 @@ def _new_tokenizer(streams: Iterable[Stream], settings: Mapping[str, Any]) -> To
     f'tokenize: trained a vocabulary of {tokenizer.vocab_size} in {time.monotonic() - start:.1f} s'
   )
   return tokenizer
+
+
+def _trained_tokenizer(*, path: str = '') -> Tokenizer:
+  """A tokenizer that is there already.
+
+  Args:
+    path: folder of a tokenizer to use again, in the place of all other options.
+  """
+  return Tokenizer.load(path)
 
 
 def _pack_source(

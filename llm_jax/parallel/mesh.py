@@ -70,22 +70,37 @@ def on_one_host(work: Callable[[], None]) -> None:
     client.wait_at_barrier(f'on_one_host {next(_NUMBERS)}', 24 * 3600 * 1000)
 
 
-def make_mesh(*, devices: Sequence[Any] | None = None, **axes: int) -> Mesh:
+def make_mesh(
+  *,
+  data: int | None = None,
+  fsdp: int | None = None,
+  tensor: int | None = None,
+  sequence: int | None = None,
+  expert: int | None = None,
+  devices: Sequence[Any] | None = None,
+  **others: int,
+) -> Mesh:
   """A mesh with the axes of `AXES`; one size may be -1, which stands for the devices that are left.
 
   An axis that is not named has size 1. If none is named, all devices go to `fsdp`.
 
   Args:
+    data: groups of devices that have the parameters, all of them, and read different rows.
+    fsdp: devices that split parameters and optimizer between them, and read different rows.
+    tensor: devices that split the products of a layer.
+    sequence: devices that split rows along their length.
+    expert: devices that split experts, and read different rows.
     devices: of the mesh; by default all that this process sees. For compilation ahead of time they
       may belong to a machine that does not exist.
-    axes: the size of each axis.
+    others: no axis has another name.
 
   Raises:
     BadInput: an unknown axis, or sizes that do not fit the devices.
   """
-  for name in axes:
-    if name not in AXES:
-      raise BadInput(f'mesh: unknown axis {name!r}; choose from: {", ".join(AXES)}')
+  for name in others:
+    raise BadInput(f'mesh: unknown axis {name!r}; choose from: {", ".join(AXES)}')
+  given = zip(AXES, (data, fsdp, tensor, sequence, expert), strict=True)
+  axes = {name: size for name, size in given if size is not None}
   there = jax.devices() if devices is None else devices
   sizes = [axes.get(name, 1) for name in AXES] if axes else [1, -1, 1, 1, 1]
   if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
