@@ -172,6 +172,17 @@ def build(group: Mapping[str, Any], compute: Mapping[str, Any] | Compute | None 
   return model if adapter is None else call(lora.wrap, adapter, model, where='model.lora')
 
 
+def groups(group: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+  """(group of a config, what its options are for, what is filled in), of a model and its run."""
+  name, _ = named(group, 'model')
+  module = find('models', name)
+  yield 'model', module.make, ('compute',)
+  for inner, fields in getattr(module, 'GROUPS', {}).items():
+    yield f'model.{inner}'.rstrip('.'), fields, ()
+  yield 'model.lora', lora.wrap, ()
+  yield 'compute', Compute, ()
+
+
 def published(group: Mapping[str, Any]) -> dict[str, Any]:
   """The config group of the model that a run with this one leaves behind.
 

@@ -81,6 +81,14 @@ class ActorCritic:
     return self.policy.flops_per_token(length) + self.critic.flops_per_token(length)
 
 
+# Groups of `config.model`, and what their fields are those of.
+GROUPS = {
+  f'{half}.{inner}'.rstrip('.'): fields
+  for half in ('policy', 'critic')
+  for inner, fields in transformer.GROUPS.items()
+}
+
+
 def make(
   *,
   policy: Mapping[str, Any],

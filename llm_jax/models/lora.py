@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from llm_jax.models.compute import Compute
 from llm_jax.models.layers import LowRank, fan_in
 from llm_jax.models.transformer import Transformer
+from llm_jax.options import Count
 from llm_jax.types import Array, BadInput, Params
 
 ATTENTION_AND_MLP = r'blocks/(attention/[qkvo]|mlp/(gate|up|down))$'
@@ -27,12 +28,7 @@ class Lora:
   It is used like the Transformer it adapts. `params['lora']` mirrors the paths of the base: a
   weight of `targets` has `a` and `b` there, and one of `full` a whole copy of its own.
 
-  Attributes:
-    base: the model.
-    rank: R, columns of `a`.
-    alpha: the addition is alpha / rank * a b.
-    targets: pattern of parameter paths that get an addition.
-    full: pattern of parameter paths that are trained whole, such as a fresh reward head.
+  The attributes are the arguments of `wrap`.
   """
 
   base: Transformer
@@ -128,18 +124,23 @@ class Lora:
 def wrap(
   base: Transformer,
   *,
-  rank: int = 8,
+  rank: Count = 8,
   alpha: float = 16.0,
   targets: str = ATTENTION_AND_MLP,
   full: str = 'head/(scalar|bias)$',
 ) -> Lora:
-  """The model with low-rank additions; arguments as the attributes of `Lora`.
+  """The model with low-rank additions.
+
+  Args:
+    base: the model.
+    rank: R, columns of `a`.
+    alpha: the addition is alpha / rank * a b.
+    targets: pattern of parameter paths that get an addition.
+    full: pattern of parameter paths that are trained whole, such as a fresh reward head.
 
   Raises:
-    BadInput: a rank below 1, or targets that match nothing or something that is no weight matrix.
+    BadInput: targets that match nothing, or something that is no weight matrix.
   """
-  if rank < 1:
-    raise BadInput(f'model.lora: rank {rank}; use at least 1')
   model = Lora(base, rank, float(alpha), targets, full)
   tree = jax.eval_shape(base.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
   paths = sorted(flatten_dict(tree, sep='/'))

@@ -315,6 +315,10 @@ def unstack(blocks: Any, num_layers: int) -> Sequence[Any]:
   return [treedef.unflatten([c[i][0] for c in columns]) for i in range(num_layers)]
 
 
+# Groups of `config.model`, and what their fields are those of.
+GROUPS = {'': Shape, 'experts': moe.Mixture}
+
+
 def make(*, compute: Mapping[str, Any] | Compute | None = None, **shape: Any) -> Transformer:
   """A Transformer from the fields of `Shape`, and those of `Compute` in `compute`.
 

@@ -167,7 +167,7 @@ def test_memory_is_less_than_a_third_of_the_full_optimizers():
 @pytest.mark.parametrize(
   'lora, message',
   [
-    (dict(rank=0), 'rank 0; use at least 1'),
+    (dict(rank=0), 'model.lora: rank 0; choose a whole number from 1'),
     (
       dict(targets='attention/w$'),
       r"targets 'attention/w\$' match nothing; choose from: blocks/att",
