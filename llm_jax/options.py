@@ -58,31 +58,24 @@ def between(low: float, high: float) -> Range:
   return Range(f'strictly between {low} and {high}', lambda x: low < x < high)
 
 
-def above(low: float) -> Range:
-  """Finite numbers above `low`.
+def above(low: float, *, up_to: float | None = None) -> Range:
+  """Finite numbers above `low`, or the half-open interval (low, up_to].
 
-  >>> above(0).holds(0)
-  False
+  >>> above(0).holds(0), above(0, up_to=0.5).holds(0.5)
+  (False, True)
   """
-  return Range(f'above {low}', lambda x: low < x < math.inf)
+  text = f'above {low}' + ('' if up_to is None else f', up to {up_to}')
+  return Range(text, lambda x: low < x < math.inf and (up_to is None or x <= up_to))
 
 
-def at_least(low: float) -> Range:
-  """Numbers from `low`, infinity included.
+def at_least(low: float, *, below: float | None = None) -> Range:
+  """Numbers from `low`, infinity included, or the half-open interval [low, below).
 
-  >>> at_least(0).holds(0)
-  True
+  >>> at_least(0).holds(0), at_least(0, below=0.5).holds(0.5)
+  (True, False)
   """
-  return Range(f'from {low} upwards', lambda x: low <= x)
-
-
-def below(high: float) -> Range:
-  """Finite numbers below `high`; beside `at_least` a half-open interval.
-
-  >>> below(0.5).holds(0.5)
-  False
-  """
-  return Range(f'below {high}', lambda x: -math.inf < x < high)
+  text = f'from {low} upwards' if below is None else f'from {low}, below {below}'
+  return Range(text, lambda x: low <= x and (below is None or x < below))
 
 
 Positive = Annotated[float, above(0)]

@@ -4,7 +4,7 @@ arXiv:1909.08593, eq. 2, and the controller of the penalty in its section 2.2.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ from llm_jax.annotate import stats
 from llm_jax.losses import ratios
 from llm_jax.types import Array, BadInput, Batch, Params
 
-ESTIMATORS = ('k1', 'k2', 'k3')
 SCORE_POSITIONS = ('last', 'after')
 PRESETS: dict[str, dict[str, Any]] = {
   'trl': dict(score_position='after'),
@@ -28,7 +27,7 @@ def make(
   tokenizer: Any,
   *,
   coefficient: float = 0.05,
-  estimator: str = 'k1',
+  estimator: Literal['k1', 'k2', 'k3'] = 'k1',
   clamp: float | None = None,
   target: float | None = None,
   horizon: float | None = None,
@@ -67,7 +66,6 @@ def make(
   """
   del model, tokenizer
   where = 'kl_reward'
-  stats.choice(where, 'estimator', estimator, ESTIMATORS)
   stats.choice(where, 'score_position', score_position, SCORE_POSITIONS)
   if coefficient < 0:
     raise BadInput(f'annotate.{where}: coefficient {coefficient}; choose 0 or a number above it')

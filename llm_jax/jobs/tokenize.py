@@ -21,7 +21,7 @@ from llm_jax.data import packed
 from llm_jax.data.splits import Stream, documents, open_streams
 from llm_jax.find import call
 from llm_jax.jobs.corpus_report import Progress, print_summary
-from llm_jax.options import Count, at_least, below, suggest
+from llm_jax.options import Count, at_least, suggest
 from llm_jax.options import check as check_options
 from llm_jax.parallel.mesh import on_one_host
 from llm_jax.text.tokenizer import Tokenizer
@@ -99,7 +99,7 @@ def tokenize(
   workdir: str,
   sources: Mapping[str, str],
   validation: Mapping[str, str] | None = None,
-  validation_fraction: Annotated[float, at_least(0), below(1)] = 0.01,
+  validation_fraction: Annotated[float, at_least(0, below=1)] = 0.01,
   tokenizer: Mapping[str, Any] | None = None,
   length: Annotated[int, at_least(2)] = 256,
   pack: Literal['best_fit', 'split'] = 'best_fit',

@@ -1,55 +1,27 @@
 """What losses over answers share: which options a kind uses, sums over answers, what is logged."""
 
-import inspect
-import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.options import suggest
+from llm_jax.options import within
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics
 
+Average = Literal['sequence', 'token']
+MAX_EXPONENT = 80.0  # exp of it is still a float32
+Smoothing = Annotated[float, within(0, 0.5)]  # a share of labels that are wrong
 
-def settle(kinds: Mapping[str, Callable], kind: str, **options: Any) -> dict[str, Any]:
-  """The keyword arguments of `kinds[kind]`: those given, and its own defaults for the others.
 
-  Args:
-    kinds: functions by name; what a kind uses is what its function names.
-    kind: one of them.
-    **options: None means not given.
+def field(batch: Batch, name: str) -> Array:
+  """A field of a batch, as numbers and not as a function of anything.
 
   Raises:
-    BadInput: unknown kind, or an option that it does not use.
+    BadInput: it is not there.
   """
-  if kind not in kinds:
-    raise BadInput(f'loss: kind {kind!r}; {suggest(str(kind), [*kinds])}')
-  parameters = inspect.signature(kinds[kind]).parameters.values()
-  uses = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-  given = {name: value for name, value in options.items() if value is not None}
-  for name in given:
-    if name not in uses:
-      listed = ', '.join(uses) or 'no options'
-      raise BadInput(f'loss: kind {kind!r} does not use {name}; remove it (it uses: {listed})')
-  return uses | given
-
-
-def between(
-  name: str, value: float | None, low: float, high: float, *, open_ends: bool = False
-) -> None:
-  """Raises BadInput unless `value` is None or in [low, high], or in (low, high)."""
-  if value is None:
-    return
-  if not (low < value < high if open_ends else low <= value <= high):
-    wanted = f'strictly between {low} and {high}' if open_ends else f'from {low} to {high}'
-    raise BadInput(f'loss: {name} {value}; choose a number {wanted}')
-
-
-def one_of(name: str, value: str | None, names: tuple[str, ...]) -> None:
-  """Raises BadInput unless `value` is None or one of `names`."""
-  if value is not None and value not in names:
-    raise BadInput(f'loss: {name} {value!r}; {suggest(str(value), [*names])}')
+  if name not in batch:
+    raise BadInput(f'loss: the batch has no {name}')
+  return jax.lax.stop_gradient(batch[name])
 
 
 def pairs(batch: Batch) -> tuple[Array, Array]:
@@ -68,23 +40,12 @@ def pairs(batch: Batch) -> tuple[Array, Array]:
   return pair_B, jnp.where(pair_B[:, None, None], batch['mask'], 0).astype(jnp.float32)
 
 
-def reference(batch: Batch) -> Array:
-  """`ref_logp` [B, G, L] of a batch, as numbers and not as a function of anything.
-
-  Raises:
-    BadInput: it is not there.
-  """
-  if 'ref_logp' not in batch:
-    raise BadInput("loss: the batch has no ref_logp; put 'reference' into config.annotate.steps")
-  return jax.lax.stop_gradient(batch['ref_logp'])
-
-
 def per_token(sum_X: Array, length_X: Array) -> Array:
   """Sums over answers divided by lengths; 0 where there is no token."""
   return sum_X / jnp.maximum(length_X, 1)
 
 
-def nll(logp_BL: Array, target_BL: Array, average: str) -> Array:
+def nll(logp_BL: Array, target_BL: Array, average: Average) -> Array:
   """-log p of answers, in nats a token [B]; its mean over the rows with a target is the loss term.
 
   Args:
@@ -100,11 +61,9 @@ def nll(logp_BL: Array, target_BL: Array, average: str) -> Array:
   return nll_B * per_token((length_B > 0).sum(), length_B.sum())
 
 
-def check_nll(weight: float, average: str | None) -> None:
-  """Raises BadInput for a weight and an average of an added `nll` that cannot be."""
-  between('nll_weight', weight, 0, math.inf)
-  one_of('nll_average', average, ('sequence', 'token'))
-  if average is not None and not weight:
+def check_nll(*, nll_weight: float, nll_average: str | None, **others: Any) -> None:
+  """Raises BadInput for an average of an added `nll` that is not there."""
+  if nll_average is not None and not nll_weight:
     raise BadInput('loss: nll_average is not used without nll_weight')
 
 

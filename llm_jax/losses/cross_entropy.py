@@ -1,35 +1,27 @@
 """Next-token (or masked-token) cross-entropy, with the z-loss of PaLM, arXiv:2204.02311, sec. 5."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.losses.answers import one_of, token_metrics
+from llm_jax.losses.answers import token_metrics
 from llm_jax.losses.logprobs import scores
-from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
+from llm_jax.options import NotNegative, checked
+from llm_jax.types import Array, Batch, Mean, Metrics, Params
 
-AVERAGES = ('token', 'sequence')
-
-
-def check(
-  *, z_loss: float = 0.0, average: str = 'token', dft: bool = False, diagnostics: bool = False
-) -> None:
-  """Raises BadInput for hyperparameters of `loss_fn` that cannot be."""
-  del dft, diagnostics
-  one_of('average', average, AVERAGES)
-  if z_loss < 0:
-    raise BadInput(f'loss: z_loss {z_loss} is negative; 0 turns it off, 1e-4 is usual')
+READS = ('tokens', 'mask')
 
 
+@checked()
 def loss_fn(
   params: Params,
   batch: Batch,
   rng: Array,
   *,
   model: Any,
-  z_loss: float = 0.0,
-  average: str = 'token',
+  z_loss: NotNegative = 0.0,
+  average: Literal['token', 'sequence'] = 'token',
   dft: bool = False,
   diagnostics: bool = False,
 ) -> tuple[Mean, Metrics]:
@@ -49,10 +41,9 @@ def loss_fn(
       over the logits, 2 to 4 % of a step at dim 128 and 4096 words.
 
   Raises:
-    BadInput: see `check`.
+    BadInput: an option is wrong.
   """
   del rng
-  check(z_loss=z_loss, average=average, dft=dft, diagnostics=diagnostics)
   out, mask = scores(model, params, batch), batch['mask']
   plain = Mean.of(-out.logp, mask)
   metrics: Metrics = {}

@@ -2,16 +2,17 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.losses.answers import between, one_of, token_metrics
+from llm_jax.losses.answers import field, token_metrics
 from llm_jax.losses.logprobs import read_blocks, read_scores
+from llm_jax.options import Positive, Share, checked
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
 
-DIVERGENCES = ('forward', 'reverse', 'jsd')
+READS = ('tokens', 'mask', 'teacher_logits')
 PRESETS: dict[str, dict[str, Any]] = {
   'trl': dict(divergence='jsd', beta=0.5, t_squared=False),
   'tunix': dict(divergence='forward', t_squared=True),
@@ -19,31 +20,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 SMALLEST = 2.0**-24  # what is left of 1 in float32 when next to nothing is
 
 
-def check(
-  *,
-  divergence: str = 'forward',
-  beta: float | None = None,
-  temperature: float = 1.0,
-  t_squared: bool = False,
-) -> None:
-  """Raises BadInput for hyperparameters of `loss_fn` out of range or unused."""
-  del t_squared
-  one_of('divergence', divergence, DIVERGENCES)
-  between('beta', beta, 0, 1)
-  between('temperature', temperature, 0, math.inf, open_ends=True)
+def _check(*, divergence: str, beta: float | None, **others: Any) -> None:
   if beta is not None and divergence != 'jsd':
     raise BadInput(f'loss: divergence {divergence!r} does not use beta; remove it, or choose jsd')
 
 
+@checked(_check)
 def loss_fn(
   params: Params,
   batch: Batch,
   rng: Array,
   *,
   model: Any,
-  divergence: str = 'forward',
-  beta: float | None = None,
-  temperature: float = 1.0,
+  divergence: Literal['forward', 'reverse', 'jsd'] = 'forward',
+  beta: Share | None = None,
+  temperature: Positive = 1.0,
   t_squared: bool = False,
 ) -> tuple[Mean, Metrics]:
   """The divergence between teacher and student, in nats, averaged over the tokens of `mask`.
@@ -68,14 +59,11 @@ def loss_fn(
     t_squared: multiply by temperature^2, so that gradients keep their size (Hinton); TRL does not.
 
   Raises:
-    BadInput: see `check`; or the batch lacks the teacher's fields.
+    BadInput: an option is wrong, or the batch lacks the teacher's fields.
   """
   del rng
-  check(divergence=divergence, beta=beta, temperature=temperature, t_squared=t_squared)
-  if 'teacher_logits' not in batch:
-    raise BadInput("loss: the batch has no teacher_logits; put 'teacher' into annotate.steps")
   beta = {'forward': 0.0, 'reverse': 1.0}.get(divergence, 0.5 if beta is None else beta)
-  aligned = [jax.lax.stop_gradient(batch['teacher_logits'])]
+  aligned = [field(batch, 'teacher_logits')]
   if 'teacher_ids' in batch:
     aligned.append(batch['teacher_ids'])
   elif aligned[0].shape[-1] != model.shape.vocab_size:

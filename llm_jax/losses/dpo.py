@@ -1,156 +1,128 @@
 """Direct preference optimisation (arXiv:2305.18290, eq. 7) and the losses that grew from it."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.losses.answers import (
-  between,
-  check_nll,
-  nll,
-  one_of,
-  pair_metrics,
-  pairs,
-  per_token,
-  reference,
-  settle,
-  smooth,
-)
+from llm_jax.losses import answers
+from llm_jax.losses.answers import MAX_EXPONENT, Average, Smoothing, field, per_token, smooth
 from llm_jax.losses.logprobs import read_blocks, read_scores
+from llm_jax.options import NotNegative, Positive, Share, above, at_least, kinds
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
 
-DIVERGENCES = ('reverse_kl', 'forward_kl', 'js', 'alpha')
-AVERAGES = ('mean', 'sum')
-# A preset is a library and the kind for which its convention is known.
-PRESETS: dict[str, dict[str, Any]] = {
-  'trl': dict(kind='sigmoid', beta=0.1),
-  'trl_ipo': dict(kind='ipo', beta=0.1, average='mean'),
-  'openrlhf': dict(kind='sigmoid', beta=0.1),
-  'openrlhf_ipo': dict(kind='ipo', beta=0.1, average='sum'),
-  'open_instruct': dict(kind='sigmoid_norm', beta=5.0),
-}
-MAX_EXPONENT = 80.0  # exp of it is still a float32
-
+NotZero = Annotated[float, above(0, up_to=0.5)]
+NotHalf = Annotated[float, at_least(0, below=0.5)]
 log_sigmoid = jax.nn.log_sigmoid
 sigmoid_of = jax.nn.sigmoid
 
 
 class Pairs(NamedTuple):
-  """What a kind may ask of B pairs, float32 [B] each; w is the chosen answer, l the rejected."""
+  """What a kind may ask of B pairs, float32 [2, B] each: the chosen answers, then the rejected."""
 
-  logp_w: Array  # log p(answer), a sum over tokens
-  logp_l: Array
-  ref_w: Array  # the same under the reference
-  ref_l: Array
-  h_w: Array  # logp - ref, or what another divergence makes of it
-  h_l: Array
-  length_w: Array  # in tokens
-  length_l: Array
-  real: Array  # bool: which pairs count
+  logp: Array  # log p(answer), a sum over tokens
+  ref: Array  # the same under the reference
+  f: Array  # logp - ref, or what another divergence makes of it
+  length: Array  # in tokens
+  real: Array  # bool [B]: which pairs count
 
   @property
-  def ratio_w(self) -> Array:
-    return self.logp_w - self.ref_w
-
-  @property
-  def ratio_l(self) -> Array:
-    return self.logp_l - self.ref_l
+  def ratio(self) -> Array:
+    return self.logp - self.ref
 
   @property
   def h(self) -> Array:
-    return self.h_w - self.h_l
+    return self.f[0] - self.f[1]
 
   @property
   def h_per_token(self) -> Array:
-    return per_token(self.h_w, self.length_w) - per_token(self.h_l, self.length_l)
+    return per_token(self.f[0], self.length[0]) - per_token(self.f[1], self.length[1])
 
 
-def sigmoid(p: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Array:
+def sigmoid(p: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0) -> Array:
   """DPO; with label_smoothing, the chance that a label is wrong, conservative DPO (cDPO)."""
   return smooth(beta * p.h, label_smoothing)
 
 
-def sigmoid_norm(p: Pairs, *, beta: float = 5.0) -> Array:
+def sigmoid_norm(p: Pairs, *, beta: Positive = 5.0) -> Array:
   """DPO on log-ratios per token (Tulu 3, arXiv:2411.15124); beta is larger accordingly."""
   return -log_sigmoid(beta * p.h_per_token)
 
 
-def hinge(p: Pairs, *, beta: float = 0.1) -> Array:
+def hinge(p: Pairs, *, beta: Positive = 0.1) -> Array:
   """The hinge of SLiC (arXiv:2305.10425) on DPO's margin, as in RSO (arXiv:2309.06657)."""
   return jax.nn.relu(1 - beta * p.h)
 
 
-def ipo(p: Pairs, *, beta: float = 0.1, average: str = 'mean') -> Array:
+def ipo(p: Pairs, *, beta: Positive = 0.1, average: Literal['mean', 'sum'] = 'mean') -> Array:
   """IPO (arXiv:2310.12036, eq. 17), on log-ratios per token (its authors, TRL) or their sums."""
   return ((p.h_per_token if average == 'mean' else p.h) - 1 / (2 * beta)) ** 2
 
 
-def exo_pair(p: Pairs, *, beta: float = 0.1, label_smoothing: float = 1e-3) -> Array:
+def exo_pair(p: Pairs, *, beta: Positive = 0.1, label_smoothing: NotZero = 1e-3) -> Array:
   """EXO on pairs (arXiv:2402.00856, eq. 16): reverse KL to the smoothed label."""
   h = beta * p.h
   right = sigmoid_of(h) * (log_sigmoid(h) - math.log1p(-label_smoothing))
   return right + sigmoid_of(-h) * (log_sigmoid(-h) - math.log(label_smoothing))
 
 
-def nca_pair(p: Pairs, *, beta: float = 0.1) -> Array:
+def nca_pair(p: Pairs, *, beta: Positive = 0.1) -> Array:
   """Noise contrastive alignment on pairs (arXiv:2402.05369)."""
-  chosen, rejected = beta * p.ratio_w, beta * p.ratio_l
+  chosen, rejected = beta * p.ratio
   return -log_sigmoid(chosen) - 0.5 * (log_sigmoid(-chosen) + log_sigmoid(-rejected))
 
 
-def robust(p: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Array:
+def robust(p: Pairs, *, beta: Positive = 0.1, label_smoothing: NotHalf = 0.0) -> Array:
   """Robust DPO (arXiv:2403.00409): unbiased when that share of the labels is flipped."""
   h, e = beta * p.h, label_smoothing
   return (-(1 - e) * log_sigmoid(h) + e * log_sigmoid(-h)) / (1 - 2 * e)
 
 
-def bco_pair(p: Pairs, *, beta: float = 0.1, shift: str = 'none') -> Array:
+def bco_pair(p: Pairs, *, beta: Positive = 0.1, shift: Literal['none', 'mean'] = 'none') -> Array:
   """Binary classifier optimisation (arXiv:2404.04656).
 
   The paper subtracts a running mean of the rewards. `shift` 'mean' takes the mean of the batch
   instead, which needs no state and belongs to a microbatch, without a gradient; 'none' is TRL's.
   """
-  chosen, rejected = beta * p.ratio_w, beta * p.ratio_l
+  chosen, rejected = beta * p.ratio
   delta = jnp.zeros(())
   if shift == 'mean':
     delta = jax.lax.stop_gradient(Mean.of((chosen + rejected) / 2, p.real).value)
   return -log_sigmoid(chosen - delta) - log_sigmoid(delta - rejected)
 
 
-def sppo_hard(p: Pairs, *, beta: float = 0.1) -> Array:
+def sppo_hard(p: Pairs, *, beta: Positive = 0.1) -> Array:
   """Self-play preference optimisation (arXiv:2405.00675, eq. 4.7), winning with probability 1."""
-  return (p.ratio_w - 0.5 / beta) ** 2 + (p.ratio_l + 0.5 / beta) ** 2
+  return (p.ratio[0] - 0.5 / beta) ** 2 + (p.ratio[1] + 0.5 / beta) ** 2
 
 
-def aot(p: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Array:
+def aot(p: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0) -> Array:
   """Alignment by optimal transport (arXiv:2406.05882, paired): sorted policy and reference margins.
 
   The sort is over the rows of a microbatch, so the loss depends on their number.
   """
-  policy, reference = p.logp_w - p.logp_l, p.ref_w - p.ref_l
+  policy, reference = p.logp[0] - p.logp[1], p.ref[0] - p.ref[1]
   return smooth(beta * (policy - _of_same_rank(reference, policy, p.real)), label_smoothing)
 
 
-def aot_unpaired(p: Pairs, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Array:
+def aot_unpaired(p: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0) -> Array:
   """AOT with the chosen log-ratios sorted against the rejected ones; see `aot`."""
-  h = p.ratio_w - _of_same_rank(p.ratio_l, p.ratio_w, p.real)
+  h = p.ratio[0] - _of_same_rank(p.ratio[1], p.ratio[0], p.real)
   return smooth(beta * h, label_smoothing)
 
 
-def apo_zero(p: Pairs, *, beta: float = 0.1) -> Array:
+def apo_zero(p: Pairs, *, beta: Positive = 0.1) -> Array:
   """APO-zero (arXiv:2408.06266, eq. 7), for chosen answers better than the model's own."""
-  return sigmoid_of(-beta * p.ratio_w) + sigmoid_of(beta * p.ratio_l)
+  return sigmoid_of(-beta * p.ratio[0]) + sigmoid_of(beta * p.ratio[1])
 
 
-def apo_down(p: Pairs, *, beta: float = 0.1) -> Array:
+def apo_down(p: Pairs, *, beta: Positive = 0.1) -> Array:
   """APO-down (arXiv:2408.06266, eq. 8), for chosen answers worse than the model's own."""
-  return sigmoid_of(beta * p.ratio_w) + sigmoid_of(-beta * (p.ratio_w - p.ratio_l))
+  return sigmoid_of(beta * p.ratio[0]) + sigmoid_of(-beta * (p.ratio[0] - p.ratio[1]))
 
 
-def discopop(p: Pairs, *, beta: float = 0.1, tau: float = 0.05) -> Array:
+def discopop(p: Pairs, *, beta: Positive = 0.1, tau: Positive = 0.05) -> Array:
   """DiscoPOP (arXiv:2406.08414, eq. 5): logistic and exponential loss, blended by the margin."""
   h = beta * p.h
   blend = sigmoid_of(h / tau)
@@ -159,104 +131,49 @@ def discopop(p: Pairs, *, beta: float = 0.1, tau: float = 0.05) -> Array:
 
 def sft(p: Pairs) -> Array:
   """-log p of the chosen answer, over which `loss_fn` averages by token."""
-  return -p.logp_w
+  return -p.logp[0]
 
 
-KINDS: dict[str, Callable[..., Array]] = {
-  kind.__name__: kind
-  for kind in (
-    *(sigmoid, sigmoid_norm, hinge, ipo, exo_pair, nca_pair, robust, bco_pair, sppo_hard),
-    *(aot, aot_unpaired, apo_zero, apo_down, discopop, sft),
-  )
-}
+KINDS = {f.__name__: f for f in (sigmoid, sigmoid_norm, hinge, ipo, exo_pair, nca_pair, robust)}
+KINDS |= {f.__name__: f for f in (bco_pair, sppo_hard, aot, aot_unpaired, apo_zero, apo_down)}
+KINDS |= {f.__name__: f for f in (discopop, sft)}
 # Kinds that see the log-ratios only through h, where an f-divergence may take the place of the KL.
 THROUGH_H = ('sigmoid', 'sigmoid_norm', 'hinge', 'ipo', 'exo_pair', 'robust', 'discopop')
 
 
-def check(
-  *,
-  kind: str = 'sigmoid',
-  beta: float | None = None,
-  label_smoothing: float | None = None,
-  average: str | None = None,
-  shift: str | None = None,
-  tau: float | None = None,
-  f_divergence: str | None = None,
-  alpha: float | None = None,
-  reference_free: bool = False,
-  ld_alpha: float | None = None,
-  wpo: bool = False,
-  nll_weight: float = 0.0,
-  nll_average: str | None = None,
-) -> dict[str, Any]:
-  """The keyword arguments of the kind.
-
-  Raises:
-    BadInput: hyperparameters of `loss_fn` out of range, that do not go together, or unused.
-  """
-  options = settle(
-    KINDS,
-    kind,
-    beta=beta,
-    label_smoothing=label_smoothing,
-    average=average,
-    shift=shift,
-    tau=tau,
-  )
-  between('beta', beta, 0, math.inf, open_ends=True)
-  between('tau', tau, 0, math.inf, open_ends=True)
-  between('ld_alpha', ld_alpha, 0, 1)
-  between('label_smoothing', label_smoothing, 0, 0.5)
-  if (kind, label_smoothing) in (('robust', 0.5), ('exo_pair', 0)):
-    raise BadInput(f'loss: kind {kind!r} divides by zero at label_smoothing {label_smoothing}')
-  one_of('average', average, AVERAGES)
-  one_of('shift', shift, ('none', 'mean'))
-  one_of('f_divergence', f_divergence, DIVERGENCES)
-  check_nll(nll_weight, nll_average)
+def _check(*, kind: str, f_divergence: str | None, alpha: float | None, **o: Any) -> None:
+  """Rules between options."""
+  answers.check_nll(**o)
   if f_divergence is not None and kind not in THROUGH_H:
-    raise BadInput(
-      f'loss: kind {kind!r} does not use f_divergence; these do: {", ".join(THROUGH_H)}'
-    )
+    use = ', '.join(THROUGH_H)
+    raise BadInput(f'loss: kind {kind!r} does not use f_divergence; these do: {use}')
   if alpha is not None and f_divergence != 'alpha':
     raise BadInput('loss: alpha is not used; set f_divergence to alpha, or remove it')
   if alpha == 1:
     raise BadInput('loss: at alpha 1 the divergence is the reverse KL; set f_divergence to that')
-  unused = [
-    (kind == 'sft' and reference_free, 'reference_free'),
-    (kind == 'sft' and ld_alpha is not None, 'ld_alpha'),
-    (kind == 'sft' and nll_weight, 'nll_weight'),
-    (kind in ('sft', 'aot', 'aot_unpaired') and wpo, 'wpo'),
-  ]
-  for wrong, name in unused:
-    if wrong:
+  unused = {'sft': ('reference_free', 'ld_alpha', 'nll_weight', 'wpo')}
+  for name in unused.get(kind, ('wpo',) if kind in ('aot', 'aot_unpaired') else ()):
+    if o[name] not in (None, False, 0):
       raise BadInput(f'loss: kind {kind!r} does not use {name}; remove it')
-  return options
 
 
+@kinds(KINDS, _check)
 def loss_fn(
   params: Params,
   batch: Batch,
   rng: Array,
   *,
   model: Any,
-  kind: str = 'sigmoid',
-  beta: float | None = None,
-  label_smoothing: float | None = None,
-  average: str | None = None,
-  shift: str | None = None,
-  tau: float | None = None,
-  f_divergence: str | None = None,
+  kind: Any = 'sigmoid',
+  f_divergence: Literal['reverse_kl', 'forward_kl', 'js', 'alpha'] | None = None,
   alpha: float | None = None,
   reference_free: bool = False,
-  ld_alpha: float | None = None,
+  ld_alpha: Share | None = None,
   wpo: bool = False,
-  nll_weight: float = 0.0,
-  nll_average: str | None = None,
+  nll_weight: NotNegative = 0.0,
+  nll_average: Average | None = None,
 ) -> tuple[Mean, Metrics]:
   """A loss of preference pairs relative to a frozen reference, averaged over pairs.
-
-  Options that are None take the default of the kind's function, and what a kind does not name is
-  an error.
 
   Args:
     params: of the model.
@@ -264,65 +181,47 @@ def loss_fn(
       pair of which an answer has no target does not count.
     rng: unused.
     model: a Transformer.
-    kind: a name in `KINDS`; each function says what it is.
+    kind: how the loss is made of the log-ratios; each function says what it is.
     beta: how dear it is to leave the reference; rewards are beta (logp - ref_logp).
-    label_smoothing: the assumed share of wrong labels (sigmoid, exo_pair, robust, aot).
-    average: 'mean' or 'sum' of log-ratios over tokens (ipo).
-    shift: see `bco_pair`.
-    tau: temperature of the blend of `discopop`.
-    f_divergence: the divergence from the reference (arXiv:2309.16240): 'reverse_kl' (default),
-      'forward_kl', 'js' or 'alpha'; its derivative takes the place of the log-ratio.
-    alpha: of the alpha divergence; default 0.5.
+    label_smoothing: the assumed share of wrong labels.
+    average: 'mean' or 'sum' of log-ratios over tokens.
+    shift: what is subtracted from the rewards; 'mean' is that of the batch.
+    tau: temperature of the blend of the logistic and the exponential loss.
+    f_divergence: the divergence from the reference (arXiv:2309.16240), whose derivative takes the
+      place of the log-ratio; 'reverse_kl' by default.
+    alpha: of the alpha divergence; 0.5 by default.
     reference_free: compare with a uniform reference; `ref_logp` is not read.
     ld_alpha: weight of the tokens beyond the length that both answers reach, which takes away what
       is won by length alone (LD-DPO, arXiv:2409.06411); 1 is plain DPO.
     wpo: weigh pairs by how likely the policy is to write them (WPO, arXiv:2406.11827, eq. 2
       with sampled alignment), without a gradient.
     nll_weight: weight of an added -log p per token of the chosen answer (RPO, arXiv:2404.19733).
-    nll_average: see `answers.nll`; default 'sequence'.
+    nll_average: 'sequence' (default): each answer's mean, so all pairs weigh the same. 'token': one
+      mean over the tokens of the (micro)batch, as Hugging Face trainers do.
 
   Raises:
-    BadInput: see `check`; or the batch lacks `ref_logp`, or is not pairs.
+    BadInput: an option is wrong, or the batch lacks `ref_logp`, or is not pairs.
   """
   del rng
-  options = check(
-    kind=kind,
-    beta=beta,
-    label_smoothing=label_smoothing,
-    average=average,
-    shift=shift,
-    tau=tau,
-    f_divergence=f_divergence,
-    alpha=alpha,
-    reference_free=reference_free,
-    ld_alpha=ld_alpha,
-    wpo=wpo,
-    nll_weight=nll_weight,
-    nll_average=nll_average,
-  )
-  pair_B, target_BGL = pairs(batch)
+  pair_B, target_BGL = answers.pairs(batch)
   length_BG = target_BGL.sum(-1)
-  read = _read_with_alignment if wpo else read_scores
-  out = read_blocks(model, params, batch, read)
+  out = read_blocks(model, params, batch, _read_with_alignment if wpo else read_scores)
   logp_BGL, entropy_BGL = out[0], out[2]
-  ref_BGL = None if reference_free else reference(batch)
+  ref_BGL = None if reference_free else field(batch, 'ref_logp')
   weight_BGL = target_BGL if ld_alpha is None else target_BGL * _shared(target_BGL, ld_alpha)
   logp_BG = (logp_BGL * weight_BGL).sum(-1)
   ref_BG = jnp.zeros_like(logp_BG) if ref_BGL is None else (ref_BGL * weight_BGL).sum(-1)
-  h_BG = _derivative(
-    logp_BG - ref_BG, f_divergence or 'reverse_kl', 0.5 if alpha is None else alpha
-  )
-  columns = [x[:, i] for x in (logp_BG, ref_BG, h_BG, length_BG) for i in range(2)]
-  loss_B = KINDS[kind](Pairs._make([*columns, pair_B]), **options)
+  f_BG = _derivative(logp_BG - ref_BG, f_divergence, 0.5 if alpha is None else alpha)
+  loss_B = kind(Pairs(logp_BG.T, ref_BG.T, f_BG.T, length_BG.T, pair_B))
   if wpo:
     loss_B *= jnp.exp(per_token((out[3] * target_BGL).sum(-1), length_BG).sum(-1))
   if nll_weight:
-    loss_B += nll_weight * nll(logp_BGL[:, 0], target_BGL[:, 0], nll_average or 'sequence')
-  count = length_BG[:, 0] if kind == 'sft' else pair_B
-  reward_BG = options.get('beta', 1.0) * (logp_BG - ref_BG)
-  return Mean(Mean.of(loss_B, pair_B).total, count.sum().astype(jnp.float32)), pair_metrics(
-    logp_BGL, entropy_BGL, reward_BG, pair_B, target_BGL, ref_BGL
-  )
+    nll_B = answers.nll(logp_BGL[:, 0], target_BGL[:, 0], nll_average or 'sequence')
+    loss_B += nll_weight * nll_B
+  count = length_BG[:, 0] if kind.func is sft else pair_B
+  reward_BG = kind.keywords.get('beta', 1.0) * (logp_BG - ref_BG)
+  mean = Mean(Mean.of(loss_B, pair_B).total, count.sum().astype(jnp.float32))
+  return mean, answers.pair_metrics(logp_BGL, entropy_BGL, reward_BG, pair_B, target_BGL, ref_BGL)
 
 
 def _of_same_rank(values_B: Array, like_B: Array, real_B: Array) -> Array:
@@ -332,7 +231,7 @@ def _of_same_rank(values_B: Array, like_B: Array, real_B: Array) -> Array:
   return jnp.where(real_B, values_B[jnp.argsort(last(values_B))][rank_B], 0)
 
 
-def _derivative(ratio: Array, f_divergence: str, alpha: float) -> Array:
+def _derivative(ratio: Array, f_divergence: str | None, alpha: float) -> Array:
   """f'(u) of u = exp(ratio), with its constants: under lengths, as in ipo, they do not cancel."""
   if f_divergence == 'forward_kl':
     return 1 - jnp.exp(jnp.minimum(-ratio, MAX_EXPONENT))
@@ -354,3 +253,14 @@ def _read_with_alignment(logits_V: Array, target: Array) -> tuple[Array, ...]:
   out = read_scores(logits_V, target)
   collision = jax.nn.logsumexp(2 * logits_V, axis=-1) - 2 * out.logsumexp  # log sum_v p_v^2
   return *out, jax.lax.stop_gradient(out.logp - collision)
+
+
+READS = lambda o: ('tokens', 'mask', *(() if o['reference_free'] else ('ref_logp',)))
+# A preset is a library and the kind for which its convention is known.
+PRESETS: dict[str, dict[str, Any]] = {
+  'trl': dict(kind='sigmoid', beta=0.1),
+  'trl_ipo': dict(kind='ipo', beta=0.1, average='mean'),
+  'openrlhf': dict(kind='sigmoid', beta=0.1),
+  'openrlhf_ipo': dict(kind='ipo', beta=0.1, average='sum'),
+  'open_instruct': dict(kind='sigmoid_norm', beta=5.0),
+}

@@ -1,46 +1,38 @@
 """Kahneman-Tversky optimisation: answers that are good or bad on their own, arXiv:2402.01306."""
 
-import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.losses.answers import between, one_of, reference, token_metrics
+from llm_jax.losses.answers import field, token_metrics
 from llm_jax.losses.logprobs import score, scores
+from llm_jax.options import NotNegative, Positive, checked
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
 
-KINDS = ('kto', 'apo_zero_unpaired')
 MISMATCHED = ('kl_tokens', 'kl_mask', 'kl_segment', 'kl_position', 'kl_ref_logp')
 PRESETS: dict[str, dict[str, Any]] = {
   'trl': dict(kind='kto', beta=0.1, desirable_weight=1.0, undesirable_weight=1.0),
 }
 
 
-def check(
-  *,
-  kind: str = 'kto',
-  beta: float = 0.1,
-  desirable_weight: float = 1.0,
-  undesirable_weight: float = 1.0,
-) -> None:
-  """Raises BadInput for hyperparameters of `loss_fn` that cannot be."""
-  one_of('kind', kind, KINDS)
-  between('beta', beta, 0, math.inf, open_ends=True)
-  between('desirable_weight', desirable_weight, 0, math.inf)
-  between('undesirable_weight', undesirable_weight, 0, math.inf)
+READS = lambda o: (
+  *('tokens', 'mask', 'ref_logp', 'label'),
+  *(MISMATCHED if o['kind'] == 'kto' else ()),
+)
 
 
+@checked()
 def loss_fn(
   params: Params,
   batch: Batch,
   rng: Array,
   *,
   model: Any,
-  kind: str = 'kto',
-  beta: float = 0.1,
-  desirable_weight: float = 1.0,
-  undesirable_weight: float = 1.0,
+  kind: Literal['kto', 'apo_zero_unpaired'] = 'kto',
+  beta: Positive = 0.1,
+  desirable_weight: NotNegative = 1.0,
+  undesirable_weight: NotNegative = 1.0,
 ) -> tuple[Mean, Metrics]:
   """1 - sigmoid of how far an answer's log-ratio is on its right side of z0, averaged over answers.
 
@@ -62,16 +54,10 @@ def loss_fn(
       bad answers between 1 and 4/3.
 
   Raises:
-    BadInput: see `check`; or the batch lacks a field.
+    BadInput: an option is wrong, or the batch lacks a field.
   """
   del rng
-  check(
-    kind=kind,
-    beta=beta,
-    desirable_weight=desirable_weight,
-    undesirable_weight=undesirable_weight,
-  )
-  out, ref_BGL = scores(model, params, batch), reference(batch)
+  out, ref_BGL = scores(model, params, batch), field(batch, 'ref_logp')
   target_BGL = batch['mask'].astype(jnp.float32)
   logp_B = (out.logp * target_BGL).sum((1, 2))
   ratio_B = logp_B - (ref_BGL * target_BGL).sum((1, 2))

@@ -1,35 +1,30 @@
 """Odds ratio preference optimisation: SFT and preferences in one, arXiv:2403.07691, eq. 6."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.losses.answers import between, nll, one_of, pair_metrics, pairs, per_token
+from llm_jax.losses.answers import Average, nll, pair_metrics, pairs, per_token
 from llm_jax.losses.logprobs import scores
+from llm_jax.options import NotNegative, checked
 from llm_jax.types import Array, Batch, Mean, Metrics, Params
 
-SPANS = ('answer', 'all')
+READS = lambda o: ('tokens', 'mask', *(('segment',) if o['nll_span'] == 'all' else ()))
 PRESETS: dict[str, dict[str, Any]] = {'trl': dict(beta=0.1, nll_span='all', nll_average='token')}
 
 
-def check(*, beta: float = 0.1, nll_span: str = 'answer', nll_average: str = 'sequence') -> None:
-  """Raises BadInput for hyperparameters of `loss_fn` that cannot be."""
-  between('beta', beta, 0, math.inf)
-  one_of('nll_span', nll_span, SPANS)
-  one_of('nll_average', nll_average, ('sequence', 'token'))
-
-
+@checked()
 def loss_fn(
   params: Params,
   batch: Batch,
   rng: Array,
   *,
   model: Any,
-  beta: float = 0.1,
-  nll_span: str = 'answer',
-  nll_average: str = 'sequence',
+  beta: NotNegative = 0.1,
+  nll_span: Literal['answer', 'all'] = 'answer',
+  nll_average: Average = 'sequence',
 ) -> tuple[Mean, Metrics]:
   """-log p of the chosen answer - beta log sigmoid(log odds ratio), averaged over pairs.
 
@@ -43,13 +38,13 @@ def loss_fn(
     model: a Transformer.
     beta: weight of the odds ratio (lambda of the paper).
     nll_span: -log p over the 'answer', or over 'all' of the chosen row, prompt included.
-    nll_average: see `answers.nll`.
+    nll_average: 'sequence': each answer's mean, so all pairs weigh the same. 'token': one mean over
+      the tokens of the (micro)batch, as Hugging Face trainers do.
 
   Raises:
-    BadInput: see `check`; or the batch is not pairs.
+    BadInput: an option is wrong, or the batch is not pairs.
   """
   del rng
-  check(beta=beta, nll_span=nll_span, nll_average=nll_average)
   pair_B, target_BGL = pairs(batch)
   out = scores(model, params, batch)
   mean_BG = per_token((out.logp * target_BGL).sum(-1), target_BGL.sum(-1))

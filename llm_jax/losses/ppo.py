@@ -1,59 +1,43 @@
 """Proximal policy optimisation with a critic: arXiv:1707.06347, eq. 7 and 9, and InstructGPT."""
 
-import math
 from typing import Any
 
 import jax.numpy as jnp
 
 from llm_jax.losses import ratios
-from llm_jax.losses.answers import between, nll
+from llm_jax.losses.answers import field, nll
 from llm_jax.losses.logprobs import score
+from llm_jax.options import NotNegative, Positive, Share, checked
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
 
 PTX = ('ptx_tokens', 'ptx_mask', 'ptx_segment', 'ptx_position')
+READS = lambda o: (
+  *('tokens', 'mask', 'advantage', 'return', *(('value',) if o['value_clip'] is not None else ())),
+  *(('sampled_logp',) if o['importance_cap'] is not None else ()),
+  *(PTX if o['ptx_weight'] else ()),
+)
 
 
-def check(
-  *,
-  clip: float = 0.2,
-  clip_dual: float | None = None,
-  log_ratio_clamp: float | None = None,
-  importance_cap: float | None = None,
-  value_clip: float | None = 0.2,
-  value_weight: float = 0.1,
-  entropy_weight: float = 0.0,
-  ptx_weight: float = 0.0,
-  temperature: float = 1.0,
-) -> None:
-  """Raises BadInput for hyperparameters of `loss_fn` that cannot be."""
-  between('clip', clip, 0, 1)
-  ratios.check_clip(clip, clip, clip_dual, log_ratio_clamp)
-  for name, value in dict(
-    importance_cap=importance_cap,
-    value_clip=value_clip,
-    value_weight=value_weight,
-    temperature=temperature,
-  ).items():
-    between(name, value, 0, math.inf, open_ends=True)
-  between('entropy_weight', entropy_weight, 0, math.inf)
-  between('ptx_weight', ptx_weight, 0, math.inf)
+def _check(*, clip: float, clip_dual: float | None, **others: Any) -> None:
+  ratios.check_clip(clip_high=clip, clip_dual=clip_dual)
 
 
+@checked(_check)
 def loss_fn(
   params: Params,
   batch: Batch,
   rng: Array,
   *,
   model: Any,
-  clip: float = 0.2,
+  clip: Share = 0.2,
   clip_dual: float | None = None,
-  log_ratio_clamp: float | None = None,
-  importance_cap: float | None = None,
-  value_clip: float | None = 0.2,
-  value_weight: float = 0.1,
-  entropy_weight: float = 0.0,
-  ptx_weight: float = 0.0,
-  temperature: float = 1.0,
+  log_ratio_clamp: Positive | None = None,
+  importance_cap: Positive | None = None,
+  value_clip: Positive | None = 0.2,
+  value_weight: Positive = 0.1,
+  entropy_weight: NotNegative = 0.0,
+  ptx_weight: NotNegative = 0.0,
+  temperature: Positive = 1.0,
 ) -> tuple[Mean, Metrics]:
   """The clipped surrogate and half the squared error of the values, averaged over sampled tokens.
 
@@ -74,7 +58,7 @@ def loss_fn(
     clip: ratios beyond 1 - clip and 1 + clip are not pushed further.
     clip_dual: where the advantage is negative, a ratio above it has no gradient (dual clip,
       arXiv:1912.09729, eq. 5), 3 is usual.
-    log_ratio_clamp: see `ratios.ratio`; verl and OpenRLHF use 20.
+    log_ratio_clamp: largest size of a ratio's logarithm; verl and OpenRLHF use 20.
     importance_cap: weigh each token by min(p_old / p_sampled, importance_cap), without a gradient;
       2 is usual.
     value_clip: the larger of two errors counts: that of the value, and that of the value moved no
@@ -89,20 +73,9 @@ def loss_fn(
       pretraining.
 
   Raises:
-    BadInput: see `check`; or the batch lacks a field.
+    BadInput: an option is wrong, or the batch lacks a field.
   """
   del rng
-  check(
-    clip=clip,
-    clip_dual=clip_dual,
-    log_ratio_clamp=log_ratio_clamp,
-    importance_cap=importance_cap,
-    value_clip=value_clip,
-    value_weight=value_weight,
-    entropy_weight=entropy_weight,
-    ptx_weight=ptx_weight,
-    temperature=temperature,
-  )
   rollout = ratios.read(model, params, batch, temperature)
   surrogate = ratios.clip(
     rollout,
@@ -156,16 +129,14 @@ def _value(
   model: Any, params: Params, batch: Batch, value_clip: float | None
 ) -> tuple[Mean, Metrics]:
   """Half the squared error of the values over `value_mask`, and what is logged of them."""
-  for name in ('return', 'value') if value_clip is not None else ('return',):
-    if name not in batch:
-      raise BadInput(f"loss: the batch has no {name}; put 'gae' into config.annotate.steps")
+  returns = field(batch, 'return')
   mask = ratios.trained(batch, batch.get('value_mask', batch['mask']))
   value = values(model, params, batch)
-  error = (value - batch['return']) ** 2
+  error = (value - returns) ** 2
   metrics: Metrics = {'value': Mean.of(value, mask)}
   if value_clip is not None:
-    near = batch['value'] + jnp.clip(value - batch['value'], -value_clip, value_clip)
-    clipped = (near - batch['return']) ** 2
+    old = field(batch, 'value')
+    clipped = (old + jnp.clip(value - old, -value_clip, value_clip) - returns) ** 2
     metrics['value_clip_fraction'] = Mean.of(clipped > error, mask)
     error = jnp.maximum(error, clipped)
   loss = Mean.of(error / 2, mask)

@@ -1,18 +1,17 @@
 """What losses over sampled answers share: which tokens train, and ratios to the policy before."""
 
-import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.losses.answers import between, per_token, token_metrics
+from llm_jax.losses.answers import MAX_EXPONENT, field, per_token, token_metrics
 from llm_jax.losses.logprobs import scores
+from llm_jax.options import NotNegative, Positive, Share
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params, Peak
 
-LEVELS = ('token', 'sequence', 'sequence_sum')
-ESTIMATORS = ('k1', 'k2', 'k3', 'abs')
-MAX_EXPONENT = 80.0  # exp of it is still a float32
+Level = Literal['token', 'sequence', 'sequence_sum']
+Estimator = Literal['k1', 'k2', 'k3', 'abs']
 
 
 class Rollout(NamedTuple):
@@ -61,17 +60,14 @@ def read(model: Any, params: Params, batch: Batch, temperature: float) -> Rollou
   Raises:
     BadInput: the batch has no `advantage`.
   """
-  if 'advantage' not in batch:
-    raise BadInput(
-      "loss: the batch has no advantage; put 'group_advantage' or 'gae' into config.annotate.steps"
-    )
+  advantage = field(batch, 'advantage')
   out = scores(model, params, batch, temperature=temperature)
   target = trained(batch, batch['mask'])
   return Rollout(
     logp=out.logp,
     entropy=out.entropy,
     target=target,
-    advantage=jnp.where(target > 0, batch['advantage'], 0),
+    advantage=jnp.where(target > 0, advantage, 0),
     old=jax.lax.stop_gradient(batch.get('old_logp', out.logp)),
     sampled=batch.get('sampled_logp'),
     ref=batch.get('ref_logp'),
@@ -84,7 +80,7 @@ def trained(batch: Batch, mask_BGL: Array) -> Array:
   return mask_BGL * batch['valid'][..., None] if 'valid' in batch else mask_BGL
 
 
-def ratio(rollout: Rollout, level: str, log_ratio_clamp: float | None = None) -> Array:
+def ratio(rollout: Rollout, level: Level, log_ratio_clamp: float | None = None) -> Array:
   """How much likelier an answer has become since it was sampled.
 
   Args:
@@ -108,10 +104,10 @@ def ratio(rollout: Rollout, level: str, log_ratio_clamp: float | None = None) ->
 def clip(
   rollout: Rollout,
   *,
-  ratio_level: str = 'token',
-  log_ratio_clamp: float | None = None,
-  clip_low: float = 0.2,
-  clip_high: float = 0.2,
+  ratio_level: Level = 'token',
+  log_ratio_clamp: Positive | None = None,
+  clip_low: Share = 0.2,
+  clip_high: NotNegative = 0.2,
   clip_dual: float | None = None,
 ) -> Surrogate:
   """The clipped surrogate of PPO (arXiv:1707.06347, eq. 7); see `policy_gradient.loss_fn`."""
@@ -131,19 +127,13 @@ def clip(
 
 
 def check_clip(
-  clip_low: float | None,
-  clip_high: float | None,
-  clip_dual: float | None,
-  log_ratio_clamp: float | None,
+  *, clip_high: float | None = None, clip_dual: float | None = None, **others: Any
 ) -> None:
-  """Raises BadInput for options of `clip` out of range; None is its default."""
-  between('clip_low', clip_low, 0, 1)
-  between('clip_high', clip_high, 0, math.inf)
-  between('log_ratio_clamp', log_ratio_clamp, 0, math.inf, open_ends=True)
-  upper = 1 + (0.2 if clip_high is None else clip_high)
-  if clip_dual is not None and not clip_dual > upper:
+  """Raises BadInput if the two upper clips of a kind that has them cross."""
+  if clip_high is not None and clip_dual is not None and not clip_dual > 1 + clip_high:
     raise BadInput(
-      f'loss: clip_dual {clip_dual} is not above {upper:g}, where the upper clip is; 3 is usual'
+      f'loss: clip_dual {clip_dual} is not above {1 + clip_high:g}, where the upper clip is; '
+      '3 is usual'
     )
 
 
@@ -164,7 +154,7 @@ def importance(rollout: Rollout, cap: float) -> Array:
   return jnp.minimum(jnp.exp(jnp.minimum(log_weight, MAX_EXPONENT)), cap)
 
 
-def kl(log_ratio: Array, estimator: str, clamp: float | None = None) -> Array:
+def kl(log_ratio: Array, estimator: Estimator, clamp: float | None = None) -> Array:
   """Estimates, from samples of p, of the divergence KL(p, q), elementwise.
 
   Args:

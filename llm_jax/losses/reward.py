@@ -2,19 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.options import suggest
+from llm_jax.options import NotNegative, checked
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
 
-KINDS = ('pairwise', 'best_of_k')
 # Margins by how much better the first answer is, from 0 (hardly) to 3 (clearly); Llama 2,
 # arXiv:2307.09288, table 27.
 GRADES = {'small': (0.0, 1 / 3, 2 / 3, 1.0), 'large': (0.0, 1.0, 2.0, 3.0)}
-MARGINS = ('none', 'given', *GRADES)
+Margin = Literal['none', 'given', 'small', 'large'] | Sequence[float]
 PRESETS: dict[str, dict[str, Any]] = {
   'trl': dict(kind='pairwise', margin='none', centering=0.0),
   'openrlhf': dict(kind='pairwise', margin='given', centering=0.0),
@@ -24,34 +23,29 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def check(
-  *,
-  kind: str = 'pairwise',
-  margin: str | Sequence[float] | None = None,
-  centering: float = 0.0,
-) -> None:
-  """Raises BadInput for hyperparameters of `loss_fn` that do not go together."""
-  if kind not in KINDS:
-    raise BadInput(f'loss: kind {kind!r}; {suggest(str(kind), [*KINDS])}')
+READS = lambda o: (
+  *('tokens', 'segment'),
+  *(('margin',) if o['kind'] == 'pairwise' and o['margin'] not in (None, 'none') else ()),
+)
+
+
+def _check(*, kind: str, margin: Margin | None, **others: Any) -> None:
   if margin is not None and kind != 'pairwise':
     raise BadInput(f'loss: kind {kind!r} does not use margin; remove it or set kind to pairwise')
-  if isinstance(margin, str) and margin not in MARGINS:
-    raise BadInput(f'loss: margin {margin!r}; {suggest(margin, [*MARGINS])}, or one number a grade')
-  if margin is not None and not isinstance(margin, str) and not len(margin):
+  if margin is not None and not len(margin):
     raise BadInput('loss: margin () is empty; give one number for each grade, from 0 upwards')
-  if centering < 0:
-    raise BadInput(f'loss: centering {centering} is negative; 0 turns it off, 0.01 is usual')
 
 
+@checked(_check)
 def loss_fn(
   params: Params,
   batch: Batch,
   rng: Array,
   *,
   model: Any,
-  kind: str = 'pairwise',
-  margin: str | Sequence[float] | None = None,
-  centering: float = 0.0,
+  kind: Literal['pairwise', 'best_of_k'] = 'pairwise',
+  margin: Margin | None = None,
+  centering: NotNegative = 0.0,
 ) -> tuple[Mean, Metrics]:
   """How surprised the scores are by the rankings, in nats, averaged over prompts.
 
@@ -72,10 +66,9 @@ def loss_fn(
       (arXiv:2312.09244; 0.01 is usual).
 
   Raises:
-    BadInput: see `check`; or the batch lacks `margin`.
+    BadInput: an option is wrong, or the batch lacks `margin`.
   """
   del rng
-  check(kind=kind, margin=margin, centering=centering)
   score_BG = answer_scores(model, params, batch)
   real_BG = (batch['segment'] > 0).any(-1)
   answers = score_BG.shape[1]

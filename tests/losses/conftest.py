@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax import options
 from llm_jax.losses.logprobs import score
 from llm_jax.models import huggingface
 from llm_jax.models.transformer import make
@@ -47,6 +48,12 @@ def as_batch(ids, real, mask):
   position = np.maximum(real.cumsum(-1) - 1, 0)
   fields = dict(tokens=ids, mask=mask, segment=real, position=position)
   return {k: jnp.asarray(v, jnp.int32) for k, v in fields.items()}
+
+
+@pytest.fixture(scope='session')
+def check():
+  """(loss_fn, **options): what is said of options when they are bound."""
+  return lambda loss_fn, **given: options.check(loss_fn, given, where='loss', supplied=('model',))
 
 
 @pytest.fixture(scope='session')

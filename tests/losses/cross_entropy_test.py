@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.losses.cross_entropy import check, loss_fn
+from llm_jax.losses.cross_entropy import loss_fn
 from llm_jax.losses.logprobs import scores
 from llm_jax.models.transformer import make
 from llm_jax.types import BadInput
@@ -239,8 +239,8 @@ def test_diagnostics():
   assert metrics['response_length'].value == pytest.approx(batch['mask'].sum(1).mean())
 
 
-def test_what_cannot_be():
+def test_what_cannot_be(check):
   with pytest.raises(BadInput, match="average 'sequences'; did you mean 'sequence'"):
-    check(average='sequences')
-  with pytest.raises(BadInput, match='z_loss -1 is negative'):
-    check(z_loss=-1)
+    check(loss_fn, average='sequences')
+  with pytest.raises(BadInput, match='z_loss -1; choose a number from 0'):
+    check(loss_fn, z_loss=-1)

@@ -170,7 +170,7 @@ def test_only_the_mask_counts_and_entry_t_is_about_token_t(table):
 
 def test_what_is_missing(table):
   teacher = logits(1)
-  with pytest.raises(BadInput, match="put 'teacher' into"):
+  with pytest.raises(BadInput, match='no teacher_logits'):
     run(table, logits(0), {})
   with pytest.raises(BadInput, match='no teacher_ids'):
     run(table, logits(0), {'teacher_logits': teacher[..., :3]})
@@ -185,6 +185,6 @@ def test_what_is_missing(table):
     (dict(temperature=0.0), 'temperature 0.0'),
   ],
 )
-def test_what_does_not_go_together(options, message):
+def test_what_does_not_go_together(check, options, message):
   with pytest.raises(BadInput, match=message):
-    distill.check(**options)
+    check(distill.loss_fn, **options)

@@ -1,7 +1,6 @@
 """What holds for every loss: microbatches, padding, devices, slopes, memory and presets."""
 
 import functools
-import inspect
 from types import SimpleNamespace
 
 import jax
@@ -14,6 +13,7 @@ from llm_jax.find import find
 from llm_jax.losses import logprobs, policy_gradient
 from llm_jax.models import actor_critic
 from llm_jax.models.transformer import make
+from llm_jax.options import resolve
 from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.training import optimizer
 from llm_jax.training.step import compile_step, make_state
@@ -316,27 +316,41 @@ def test_no_array_of_all_logits_is_made(name, options):
 
 
 @pytest.mark.parametrize('name', WITH_PRESETS)
-def test_presets_pass_their_check(name):
+def test_presets_can_be_bound(check, name):
   module = find('losses', name)
   for preset in module.PRESETS.values():
-    module.check(**preset)
+    check(module.loss_fn, **preset)
 
 
-@pytest.mark.parametrize('name', ('cross_entropy', 'ppo', *WITH_PRESETS))
-def test_check_takes_what_the_loss_takes(name):
-  module = find('losses', name)
-  about = lambda f: {
-    p.name: p.default for p in inspect.signature(f).parameters.values() if p.name != 'model'
-  }
-  taken = about(module.loss_fn)
-  assert about(module.check) == {
-    k: v for k, v in taken.items() if k not in ('params', 'batch', 'rng')
-  }
-  wrong = {
-    'cross_entropy': dict(average='nonsense'),
-    'distill': dict(divergence='nonsense'),
-    'orpo': dict(nll_span='nonsense'),
-    'ppo': dict(clip=-1),
-  }.get(name, dict(kind='nonsense'))
-  with pytest.raises(BadInput):  # the loss itself checks too
-    module.loss_fn(PARAMS, batch_of(name), None, model=None, **wrong)
+@pytest.mark.parametrize(
+  ('name', 'wrong'),
+  [
+    ('cross_entropy', dict(average='nonsense')),
+    ('distill', dict(divergence='nonsense')),
+    ('orpo', dict(nll_span='nonsense')),
+    ('ppo', dict(clip=-1)),
+    ('policy_gradient', dict(kl_clamp=1.0)),
+    ('dpo', dict(kind='ipo', beta=-1)),
+    *((name, dict(kind='nonsense')) for name in ('reward', 'kto', 'simpo', 'dpo')),
+  ],
+)
+def test_a_loss_that_is_called_checks_its_options_too(name, wrong):
+  with pytest.raises(BadInput):
+    find('losses', name).loss_fn(PARAMS, batch_of(name), None, model=None, **wrong)
+
+
+@every([*EXACT, *BY_MICROBATCH])
+def test_a_loss_needs_what_it_says_it_reads(table, name, options):
+  module, special = find('losses', name), {'reward': Scorer, 'ppo': Critic}
+  model = special[name]() if name in special else table(V)
+  loss = functools.partial(module.loss_fn, rng=None, model=model, **options)
+  fields = module.READS
+  if callable(fields):
+    fields = fields(resolve(module.loss_fn, options))
+  optional = {'segment', 'position', 'teacher_ids'}
+  batch = {k: v for k, v in batch_of(name).items() if k in optional | {*fields}}
+  assert batch.keys() >= {*fields}
+  jax.eval_shape(loss, PARAMS, batch)
+  for missing in fields:
+    with pytest.raises((BadInput, KeyError), match=missing):
+      jax.eval_shape(loss, PARAMS, {k: v for k, v in batch.items() if k != missing})

@@ -137,6 +137,6 @@ def test_what_is_missing(run, batch):
     (dict(undesirable_weight=-1.0), 'undesirable_weight -1.0'),
   ],
 )
-def test_what_cannot_be(options, message):
+def test_what_cannot_be(check, options, message):
   with pytest.raises(BadInput, match=message):
-    kto.check(**options)
+    check(kto.loss_fn, **options)

@@ -66,6 +66,6 @@ def test_log1mexp():
     (dict(nll_average='row'), 'choose from: sequence, token'),
   ],
 )
-def test_what_cannot_be(options, message):
+def test_what_cannot_be(check, options, message):
   with pytest.raises(BadInput, match=message):
-    orpo.check(**options)
+    check(orpo.loss_fn, **options)

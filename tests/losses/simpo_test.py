@@ -30,11 +30,11 @@ def test_their_numbers(evaluate, theirs, name):
 
 @pytest.mark.parametrize('option', OPTIONS['simpo'])
 @pytest.mark.parametrize('kind', simpo.KINDS)
-def test_an_option_is_used_or_refused(evaluate, kind, option):
+def test_an_option_is_used_or_refused(check, evaluate, kind, option):
   given = {option: OPTIONS['simpo'][option]}
   if option not in OPTIONS[kind]:
     with pytest.raises(BadInput, match=f"kind '{kind}' does not use {option}"):
-      simpo.check(kind=kind, **given)
+      check(simpo.loss_fn, kind=kind, **given)
     return
   plain, changed = (evaluate(simpo.loss_fn, kind=kind, **options)[0] for options in ({}, given))
   assert np.isfinite(changed.value) and changed.value != plain.value
@@ -75,6 +75,6 @@ def test_by_hand(evaluate, preferences, fixture_arrays):
     (dict(nll_average='token'), 'without nll_weight'),
   ],
 )
-def test_what_does_not_go_together(options, message):
+def test_what_does_not_go_together(check, options, message):
   with pytest.raises(BadInput, match=message):
-    simpo.check(**options)
+    check(simpo.loss_fn, **options)
