@@ -41,12 +41,22 @@ def pairs(batch: Batch) -> tuple[Array, Array]:
 
 
 def per_token(sum_X: Array, length_X: Array) -> Array:
-  """Sums over answers divided by lengths; 0 where there is no token."""
+  """Sums over answers divided by lengths; 0 where there is no token.
+
+  >>> per_token(jnp.array([6.0, 0.0]), jnp.array([3, 0])).tolist()
+  [2.0, 0.0]
+  """
   return sum_X / jnp.maximum(length_X, 1)
 
 
 def nll(logp_BL: Array, target_BL: Array, average: Average) -> Array:
   """-log p of answers, in nats a token [B]; its mean over the rows with a target is the loss term.
+
+  >>> logp_BL, target_BL = -jnp.array([[2.0, 4.0], [9.0, 0.0]]), jnp.array([[1, 1], [1, 0]])
+  >>> nll(logp_BL, target_BL, 'sequence').tolist()  # their mean is 6
+  [3.0, 9.0]
+  >>> nll(logp_BL, target_BL, 'token').mean().round(4).tolist()  # 15 nats, 3 tokens
+  5.0
 
   Args:
     logp_BL: log-probabilities.
@@ -68,7 +78,11 @@ def check_nll(*, nll_weight: float, nll_average: str | None, **others: Any) -> N
 
 
 def smooth(margin: Array, label_smoothing: float) -> Array:
-  """-log sigmoid(margin), and of -margin for the share of labels that is assumed wrong."""
+  """-log sigmoid(margin), and of -margin for the share of labels that is assumed wrong.
+
+  >>> round(float(smooth(jnp.array(3.0), 0.0)), 3), round(float(smooth(jnp.array(3.0), 0.1)), 3)
+  (0.049, 0.349)
+  """
   loss = -jax.nn.log_sigmoid(margin)
   if not label_smoothing:
     return loss

@@ -116,6 +116,10 @@ def jsd(teacher_K: Array, student_K: Array, beta: float) -> Array:
 
   beta KL(teacher | m) + (1 - beta) KL(student | m), with m = beta teacher + (1 - beta) student; at
   0 it is KL(teacher | student) instead, at 1 KL(student | teacher).
+
+  >>> teacher_K, student_K = jnp.log(jnp.array([0.9, 0.1])), jnp.log(jnp.array([0.5, 0.5]))
+  >>> [round(float(jsd(teacher_K, student_K, beta)), 3) for beta in (0, 0.5, 1)]
+  [0.368, 0.102, 0.511]
   """
   if beta == 0:
     return kl(teacher_K, student_K)
@@ -126,6 +130,11 @@ def jsd(teacher_K: Array, student_K: Array, beta: float) -> Array:
 
 
 def kl(logp_K: Array, logq_K: Array) -> Array:
-  """KL(p | q) of log-probabilities [..., K], in nats; what p never does costs nothing."""
+  """KL(p | q) of log-probabilities [..., K], in nats; what p never does costs nothing.
+
+  >>> logp_K, logq_K = jnp.log(jnp.array([1.0, 0.0])), jnp.log(jnp.array([0.5, 0.5]))
+  >>> round(float(kl(logp_K, logq_K)), 4), float(kl(logq_K, logp_K))
+  (0.6931, inf)
+  """
   possible_K = logp_K > -jnp.inf
   return (jnp.exp(logp_K) * (jnp.where(possible_K, logp_K - logq_K, 0))).sum(-1)

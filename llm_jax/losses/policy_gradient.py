@@ -160,7 +160,15 @@ def loss_fn(
 
 
 def aggregate(loss_BGL: Array, target_BGL: Array, aggregation: str, longest: int) -> Mean:
-  """The mean of a loss over tokens, or over answers with a target and `longest` places each."""
+  """The mean of a loss over tokens, or over answers with a target and `longest` places each.
+
+  >>> loss_BGL = jnp.array([[[3.0, 3.0, 3.0], [1.0, 0.0, 0.0]]])  # answers of 3 tokens and of 1
+  >>> names = ('token_mean', 'sequence_mean', 'sequence_sum')
+  >>> [float(aggregate(loss_BGL, loss_BGL > 0, name, 1).value) for name in names]
+  [2.5, 2.0, 5.0]
+  >>> float(aggregate(loss_BGL, loss_BGL > 0, 'constant', 4).value)
+  1.25
+  """
   if aggregation == 'token_mean':
     return Mean.of(loss_BGL, target_BGL)
   sum_BG, length_BG = (loss_BGL * target_BGL).sum(-1), target_BGL.sum(-1)
