@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import importlib
+import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -10,8 +12,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from llm_jax import options
+from llm_jax import find, options
 from llm_jax.options import Count, NotNegative, Positive, Share, check, options_of, resolve
+from llm_jax.sampling import pick
+from llm_jax.training import optimizer
 from llm_jax.types import BadInput
 
 
@@ -251,3 +255,28 @@ def test_a_kind_refuses_what_it_does_not_use(given, message):
 def test_infinity_is_no_positive_number_and_no_upper_end():
   assert not options.above(0).holds(float('inf'))
   assert options.at_least(0).holds(float('inf')) and not options.at_least(0).holds(float('nan'))
+
+
+ROOMS = ('losses', 'annotate', 'data', 'evals', 'rewards', 'tools', 'jobs')
+# What a job fills in, and no config has to say.
+HOUSE = ('model', 'tokenizer', 'mesh', 'rows', 'loss_fn', 'annotate', 'allowed_V')
+
+
+def files():
+  for room in ROOMS:
+    package = importlib.import_module(f'llm_jax.{room}')
+    for name in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+      module = importlib.import_module(f'llm_jax.{room}.{name}')
+      for word in ('Fields',) if room == 'jobs' else find.DEFINES.get(room, ('make',)):
+        if hasattr(module, word):
+          yield f'{room}/{name}', getattr(module, word)
+  yield 'training/optimizer', optimizer.make
+  yield 'sampling/pick', pick.make
+
+
+@pytest.mark.parametrize(('where', 'function'), files(), ids=str)
+def test_every_option_of_every_file_says_what_it_means(where, function):
+  for name, option in options_of(function).items():
+    assert name in HOUSE or option.meaning, f'{where}: {name} is not in the docstring'
+    advice = options._advice(option.hint, option.default)
+    assert option.required or option.kinds or not advice, f'{where}: {name} {option.default!r}'

@@ -8,19 +8,18 @@ import hashlib
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
 from llm_jax.data import formats, packed, records
 from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
-from llm_jax.options import suggest
+from llm_jax.options import at_least, checked
 from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
-OVERLONG = ('drop', 'cut', 'split')
 _BATCH = 4096  # conversations encoded at once
 
 
@@ -31,15 +30,16 @@ class Encoded(NamedTuple):
   mask: Sequence[int]
 
 
+@checked(where='data')
 def make(
   tokenizer: Tokenizer,
   *,
   sources: Mapping[str, str],
   split: str = 'train',
-  length: int = 256,
+  length: Annotated[int, at_least(2)] = 256,
   template: str = 'llm_jax',
-  train_on: str = 'all',
-  overlong: str = 'drop',
+  train_on: Literal['all', 'last'] = 'all',
+  overlong: Literal['drop', 'cut', 'split'] = 'drop',
   pack: bool = True,
   weights: Mapping[str, float] | None = None,
   validation: Mapping[str, str] | None = None,
@@ -70,10 +70,6 @@ def make(
   Raises:
     BadInput: an option, source or record cannot be used, or no rows are left.
   """
-  if overlong not in OVERLONG:
-    raise BadInput(f'data.overlong {overlong!r}; {suggest(overlong, list(OVERLONG))}')
-  if length < 2:
-    raise BadInput(f'data.length {length} leaves nothing to predict; use 2 or more')
   chosen = records.chosen(sources, validation, validation_fraction)
   counts: Counter[str] = Counter()
   rows = {}
@@ -140,7 +136,7 @@ def fit(whole: Encoded, length: int, overlong: str, counts: Counter[str]) -> lis
   Args:
     whole: ids and mask of the conversation.
     length: L.
-    overlong: one of OVERLONG.
+    overlong: see `make`.
     counts: counts 'dropped', 'cut' or 'split' conversations, and 'no trained token' parts.
 
   >>> fit(Encoded([1, 2, 3, 4, 5], [0, 1, 1, 0, 1]), length=3, overlong='cut', counts=Counter())

@@ -9,21 +9,18 @@ import hashlib
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
 from llm_jax.data import formats, records
 from llm_jax.data.formats import BadRow, Messages
 from llm_jax.data.mixture import Mixture
-from llm_jax.options import suggest
+from llm_jax.options import Count, at_least, checked
 from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
-KINDS = ('ranked', 'unpaired')
-INVALID = ('drop', 'raise')
-OVERLONG = ('drop', 'cut_prompt', 'cut_answer')
 _BATCH = 2048  # groups encoded at once
 
 
@@ -51,17 +48,18 @@ class _Candidate(NamedTuple):
   value: float
 
 
+@checked(where='data')
 def make(
   tokenizer: Tokenizer,
   *,
   sources: Mapping[str, str],
   split: str = 'train',
-  length: int = 256,
-  group: int = 2,
+  length: Annotated[int, at_least(2)] = 256,
+  group: Count = 2,
   template: str = 'llm_jax',
-  kind: str = 'ranked',
-  invalid: str = 'drop',
-  overlong: str = 'drop',
+  kind: Literal['ranked', 'unpaired'] = 'ranked',
+  invalid: Literal['drop', 'raise'] = 'drop',
+  overlong: Literal['drop', 'cut_prompt', 'cut_answer'] = 'drop',
   mismatched: bool = False,
   weights: Mapping[str, float] | None = None,
   validation: Mapping[str, str] | None = None,
@@ -97,7 +95,10 @@ def make(
   Raises:
     BadInput: an option, source or record cannot be used, or no groups are left.
   """
-  _check(kind, invalid, overlong, length, group, mismatched)
+  if kind == 'ranked' and group < 2:
+    raise BadInput(f'data.group {group} compares nothing; use 2 or more, or kind unpaired')
+  if mismatched and kind != 'unpaired':
+    raise BadInput('data.mismatched belongs to kind unpaired; remove it or set kind to unpaired')
   chosen = records.chosen(sources, validation, validation_fraction)
   counts: Counter[str] = Counter()
   rows = {}
@@ -132,21 +133,6 @@ def make(
   if weights is not None:
     weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
   return Mixture(rows, weights)
-
-
-def _check(
-  kind: str, invalid: str, overlong: str, length: int, group: int, mismatched: bool
-) -> None:
-  options = {'kind': (kind, KINDS), 'invalid': (invalid, INVALID), 'overlong': (overlong, OVERLONG)}
-  for name, (value, known) in options.items():
-    if value not in known:
-      raise BadInput(f'data.{name} {value!r}; {suggest(value, list(known))}')
-  if length < 2:
-    raise BadInput(f'data.length {length} leaves nothing to predict; use 2 or more')
-  if kind == 'ranked' and group < 2:
-    raise BadInput(f'data.group {group} compares nothing; use 2 or more, or kind unpaired')
-  if mismatched and kind != 'unpaired':
-    raise BadInput('data.mismatched belongs to kind unpaired; remove it or set kind to unpaired')
 
 
 # --- from records to groups --------------------------------------------------------------------
@@ -261,7 +247,7 @@ def fit(
   Args:
     group: answers to one prompt.
     length: L.
-    overlong: one of OVERLONG.
+    overlong: see `make`.
     header: the shortest possible prompt: what the template writes before an answer.
     counts: counts 'dropped', 'cut_prompt' and 'cut_answer', and why some could not be cut.
   """

@@ -1,10 +1,19 @@
 """1 for a short answer, less for a longer one: arXiv:2503.14476, eq. 13, plus 1."""
 
-from llm_jax.types import BadInput
+from typing import Annotated, Literal
+
+from llm_jax.options import at_least
+
+Length = Annotated[int, at_least(0)]
 
 
 def reward(
-  answer: str, gold: str = '', *, limit: int = 200, buffer: int = 100, unit: str = 'words'
+  answer: str,
+  gold: str = '',
+  *,
+  limit: Length = 200,
+  buffer: Length = 100,
+  unit: Literal['words', 'characters'] = 'words',
 ) -> float:
   """1.0 up to `limit`, then falling evenly to 0.0 at `limit + buffer`; `gold` does not matter.
 
@@ -17,14 +26,7 @@ def reward(
     limit: the greatest length that earns the full reward.
     buffer: how far beyond `limit` the reward reaches 0; 0 makes the limit sharp.
     unit: 'words', which white space separates, or 'characters'.
-
-  Raises:
-    BadInput: the unit is another one, or a length is negative.
   """
   del gold
-  if unit not in ('words', 'characters'):
-    raise BadInput(f"length: unit {unit!r} is not known; use 'words' or 'characters'")
-  if limit < 0 or buffer < 0:
-    raise BadInput(f'length: limit {limit} and buffer {buffer} must be 0 or more')
-  over = (len(answer.split()) if unit == 'words' else len(answer)) - limit
+  over = len({'words': answer.split(), 'characters': answer}[unit]) - limit
   return 1.0 if over <= 0 else max(0.0, 1 - over / buffer) if buffer else 0.0

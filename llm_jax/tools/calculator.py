@@ -3,14 +3,16 @@
 import decimal
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Annotated
 
+from llm_jax.options import checked, within
 from llm_jax.rewards.arithmetic import evaluate
-from llm_jax.types import BadInput
 
 _LARGEST_IN_FULL = 10**30
 
 
-def make(*, digits: int = 10) -> Callable[[str], str]:
+@checked(where='calculator')
+def make(*, digits: Annotated[int, within(1, 100)] = 10) -> Callable[[str], str]:
   """A function that works out `+ - * / // % **` with signs and parentheses.
 
   >>> calculate = make(digits=4)
@@ -28,8 +30,6 @@ def make(*, digits: int = 10) -> Callable[[str], str]:
   Raises:
     BadInput: `digits` is not between 1 and 100.
   """
-  if not 1 <= digits <= 100:
-    raise BadInput(f'calculator: digits {digits} is out of range; use 1 to 100')
   return lambda call: show(evaluate(call), digits)
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llm_jax.data import builtin
-from llm_jax.types import BadInput
+from llm_jax.options import Count, checked
 
 _K1, _B = 1.2, 0.75  # how soon repetition stops counting; how much length counts
 _PASSAGE = 300  # characters; paragraphs are joined up to here
@@ -32,7 +32,8 @@ class Index(NamedTuple):
   postings: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def make(*, top: int = 1, max_chars: int = 400) -> Callable[[str], str]:
+@checked(where='search')
+def make(*, top: Count = 1, max_chars: Count = 400) -> Callable[[str], str]:
   """A function that finds the passages which match a question best.
 
   Args:
@@ -46,8 +47,6 @@ def make(*, top: int = 1, max_chars: int = 400) -> Callable[[str], str]:
   Raises:
     BadInput: an option below 1.
   """
-  if top < 1 or max_chars < 1:
-    raise BadInput(f'search: top {top} and max_chars {max_chars} must be 1 or more')
 
   def search(call: str) -> str:
     words = _terms(call[: _LONGEST_CALL + 1])

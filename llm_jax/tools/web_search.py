@@ -7,24 +7,26 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from llm_jax.options import Count, Positive, checked
 from llm_jax.types import BadInput
 
 _LARGEST = 4 * 2**20  # bytes of a response
 _LONGEST_CALL = 1000
 
 
+@checked(where='web_search')
 def make(
   *,
   url: str,
-  method: str = 'GET',
+  method: Literal['GET', 'POST'] = 'GET',
   parameter: str = 'q',
   field: str = 'results',
   text: Sequence[str] = ('title', 'content'),
-  top: int = 3,
-  max_chars: int = 400,
-  timeout: float = 5.0,
+  top: Count = 3,
+  max_chars: Count = 400,
+  timeout: Positive = 5.0,
 ) -> Callable[[str], str]:
   """A function that sends each call to a search service, as one request without retries.
 
@@ -50,12 +52,6 @@ def make(
   parts = urllib.parse.urlsplit(url)
   if parts.scheme not in ('http', 'https') or not parts.hostname:
     raise BadInput(f'web_search: url {url!r} is not a web address; use http://host/path')
-  if method not in ('GET', 'POST'):
-    raise BadInput(f"web_search: method {method!r} is not known; use 'GET' or 'POST'")
-  if top < 1 or max_chars < 1 or timeout <= 0:
-    raise BadInput(
-      f'web_search: top {top}, max_chars {max_chars} and timeout {timeout} must be above 0'
-    )
 
   def search(call: str) -> str:
     question = call.strip()

@@ -2,40 +2,42 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from llm_jax.options import suggest
+from llm_jax.options import Count, NotNegative, Positive, Share, at_least, checked
 from llm_jax.parallel.rules import path_of
-from llm_jax.types import Array, BadInput
+from llm_jax.types import Array
 
 # Vectors that scale, shift or place are not decayed; weight matrices are.
 NO_DECAY = re.compile(r'norm/|bias$|embedding/|head/scalar$')
 SPIKE_WARMUP = 20  # updates before the guard trusts its running gradient norm
 
 Schedule = Callable[[Any], Any]
+Momentum = Annotated[float, at_least(0, below=1)]  # of a running mean
 
 
+@checked(where='optimizer')
 def make(
   *,
-  total_steps: int,
-  name: str = 'adamw',
-  learning_rate: float = 3e-4,
-  schedule: str = 'cosine',
-  warmup_steps: int = 100,
-  final_fraction: float = 0.1,
-  decay_fraction: float = 0.2,
-  clip: float | None = 1.0,
-  weight_decay: float = 0.1,
-  b1: float = 0.9,
-  b2: float | None = None,
-  spike: float | None = None,
-  ema: float | None = None,
-  moment_dtype: str = 'float32',
+  total_steps: Count,
+  name: Literal['adamw', 'lion', 'adafactor', 'muon'] = 'adamw',
+  learning_rate: NotNegative = 3e-4,
+  schedule: Literal['cosine', 'linear', 'wsd', 'constant'] = 'cosine',
+  warmup_steps: Annotated[int, at_least(0)] = 100,
+  final_fraction: Share = 0.1,
+  decay_fraction: Share = 0.2,
+  clip: Positive | None = 1.0,
+  weight_decay: NotNegative = 0.1,
+  b1: Momentum = 0.9,
+  b2: Momentum | None = None,
+  spike: Positive | None = None,
+  ema: Momentum | None = None,
+  moment_dtype: Literal['float32', 'bfloat16'] = 'float32',
 ) -> tuple[optax.GradientTransformation, Schedule]:
   """The transformation and its learning-rate schedule (step -> rate).
 
@@ -59,13 +61,11 @@ def make(
     ema: decay of an average of the parameters, which evaluation and the artifact then use.
 
   Raises:
-    BadInput: unknown optimizer or schedule.
+    BadInput: an option is wrong.
   """
   rate = _schedule(
     schedule, learning_rate, warmup_steps, total_steps, final_fraction, decay_fraction
   )
-  if moment_dtype not in ('float32', 'bfloat16'):
-    raise BadInput(f"optimizer: moment_dtype {moment_dtype!r}; choose from: 'float32', 'bfloat16'")
   mask = _decay_mask
   if name == 'adamw':
     tx = optax.adamw(
@@ -83,7 +83,7 @@ def make(
       optax.add_decayed_weights(-weight_decay, mask=mask),  # adafactor's updates point downhill
       optax.scale_by_schedule(rate),
     )
-  elif name == 'muon':
+  else:
     tx = optax.chain(
       contrib.muon(
         1.0,
@@ -96,10 +96,6 @@ def make(
       ),
       optax.add_decayed_weights(-weight_decay, mask=mask),  # its updates point downhill too
       optax.scale_by_schedule(rate),
-    )
-  else:
-    raise BadInput(
-      f'optimizer: no {name!r}; {suggest(name, ["adamw", "lion", "adafactor", "muon"])}'
     )
   if clip is not None:
     tx = optax.chain(optax.clip_by_global_norm(clip), tx)
@@ -119,11 +115,8 @@ def _schedule(
   elif name == 'wsd':
     fall = max(int(decay * total), 1)
     after = optax.linear_schedule(peak, peak * final, fall, transition_begin=max(rest - fall, 0))
-  elif name == 'constant':
-    after = optax.constant_schedule(peak)
   else:
-    names = ['cosine', 'linear', 'wsd', 'constant']
-    raise BadInput(f'optimizer: no schedule {name!r}; {suggest(name, names)}')
+    after = optax.constant_schedule(peak)
   # (step + 1) / warmup: the first update already moves.
   rise = lambda step: peak * (step + 1) / max(warmup, 1)
   return optax.join_schedules([rise, after], [warmup])

@@ -255,7 +255,7 @@ def test_another_tokenizer_names_both_folders(root, tmp_path, compiled):
     ('dpo', dict(loss=dict(kind='hinge', label_smoothing=0.1)), ['hinge', 'label_smoothing']),
     ('dpo', dict(loss=dict(preset='trll')), ["loss.preset: no 'trll'", "did you mean 'trl"]),
     ('dpo', dict(data=dict(template='llama_3')), ["did you mean 'llama3'"]),
-    ('dpo', dict(data=dict(invalid='ignore')), ['data.invalid', "'ignore'"]),
+    ('dpo', dict(data=dict(invalid='ignore')), ["data: invalid 'ignore'"]),
     ('dpo', dict(data=dict(group=1)), ['group']),
     ('dpo', dict(model=dict(lora=dict(rank=0))), ['model.lora: rank 0']),
     ('dpo', dict(annotate=dict(reference=dict(path='runs/nowhere'))), ["no folder 'runs/nowhere'"]),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from llm_jax.find import bind
 from llm_jax.rewards.length import reward
 from llm_jax.types import BadInput
 
@@ -35,7 +36,7 @@ def test_a_longer_answer_is_never_worth_more():
 
 
 def test_options_that_cannot_be_used():
-  with pytest.raises(BadInput, match="unit 'tokens' is not known"):
-    reward('a', unit='tokens')
-  with pytest.raises(BadInput, match='must be 0 or more'):
-    reward('a', buffer=-1)
+  with pytest.raises(BadInput, match="unit 'tokens'; choose from: words, characters"):
+    bind(reward, {'unit': 'tokens'}, where='length')
+  with pytest.raises(BadInput, match='buffer -1; choose a whole number from 0'):
+    bind(reward, {'buffer': -1}, where='length')

@@ -47,7 +47,7 @@ def test_a_malformed_call_is_a_value_error(text):
 
 
 def test_options_are_checked():
-  with pytest.raises(BadInput, match='digits 0 is out of range'):
+  with pytest.raises(BadInput, match='digits 0; choose a whole number from 1 to 100'):
     calculator.make(digits=0)
   with pytest.raises(BadInput, match="did you mean 'digits'"):
     call(calculator.make, {'digit': 3}, where='tools.calculator')

@@ -87,5 +87,5 @@ def test_a_malformed_call_is_a_value_error(find, text):
 
 
 def test_options_are_checked():
-  with pytest.raises(BadInput, match='must be 1 or more'):
+  with pytest.raises(BadInput, match='top 0; choose a whole number from 1'):
     search.make(top=0)

@@ -127,9 +127,9 @@ def test_a_malformed_call_asks_nobody(server, text):
   [
     ({'url': 'file:///etc/passwd'}, 'not a web address'),
     ({'url': 'localhost:8080'}, 'not a web address'),
-    ({'url': 'http://a', 'method': 'PUT'}, "'PUT' is not known"),
-    ({'url': 'http://a', 'timeout': 0}, 'must be above 0'),
-    ({'url': 'http://a', 'top': 0}, 'must be above 0'),
+    ({'url': 'http://a', 'method': 'PUT'}, "method 'PUT'; choose from: GET, POST"),
+    ({'url': 'http://a', 'timeout': 0}, 'choose a number above 0'),
+    ({'url': 'http://a', 'top': 0}, 'choose a whole number from 1'),
   ],
 )
 def test_options_are_checked(options, message):

@@ -244,9 +244,9 @@ def test_muon_makes_matrices_orthogonal_and_nothing_else():
 @pytest.mark.parametrize(
   'options, message',
   [
-    (dict(name='adam'), "optimizer: no 'adam'; did you mean 'adamw'?"),
-    (dict(name='sophia'), "optimizer: no 'sophia'; choose from: adamw, lion, adafactor, muon"),
-    (dict(schedule='cosin'), "optimizer: no schedule 'cosin'; did you mean 'cosine'?"),
+    (dict(name='adam'), "optimizer: name 'adam'; did you mean 'adamw'?"),
+    (dict(name='sophia'), "optimizer: name 'sophia'; choose from: adamw, lion, adafactor, muon"),
+    (dict(schedule='cosin'), "optimizer: schedule 'cosin'; did you mean 'cosine'?"),
     (dict(schedule='step'), 'choose from: cosine, linear, wsd, constant'),
   ],
 )
