@@ -231,7 +231,7 @@ class Chat:
   def _show(self, rows: Rows) -> None:
     """Prints what is new; half a character waits for its other half."""
     tokens_S, segment_S = (
-      np.asarray(x)[0, self._begin :] for x in (rows.tokens_RS, rows.cache['segment'])
+      np.asarray(x)[0, self._begin :] for x in (rows.tokens_RS, rows.cache.segment)
     )
     ids = tokens_S[segment_S > 0].tolist()
     text = self._tokenizer.decode(ids, specials=True)

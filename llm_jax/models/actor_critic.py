@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from llm_jax.models import transformer
+from llm_jax.models.cache import Cache
 from llm_jax.models.compute import Compute
 from llm_jax.models.transformer import Transformer
 from llm_jax.types import Array, BadInput, Params
@@ -68,7 +69,7 @@ class ActorCritic:
     """The policy alone."""
     return self.policy, params['policy']
 
-  def make_cache(self, batch: int, slots: int) -> dict[str, Any]:
+  def make_cache(self, batch: int, slots: int) -> Cache:
     """As the policy."""
     return self.policy.make_cache(batch, slots)
 

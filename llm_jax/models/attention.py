@@ -1,14 +1,13 @@
 """Attention (arXiv:1706.03762) with grouped key heads, rotary positions and a cache."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from llm_jax.models.attend import Attend
+from llm_jax.models.cache import Layer, Slots, read, write
 from llm_jax.models.layers import Norm, fan_in, product, products, rotate, transposed
 from llm_jax.parallel.mesh import HEAD_AXES, constrain
 from llm_jax.types import Array, BadInput
@@ -34,17 +33,17 @@ class Attention(nn.Module):
     x_BLD: Array,
     attend: Attend,
     angles: tuple[Array, Array] | None,
-    cache: Mapping[str, Array] | None,
-    index: Any,
-  ) -> tuple[Array, Mapping[str, Array] | None]:
+    layer: Layer | None,
+    slots: Slots | None,
+  ) -> tuple[Array, Layer | None]:
     """Attends, writing new keys and values into the cache first where there is one.
 
     Args:
       x_BLD: normed activations.
       attend: the product of attention, of a backend in models/attend.
       angles: rotary cosines and sines [B, L, E/2], or None.
-      cache: `k`, `v` [B, K, S, E] of this layer, or None; of a single row also [K, S, E].
-      index: the slot of the first new key, with a cache.
+      layer: keys and values so far, of a cache (models/cache.py), or None.
+      slots: where new ones go, with a cache.
     """
     dim, dtype, size = x_BLD.shape[-1], x_BLD.dtype, self.head_dim
     heads = {'q': self.num_heads, 'k': self.num_kv_heads, 'v': self.num_kv_heads}
@@ -63,28 +62,17 @@ class Attention(nn.Module):
     # Heads lead from here on: every product of attention is then a plain batch of matrices.
     swap = lambda x: transposed(x, (0, 2, 1, 3), self.narrow)
     q_BHLE, k_BKSE, v_BKSE = swap(q_BLHE), swap(k_BSKE), swap(v_BSKE)
-    if cache is not None:
-      cache = {'k': put(cache['k'], k_BKSE, index), 'v': put(cache['v'], v_BKSE, index)}
-      k_BKSE, v_BKSE = (x.reshape(-1, *x.shape[-3:]) for x in cache.values())
-    k_BKSE, v_BKSE = k_BKSE.astype(dtype), v_BKSE.astype(dtype)
-    if cache is None:
-      out_BHLE = over_heads(attend, q_BHLE, k_BKSE, v_BKSE)
+    if layer is None or slots is None:
+      out_BHLE = over_heads(attend, q_BHLE, k_BKSE.astype(dtype), v_BKSE.astype(dtype))
     else:
-      out_BHLE = attend(q_BHLE, k_BKSE, v_BKSE)
+      layer = write(layer, k_BKSE, v_BKSE, slots)
+      out_BHLE = attend(q_BHLE, *read(layer, dtype))
     init = fan_in(self.num_heads * size, self.out_scale)
     o_HED = self.param('o', init, (self.num_heads, size, dim))
     out_BLD = product(swap(out_BHLE), o_HED, axes=2, narrow=self.narrow)
     if self.out_bias:
       out_BLD += self.param('o_bias', nn.initializers.zeros, (dim,)).astype(dtype)
-    return out_BLD, cache
-
-
-def put(cache_BKSE: Array, new_BKLE: Array, index: Any) -> Array:
-  """The cache with new keys or values from slot `index` on; a single row may lack its axis."""
-  if cache_BKSE.ndim == 3:
-    new_BKLE = new_BKLE[0]
-  start = (*(0,) * (cache_BKSE.ndim - 2), index, 0)
-  return jax.lax.dynamic_update_slice(cache_BKSE, new_BKLE.astype(cache_BKSE.dtype), start)
+    return out_BLD, layer
 
 
 def over_heads(attend: Attend, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:

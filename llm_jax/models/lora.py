@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from llm_jax.models.cache import Cache
 from llm_jax.models.compute import Compute
 from llm_jax.models.layers import LowRank, fan_in
 from llm_jax.models.transformer import Transformer
@@ -89,7 +90,7 @@ class Lora:
 
     return self._joined(params, add)
 
-  def make_cache(self, batch: int, slots: int) -> dict[str, Any]:
+  def make_cache(self, batch: int, slots: int) -> Cache:
     """As the base."""
     return self.base.make_cache(batch, slots)
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from llm_jax.models import attend, attention, moe
+from llm_jax.models.cache import Cache
+from llm_jax.models.cache import make as make_cache
 from llm_jax.models.compute import POLICIES, Compute, compute_of
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, turned
 from llm_jax.models.shape import Shape
@@ -33,14 +35,14 @@ class Block(nn.Module):
     attend: attend.Attend,
     angles: Any,
     real: Any = None,
-    cache: Any = None,
-    index: Any = None,
+    layer: Any = None,
+    slots: Any = None,
   ) -> tuple[Array, Any]:
     s, c = self.shape, self.compute
     x_BLD = checkpoint_name(x_BLD, 'block')
     out_scale = (2 * s.num_layers) ** -0.5  # keeps the residual stream's size at depth (GPT-2)
     x_BLD = constrain(x_BLD, 'batch', 'sequence', None)
-    attended_BLD, cache = attention.Attention(
+    attended_BLD, layer = attention.Attention(
       num_heads=s.num_heads,
       num_kv_heads=s.num_kv_heads,
       head_dim=s.head_dim,
@@ -52,14 +54,14 @@ class Block(nn.Module):
       fuse=c.fuse,
       narrow=c.product_dtype,
       name='attention',
-    )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), attend, angles, cache, index)
+    )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), attend, angles, layer, slots)
     x_BLD += attended_BLD
     normed_BLD = Norm(s.norm, s.norm_eps, name='mlp_norm')(x_BLD)
     if s.experts is not None:
       experts = moe.Experts(s.hidden_dim, moe.Mixture(**s.experts), out_scale, name='experts')
-      return x_BLD + experts(normed_BLD, real), cache
+      return x_BLD + experts(normed_BLD, real), layer
     mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, c.fuse, c.product_dtype, name='mlp')
-    return x_BLD + mlp(normed_BLD), cache
+    return x_BLD + mlp(normed_BLD), layer
 
 
 class Embedding(nn.Module):
@@ -161,15 +163,15 @@ class Transformer(Model):
     tokens_BL: Array,
     position_BL: Array | None = None,
     segment_BL: Array | None = None,
-    cache: dict[str, Any] | None = None,
-  ) -> tuple[Array, dict[str, Any] | None]:
+    cache: Cache | None = None,
+  ) -> tuple[Array, Cache | None]:
     """float32 logits [B, L, V] (or scores [B, L] of a scalar head) and the cache.
 
     Args:
       tokens_BL: int ids.
       position_BL: counts from 0 inside each segment; default 0 .. L-1.
       segment_BL: 0 = padding, else the document of a row; default all 1.
-      cache: from `make_cache`, to continue rows; the new tokens take its next L slots.
+      cache: from `make_cache`, to continue rows, each where it ends; see `Cache.extend`.
     """
     hidden_BLD, cache = self.hidden(tokens_BL, position_BL, segment_BL, cache)
     return self.unembed(hidden_BLD), cache
@@ -179,8 +181,8 @@ class Transformer(Model):
     tokens_BL: Array,
     position_BL: Array | None = None,
     segment_BL: Array | None = None,
-    cache: dict[str, Any] | None = None,
-  ) -> tuple[Array, dict[str, Any] | None]:
+    cache: Cache | None = None,
+  ) -> tuple[Array, Cache | None]:
     """The normed last hidden states [B, L, D] and the cache; arguments as `__call__`."""
     s, c = self.shape, self.compute
     length = tokens_BL.shape[1]
@@ -188,13 +190,10 @@ class Transformer(Model):
       position_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
     if segment_BL is None:
       segment_BL = jnp.ones_like(tokens_BL)
-    place = attend.Place(position_BL, segment_BL, position_BL, segment_BL)
+    place, slots = attend.Place(position_BL, segment_BL, position_BL, segment_BL), None
     if cache is not None:
-      write = jax.lax.dynamic_update_slice
-      place = place._replace(
-        k_position=write(cache['position'], position_BL, (0, cache['index'])),
-        k_segment=write(cache['segment'], segment_BL, (0, cache['index'])),
-      )
+      cache, slots = cache.extend(position_BL, segment_BL)
+      place = place._replace(k_position=cache.position, k_segment=cache.segment)
     # Parameters are made from a single token, which no kernel would take.
     cached = cache is not None
     backend = 'xla' if self.is_initializing() else self.backend(length, cached)
@@ -203,9 +202,8 @@ class Transformer(Model):
     angles = self._angles(position_BL)
     block = Block(s, c, parent=None)
 
-    def run(params: Any, x_BLD: Array, layer_cache: Any) -> tuple[Array, Any]:
-      index = cache['index'] if cache is not None else None
-      return block.apply({'params': params}, x_BLD, see, angles, segment_BL > 0, layer_cache, index)
+    def run(params: Any, x_BLD: Array, layer: Any) -> tuple[Array, Any]:
+      return block.apply({'params': params}, x_BLD, see, angles, segment_BL > 0, layer, slots)
 
     if c.remat != 'none':
       run = jax.checkpoint(run, policy=POLICIES[c.remat], prevent_cse=not c.scan_layers)
@@ -214,15 +212,10 @@ class Transformer(Model):
     else:
       new_layers = []
       for i, params in enumerate(unstack(self.blocks, s.num_layers)):
-        x_BLD, layer = run(params, x_BLD, cache['layers'][i] if cache is not None else None)
+        x_BLD, layer = run(params, x_BLD, cache.layers[i] if cache is not None else None)
         new_layers.append(layer)
       if cache is not None:
-        cache = {
-          'layers': tuple(new_layers),
-          'position': place.k_position,
-          'segment': place.k_segment,
-          'index': cache['index'] + length,
-        }
+        cache = dataclasses.replace(cache, layers=tuple(new_layers))
     return self.final_norm(x_BLD), cache
 
   def unembed(self, hidden_D: Array) -> Array:
@@ -259,16 +252,17 @@ class Transformer(Model):
     """The model and parameters that an artifact holds: these."""
     return self, params
 
-  def make_cache(self, batch: int, slots: int) -> dict[str, Any]:
+  def make_cache(self, batch: int, slots: int) -> Cache:
     """An empty cache for `batch` rows of at most `slots` tokens."""
     s = self.shape
-    empty = lambda: jnp.zeros((batch, s.num_kv_heads, slots, s.head_dim), self.compute.dtype)
-    return {
-      'layers': tuple({'k': empty(), 'v': empty()} for _ in range(s.num_layers)),
-      'position': jnp.zeros((batch, slots), jnp.int32),
-      'segment': jnp.zeros((batch, slots), jnp.int32),
-      'index': jnp.int32(0),
-    }
+    return make_cache(
+      batch,
+      slots,
+      num_layers=s.num_layers,
+      num_heads=s.num_kv_heads,
+      head_dim=s.head_dim,
+      dtype=self.compute.cache_dtype or self.compute.dtype,
+    )
 
   def num_params(self) -> int:
     """How many numbers the parameters hold."""

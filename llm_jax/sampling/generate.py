@@ -24,7 +24,7 @@ GROW = 64  # the cache grows by so many slots, so that early tokens do not atten
 
 @flax.struct.dataclass
 class Rows:
-  """Rows that are being written, R of them, in S slots; `cache['index']` is the next one.
+  """Rows that are being written, R of them, each in S slots of its own.
 
   Attributes:
     cache: of the model; `position` and `segment` [R, S] of all that is written.
@@ -119,7 +119,6 @@ def start(
   keys_B = rng if rng.ndim else jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(batch))
   many = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
   several = lambda x: _spread(jnp.repeat(x, group, axis=0))
-  index, cache = cache['index'], {k: v for k, v in cache.items() if k != 'index'}
   zeros = jnp.zeros((batch * group, prompt_len), jnp.float32)
   alive_R = several((segment_BP > 0).any(1))
   seen_RV = None
@@ -129,7 +128,7 @@ def start(
     ))(prompt_BP, segment_BP)  # fmt: skip
     seen_RV = several(hit_BV > 0)
   return Rows(
-    cache={**jax.tree.map(several, cache), 'index': index},
+    cache=cache.repeat(group),
     logits_RV=several(logits_BV),
     position_R=several(position_BP[:, -1]),
     alive_R=alive_R,
@@ -148,17 +147,9 @@ def grow(rows: Rows, slots: int) -> Rows:
   more = slots - rows.tokens_RS.shape[1]
   if more <= 0:
     return rows
-  wide = lambda x: jnp.pad(x, ((0, 0), (0, more)))
-  longer = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
-  cache = {
-    **rows.cache,
-    'layers': jax.tree.map(longer, rows.cache['layers']),
-    'position': wide(rows.cache['position']),
-    'segment': wide(rows.cache['segment']),
-  }
   names = ('tokens_RS', 'mask_RS', 'old_logp_RS', 'sampled_logp_RS')
-  wider: Any = {name: wide(getattr(rows, name)) for name in names}
-  return dataclasses.replace(rows, cache=cache, **wider)
+  wider: Any = {name: jnp.pad(getattr(rows, name), ((0, 0), (0, more))) for name in names}
+  return dataclasses.replace(rows, cache=rows.cache.grow(slots), **wider)
 
 
 def decode(
@@ -182,32 +173,30 @@ def decode(
     max_new: most tokens a row in all.
     stop: ids that end a row.
   """
-  slots = rows.tokens_RS.shape[1]
-  end = jnp.minimum(rows.cache['index'] + columns, slots)
+  slots = jnp.arange(rows.tokens_RS.shape[1])
   stop_ids = jnp.asarray(list(stop) or [-1])
 
-  def going(rows: Rows) -> Array:
-    return (rows.cache['index'] < end) & rows.alive_R.any()
+  def going(carry: tuple[Array, Rows]) -> Array:
+    done, rows = carry
+    full_R = rows.cache.index >= len(slots)
+    return (done < columns) & rows.alive_R.any() & ~(rows.alive_R & full_R).any()
 
-  def step(rows: Rows) -> Rows:
-    alive_R, slot = rows.alive_R, rows.cache['index']
+  def step(carry: tuple[Array, Rows]) -> tuple[Array, Rows]:
+    done, rows = carry
+    alive_R = rows.alive_R
     keys_R = jax.vmap(jax.random.fold_in)(rows.keys_R, rows.count_R)
     picked = pick(rows.logits_RV, keys_R, rows.seen_RV)
     token_R = jnp.where(alive_R, picked.token, 0)
     position_R = rows.position_R + alive_R
-    # A row that has ended keeps what stands there: after `align`, it may reach beyond the others.
-    at = lambda x_RS: jax.lax.dynamic_index_in_dim(x_RS, slot, 1, keepdims=False)
-    ours = lambda x_RS, v_R: jnp.where(alive_R, v_R.astype(x_RS.dtype), at(x_RS))
-    write = lambda x_RS, v_R: jax.lax.dynamic_update_index_in_dim(x_RS, ours(x_RS, v_R), slot, 1)
-    place = (ours(rows.cache['position'], position_R), ours(rows.cache['segment'], alive_R))
-    logits_RLV, cache = model.apply(
-      params, token_R[:, None], *(x_R[:, None] for x_R in place), rows.cache
-    )
+    here_RS = (slots == rows.cache.index[:, None]) & alive_R[:, None]
+    write = lambda x_RS, new_R: jnp.where(here_RS, new_R[:, None].astype(x_RS.dtype), x_RS)
+    column = (token_R, position_R, alive_R.astype(jnp.int32))
+    logits_RLV, cache = model.apply(params, *(x_R[:, None] for x_R in column), rows.cache)
     count_R = rows.count_R + alive_R
     seen_RV = rows.seen_RV
     if seen_RV is not None:
       seen_RV |= (jnp.arange(seen_RV.shape[1]) == token_R[:, None]) & alive_R[:, None]
-    return dataclasses.replace(
+    return done + 1, dataclasses.replace(
       rows,
       cache=cache,
       logits_RV=jnp.where(alive_R[:, None], logits_RLV[:, 0], rows.logits_RV),
@@ -221,93 +210,42 @@ def decode(
       sampled_logp_RS=write(rows.sampled_logp_RS, picked.sampled_logp),
     )
 
-  # A single row goes without its axis: XLA for CPU would copy the whole cache for each token.
-  layers = rows.cache['layers']
-  alone = rows.alive_R.shape[0] == 1
-  if alone:
-    rows = _with_layers(rows, jax.tree.map(lambda x: x[0], layers))
-  rows = jax.lax.while_loop(going, step, rows)
-  if alone:
-    rows = _with_layers(rows, jax.tree.map(lambda x: x[None], rows.cache['layers']))
-  return rows
-
-
-def _with_layers(rows: Rows, layers: Any) -> Rows:
-  return dataclasses.replace(rows, cache={**rows.cache, 'layers': layers})
+  return jax.lax.while_loop(going, step, (jnp.int32(0), rows))[1]
 
 
 def feed(params: Params, rows: Rows, tokens_RT: Array, length_R: Array, *, model: Any) -> Rows:
-  """Appends given tokens to some rows, mask 0, and lets those rows go on; the others have ended.
-
-  The caller grows the rows first, to T slots beyond the longest of those that are fed.
+  """Appends given tokens to some rows, mask 0, and lets those rows go on; the others stay.
 
   Args:
     params: of the model.
-    rows: all stopped.
+    rows: with room for the tokens.
     tokens_RT: ids, padded on the right.
     length_R: how many of them are real; 0 leaves a row as it is.
     model: as in `start`.
   """
-  fed_R, width = length_R > 0, tokens_RT.shape[1]
-  rows = align(rows, fed_R)
-  index = rows.cache['index']
-  real_RT = jnp.arange(width) < length_R[:, None]
+  fed_R = length_R > 0
+  real_RT = (jnp.arange(tokens_RT.shape[1]) < length_R[:, None]).astype(jnp.int32)
   position_RT = rows.position_R[:, None] + jnp.cumsum(real_RT, axis=1)
-  at = lambda x_RS: jax.lax.dynamic_slice_in_dim(x_RS, index, width, 1)
-  ours = lambda x_RS, v_RT: jnp.where(fed_R[:, None], v_RT, at(x_RS))
-  place = (ours(rows.cache['position'], position_RT), ours(rows.cache['segment'], real_RT))
-  hidden_RTD, cache = model.apply(params, tokens_RT, *place, rows.cache, method='hidden')
+  _, slots = rows.cache.extend(position_RT, real_RT)
+  hidden_RTD, cache = model.apply(
+    params, tokens_RT, position_RT, real_RT, rows.cache, method='hidden'
+  )
   last_R1 = jnp.maximum(length_R - 1, 0)[:, None]
   hidden_RD = jnp.take_along_axis(hidden_RTD, last_R1[..., None], axis=1)[:, 0]
   logits_RV = model.apply(params, hidden_RD, method='unembed')
-  tokens_RT = ours(rows.tokens_RS, jnp.where(real_RT, tokens_RT, 0))
   seen_RV = rows.seen_RV
   if seen_RV is not None:
     hit = jax.vmap(lambda seen_V, ids_T, real_T: seen_V.at[ids_T].max(real_T))
-    seen_RV = hit(seen_RV, tokens_RT, real_RT)
-  rows = dataclasses.replace(
+    seen_RV = hit(seen_RV, tokens_RT, real_RT > 0)
+  return dataclasses.replace(
     rows,
     cache=cache,
     logits_RV=jnp.where(fed_R[:, None], logits_RV, rows.logits_RV),
-    position_R=jnp.where(fed_R, position_RT[:, -1], rows.position_R),
-    alive_R=fed_R,
+    position_R=rows.position_R + length_R,
+    alive_R=rows.alive_R | fed_R,
     seen_RV=seen_RV,
-    tokens_RS=jax.lax.dynamic_update_slice_in_dim(rows.tokens_RS, tokens_RT, index, 1),
+    tokens_RS=slots.put(rows.tokens_RS, tokens_RT),
   )
-  return align(rows, fed_R)  # short results would leave holes behind them
-
-
-def align(rows: Rows, which_R: Array) -> Rows:
-  """Moves some rows so that they end in the same slot, which is the next one for all.
-
-  It is the first slot at which none of them loses its beginning. The others stay where they are.
-
-  Args:
-    rows: without holes.
-    which_R: bool, all rows that have to go on, now or later.
-  """
-  slots = rows.tokens_RS.shape[1]
-  used_RS = rows.cache['segment'] > 0
-  index = jnp.where(which_R, used_RS.sum(1), 0).max()
-  shift_R = jnp.where(which_R, index - 1 - last_slot(rows), 0)
-  from_RS = (jnp.arange(slots) - shift_R[:, None]) % slots
-  move = lambda x_RS: jnp.take_along_axis(x_RS, from_RS, axis=1)
-  move_heads = lambda x: jnp.take_along_axis(x, from_RS[:, None, :, None], axis=2)
-  cache = {
-    'layers': jax.tree.map(move_heads, rows.cache['layers']),
-    'position': move(rows.cache['position']),
-    'segment': move(rows.cache['segment']),
-    'index': index.astype(jnp.int32),
-  }
-  names = ('tokens_RS', 'mask_RS', 'old_logp_RS', 'sampled_logp_RS')
-  moved: Any = {name: move(getattr(rows, name)) for name in names}
-  return dataclasses.replace(rows, cache=cache, **moved)
-
-
-def last_slot(rows: Rows) -> Array:
-  """Where each row ends [R]; -1 for a row without a token."""
-  used_RS = rows.cache['segment'] > 0
-  return jnp.where(used_RS, jnp.arange(used_RS.shape[1]), -1).max(1)
 
 
 def finish(rows: Rows) -> Batch:
@@ -317,8 +255,8 @@ def finish(rows: Rows) -> Batch:
     'mask': rows.mask_RS,
     'old_logp': rows.old_logp_RS,
     'sampled_logp': rows.sampled_logp_RS,
-    'position': rows.cache['position'],
-    'segment': rows.cache['segment'],
+    'position': rows.cache.position,
+    'segment': rows.cache.segment,
   }
 
 

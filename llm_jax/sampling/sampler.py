@@ -18,17 +18,7 @@ import numpy as np
 
 from llm_jax.options import suggest
 from llm_jax.parallel.mesh import local_rows, shard_batch
-from llm_jax.sampling.generate import (
-  Rows,
-  align,
-  decode,
-  feed,
-  finish,
-  generate,
-  grow,
-  last_slot,
-  start,
-)
+from llm_jax.sampling.generate import Rows, decode, feed, finish, generate, grow, start
 from llm_jax.sampling.pick import Pick
 from llm_jax.text.templates import MARKS
 from llm_jax.types import Array, BadInput, Batch, Params
@@ -125,10 +115,6 @@ class Sampler:
       fast, arranged = model.for_decoding(params)
       columns = STREAMED if watch else CHUNK if self._strings else max_new
       options = shape | {'model': fast}
-      if tools is not None:
-        # Rows that were fed lie further to the right than they are long, so the slots may run out.
-        full = rows.cache['index'] >= rows.tokens_RS.shape[1]
-        rows = jax.lax.cond(full & rows.alive_R.any(), self._packed, lambda rows: rows, rows)
       rows = decode(arranged, rows, chosen(given), columns=columns, **options)
       return rows, rows.alive_R.any()
 
@@ -163,12 +149,6 @@ class Sampler:
       rows, fed = self._answered(params, rows)
       if not fed:
         return self._finish(rows)
-
-  def _packed(self, rows: Rows) -> Rows:
-    """Rows that go on, and those that wait for a result, moved to the left as far as they can."""
-    last_R1 = jnp.maximum(last_slot(rows), 0)[:, None]
-    called_R = jnp.take_along_axis(rows.tokens_RS, last_R1, axis=1)[:, 0] == self._call[1]
-    return align(rows, rows.alive_R | called_R & (rows.count_R < self._max_new))
 
   def _texts(self, rows: Rows) -> list[list[int]]:
     """The ids that each row of this host sampled; results are left out."""
@@ -246,7 +226,7 @@ def _cut(rows: Rows, keep_R: Array) -> tuple[Rows, Array]:
   clear = lambda x_RS: jnp.where(over_RS, 0, x_RS)
   rows = dataclasses.replace(
     rows,
-    cache={**rows.cache, 'segment': clear(rows.cache['segment'])},
+    cache=rows.cache.rewind(rows.cache.index - over_RS.sum(1)),
     alive_R=rows.alive_R & ~cut_R,
     count_R=jnp.minimum(rows.count_R, keep_R),
     tokens_RS=clear(rows.tokens_RS),

@@ -10,6 +10,7 @@ import pytest
 from llm_jax.data import families
 from llm_jax.evals import answers
 from llm_jax.find import find
+from llm_jax.models.cache import make as make_cache
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
@@ -74,24 +75,17 @@ class Parrot:
     return self, params
 
   def make_cache(self, batch, slots):
-    empty = jnp.zeros((batch, slots), jnp.int32)
-    return {
-      'layers': jnp.zeros((batch, 1, 1, 1), int),
-      'position': empty,
-      'segment': empty,
-      'index': 0,
-    }
+    cache = make_cache(batch, slots, num_layers=0, num_heads=0, head_dim=0, dtype='float32')
+    return cache.replace(layers=jnp.zeros((batch, 1, 1, 1), int))
 
   def apply(self, params, tokens_BL, position=None, segment=None, cache=None, method=None):
     if method == 'unembed':
       return tokens_BL
-    said_B = cache['layers'][:, 0, 0, 0]  # how many words are said already is all that it remembers
+    said_B = cache.layers[:, 0, 0, 0]  # how many words are said already is all that it remembers
     logits_BV = jax.nn.one_hot(params[said_B], self.shape.vocab_size)
     logits_BLV = jnp.broadcast_to(logits_BV[:, None], (*tokens_BL.shape, logits_BV.shape[-1]))
-    write = lambda name, x: jax.lax.dynamic_update_slice(cache[name], x, (0, cache['index']))
-    placed = {'position': write('position', position), 'segment': write('segment', segment)}
-    index = jnp.int32(cache['index'] + tokens_BL.shape[1])
-    return logits_BLV, {'layers': cache['layers'] + 1, **placed, 'index': index}
+    cache, _ = cache.extend(position, segment)
+    return logits_BLV, cache.replace(layers=cache.layers + 1)
 
 
 @pytest.fixture(scope='module')

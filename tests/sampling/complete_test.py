@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llm_jax.models import transformer
+from llm_jax.models.cache import make as make_cache
 from llm_jax.sampling import complete, pick
 from llm_jax.sampling.generate import generate, left_pad
 from llm_jax.text import chat
@@ -102,22 +103,12 @@ class Chain:
     return self, params
 
   def make_cache(self, batch, slots):
-    empty = jnp.zeros((batch, slots), jnp.int32)
-    return {'layers': (), 'position': empty, 'segment': empty, 'index': jnp.int32(0)}
+    return make_cache(batch, slots, num_layers=0, num_heads=0, head_dim=0, dtype='float32')
 
   def apply(self, params, x, position=None, segment=None, cache=None, method=None):
     if method == 'unembed':
       return x
-    write = lambda name, value: jax.lax.dynamic_update_slice(
-      cache[name], value, (0, cache['index'])
-    )
-    cache = {
-      'layers': (),
-      'position': write('position', position),
-      'segment': write('segment', segment),
-      'index': cache['index'] + x.shape[1],
-    }
-    return params[x], cache
+    return params[x], cache.extend(position, segment)[0]
 
 
 def chain(tokenizer, *ids, extra=0):

@@ -1,5 +1,6 @@
 """Tools and stop strings: what is sampled and what is fed stay apart, and stay the same tokens."""
 
+import dataclasses
 import functools
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ import pytest
 from llm_jax.losses.logprobs import score
 from llm_jax.losses.policy_gradient import loss_fn
 from llm_jax.models import lora, transformer
+from llm_jax.models.cache import make as make_cache
+from llm_jax.models.cache import write
 from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.parallel.rules import shardings
 from llm_jax.sampling import pick, sampler
@@ -38,9 +41,7 @@ class Script:
     return self, params
 
   def make_cache(self, batch, slots):
-    empty = jnp.zeros((batch, slots), jnp.int32)
-    layer = jnp.zeros((batch, 1, slots, 1), jnp.int32)
-    return {'layers': (layer,), 'position': empty, 'segment': empty, 'index': jnp.int32(0)}
+    return make_cache(batch, slots, num_layers=1, num_heads=1, head_dim=1, dtype='int32')
 
   def apply(self, params, x, position=None, segment=None, cache=None, method=None):
     if method == 'unembed':
@@ -48,16 +49,11 @@ class Script:
     if cache is None:
       held, place, real, out = x, position, segment, None
     else:
-      write = lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, cache['index']))
-      layer = cache['layers'][0]  # a single row comes without its axis
-      held = write(layer.reshape(x.shape[0], -1), x)
-      place, real = write(cache['position'], position), write(cache['segment'], segment)
-      out = {
-        'layers': (held.reshape(layer.shape),),
-        'position': place,
-        'segment': real,
-        'index': cache['index'] + x.shape[1],
-      }
+      out, slots = cache.extend(position, segment)
+      tokens = x[:, None, :, None]
+      layer = write(out.layers[0], tokens, tokens, slots)
+      out = dataclasses.replace(out, layers=(layer,))
+      held, place, real = layer['k'][:, 0, :, 0], out.position, out.segment
     first_R = jnp.where((place == 0) & (real > 0), held, 0).sum(1)
     return params[first_R[:, None], position], out
 
@@ -335,9 +331,9 @@ def test_other_rules_and_other_batches_compile_nothing():
   sample = Sampler(model, Letters(), max_new=4, stop=[1])
   prompt_BP, mask_BP = left_pad(PROMPTS)
   seen = []
-  for i, heat in enumerate((0.5, 1.0, np.array([0.0, 1.0, 2.0, 0.0]))):
-    heat = np.broadcast_to(np.float32(heat), 4)
-    out = sample(params, prompt_BP, mask_BP, jax.random.key(i), pick.make(temperature=heat))
+  for i, temperature in enumerate((0.5, 1.0, np.array([0.0, 1.0, 2.0, 0.0]))):
+    temperature = np.broadcast_to(np.float32(temperature), 4)
+    out = sample(params, prompt_BP, mask_BP, jax.random.key(i), pick.make(temperature=temperature))
     seen.append(np.asarray(out['tokens']).tolist())
   assert sample._whole._cache_size() == 1
   assert seen[0] != seen[1] != seen[2]
