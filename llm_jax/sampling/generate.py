@@ -1,8 +1,9 @@
 """Generation: one prefill of left-padded prompts, then cached decoding in one compiled loop.
 
 `generate` does it all in one call. Its parts can be compiled apart, for whoever has to look at the
-rows in between: `start` reads the prompts, `decode` writes so many columns, `feed` appends tokens
-that the model did not choose, `finish` gives the batch.
+rows in between: `start` reads the prompts, `decode` writes so many tokens, `feed` appends tokens
+that the model did not choose, `finish` gives the batch. Rows never move: each begins where its
+prompt does, and the next token of a row goes behind its last, wherever its neighbours are.
 """
 
 import dataclasses
@@ -27,7 +28,8 @@ class Rows:
   """Rows that are being written, R of them, each in S slots of its own.
 
   Attributes:
-    cache: of the model; `position` and `segment` [R, S] of all that is written.
+    cache: of the model; `position` and `segment` [R, S] of all that is written, and `index` [R], the
+      next slot of each row.
     logits_RV: of the next token.
     position_R: of the last token.
     alive_R: bool, not stopped yet.
@@ -118,7 +120,7 @@ def start(
   logits_BV = model.apply(params, hidden_BPD[:, -1], method='unembed')
   keys_B = rng if rng.ndim else jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(batch))
   many = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-  several = lambda x: _spread(jnp.repeat(x, group, axis=0))
+  several = lambda x: _placed(jnp.repeat(x, group, axis=0))
   zeros = jnp.zeros((batch * group, prompt_len), jnp.float32)
   alive_R = several((segment_BP > 0).any(1))
   seen_RV = None
@@ -162,7 +164,7 @@ def decode(
   max_new: int,
   stop: Sequence[int],
 ) -> Rows:
-  """Writes up to `columns` more tokens to each row that goes on; less if all stop, or S is full.
+  """Writes up to `columns` more tokens to each row that goes on; fewer if all stop, or one is full.
 
   Args:
     params: of the model.
@@ -260,7 +262,7 @@ def finish(rows: Rows) -> Batch:
   }
 
 
-def _spread(x: Array) -> Array:
+def _placed(x: Array) -> Array:
   """Keeps rows on the devices of the mesh in use, where their number can be divided."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):

@@ -163,7 +163,7 @@ class Sampler:
       if any(text in self._tokenizer.decode(ids) for text in self._strings):
         has = lambda n, ids=ids: any(s in self._tokenizer.decode(ids[:n]) for s in self._strings)
         keep[-1] = next(n for n in range(1, len(ids) + 1) if has(n))
-    return self._cut(rows, self._spread(np.array(keep, np.int32)))
+    return self._cut(rows, self._global(np.array(keep, np.int32)))
 
   def _answered(self, params: Params, rows: Rows) -> tuple[Rows, bool]:
     """Runs the calls that rows have stopped at and feeds the results; False if there was none."""
@@ -183,10 +183,10 @@ class Sampler:
       body = self._tokenizer.encode(said.encode('utf-8', 'replace').decode())[: width - 2]
       result = [self._result[0], *body, self._result[1]]
       tokens_RT[i, : len(result)], length_R[i] = result, len(result)
-    length = self._spread(length_R)
+    length = self._global(length_R)
     if not bool((length > 0).any()):
       return rows, False
-    return self._feed(params, rows, self._spread(tokens_RT), length), True
+    return self._feed(params, rows, self._global(tokens_RT), length), True
 
   def _run(self, ids: list[int]) -> tuple[str, bool]:
     """What the tool said to the call at the end of `ids`, and whether that is an error."""
@@ -212,7 +212,7 @@ class Sampler:
     except (ValueError, OSError) as error:  # a malformed call, or a service that does not answer
       return f'error: {error}', True
 
-  def _spread(self, rows: np.ndarray) -> Array:
+  def _global(self, rows: np.ndarray) -> Array:
     """Rows of this host as an array of all."""
     if self._mesh is None:
       return jnp.asarray(rows)

@@ -51,7 +51,7 @@ def play(held, paces, variant='rope', width=4, **how):
   return held, [np.concatenate(parts) for parts in said]
 
 
-# Chunks of a prompt beside single tokens beside rows that rest; at the end less than `width` is left.
+# Chunks of a prompt beside single tokens and rows that rest; at the end less than `width` is left.
 PACES = [(4, 1, 0), (0, 1, 4), (1, 1, 2), (3, 1, 2), (1, 4, 1), (0, 1, 0)]
 
 

@@ -155,12 +155,14 @@ def test_rows_are_what_was_sampled_and_the_ids_of_the_results(played):
 
 def test_a_row_has_no_holes_and_counts_its_positions(played):
   assert played.out['tokens'].shape == (len(SCRIPTS), 5 + NEW + 2 * WIDTH)
-  for (ids, _), position, segment in zip(
+  for (ids, mask), position, segment in zip(
     played.rows, played.out['position'], played.out['segment'], strict=True
   ):
     (real,) = np.nonzero(segment)
     assert (np.diff(real) == 1).all() and set(segment[real]) == {1}
     assert position[real].tolist() == list(range(len(ids)))
+    # Losses leave out the columns of prompts (`scores`), so no answer may begin among them.
+    assert real[mask.index(1)] == 5
 
 
 def test_calls_and_their_errors_are_counted(played):
