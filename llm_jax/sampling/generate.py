@@ -28,8 +28,8 @@ class Rows:
   """Rows that are being written, R of them, each in S slots of its own.
 
   Attributes:
-    cache: of the model; `position` and `segment` [R, S] of all that is written, and `index` [R], the
-      next slot of each row.
+    cache: of the model; `position` and `segment` [R, S] of all that is written; `index` [R], where
+      each row goes on.
     logits_RV: of the next token.
     position_R: of the last token.
     alive_R: bool, not stopped yet.
