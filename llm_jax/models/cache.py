@@ -33,23 +33,29 @@ class Slots(NamedTuple):
 
   def put_heads(self, x_RKSE: Array, new_RKLE: Array) -> Array:
     """The same for keys or values."""
-    length = new_RKLE.shape[2]
+    length, dtype = new_RKLE.shape[2], x_RKSE.dtype
+    new_RKLE = new_RKLE.astype(dtype)
+    if dtype == jnp.bfloat16:
+      # As integers: XLA for CPU would write a cache of bfloat16 by way of a whole one of float32.
+      x_RKSE, new_RKLE = (jax.lax.bitcast_convert_type(x, jnp.uint16) for x in (x_RKSE, new_RKLE))
 
     def one(x_SE: Array, new_LE: Array, start: Array, source_L: Array, real_L: Array) -> Array:
       old_LE = jax.lax.dynamic_slice_in_dim(x_SE, start, length)
       if length > 1:
         new_LE = new_LE[source_L]
-      new_LE = jnp.where(real_L[:, None], new_LE.astype(x_SE.dtype), old_LE)
+      new_LE = jnp.where(real_L[:, None], new_LE, old_LE)
       return jax.lax.dynamic_update_slice_in_dim(x_SE, new_LE, start, 0)
 
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
-      return jax.vmap(jax.vmap(one, (0, 0, None, None, None)))(x_RKSE, new_RKLE, *self)
-    # Rows and heads as one axis, which no mesh cuts here: inside the loop that decodes, XLA for CPU
-    # would otherwise copy all keys and values of a single row twice a token.
-    joined = lambda x: x.reshape(-1, *x.shape[2:])
-    each = (jnp.repeat(x, x_RKSE.shape[1], axis=0) for x in self)
-    return jax.vmap(one)(joined(x_RKSE), joined(new_RKLE), *each).reshape(x_RKSE.shape)
+      put_RKSE = jax.vmap(jax.vmap(one, (0, 0, None, None, None)))(x_RKSE, new_RKLE, *self)
+    else:
+      # Rows and heads as one axis, which no mesh cuts here: inside the loop that decodes, XLA for
+      # CPU would otherwise copy all keys and values of a single row twice a token.
+      joined = lambda x: x.reshape(-1, *x.shape[2:])
+      each = (jnp.repeat(x, x_RKSE.shape[1], axis=0) for x in self)
+      put_RKSE = jax.vmap(one)(joined(x_RKSE), joined(new_RKLE), *each).reshape(x_RKSE.shape)
+    return jax.lax.bitcast_convert_type(put_RKSE, dtype) if dtype == jnp.bfloat16 else put_RKSE
 
 
 @flax.struct.dataclass
