@@ -53,7 +53,7 @@ class Fields:
   start: str
   stale: Literal['refuse', 'retrain', 'keep']
   seed: int
-  mesh: Mapping[str, int]
+  mesh: Mapping[str, int | None]
   report: Mapping[str, Any]
 
 
