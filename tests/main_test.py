@@ -134,6 +134,10 @@ def test_every_name_but_that_of_a_group_for_one_function_drops(source, group, le
   assert c.to_dict() == {'name': 'mine.other', **left}
 
 
+def test_an_evaluation_without_a_name_is_turned_off():
+  assert read('--config.evals.validation.name=').evals.validation.to_dict() == {'name': ''}
+
+
 def test_a_field_or_a_group_is_unset():
   c = read('--config.annotate.reference.cache=unset', '--config.optimizer.weight_decay=unset')
   assert 'cache' not in c.annotate.reference and 'weight_decay' not in c.optimizer

@@ -150,9 +150,9 @@ def _unset(config: ConfigDict, name: str, given: Sequence[str]) -> None:
 
 def _rename(config: ConfigDict, name: str, value: str | None) -> None:
   """Where a group names another file, the options that were for the old one go."""
-  if not value:
-    sys.exit(f'error: config: {name} is empty; a name is that of a file, or mine.loss, or a path')
   group = name.removesuffix('.name')
+  if not value and group.split('.')[-2:-1] != ['evals']:  # which turns an evaluation off
+    sys.exit(f'error: config: {name} is empty; a name is that of a file, or mine.loss, or a path')
   inner = _value(config, group)
   if _lists(config, name) and value != inner.name and group.split('.')[-1] not in ONE_FUNCTION:
     for field in [field for field in inner if field != 'name']:
