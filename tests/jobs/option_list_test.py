@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from llm_jax.find import find
 from llm_jax.jobs.command import load
-from llm_jax.jobs.option_list import lines
+from llm_jax.jobs.option_list import lines, sections
 from llm_jax.options import options_of
 
 ROOT = Path(__file__).parents[2]
@@ -124,5 +124,6 @@ def test_each_option_is_printed_and_each_that_is_printed_exists(name, monkeypatc
   monkeypatch.chdir(ROOT)
   config = load(name)
   printed = re.findall(r'^  (\S+) = ', '\n'.join(lines(config)), re.MULTILINE)
+  assert all(row.meaning for rows in sections(config).values() for row in rows)
   assert len(printed) == len({*printed})
   assert {*printed} == existing(config)
