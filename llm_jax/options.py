@@ -82,6 +82,8 @@ Positive = Annotated[float, above(0)]
 NotNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, within(0, 1)]
 Count = Annotated[int, at_least(1)]
+TopP = Annotated[float, above(0, up_to=1)]  # probability that the kept tokens have together
+MinP = Annotated[float, at_least(0, below=1)]
 
 
 class Option(NamedTuple):

@@ -10,7 +10,7 @@ from llm_jax.data import questions as formats
 from llm_jax.data import records
 from llm_jax.data.formats import BadRow
 from llm_jax.find import bind, find
-from llm_jax.options import suggest
+from llm_jax.options import Count, NotNegative, TopP, suggest
 from llm_jax.sampling import complete
 from llm_jax.types import BadInput, Evaluate, Mean, Metrics, Params
 
@@ -35,15 +35,15 @@ def make(
   questions: Sequence[Question] = (),
   prompts: Sequence[str] = (),
   split: str = 'test',
-  max_questions: int | None = 200,
+  max_questions: Count | None = 200,
   scores: Sequence[str] = (),
   options: Mapping[str, Mapping[str, Any]] | None = None,
   template: str | None = None,
-  max_new: int = 96,
-  temperature: float = 0.0,
-  top_k: int | None = None,
-  top_p: float | None = None,
-  batch_size: int | None = None,
+  max_new: Count = 96,
+  temperature: NotNegative = 0.0,
+  top_k: Count | None = None,
+  top_p: TopP | None = None,
+  batch_size: Count | None = None,
   seed: int = 0,
   record: Callable[[Question, str], None] | None = None,
 ) -> Evaluate:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from llm_jax.options import Count
 from llm_jax.parallel.mesh import shard_batch
 from llm_jax.training.step import measured
 from llm_jax.types import Annotate, Batch, LossFn, Metrics, Params
@@ -19,8 +20,8 @@ def make(
   loss_fn: LossFn,
   rows: Sequence[Mapping[str, np.ndarray]],
   mesh: Any,
-  batch_size: int = 16,
-  max_rows: int | None = None,
+  batch_size: Count = 16,
+  max_rows: Count | None = None,
   annotate: Sequence[Annotate] = (),
 ) -> Callable[[Params], Metrics]:
   """`evaluate(params) -> {'loss', ...}`: what the loss reports, over all rows or `max_rows`.

@@ -10,6 +10,7 @@ import numpy as np
 
 from llm_jax.evals import held_out
 from llm_jax.losses.logprobs import score
+from llm_jax.options import Count
 from llm_jax.types import Annotate, Array, Batch, Mean, Metrics, Params
 
 
@@ -19,8 +20,8 @@ def make(
   *,
   rows: Sequence[Mapping[str, np.ndarray]],
   mesh: Any,
-  batch_size: int = 16,
-  max_rows: int | None = None,
+  batch_size: Count = 16,
+  max_rows: Count | None = None,
   annotate: Sequence[Annotate] = (),
 ) -> Callable[[Params], Metrics]:
   """`evaluate(params) -> {'loss', 'bits_per_byte'}` over all rows (or `max_rows`, evenly spread).

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from llm_jax.evals import held_out
+from llm_jax.options import Count
 from llm_jax.training.step import measured
 from llm_jax.types import Annotate, Batch, Evaluate, Mean, Metrics, Params
 
@@ -19,8 +20,8 @@ def make(
   rows: Sequence[Mapping[str, np.ndarray]],
   mesh: Any,
   annotate: Sequence[Annotate],
-  batch_size: int = 16,
-  max_rows: int | None = None,
+  batch_size: Count = 16,
+  max_rows: Count | None = None,
 ) -> Evaluate:
   """`evaluate(params) -> {'reward', 'kl', ...}`: means over answers to all prompts or `max_rows`.
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from llm_jax.find import call
+from llm_jax.options import Count
 from llm_jax.sampling import pick
 from llm_jax.sampling.generate import left_pad
 from llm_jax.sampling.sampler import Sampler, Tools
@@ -22,8 +23,8 @@ def make(
   *,
   prompts: Sequence[Prompt],
   template: str | None = None,
-  max_new: int = 64,
-  batch_size: int | None = None,
+  max_new: Count = 64,
+  batch_size: Count | None = None,
   seed: int = 0,
   stop_strings: Sequence[str] = (),
   tools: Tools | None = None,

@@ -158,8 +158,8 @@ def test_many_workers_agree_with_one(tokenizer):
 
 
 def test_options_that_no_answer_can_meet_are_told_at_once(tokenizer):
-  options = dict(rewards=['length'], options={'length': dict(unit='lines')})
-  with pytest.raises(BadInput, match=r"no answer could be judged: length: unit 'lines'"):
+  options = dict(rewards=['format'], options={'format': dict(tags=('a', 'a'))})
+  with pytest.raises(BadInput, match=r'no answer could be judged: format: tags'):
     run(tokenizer, [['a', 'cat']], [''], **options)
 
 
