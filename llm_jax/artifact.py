@@ -195,7 +195,8 @@ def published(group: Mapping[str, Any]) -> dict[str, Any]:
 def abstract_params(model: Any) -> Params:
   """Shapes and dtypes of a model's parameters."""
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  return jax.eval_shape(model.init, jax.random.key(0), tokens)
+  key = jax.eval_shape(lambda: jax.random.key(0))  # makes none, which would compile
+  return jax.eval_shape(model.init, key, tokens)
 
 
 def graft(params: Params, donor: Params, *, fresh: Sequence[str] = ()) -> Params:

@@ -76,6 +76,15 @@ def _defines(room: str, module: ModuleType) -> bool:
   return any(hasattr(module, word) for word in _wanted(room))
 
 
+def last(name: str) -> str:
+  """What a module of a user's is called where only its own name matters.
+
+  >>> last('mine.rewards.polite'), last('mine/polite.py'), last('verify')
+  ('polite', 'polite', 'verify')
+  """
+  return name.removesuffix('.py').replace('/', '.').rpartition('.')[-1]
+
+
 def _exists(dotted: str) -> bool:
   try:
     return importlib.util.find_spec(dotted) is not None

@@ -1,32 +1,12 @@
-"""The words every room shares: shape letters, batch fields, averages and bad input.
+"""The words every room shares: shape letters, batch fields, interfaces, averages and bad input.
 
 Shape letters, in names such as `logits_BLV`:
-  B batch, G group, L length, S keys, D model, F hidden, H heads, K kv heads, E head size,
-  V vocabulary, N layers, P prompt.
-
-Batch fields (all `[B, L]` or `[B, G, L]` unless said otherwise):
-  tokens            int32, the ids
-  mask              1 where the token is a target; the first token of a segment never is
-  position          int32, counts from 0 inside each segment
-  segment           int32, 0 = padding, 1, 2, ... = documents of a row; attention stays inside one
-  target            int32, what to predict where it is not `tokens` (masked language model)
-  prompt, prompt_mask   `[B, P]`, int32 ids padded on the left, and 1 on real ones
-  answer            `[B, A]`, uint8, the gold answer as UTF-8 text, padded with 0
-  sampled_logp      log-probability under what was sampled from: softmax(logits / T), truncated
-  old_logp          log-probability under the policy that sampled, computed as the trainer does
-  ref_logp          log-probability under a frozen model
-  reward, valid     `[B, G]`, the score of an answer, and 1 where it is known
-  token_reward, value, return, advantage   `[B, G, L]`, entry t belongs to the choice of token t
-  value_mask        1 on the steps whose value counts, where these are not those of `mask`
-  teacher_logits, teacher_ids   `[..., L, K]`, log-probabilities of a teacher's best tokens
-  label, margin     `[B]`
-  kl_tokens, ...    prompts with answers that are not theirs (KTO)
-  ptx_tokens, ...   rows of pretraining beside those of reinforcement learning
-  log/<name>        `[B]`, what an annotator measured; the step reports its mean as <name>
+  A answer bytes, B batch, D model, E head size, F hidden, G group, H heads, K kv heads (or kept
+  tokens of a teacher), L length, N layers, P prompt, S keys, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -37,8 +17,216 @@ Params = Mapping[str, Any]
 Batch = Mapping[str, Array]
 
 
+class Field(NamedTuple):
+  """An array of a batch.
+
+  Attributes:
+    shape: its axes, by shape letter; `[G]` is there where answers to one prompt are compared.
+    dtype: of its numbers.
+    meaning: of an entry.
+  """
+
+  shape: str
+  dtype: str
+  meaning: str
+
+
+FIELDS: dict[str, Field] = {
+  'tokens': Field('B [G] L', 'int32', 'ids'),
+  'mask': Field(
+    'B [G] L', 'float32', '1 where the token is a target; never on the first token of a segment'
+  ),
+  'position': Field('B [G] L', 'int32', 'counts from 0 inside each segment'),
+  'segment': Field(
+    'B [G] L',
+    'int32',
+    '0 is padding; 1, 2, ... are the documents of a row; attention stays inside one',
+  ),
+  'target': Field('B [G] L', 'int32', 'what to predict where that is not `tokens`'),
+  'prompt': Field('B P', 'int32', 'ids to continue, padded on the left'),
+  'prompt_mask': Field('B P', 'int32', '1 on the real ids of `prompt`'),
+  'gold': Field('B A', 'uint8', 'the gold answer as UTF-8, padded with 0'),
+  'record': Field(
+    'B A', 'uint8', 'the columns of its record that a reward asks for, as JSON, padded with 0'
+  ),
+  'sampled_logp': Field(
+    'B G L', 'float32', 'log-probability under what was sampled from, truncation included'
+  ),
+  'old_logp': Field(
+    'B G L',
+    'float32',
+    'log-probability under the policy that sampled, computed as the trainer computes it',
+  ),
+  'ref_logp': Field('B [G] L', 'float32', 'log-probability under a frozen model'),
+  'reward': Field('B G', 'float32', 'the score of an answer'),
+  'valid': Field('B G', 'float32', '1 where the reward of an answer is known'),
+  'token_reward': Field('B G L', 'float32', 'the reward of choosing token t'),
+  'value': Field('B G L', 'float32', 'the return that the critic expects before token t is chosen'),
+  'return': Field('B G L', 'float32', 'what the critic should have expected'),
+  'advantage': Field('B G L', 'float32', 'how much better than expected the choice of token t was'),
+  'value_mask': Field(
+    'B G L', 'float32', '1 on the steps whose value counts, where these are not those of `mask`'
+  ),
+  'keep': Field('B', 'float32', '1 for groups worth training on; the others are replaced'),
+  'teacher_logits': Field(
+    'B [G] L K', 'float32', "log-probabilities of a teacher's likeliest tokens"
+  ),
+  'teacher_ids': Field('B [G] L K', 'int32', 'which tokens these are'),
+  'label': Field('B', 'float32', '1 for a good answer, 0 for a bad one'),
+  'margin': Field('B', 'float32', 'by how much the first answer is better'),
+  **{
+    f'kl_{name}': Field('B [G] L', dtype, f'`{name}` of prompts with answers that are not theirs')
+    for name, dtype in (
+      *(('tokens', 'int32'), ('mask', 'float32'), ('position', 'int32'), ('segment', 'int32')),
+      ('ref_logp', 'float32'),
+    )
+  },
+  **{
+    f'ptx_{name}': Field('B L', dtype, f'`{name}` of pretraining rows beside the rollout')
+    for name, dtype in (
+      *(('tokens', 'int32'), ('mask', 'float32'), ('position', 'int32'), ('segment', 'int32')),
+    )
+  },
+  'log/<name>': Field(
+    'B', 'float32', 'what an annotator measured; the step reports its mean as `<name>`'
+  ),
+}
+
+
 class BadInput(ValueError):
   """Something the user gave cannot work. The message is one line: what, where, what would work."""
+
+
+class Model(Protocol):
+  """A network: what jobs, losses, annotators and the sampler may ask of it.
+
+  Parameters are always an argument. `models/transformer.py` has the one most models are made of.
+  """
+
+  @property
+  def shape(self) -> Any:
+    """What fixes parameters and function, such as `vocab_size`, `max_length`, `causal`, `head`."""
+    ...
+
+  @property
+  def compute(self) -> Any:
+    """How it is run: types, attention and so on; see `models/compute.py`."""
+    ...
+
+  @property
+  def frozen(self) -> Sequence[str]:
+    """Top-level names of parameters that training leaves as they are."""
+    ...
+
+  def init(self, rng: Array, tokens: Array) -> Params:
+    """Fresh parameters; `tokens` [1, 1] gives the type of an input."""
+    ...
+
+  def apply(self, params: Params, *args: Any, method: str | None = None, **kwargs: Any) -> Any:
+    """(tokens, position, segment, cache) -> (logits, cache); or another `method` of the network.
+
+    `method='hidden'` gives the last hidden states [B, L, D] and the cache, 'unembed' the logits of
+    hidden states [..., D], and 'value', of a model with a critic, the values [B, L].
+    """
+
+  def for_decoding(self, params: Params) -> tuple['Model', Params]:
+    """The same function in a form that decodes fast."""
+    ...
+
+  def published(self, params: Params) -> tuple['Model', Params]:
+    """What a finished run leaves for the next stage."""
+    ...
+
+  def make_cache(self, batch: int, slots: int) -> dict[str, Any]:
+    """An empty cache of keys and values for rows of up to `slots` tokens."""
+    ...
+
+  def backend(self, length: int) -> str:
+    """Which attention computes rows of `length` tokens; BadInput if it cannot."""
+    ...
+
+  def num_params(self) -> int:
+    """How many numbers the parameters hold."""
+    ...
+
+  def flops_per_token(self, length: int) -> float:
+    """Of a training step, forward and backward, for rows of `length` tokens."""
+    ...
+
+
+class Tokenizer(Protocol):
+  """Text to ids and back: what stages ask of `text/tokenizer.py`."""
+
+  vocab_size: int
+  bos_id: int
+  eos_id: int
+  pad_id: int
+  specials: dict[str, int]
+  token_bytes: Any
+  fingerprint: str
+  chat_template: str | None
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of a text, of which none is a control token."""
+    ...
+
+  def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[list[int]]:
+    """`encode` of many."""
+    ...
+
+  def decode(self, ids: Iterable[int], specials: bool = False) -> str:
+    """The text of ids; control tokens are shown if `specials`, else left out."""
+    ...
+
+  def special(self, name: str) -> int:
+    """The id of a control token; BadInput if there is none of that name."""
+    ...
+
+
+class Annotate(Protocol):
+  """Whatever writes into a batch before the step; a plain function will do."""
+
+  def __call__(self, params: Params, batch: Batch, rng: Array, /) -> Batch:
+    """The batch with more fields. `params` are those that are being trained."""
+    ...
+
+
+@runtime_checkable
+class Samples(Protocol):
+  """An annotator that writes rows of its own to prompts, and knows how long they will be."""
+
+  def rows(self, prompt_length: int) -> tuple[int, int]:
+    """G and L of the rows [B, G, L] that it writes to prompts of so many columns."""
+    ...
+
+
+@runtime_checkable
+class Filters(Protocol):
+  """An annotator that writes `keep`: up to `tries` rollouts are sampled to fill one."""
+
+  tries: int
+
+
+@runtime_checkable
+class Observes(Protocol):
+  """An annotator that hears of each rollout that is trained on, and of no other."""
+
+  def observe(self, batch: Batch) -> None:
+    """Called once for each."""
+    ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+  """An annotator with something to remember, which checkpoints keep as JSON."""
+
+  def carry(self) -> Any:
+    """What a resumed run has to know."""
+    ...
+
+  def restore(self, carried: Any) -> None:
+    """Goes on from what `carry` gave."""
+    ...
 
 
 @flax.struct.dataclass
@@ -120,6 +308,5 @@ class Counts:
 
 Metrics = dict[str, Any]  # of Mean, Peak or Counts
 LossFn = Callable[[Params, Batch, Array], tuple[Mean, Metrics]]
-Annotate = Callable[[Params, Batch, Array], Batch]
 BatchFn = Callable[[Params, int], Batch]
 Evaluate = Callable[[Params], Metrics]

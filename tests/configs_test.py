@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 
 from configs import sizes
 from llm_jax import artifact
-from llm_jax.find import find, preset
-from llm_jax.jobs import annotators, train
+from llm_jax.find import find
 from llm_jax.jobs import tokenize as tokenize_job
+from llm_jax.jobs import train
+from llm_jax.jobs.chain import chain, check_fields
 from llm_jax.losses.logprobs import BLOCK_ELEMENTS
 from llm_jax.main import read_config, run
-from llm_jax.options import check, options_of
+from llm_jax.options import check
 from llm_jax.training import metrics, optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -88,16 +89,9 @@ def test_groups_are_keywords_of_their_functions_and_stay_small(name, size):
       options = {k: v for k, v in c.to_dict().items() if k not in ('job', 'requires')}
       check(tokenize_job.tokenize, options, where='tokenize')
     if c.job == 'train':
-      assert set(c) <= {*train.FIELDS, *c.requires}
-      loss = c.loss.to_dict()
-      module = find('losses', loss.pop('name'))
-      loss = preset(module, loss, where='loss')
-      check(module.loss_fn, loss, where='loss', supplied=('model',))
+      check(train.Fields, train.plain(c), where='config')
+      check_fields(chain(c))
       check(optimizer.make, c.optimizer.to_dict(), where='optimizer', supplied=('total_steps',))
-      for step in c.annotate.steps:
-        group, make = annotators.group(c, step), find('annotate', step).make
-        supplied = [n for n, o in options_of(make).items() if o.required and n not in group]
-        check(make, group, where=step, supplied=supplied)
 
 
 @pytest.mark.parametrize('name, size', [(n, s) for n, s in SIZED if n in TRAINING])

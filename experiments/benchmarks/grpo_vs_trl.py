@@ -78,7 +78,7 @@ def ours(accumulate: int) -> None:
     ]
     ids = prompts()
     rows = {'prompt': ids, 'prompt_mask': np.ones_like(ids)}
-    rows['answer'] = np.zeros((PROMPTS, 1), np.uint8)
+    rows['gold'] = np.zeros((PROMPTS, 1), np.uint8)
     batch_fn = Batches(lambda step: shard_batch(rows, mesh), annotate, seed=0, mesh=mesh)
     tx, _ = optimizer.make(total_steps=1000)
     state = make_state(lambda: model.init(jax.random.key(0), ids[:1, :1]), tx, mesh)

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from llm_jax.annotate import stats
 from llm_jax.types import Array, BadInput, Batch, Params
 
+READS = ('reward', 'mask')
+WRITES = ('keep', 'log/acceptance')
+
 
 class DynamicSampling:
   """Writes `keep` [B]; `tries` asks for more prompts, see `training.batches.Batches`."""
@@ -22,7 +25,7 @@ class DynamicSampling:
 
   def __call__(self, params: Params, batch: Batch, rng: Array) -> Batch:
     del params, rng
-    stats.need(batch, 'dynamic_sampling', reward='verify or reward_model')
+    stats.need(batch, 'dynamic_sampling', 'reward')
     return {**batch, 'keep': self._keep(batch)}
 
 

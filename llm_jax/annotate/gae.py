@@ -9,6 +9,12 @@ from llm_jax.annotate import stats
 from llm_jax.losses.ppo import values
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
+READS = ('token_reward', 'tokens', 'mask')
+WRITES = lambda o: (
+  *('advantage', 'return', 'log/return_mean'),
+  *('log/advantage_mean', 'log/advantage_std', 'log/advantage_max'),
+  *(('value', 'log/value_mean', 'log/explained_variance') if o['critic'] else ()),
+)
 PRESETS: dict[str, dict[str, Any]] = {
   'ppo': dict(),
   'reinforce_plus_plus': dict(critic=False),  # arXiv:2501.03262; put kl_reward before it
@@ -67,7 +73,7 @@ def make(
   @jax.jit
   def annotate(params: Params, batch: Batch, rng: Array) -> Batch:
     del rng
-    stats.need(batch, where, token_reward='kl_reward')
+    stats.need(batch, where, 'token_reward')
     mask_BGL = stats.tokens(batch)
     step_BGL = stats.tokens(batch, 'value_mask') if 'value_mask' in batch else mask_BGL
     only = lambda x: jnp.where(step_BGL, x, 0).astype(jnp.float32)

@@ -10,8 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.annotate import stats
+from llm_jax.options import Positive
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
+READS = ('reward', 'tokens', 'mask')
+WRITES = (
+  *('advantage', 'log/zero_variance'),
+  *('log/advantage_mean', 'log/advantage_std', 'log/advantage_max'),
+)
 BASELINES = ('mean', 'leave_one_out', 'none', 'optimal')
 SCALES = ('group', 'batch', 'none')
 WHITENS = ('none', 'tokens', 'answers')
@@ -37,7 +43,7 @@ def make(
   baseline: str = 'mean',
   scale: str = 'group',
   ddof: int | None = None,
-  eps: float | None = None,
+  eps: Positive | None = None,
   whiten: str = 'none',
   whiten_ddof: int | None = None,
   whiten_eps: float | None = None,
@@ -96,7 +102,7 @@ def make(
   @jax.jit
   def annotate(params: Params, batch: Batch, rng: Array) -> Batch:
     del params, rng
-    stats.need(batch, where, reward='verify or reward_model')
+    stats.need(batch, where, 'reward')
     real_BG, mask_BGL = stats.answers(batch), stats.tokens(batch)
     reward_BG = jnp.where(real_BG, batch['reward'], 0).astype(jnp.float32)
     # Compared and not computed: the deviation of equal floats need not be 0.

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.annotate import stats
-from llm_jax.types import Annotate, Array, Batch, Params
+from llm_jax.types import FIELDS, Annotate, Array, Batch, Params
 
-# Fields of two axes that are about a prompt, or beside the rollout, and not about its answers.
-_PROMPT = ('prompt', 'prompt_mask', 'answer')
-_BESIDE = ('log/', 'ptx_')
+READS = ('reward', 'tokens', 'mask')
+WRITES = ('mask', 'log/kept', 'log/best_reward', 'log/best_gain')
 
 
 def make(model: Any, tokenizer: Any, *, minimum: float | None = None) -> Annotate:
@@ -33,7 +32,7 @@ def make(model: Any, tokenizer: Any, *, minimum: float | None = None) -> Annotat
   @jax.jit
   def annotate(params: Params, batch: Batch, rng: Array) -> Batch:
     del params, rng
-    stats.need(batch, 'keep_best', reward='verify or reward_model')
+    stats.need(batch, 'keep_best', 'reward')
     real_BG = stats.answers(batch)
     reward_BG = jnp.where(real_BG, batch['reward'].astype(jnp.float32), -jnp.inf)
     best_B1, some_B1 = jnp.argmax(reward_BG, axis=1)[:, None], real_BG.any(1, keepdims=True)
@@ -41,7 +40,8 @@ def make(model: Any, tokenizer: Any, *, minimum: float | None = None) -> Annotat
     good_B1 = some_B1 if minimum is None else some_B1 & (highest_B1 >= minimum)
 
     def pick(name: str, x: Array) -> Array:
-      about_prompt = name in _PROMPT or name.startswith(_BESIDE)
+      known = FIELDS.get(name)  # a field of somebody else's is about answers if it looks so
+      about_prompt = name.startswith('log/') or (known is not None and 'G' not in known.shape)
       if about_prompt or x.ndim < 2 or x.shape[:2] != real_BG.shape:
         return x
       at = best_B1.reshape(best_B1.shape + (1,) * (x.ndim - 2))

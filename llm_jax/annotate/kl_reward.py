@@ -13,6 +13,11 @@ from llm_jax.annotate import stats
 from llm_jax.losses import ratios
 from llm_jax.types import Array, BadInput, Batch, Params
 
+READS = ('reward', 'tokens', 'mask', 'old_logp', 'ref_logp')
+WRITES = lambda o: (
+  *('token_reward', 'log/answer_kl', 'log/answer_kl_k3', 'log/kl_coefficient'),
+  *(('value_mask',) if o['score_position'] == 'after' else ()),
+)
 SCORE_POSITIONS = ('last', 'after')
 PRESETS: dict[str, dict[str, Any]] = {
   'trl': dict(score_position='after'),
@@ -31,7 +36,7 @@ def make(
   clamp: float | None = None,
   target: float | None = None,
   horizon: float | None = None,
-  score_position: str = 'last',
+  score_position: Literal['last', 'after'] = 'last',
   whiten: bool = False,
   whiten_ddof: int | None = None,
   whiten_eps: float | None = None,
@@ -119,9 +124,7 @@ class KlReward:
 
   def __call__(self, params: Params, batch: Batch, rng: Array) -> Batch:
     del params, rng
-    stats.need(
-      batch, 'kl_reward', reward='verify or reward_model', old_logp='sample', ref_logp='reference'
-    )
+    stats.need(batch, 'kl_reward', 'reward', 'old_logp', 'ref_logp')
     read = ('tokens', 'mask', 'valid', 'reward', 'old_logp', 'ref_logp')
     out = self._fields({k: batch[k] for k in read if k in batch}, self._coefficient)
     return {**batch, **out}

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
+READS = ('tokens', 'mask')
+WRITES = ('tokens', 'mask', 'target')
+
 
 def make(
   model: Any,

@@ -9,6 +9,9 @@ from llm_jax.data import packed
 from llm_jax.parallel.mesh import shard_batch
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
+READS = ('tokens',)
+WRITES = ('ptx_tokens', 'ptx_mask', 'ptx_position', 'ptx_segment')
+
 
 def make(model: Any, tokenizer: Any, *, mesh: Any, path: str, rows: int = 1) -> Annotate:
   """Writes `ptx_tokens`, `ptx_mask`, `ptx_position`, `ptx_segment` [B, rows * L].

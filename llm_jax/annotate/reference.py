@@ -18,8 +18,11 @@ from llm_jax import artifact
 from llm_jax.losses.logprobs import score
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
+READS = ('tokens',)
+WRITES = ('ref_logp', 'kl_ref_logp')  # the second where there are `kl_tokens`
+ARTIFACTS = ('path',)
 # Fields that a log-probability depends on.
-_READ = ('tokens', 'position', 'segment', 'target', 'prompt')
+_DEPENDS_ON = ('tokens', 'position', 'segment', 'target', 'prompt')
 _DIGEST = 16  # bytes
 
 
@@ -87,7 +90,7 @@ def make(
 
 
 def _of(batch: Batch, prefix: str) -> Batch:
-  return {k: batch[prefix + k] for k in _READ if prefix + k in batch}
+  return {k: batch[prefix + k] for k in _DEPENDS_ON if prefix + k in batch}
 
 
 class _Memory:

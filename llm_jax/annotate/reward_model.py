@@ -10,6 +10,10 @@ from llm_jax.annotate import stats
 from llm_jax.losses.reward import answer_scores
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
+READS = ('tokens', 'mask', 'segment')
+WRITES = ('reward', 'valid', 'log/reward', 'log/reward_std')
+ARTIFACTS = ('path',)
+
 
 def make(model: Any, tokenizer: Any, *, mesh: Any, path: str) -> Annotate:
   """Writes `reward` [B, G], float32 whatever the reward model computes in, and `valid`.

@@ -7,17 +7,23 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.annotate import stats
-from llm_jax.find import call, find
 from llm_jax.losses.logprobs import score
 from llm_jax.parallel.mesh import shard_batch
 from llm_jax.sampling import pick
 from llm_jax.sampling.complete import spoken
 from llm_jax.sampling.sampler import Sampler, Tools
 from llm_jax.text import chat
+from llm_jax.tools import make_tools
 from llm_jax.types import Array, BadInput, Batch, Params
 
+READS = ('prompt', 'prompt_mask')
+WRITES = lambda o: (
+  *('tokens', 'mask', 'position', 'segment', 'sampled_logp'),
+  *(('old_logp',) if o['rescore'] else ()),
+  *('log/length', 'log/eos_rate', 'log/truncated', 'log/repetition'),
+  *(('log/tool_calls', 'log/tool_errors') if o['tools'] else ()),
+)
 PERIODS = range(1, 9)  # lengths of the loops that count as repetition
-PLAIN = ('search', 'web_search')  # who is asked by a call that names no tool, if it is there
 
 
 def make(
@@ -78,7 +84,10 @@ def make(
     allowed_V=spoken(model, tokenizer),
   )
   stop = [tokenizer.eos_id, *(chat.stop_ids(tokenizer, template) if template else ())]
-  known = None if not tools else Tools(make_tools(tools), max_calls, max_result)
+  known = None
+  if tools:
+    by_name = make_tools(tools, where='annotate.sample.tools')
+    known = Tools(by_name, max_calls, max_result)
   sampler = Sampler(
     model,
     tokenizer,
@@ -93,19 +102,11 @@ def make(
   return Sample(model, sampler, group, max_new, temperature if rescore else None, stop, mesh)
 
 
-def make_tools(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  """The tools by name; first the one that a call without a name goes to."""
-  order = sorted(groups, key=lambda name: (name not in PLAIN, name))
-  where = lambda name: f'annotate.sample.tools.{name}'
-  return {name: call(find('tools', name).make, groups[name], where=where(name)) for name in order}
-
-
 class Sample:
   """The annotator that `make` describes.
 
   Attributes:
     group: G.
-    slots: columns of a row beside its prompt.
   """
 
   def __init__(
@@ -119,7 +120,7 @@ class Sample:
     mesh: Any,
   ) -> None:
     self._sampler, self._mesh = sampler, mesh
-    self.group, self.slots = group, sampler.slots
+    self.group = group
     stop_ids = jnp.asarray(stop)
 
     @jax.jit
@@ -147,8 +148,12 @@ class Sample:
     rescored = lambda params, batch: score(model, params, batch, temperature=temperature or 1.0)
     self._rescored = None if temperature is None else jax.jit(rescored)
 
+  def rows(self, prompt_length: int) -> tuple[int, int]:
+    """G and L of the rows that are written to prompts of so many columns."""
+    return self.group, prompt_length + self._sampler.slots
+
   def __call__(self, params: Params, batch: Batch, rng: Array) -> Batch:
-    stats.need(batch, 'sample', prompt='data.name=prompts')
+    stats.need(batch, 'sample', 'prompt', 'prompt_mask')
     drawn = self._sampler(params, batch['prompt'], batch['prompt_mask'], rng)
     calls = {}
     if self._sampler.calls is not None:

@@ -9,6 +9,11 @@ from llm_jax.annotate import stats
 from llm_jax.text import chat
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
+READS = ('reward', 'tokens', 'mask')
+WRITES = lambda o: (
+  *('reward', 'mask', 'log/missing_eos'),
+  *(('log/overlong',) if o['overlong_buffer'] is not None else ()),
+)
 WHITENS = ('none', 'group', 'rollout')
 
 
@@ -88,7 +93,7 @@ def make(
   @jax.jit
   def annotate(params: Params, batch: Batch, rng: Array) -> Batch:
     del params, rng
-    stats.need(batch, where, reward='verify or reward_model')
+    stats.need(batch, where, 'reward')
     real_BG, mask_BGL = stats.answers(batch), stats.tokens(batch)
     stop_BGL = (batch['tokens'][..., None] == stop_ids).any(-1)
     endless_BG = real_BG & ~(stats.last(mask_BGL) & stop_BGL).any(-1)

@@ -112,14 +112,11 @@ def judged(batch: Batch, reward_BG: Array, valid_BG: Array) -> dict[str, Array]:
   }
 
 
-def need(batch: Batch, where: str, **fields: str) -> None:
-  """Raises BadInput unless the batch has `fields`; each names the annotators that write it."""
-  for field, writers in fields.items():
+def need(batch: Batch, where: str, *fields: str) -> None:
+  """Raises BadInput unless the batch has `fields`, which a chain that was checked has."""
+  for field in fields:
     if field not in batch:
-      raise BadInput(
-        f'annotate.{where}: the batch has no {field}; put {writers} before {where} in '
-        'config.annotate.steps'
-      )
+      raise BadInput(f'annotate.{where}: the batch has no {field}')
 
 
 def choice(where: str, name: str, value: str, names: Sequence[str]) -> None:

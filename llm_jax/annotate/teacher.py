@@ -8,6 +8,10 @@ import jax.numpy as jnp
 from llm_jax import artifact
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
+READS = ('tokens',)
+WRITES = ('teacher_logits', 'teacher_ids')
+ARTIFACTS = ('path',)
+
 
 def make(model: Any, tokenizer: Any, *, mesh: Any, path: str, top_k: int = 64) -> Annotate:
   """Writes `teacher_logits` float32 and `teacher_ids` int32 [..., L, K], entry t about token t.

@@ -1,7 +1,9 @@
 """Rewards that a program can check: RL with verifiable rewards, arXiv:2411.15124, section 6."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,9 +11,44 @@ import numpy as np
 from llm_jax.annotate import stats
 from llm_jax.annotate.workers import Failure, run_all
 from llm_jax.data import prompts
-from llm_jax.find import bind, find
+from llm_jax.find import find, last
+from llm_jax.options import check
 from llm_jax.parallel.mesh import local_rows, shard_batch
+from llm_jax.rewards import columns
 from llm_jax.types import Array, BadInput, Batch, Params
+
+READS = lambda o: ('tokens', 'mask', 'gold', *(('record',) if COLUMNS(o) else ()))
+WRITES = lambda o: (
+  *('reward', 'valid', 'log/reward', 'log/reward_std', 'log/verify_failed'),
+  *(f'log/reward_{last(name)}' for name in o['rewards'] if len(o['rewards']) > 1),
+)
+
+
+def COLUMNS(o: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: N802, a declaration as those above
+  """The columns of a record that the rewards ask for."""
+  options = o['options'] or {}
+  asked = [columns.asked(function(name), options.get(last(name), ())) for name in o['rewards']]
+  return tuple(dict.fromkeys(column for some in asked for column in some))
+
+
+class Judge(NamedTuple):
+  """A reward with its options.
+
+  Attributes:
+    function: (answer, gold, **columns) -> number; or of lists, for a whole batch.
+    columns: what it asks for beside.
+    whole: whether it judges a batch at a time.
+  """
+
+  function: Callable[..., Any]
+  columns: tuple[str, ...]
+  whole: bool
+
+
+def function(name: str) -> Callable[..., Any]:
+  """`reward` of a file of rewards/, or `rewards`, which judges a batch at a time."""
+  module = find('rewards', name)
+  return module.rewards if hasattr(module, 'rewards') else module.reward
 
 
 def make(
@@ -28,17 +65,20 @@ def make(
 ) -> 'Verify':
   """Writes `reward` float32 [B, G], a weighted sum of `reward(answer, gold)`s, and `valid`.
 
-  The answer is the text of what was sampled (what tools said is left out), the gold is `answer`
-  [B, A]. A function that raises, takes too long or gives no finite number makes its answer invalid:
-  `valid` 0 and `reward` 0, counted in `verify_failed`, so that it trains nothing. What a judge
-  before it wrote is added. Also logs `reward`, `reward_std` and, with several functions,
-  `reward_<name>`.
+  The answer is the text of what was sampled (what tools said is left out), the gold is `gold`
+  [B, A]. A reward may name columns of the prompt's record as further keywords, and `prompt` and
+  `messages` (rewards/columns.py). A file with `rewards(answers, golds, **columns)` gets lists, of
+  all answers of a batch, and returns a list; None in it is no opinion.
+
+  A function that raises, takes too long or gives no finite number makes its answer invalid: `valid`
+  0 and `reward` 0, counted in `verify_failed`, so that it trains nothing. What a judge before it
+  wrote is added. Also logs `reward`, `reward_std` and, with several functions, `reward_<name>`.
 
   Args:
     model: unused.
     tokenizer: decodes the answers.
     mesh: where rows live.
-    rewards: files of rewards/, or dotted names of modules of the user's.
+    rewards: files of rewards/, or modules or files of the user's.
     weights: of each; 1 by default.
     options: name (the last part of a dotted one) -> keyword arguments of its function.
     specials: show control tokens in the text, for a reward about them.
@@ -51,7 +91,7 @@ def make(
       answer of the first rollout met a BadInput, so the options or the gold answers are wrong.
   """
   del model
-  options, last = dict(options or {}), lambda name: name.rpartition('.')[-1]
+  options = dict(options or {})
   names = [last(name) for name in rewards]
   if not names or len(set(names)) < len(names):
     raise BadInput(f'annotate.verify: rewards {tuple(rewards)}; name at least one, each once')
@@ -64,16 +104,15 @@ def make(
       raise BadInput(f'annotate.verify: options for {name!r}, which is not among rewards')
   if timeout <= 0 or workers < 1:
     raise BadInput(f'annotate.verify: timeout {timeout} and workers {workers} must be above 0')
-  bound = {
-    last(name): bind(
-      find('rewards', name).reward,
-      options.get(last(name), {}),
-      where=f'annotate.verify.options.{last(name)}',
-    )
-    for name in rewards
-  }
+  judges = {}
+  for name in rewards:
+    own, where = options.get(last(name), {}), f'annotate.verify.options.{last(name)}'
+    asked = columns.asked(function(name), own)
+    check(function(name), own, where=where, offered=asked)
+    bound = functools.partial(function(name), **own)
+    judges[last(name)] = Judge(bound, asked, hasattr(find('rewards', name), 'rewards'))
   scale = [1.0] * len(names) if weights is None else [float(w) for w in weights]
-  return Verify(tokenizer, bound, scale, mesh, specials, timeout, workers)
+  return Verify(tokenizer, judges, scale, mesh, specials, timeout, workers)
 
 
 class Verify:
@@ -82,14 +121,14 @@ class Verify:
   def __init__(
     self,
     tokenizer: Any,
-    rewards: Mapping[str, Any],
+    judges: Mapping[str, Judge],
     weights: Sequence[float],
     mesh: Any,
     specials: bool,
     timeout: float,
     workers: int,
   ) -> None:
-    self._tokenizer, self._rewards, self._weights = tokenizer, rewards, weights
+    self._tokenizer, self._judges, self._weights = tokenizer, judges, weights
     self._mesh, self._specials = mesh, specials
     self._timeout, self._workers = timeout, workers
     self.failures: list[str] = []
@@ -101,19 +140,21 @@ class Verify:
 
   def __call__(self, params: Params, batch: Batch, rng: Array) -> Batch:
     del params, rng
-    stats.need(batch, 'verify', answer='data.name=prompts', tokens='sample')
+    stats.need(batch, 'verify', 'tokens', 'mask', 'gold')
     tokens_BGL, mask_BGL = local_rows(batch['tokens']), local_rows(batch['mask']) > 0
-    gold_B = [prompts.gold(answer_A) for answer_A in local_rows(batch['answer'])]
-    found = np.zeros((*mask_BGL.shape[:2], len(self._rewards)), np.float32)
+    gold_B = [prompts.gold_text(gold_A) for gold_A in local_rows(batch['gold'])]
+    record_B: Any = [{}] * len(gold_B)
+    if 'record' in batch:
+      record_B = [columns.unpack(record_A) for record_A in local_rows(batch['record'])]
+    found = np.zeros((*mask_BGL.shape[:2], len(self._judges)), np.float32)
     valid = np.asarray(mask_BGL.any(-1))
-    jobs, places = [], []
-    for b, g in np.argwhere(valid):
-      ids = tokens_BGL[b, g][mask_BGL[b, g]].tolist()
-      text = self._tokenizer.decode(ids, specials=self._specials)
-      jobs.append(lambda text=text, gold=gold_B[b]: self._scored(text, gold))
-      places.append((b, g))
+    places = [tuple(place) for place in np.argwhere(valid)]
+    texts = [
+      self._tokenizer.decode(tokens_BGL[at][mask_BGL[at]].tolist(), specials=self._specials)
+      for at in places
+    ]
     asked = valid.copy()
-    results = run_all(jobs, workers=self._workers, timeout=self._timeout)
+    results = self._scores(texts, [gold_B[b] for b, _ in places], [record_B[b] for b, _ in places])
     wrong = [r.error for r in results if isinstance(r, Failure) and isinstance(r.error, BadInput)]
     self._judged |= len(wrong) < len(results)
     if wrong and not self._judged:
@@ -136,16 +177,53 @@ class Verify:
     )
     fields |= self._judged_by_all(batch, fields)
     logs = self._logs(batch, fields)
-    if len(self._rewards) > 1:
-      logs |= {f'log/reward_{name}': logs['each'][i] for i, name in enumerate(self._rewards)}
+    if len(self._judges) > 1:
+      logs |= {f'log/reward_{name}': logs['each'][i] for i, name in enumerate(self._judges)}
     del logs['each']
     return {**batch, 'reward': fields['reward'], 'valid': fields['valid'], **logs}
 
-  def _scored(self, text: str, gold: str) -> list[float]:
-    values = [float(reward(text, gold)) for reward in self._rewards.values()]
-    if not np.isfinite(values).all():
-      raise ValueError(f'a reward that is not finite: {dict(zip(self._rewards, values))}')
-    return values
+  def _scores(
+    self, texts: Sequence[str], golds: Sequence[str], records: Sequence[Mapping[str, Any]]
+  ) -> list[list[float] | Failure]:
+    """Of each answer what all judges say, in their order, or why one of them does not."""
+    single = {name: judge for name, judge in self._judges.items() if not judge.whole}
+    beside = lambda judge, record: {name: record[name] for name in judge.columns}
+    jobs = [
+      lambda text=text, gold=gold, record=record: {
+        name: _number(name, judge.function(text, gold, **beside(judge, record)))
+        for name, judge in single.items()
+      }
+      for text, gold, record in zip(texts, golds, records, strict=True)
+    ]
+    limits: Any = dict(workers=self._workers, timeout=self._timeout)
+    results: list[Any] = run_all(jobs, **limits) if single else [{} for _ in texts]
+    for name, judge in self._judges.items():
+      if not judge.whole or not texts:
+        continue
+      more = {column: [record[column] for record in records] for column in judge.columns}
+      whole = lambda judge=judge, more=more: list(judge.function([*texts], [*golds], **more))
+      (said,) = run_all([whole], workers=1, timeout=self._timeout * len(texts))
+      if not isinstance(said, Failure) and len(said) != len(texts):
+        said = Failure(f'{name}: {len(said)} rewards for {len(texts)} answers')
+      for i, result in enumerate(results):
+        if isinstance(result, Failure):
+          continue
+        try:
+          results[i] = (
+            said if isinstance(said, Failure) else result | {name: _number(name, said[i])}
+          )
+        except (TypeError, ValueError) as error:
+          results[i] = Failure(str(error), error)
+    in_order = lambda result: [result[name] for name in self._judges]
+    return [r if isinstance(r, Failure) else in_order(r) for r in results]
+
+
+def _number(name: str, value: Any) -> float:
+  if value is None:
+    raise ValueError(f'{name}: no opinion')
+  if not math.isfinite(value := float(value)):
+    raise ValueError(f'{name}: a reward that is not finite: {value}')
+  return value
 
 
 def _logs(batch: Batch, fields: Batch) -> dict[str, Any]:

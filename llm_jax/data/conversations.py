@@ -20,6 +20,7 @@ from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
+WRITES = ('tokens', 'mask', 'position', 'segment')
 _BATCH = 4096  # conversations encoded at once
 
 

@@ -79,6 +79,12 @@ class Mixture:
     """The sequence with that name, as it was given."""
     return self._rows[self._names.index(name)]
 
+  def messages(self, index: int) -> Any:
+    """The conversation that row `index` asks to go on, where its source knows it."""
+    number, row = self._locate(index)
+    source: Any = self._rows[number]
+    return source.messages(row)
+
   def _locate(self, index: int) -> tuple[int, int]:
     # The pattern repeats after `total` rows. Start a few rows early, where the count of each source
     # follows from its share, and merge from there.

@@ -20,6 +20,7 @@ from llm_jax.options import suggest
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
+WRITES = ('tokens', 'mask', 'position', 'segment')
 TOKENIZE = 'python -m llm_jax.main --config=configs/tokenize.py'
 
 

@@ -21,6 +21,12 @@ from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
+ROW = ('tokens', 'mask', 'position', 'segment')
+WRITES = lambda o: (
+  *ROW,
+  'margin' if o['kind'] == 'ranked' else 'label',
+  *(f'kl_{name}' for name in ROW if o['mismatched']),
+)
 _BATCH = 2048  # groups encoded at once
 
 

@@ -12,25 +12,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_jax.data import questions, records
+from llm_jax.data import formats, questions, records
 from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
-from llm_jax.data.questions import Question
 from llm_jax.options import suggest
+from llm_jax.rewards.columns import ALWAYS, pack
 from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
+WRITES = lambda o: ('prompt', 'prompt_mask', 'gold', *(('record',) if o['columns'] else ()))
 OVERLONG = ('drop', 'cut')
 _BATCH = 4096  # prompts encoded at once
 
 
 class Prompt(NamedTuple):
-  """Ids up to the answer, the gold answer as UTF-8, and the messages that are asked."""
+  """Ids up to the answer, the gold answer as UTF-8, the messages and what rewards ask for."""
 
   ids: list[int]
-  answer: bytes
+  gold: bytes
   messages: Sequence[Mapping[str, Any]] = ()
+  record: bytes = b''
 
 
 def make(
@@ -42,6 +44,7 @@ def make(
   template: str | None = 'llm_jax',
   overlong: str = 'drop',
   answer_bytes: int = 64,
+  columns: Sequence[str] = (),
   weights: Mapping[str, float] | None = None,
   validation: Mapping[str, str] | None = None,
   validation_fraction: float = 0.01,
@@ -59,14 +62,17 @@ def make(
       their first token and their end. They are counted.
     answer_bytes: A, bytes of an answer. A cut answer would be another one, so a prompt with a
       longer one is left out; 0 for losses that need no answers: all prompts, without theirs.
+    columns: of the records, for rewards that name them (rewards/columns.py); the job adds what
+      its rewards ask for.
     weights: source -> share of the rows; see `llm_jax.data.mixture`.
     validation: source -> what to read for its validation split.
     validation_fraction: share of the prompts held out of files that have no such entry.
 
   Returns:
     A sequence of dicts of arrays: `prompt` int32 [P], ids padded on the left with 0, as a sampler
-    would see them; `prompt_mask` int32 [P], 1 on real ones; `answer` uint8 [A], padded with 0, that
-    `gold` reads. A prompt that comes again, in another source too, is left out and counted.
+    would see them; `prompt_mask` int32 [P], 1 on real ones; `gold` uint8 [A], padded with 0, that
+    `gold_text` reads; with columns also `record`. A prompt that comes again, in another source too,
+    is left out and counted.
 
   Raises:
     BadInput: an option, source or record that cannot be used, or no prompts.
@@ -76,13 +82,20 @@ def make(
   _check(overlong, length, answer_bytes, len(header), template)
   chosen = records.chosen(sources, validation, validation_fraction)
   counts: Counter[str] = Counter()
+  missing = set(columns) - {*ALWAYS}  # until some record has them
+
+  def parse(record: formats.Record) -> tuple[formats.Messages, str, bytes]:
+    messages, gold = questions.question(record)
+    missing.difference_update(record)
+    return messages, gold, pack(record, messages, columns)
+
   seen: set[tuple[int, ...]] = set()
   rows = {}
   for name in chosen:
     found = records.read(
       name,
       chosen,
-      questions.question,
+      parse,
       operator.itemgetter(0),
       kind='questions',
       split=split,
@@ -98,8 +111,13 @@ def make(
         seen.add(tuple(fitted.ids))
         prompts.append(fitted)
     if prompts:
-      rows[name] = Prompts(prompts, length=length, answer_bytes=answer_bytes)
+      rows[name] = prompts
   _report(split, length, answer_bytes, rows, counts)
+  if rows and missing:
+    raise BadInput(
+      f'data: a reward asks for the column {min(missing)!r}, which no record has; add it to them, '
+      'or set it among the options of the reward'
+    )
   if not rows:
     raise BadInput(
       f'data: no prompts are left in the {split} split of {chosen}; '
@@ -107,12 +125,14 @@ def make(
     )
   if weights is not None:
     weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
-  return Mixture(rows, weights)
+  widest = max(len(prompt.record) for some in rows.values() for prompt in some)
+  shape: Any = dict(length=length, answer_bytes=answer_bytes, record_bytes=widest)
+  return Mixture({name: Prompts(some, **shape) for name, some in rows.items()}, weights)
 
 
-def gold(answer_A: Any) -> str:
-  """The gold answer in the field `answer` of a row, '' where there is none."""
-  return np.asarray(answer_A, np.uint8).tobytes().rstrip(b'\0').decode('utf-8', 'surrogatepass')
+def gold_text(gold_A: Any) -> str:
+  """The gold answer in the field `gold` of a row, '' where there is none."""
+  return np.asarray(gold_A, np.uint8).tobytes().rstrip(b'\0').decode('utf-8', 'surrogatepass')
 
 
 def _check(overlong: str, length: int, answer_bytes: int, least: int, template: str) -> None:
@@ -129,29 +149,27 @@ def _check(overlong: str, length: int, answer_bytes: int, least: int, template: 
 
 def _encode(
   tokenizer: Tokenizer,
-  found: Iterable[tuple[str, Question | BadRow]],
+  found: Iterable[tuple[str, tuple[formats.Messages, str, bytes] | BadRow]],
   template: str,
   counts: Counter[str],
 ) -> list[Prompt]:
   """Every question as the ids that a sampler would see, and its answer."""
-  listed, answers, asked = [], [], []
+  listed, rest = [], []
   for where, item in found:
     counts['records'] += 1
     if isinstance(item, BadRow):
       counts[item.reason] += 1
       continue
-    messages, answer = item
+    messages, gold, record = item
     try:
       listed.append(chat.pieces(messages, template=template, answer=True))
     except BadInput as error:
       raise BadInput(f'{where}: {error}') from error
-    answers.append(answer.encode('utf-8', 'surrogatepass'))
-    asked.append(messages)
+    rest.append((gold.encode('utf-8', 'surrogatepass'), messages, record))
   encoded = []
   for start in range(0, len(listed), _BATCH):
     encoded += chat.encode_all(tokenizer, listed[start : start + _BATCH])
-  ids = [ids for ids, _ in encoded]
-  return [Prompt(*three) for three in zip(ids, answers, asked, strict=True)]
+  return [Prompt(ids, *others) for (ids, _), others in zip(encoded, rest, strict=True)]
 
 
 def fit(
@@ -173,8 +191,8 @@ def fit(
     counts: gets 'answer too long', or one of 'dropped' and 'cut'.
   """
   if not answer_bytes:
-    prompt = prompt._replace(answer=b'')
-  if len(prompt.answer) > answer_bytes:
+    prompt = prompt._replace(gold=b'')
+  if len(prompt.gold) > answer_bytes:
     counts['answer too long'] += 1
     return None
   if len(prompt.ids) <= length:
@@ -190,9 +208,11 @@ def fit(
 class Prompts:
   """Prompts in memory; `[i]` gives one as in `make`, and `repr` tells other content apart."""
 
-  def __init__(self, prompts: Sequence[Prompt], *, length: int, answer_bytes: int):
+  def __init__(
+    self, prompts: Sequence[Prompt], *, length: int, answer_bytes: int, record_bytes: int = 0
+  ):
     self.prompts = prompts
-    self._length, self._answer_bytes = length, answer_bytes
+    self._length, self._bytes = length, {'gold': answer_bytes, 'record': record_bytes}
 
   def __len__(self) -> int:
     return len(self.prompts)
@@ -201,20 +221,25 @@ class Prompts:
     index = operator.index(index)
     if not 0 <= index < len(self):
       raise IndexError(f'row {index} of {len(self)}')
-    ids, answer, _ = self.prompts[index]
-    begin = self._length - len(ids)
+    prompt = self.prompts[index]
+    begin = self._length - len(prompt.ids)
     row = {
       'prompt': np.zeros(self._length, np.int32),
       'prompt_mask': np.zeros(self._length, np.int32),
-      'answer': np.zeros(self._answer_bytes, np.uint8),
+      'gold': np.frombuffer(prompt.gold.ljust(self._bytes['gold'], b'\0'), np.uint8),
     }
-    row['prompt'][begin:] = ids
+    row['prompt'][begin:] = prompt.ids
     row['prompt_mask'][begin:] = 1
-    row['answer'][: len(answer)] = np.frombuffer(answer, np.uint8)
+    if width := self._bytes['record']:
+      row['record'] = np.frombuffer(prompt.record.ljust(width, b'\0'), np.uint8)
     return row
 
+  def messages(self, index: int) -> list[dict[str, Any]]:
+    """The conversation that a row asks to go on."""
+    return [dict(message) for message in self.prompts[index].messages]
+
   def __repr__(self) -> str:
-    content = self._length, self._answer_bytes, list(self.prompts)
+    content = self._length, self._bytes, list(self.prompts)
     digest = hashlib.sha256(repr(content).encode()).hexdigest()
     return f'Prompts({len(self)}, sha256={digest[:12]!r})'
 
@@ -223,13 +248,13 @@ def _report(
   split: str,
   length: int,
   answer_bytes: int,
-  rows: Mapping[str, Prompts],
+  rows: Mapping[str, Sequence[Prompt]],
   counts: Counter[str],
 ) -> None:
   """One line: nothing is left out without a word."""
-  prompts = [prompt for some in rows.values() for prompt in some.prompts]
+  prompts = [prompt for some in rows.values() for prompt in some]
   tokens = sum(len(prompt.ids) for prompt in prompts)
-  answered = sum(bool(prompt.answer) for prompt in prompts)
+  answered = sum(bool(prompt.gold) for prompt in prompts)
   line = (
     f'prompts: {split}, {counts.pop("records", 0):,} records in {len(prompts):,} prompts of '
     f'{tokens / max(len(prompts), 1):.1f} tokens, {answered:,} with an answer'

@@ -9,6 +9,7 @@ import numpy as np
 
 from llm_jax.options import Count
 from llm_jax.parallel.mesh import shard_batch
+from llm_jax.training.batches import annotated
 from llm_jax.training.step import measured
 from llm_jax.types import Annotate, Batch, LossFn, Metrics, Params
 
@@ -45,7 +46,7 @@ def make(
 
   def evaluate(params: Params) -> Metrics:
     parts = [
-      sums(params, annotated(batch, params, annotate, i))
+      sums(params, annotated(annotate, params, batch, 0, i))
       for i, batch in enumerate(batches(rows, mesh, batch_size, max_rows))
     ]
     return functools.reduce(lambda a, b: {k: a[k] + b[k] for k in a}, parts)
@@ -66,11 +67,3 @@ def batches(
     picked += [empty] * (batch_size - len(picked))
     mine = picked[host * batch_size // hosts : (host + 1) * batch_size // hosts]
     yield shard_batch({k: np.stack([row[k] for row in mine]) for k in mine[0]}, mesh)
-
-
-def annotated(batch: Batch, params: Params, annotate: Sequence[Annotate], number: int) -> Batch:
-  """The batch through the annotators in order, with seeds that depend on its number alone."""
-  for i, function in enumerate(annotate):
-    rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), i), number)
-    batch = function(params, batch, rng)
-  return batch

@@ -11,6 +11,7 @@ import numpy as np
 from llm_jax.evals import held_out
 from llm_jax.losses.logprobs import score
 from llm_jax.options import Count
+from llm_jax.training.batches import annotated
 from llm_jax.types import Annotate, Array, Batch, Mean, Metrics, Params
 
 
@@ -47,7 +48,7 @@ def make(
   def evaluate(params: Params) -> Metrics:
     nats, tokens, size = jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
     for i, batch in enumerate(held_out.batches(rows, mesh, batch_size, max_rows)):
-      batch = held_out.annotated(batch, params, annotate, i)
+      batch = annotated(annotate, params, batch, 0, i)
       part = sums(params, batch, bytes_V)
       nats, tokens, size = nats + part[0], tokens + part[1], size + part[2]
     return {'loss': Mean(nats, tokens), 'bits_per_byte': Mean(nats / math.log(2), size)}

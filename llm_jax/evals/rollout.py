@@ -9,6 +9,7 @@ import numpy as np
 
 from llm_jax.evals import held_out
 from llm_jax.options import Count
+from llm_jax.training.batches import annotated
 from llm_jax.training.step import measured
 from llm_jax.types import Annotate, Batch, Evaluate, Mean, Metrics, Params
 
@@ -54,7 +55,7 @@ def make(
 
   def evaluate(params: Params) -> Metrics:
     parts = [
-      sums(held_out.annotated(batch, params, annotate, i))
+      sums(annotated(annotate, params, batch, 0, i))
       for i, batch in enumerate(held_out.batches(rows, mesh, batch_size, max_rows))
     ]
     return functools.reduce(lambda a, b: {k: a[k] + b[k] for k in a}, parts)

@@ -1,43 +1,31 @@
-"""The annotators of a config, built in their order; what two of them share is said once."""
+"""The annotators of a chain, built in their order."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from llm_jax.find import call, find, preset
-from llm_jax.types import Annotate
+from llm_jax.find import call
+from llm_jax.jobs.chain import Part
+from llm_jax.types import Annotate, Model, Tokenizer
 
 
 def build(
-  config: Any, model: Any, tokenizer: Any, mesh: Any, template: str | None
+  parts: Sequence[Part], model: Model, tokenizer: Tokenizer, mesh: Any, template: str | None
 ) -> list[Annotate]:
-  """`config.annotate.steps`, each with its group of options.
+  """The parts of `chain` that are annotators, each with its options.
 
   Args:
-    config: `annotate` has `steps`, and a group for each of them that has options.
+    parts: those of other rooms are left out.
     model: the policy.
     tokenizer: of the policy.
     mesh: offered to those that ask for it.
     template: the chat template of the data; likewise.
 
   Raises:
-    BadInput: an unknown annotator or option, or values that cannot work.
+    BadInput: values that cannot work.
   """
+  offered = {'mesh': mesh, 'template': template}
   return [
-    call(
-      find('annotate', step).make,
-      group(config, step),
-      model,
-      tokenizer,
-      where=f'annotate.{step}',
-      offered={'mesh': mesh, 'template': template},
-    )
-    for step in config.annotate.steps
+    call(part.function, part.group, model, tokenizer, where=part.where, offered=offered)
+    for part in parts
+    if part.room == 'annotate'
   ]
-
-
-def group(config: Any, step: str) -> dict[str, Any]:
-  """The keyword arguments of an annotator, its preset unfolded."""
-  options = preset(find('annotate', step), config.annotate.get(step, {}), where=f'annotate.{step}')
-  sampled = config.annotate.get('sample', {})
-  if step == 'score_rules' and 'max_new' in sampled:
-    options = {'max_new': sampled['max_new']} | options
-  return options

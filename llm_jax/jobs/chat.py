@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from llm_jax import artifact
-from llm_jax.annotate.sample import make_tools
 from llm_jax.find import find
 from llm_jax.models.compute import Compute
 from llm_jax.options import Count, NotNegative, Share
@@ -23,6 +22,7 @@ from llm_jax.sampling.generate import Rows, left_pad
 from llm_jax.sampling.sampler import Sampler, Tools
 from llm_jax.text import chat
 from llm_jax.text.templates import MARKS
+from llm_jax.tools import make_tools
 from llm_jax.types import BadInput
 
 BUCKET = 64  # prompts are padded to a multiple of it, so that few lengths are compiled
@@ -217,7 +217,7 @@ class Chat:
         self._tokenizer,
         max_new=self._max_new,
         stop=tuple({self._tokenizer.eos_id, *chat.stop_ids(self._tokenizer, self._template)}),
-        tools=Tools(make_tools(self._groups)) if on else None,
+        tools=Tools(make_tools(self._groups, where='tools')) if on else None,
         watch=self._show,
       )
     sampler, most = self._samplers[on], self._model.shape.max_length

@@ -13,10 +13,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from llm_jax.find import call, find, named
-from llm_jax.jobs import annotators
+from llm_jax.jobs import annotators, chain
 from llm_jax.options import check as check_options
 from llm_jax.types import BadInput, Evaluate, Metrics, Params
 
@@ -89,8 +87,8 @@ def build(
     elif rows is not None and 'rows' in inspect.signature(make).parameters:
       given['rows'] = rows()
     if 'annotate' in own:
-      config = ConfigDict(dict(annotate=own['annotate']))
-      given['annotate'] = annotators.build(config, model, tokenizer, mesh, template)
+      parts = chain.steps(own['annotate'], f'{where}.annotate')
+      given['annotate'] = annotators.build(parts, model, tokenizer, mesh, template)
     evaluate = call(make, options, model, tokenizer, where=where, offered=given)
     built[key] = Evaluation(evaluate, own.get('every', every))
   return built

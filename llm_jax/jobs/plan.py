@@ -20,7 +20,9 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
 from llm_jax import artifact
-from llm_jax.find import bind, call, find, named, preset
+from llm_jax.find import bind, call
+from llm_jax.jobs import chain
+from llm_jax.jobs.design import abstract_batch
 from llm_jax.jobs.plan_report import as_json, in_words, lines, numbers
 from llm_jax.losses.logprobs import BLOCK_ELEMENTS, ON_ACCELERATORS
 from llm_jax.models.transformer import Transformer
@@ -86,14 +88,15 @@ def check(config: Any) -> None:
   kind, _, count, slices = _hardware(config.hardware)
   if slices > 1 and kind not in TPUS:
     raise BadInput(f'plan: only TPUs come in slices; write {kind}:{count}')
+  parts = chain.chain(config.train)
+  chain.check_fields(parts)
+  if abstract_batch(parts) is None:
+    silent = next((part for part in parts[:-1] if part.says('WRITES') is None), None)
+    what = f'{silent.where} does not say' if silent else 'some file does not give the shape of'
+    raise BadInput(f'plan: {what} what it writes; give it WRITES, and FIELDS for fields of its own')
   model = _model(config)
   if not isinstance(model, Transformer):
     raise BadInput('plan: config.train.model is no plain Transformer; plan a stage of one model')
-  if rest := set(config.train.annotate.steps) - {'reference'}:
-    raise BadInput(
-      f'plan: config.train.annotate.steps has {", ".join(sorted(rest))}; only stages that learn '
-      'from rows as they are, with a reference or without, can be planned'
-    )
   if config.length > model.shape.max_length:
     raise BadInput(
       f'plan: rows of {config.length} tokens, and config.train.model.max_length is '
@@ -188,8 +191,9 @@ def _given(config: Any, count: int) -> Layout:
 
 
 def _group(config: Any) -> int:
-  """Sequences of a row: preferences come in pairs."""
-  return 2 if config.train.data.name == 'preferences' else 1
+  """Sequences of a row: answers to one prompt."""
+  shape = _batch(config, None)['tokens'].shape
+  return shape[1] if len(shape) == 3 else 1
 
 
 def _has_libtpu() -> bool:
@@ -221,10 +225,8 @@ def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, A
   tx, _ = call(
     optimizer.make, config.train.optimizer, where='optimizer', total_steps=config.train.total_steps
   )
-  name, options = named(config.train.loss, 'loss')
-  module = find('losses', name)
-  options = preset(module, options, where='loss')
-  loss_fn = bind(module.loss_fn, options, where='loss', model=model)
+  loss = chain.chain(config.train)[-1]
+  loss_fn = bind(loss.function, loss.group, where='loss', model=model)
   mesh = make_mesh(devices=devices, **layout.mesh)
   with jax.set_mesh(mesh):
     init = lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
@@ -285,11 +287,9 @@ def _uncached() -> Iterator[None]:
 
 
 def _batch(config: Any, mesh: Any) -> dict[str, jax.ShapeDtypeStruct]:
-  """The fields of a batch: rows of text, or groups of two where preferences are learned."""
+  """The fields of a batch, as far as the files of the stage write them."""
   rows, length = config.train.batch_size, config.length
-  shape = (rows, length) if _group(config) == 1 else (rows, _group(config), length)
-  kinds = dict(tokens=jnp.int32, position=jnp.int32, segment=jnp.int32, mask=jnp.float32)
-  if 'reference' in config.train.annotate.steps:
-    kinds['ref_logp'] = jnp.float32
-  place = batch_sharding(mesh)
-  return {k: jax.ShapeDtypeStruct(shape, kind, sharding=place) for k, kind in kinds.items()}
+  place = None if mesh is None else batch_sharding(mesh)
+  found = abstract_batch(chain.chain(config.train), batch=rows, length=length, sharding=place)
+  assert found is not None, 'checked'
+  return found

@@ -19,11 +19,13 @@ from llm_jax import artifact
 from llm_jax.data import families as builtin
 from llm_jax.evals import answers, held_out, perplexity
 from llm_jax.find import call, find, named
-from llm_jax.jobs import annotators
+from llm_jax.jobs import annotators, chain
+from llm_jax.jobs.assembly import read_rows
 from llm_jax.jobs.page import Block, Figure, Heading, Table, Text, markdown, page
 from llm_jax.parallel.mesh import batch_shards, make_mesh
 from llm_jax.sampling import complete
 from llm_jax.training import metrics, rollouts
+from llm_jax.training.batches import annotated
 from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput, Mean
 
@@ -234,24 +236,20 @@ def _sampled(
 ) -> dict[str, float]:
   """Mean score of sampled answers, and their divergence in nats from the first chat model."""
   group = {'sources': {'builtin': 'builtin'}, 'split': 'test', 'answer_bytes': 0, **asked.data}
-  rows = call(
-    find('data', 'prompts').make,
-    group,
-    made.tokenizer,
-    where='report.data',
-    offered={'template': made.template},
-  )
   steps = ('sample', 'reference', *(['reward_model'] if judge else []))
   groups = dict(
     sample=dict(max_new=asked.max_new, temperature=1.0, rescore=True),
     reference=dict(path=reference),
     reward_model=dict(path=judge),
   )
-  config = ConfigDict(dict(annotate=dict(steps=steps, **groups)))
-  annotate = annotators.build(config, made.model, made.tokenizer, mesh, made.template)
+  groups = {name: groups[name] for name in steps}
+  config = ConfigDict(dict(data={'name': 'prompts', **group}, annotate=dict(steps=steps, **groups)))
+  parts = chain.chain(config)
+  rows = read_rows(parts, made.tokenizer, group['split'], {'template': made.template})
+  annotate = annotators.build(parts, made.model, made.tokenizer, mesh, made.template)
   score = kl = Mean.of(0.0, 0.0)
   for i, batch in enumerate(held_out.batches(rows, mesh, asked.batch_size, asked.sampled)):
-    batch = held_out.annotated(batch, made.params, annotate, i)
+    batch = annotated(annotate, made.params, batch, 0, i)
     mask_BGL = batch['mask']
     apart_BG = ((batch['old_logp'] - batch['ref_logp']) * mask_BGL).sum(-1)
     kl += Mean.of(apart_BG, mask_BGL.any(-1))

@@ -1,23 +1,22 @@
 """What has to agree in a config of reinforcement learning: sampler, annotators and loss."""
 
-import inspect
+from collections.abc import Sequence
 from typing import Any
 
-from llm_jax.find import find, named, preset
+from llm_jax.jobs.chain import Part, sampler, written
 from llm_jax.options import check
+from llm_jax.sampling.pick import TRUNCATIONS
 from llm_jax.training.batches import Batches
 from llm_jax.types import BadInput
 
-ADVANTAGES = ('group_advantage', 'gae')
-TRUNCATIONS = ('top_k', 'top_p', 'min_p', 'repetition_penalty')
 
-
-def check_rollout(config: Any) -> None:
+def check_rollout(config: Any, parts: Sequence[Part]) -> None:
   """Raises BadInput where sampler and trainer would silently work on different policies.
 
   Args:
-    config: of a stage; nothing is asked of one without `sample` among its annotators but that
-      checkpoints fall between rollouts.
+    config: of a stage; of one without advantages nothing is asked but that checkpoints fall between
+      rollouts.
+    parts: its `chain`, the loss at the end.
   """
   reuse = reuse_of(config)
   if config.checkpoint_every % reuse:
@@ -27,41 +26,42 @@ def check_rollout(config: Any) -> None:
       f'rollout.minibatches = {reuse}; a run can only go on from between two rollouts, so use '
       f'{below}'
     )
-  steps = tuple(config.annotate.steps)
-  if 'sample' not in steps or not set(steps) & set(ADVANTAGES):
+  samples, loss = sampler(parts), parts[-1]
+  fields, reads = written(parts), loss.says('READS') or ()
+  if samples is None or not {'advantage'} & {*fields, *reads}:
     return
-  sample = dict(config.annotate.get('sample', {}))
-  name, group = named(config.loss, 'loss')
-  module = find('losses', name)
-  loss = preset(module, group, where='loss')
-  heat = sample.get('temperature', 1.0)
-  if heat == 0:
-    raise BadInput('annotate.sample: temperature 0 explores nothing; set it above 0, 1 is usual')
-  asked = {'loss': loss.get('temperature', 1.0)}
-  if 'reference' in steps:
-    asked['annotate.reference'] = config.annotate.get('reference', {}).get('temperature', 1.0)
-  for where, other in asked.items():
-    if other != heat:
-      raise BadInput(
-        f'{where}.temperature {other} differs from annotate.sample.temperature {heat}; '
-        'log-probabilities would be those of another policy; set both alike'
-      )
-  given = [option for option in TRUNCATIONS if sample.get(option) is not None]
-  if given and loss.get('importance_cap') is None:
-    corrects = 'importance_cap' in inspect.signature(module.loss_fn).parameters
+  _check_temperatures(parts, samples)
+  given = [option for option in TRUNCATIONS if samples.options.get(option) is not None]
+  if given and 'sampled_logp' not in reads:
+    corrects = 'importance_cap' in loss.options
     cure = 'set config.loss.importance_cap, 2.0 is usual, or ' if corrects else ''
     raise BadInput(
-      f'annotate.sample.{given[0]}: what is sampled would not be the policy that is trained; '
+      f'{samples.where}.{given[0]}: what is sampled would not be the policy that is trained; '
       f'{cure}remove {given[0]}'
     )
-  if not sample.get('rescore', False):
-    why = ''
-    if reuse > 1:
-      why = f'a rollout serves {reuse} updates (config.rollout)'
-    elif 'kl_reward' in steps:
-      why = 'kl_reward compares with the reference'
-    if why:
-      raise BadInput(f'annotate.sample: {why}, which needs old_logp; set rescore=True')
+  if reuse > 1 and 'old_logp' not in fields and samples.says('WRITES') is not None:
+    cure = '; set rescore=True' if 'rescore' in samples.options else ''
+    raise BadInput(
+      f'{samples.where}: a rollout serves {reuse} updates (config.rollout), which needs '
+      f'old_logp{cure}'
+    )
+
+
+def _check_temperatures(parts: Sequence[Part], samples: Part) -> None:
+  """All log-probabilities of a chain have to be those of the policy that samples."""
+  wanted = samples.options.get('temperature', 1.0)
+  if wanted == 0:
+    raise BadInput(f'{samples.where}: temperature 0 explores nothing; set it above 0, 1 is usual')
+  for part in parts:
+    speaks = any(field.endswith('_logp') for field in part.says('WRITES') or ())
+    if part is samples or not (speaks or part is parts[-1] or 'temperature' in part.options):
+      continue
+    theirs = part.options.get('temperature', 1.0)  # one without the option knows no other
+    if theirs != wanted:
+      raise BadInput(
+        f'{part.where}.temperature {theirs} differs from {samples.where}.temperature {wanted}; '
+        'log-probabilities would be those of another policy; set both alike'
+      )
 
 
 def reuse_of(config: Any) -> int:

@@ -18,11 +18,13 @@ import numpy as np
 
 from llm_jax import artifact
 from llm_jax.evals import best_of_n
-from llm_jax.find import call, find, named
-from llm_jax.jobs import annotators
+from llm_jax.find import call
+from llm_jax.jobs import annotators, chain
+from llm_jax.jobs.assembly import read_rows
 from llm_jax.options import suggest
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
 from llm_jax.sampling import complete
+from llm_jax.training.batches import annotated
 from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput, Batch
 
@@ -32,6 +34,7 @@ WRITES = (
   *('minimum', 'compute', 'mesh', 'seed', 'next'),
 )
 MAY_CHANGE = ('compute', 'mesh', 'next')
+FIELDS = ('tokens', 'mask', 'reward', 'valid')  # of a batch, for the best of n
 
 
 def check(config: Any, *, coming: Collection[str] = ()) -> None:
@@ -56,15 +59,14 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   if 'data' not in config:
     return
   artifact.holds(config.workdir, config.to_dict(), may_change=MAY_CHANGE)
-  steps = tuple(config.annotate.steps)
-  if steps[:1] != ('sample',) or not {'verify', 'reward_model'} & set(steps):
+  parts = chain.chain(config)
+  chain.check_fields(parts, wanted=FIELDS, by='best of n')
+  samples = chain.sampler(parts)
+  if config.batch_size < 1:
+    raise BadInput(f'sample: batch_size {config.batch_size} must be at least 1')
+  if samples is not None and samples.options.get('group', 2) < 2:
     raise BadInput(
-      f"annotate.steps {steps}: best of n begins with 'sample' and scores by 'verify' or "
-      "'reward_model'"
-    )
-  if config.batch_size < 1 or config.annotate.get('sample', {}).get('group', 1) < 2:
-    raise BadInput(
-      'sample: best of n needs a batch_size of at least 1 and annotate.sample.group of at least 2'
+      f'{samples.where}: best of n compares several answers to a prompt; set group to at least 2'
     )
 
 
@@ -111,21 +113,13 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
     print(f'{folder} is finished; delete it to sample again.\n{_told(folder)}\n{_next(config)}')
     return
   made = artifact.load(config.artifact, mesh, config.get('compute'))
-  name, group = named(config.data, 'data')
-  template = group.get('template', made.template)
-  rows = call(
-    find('data', name).make,
-    group,
-    made.tokenizer,
-    where='data',
-    split=config.split,
-    offered={'template': template},
-  )
-  annotate = annotators.build(config, made.model, made.tokenizer, mesh, template)
-  artifact.claim(folder, config.to_dict())
+  parts = chain.chain(config)
+  template = config.data.get('template', made.template)
+  offered = {'template': template}
+  rows: Any = read_rows(parts, made.tokenizer, config.split, offered)
+  annotate = annotators.build(parts, made.model, made.tokenizer, mesh, template)
   count = min(len(rows), config.max_prompts or len(rows))
   size, hosts, host = config.batch_size, jax.process_count(), jax.process_index()
-  (folder / 'parts').mkdir(exist_ok=True)
   for number, start in enumerate(range(0, count, size)):
     path = folder / 'parts' / f'{number:06d}-{host:03d}.jsonl'
     if path.is_file():
@@ -136,10 +130,12 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
     empty = {k: np.zeros_like(v) for k, v in rows[0].items()}
     picked += [empty] * (len(mine) - len(picked))
     batch: Batch = shard_batch({k: np.stack([r[k] for r in picked]) for k in empty}, mesh)
-    for i, function in enumerate(annotate):
-      rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), i), number)
-      batch = function(made.params, batch, rng)
-    found = _records(batch, [_asked(rows, i) for i in index], index, made.tokenizer)
+    batch = annotated(annotate, made.params, batch, config.seed, number)
+    asked = [_asked(rows, i, made.tokenizer) for i in index]
+    found = _records(batch, asked, index, made.tokenizer)
+    if not (folder / 'parts').is_dir():
+      artifact.claim(folder, config.to_dict())  # not before something was scored
+      (folder / 'parts').mkdir(exist_ok=True)
     _write_lines(path, found)
     print(f'\r{min(start + size, count)} of {count} prompts', end='', file=sys.stderr, flush=True)
   print(file=sys.stderr)
@@ -148,16 +144,20 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
     print(f'{_told(folder)}\n{time.perf_counter() - began:.0f} s. {_next(config)}')
 
 
-def _asked(rows: Any, index: int) -> list[dict[str, Any]]:
-  source, row = rows.locate(index)
-  return [dict(message) for message in rows.source(source).prompts[row].messages]
+def _asked(rows: Any, index: int, tokenizer: Any) -> list[dict[str, Any]]:
+  """The messages that a row asks to go on, or else its text as one of the user."""
+  if hasattr(rows, 'messages'):
+    return rows.messages(index)
+  row = rows[index]
+  text = tokenizer.decode(row['prompt'][row['prompt_mask'] > 0])
+  return [{'role': 'user', 'content': text}]
 
 
 def _records(
   batch: Batch, asked: Sequence[Any], index: Sequence[int], tokenizer: Any
 ) -> list[dict[str, Any]]:
   """One record a prompt, with all its answers, of this host's rows."""
-  fields = {k: local_rows(batch[k]) for k in ('tokens', 'mask', 'reward', 'valid')}
+  fields = {k: local_rows(batch[k]) for k in FIELDS}
   found = []
   for b, (messages, i) in enumerate(zip(asked, index, strict=True)):
     ids = [t[m > 0].tolist() for t, m in zip(fields['tokens'][b], fields['mask'][b], strict=True)]

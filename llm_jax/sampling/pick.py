@@ -10,6 +10,9 @@ import numpy as np
 
 from llm_jax.types import Array, BadInput
 
+# Options that change what is drawn, so that it is no longer the policy at its temperature.
+TRUNCATIONS = ('top_k', 'top_p', 'min_p', 'repetition_penalty')
+
 
 class Picked(NamedTuple):
   """What was picked [B].

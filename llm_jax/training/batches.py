@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from llm_jax.parallel.mesh import batch_sharding, local_rows, reshard, shard_batch
-from llm_jax.types import Annotate, BadInput, Batch, BatchFn
+from llm_jax.types import Annotate, BadInput, Batch, BatchFn, Filters, Observes, Params
 
 Read = Callable[[int], Batch]
 
@@ -101,6 +101,31 @@ def read_ahead(read: Read, depth: int = 2) -> Read:
   return ahead
 
 
+def annotated(
+  annotate: Sequence[Annotate],
+  params: Params,
+  batch: Batch,
+  seed: int,
+  number: int,
+  *,
+  first: int = 0,
+) -> Batch:
+  """The batch through annotators in their order, from number `first` on.
+
+  Args:
+    annotate: all of a stage, so that each has its own random numbers.
+    params: of the model in training.
+    batch: on the mesh.
+    seed: of the run.
+    number: of the batch; with the seed and its place it decides what an annotator draws.
+    first: the others have seen the batch already.
+  """
+  for i, function in enumerate(annotate[first:], first):
+    rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), i), number)
+    batch = function(params, batch, rng)
+  return batch
+
+
 class Batches:
   """A batch function: the rows of a step, after all annotators have added their fields.
 
@@ -139,7 +164,7 @@ class Batches:
   ) -> None:
     self._read, self._annotate, self._seed, self._mesh = read, tuple(annotate), seed, mesh
     self._minibatches, self.reuse = minibatches, epochs * minibatches
-    self._tries = [getattr(function, 'tries', 0) for function in annotate]
+    self._tries = [f.tries if isinstance(f, Filters) else 0 for f in self._annotate]
     self._number = -1
     self.last: Batch | None = None
     self._take: Any = None
@@ -164,28 +189,23 @@ class Batches:
   def _rollout(self, params: Any, number: int) -> Batch:
     tries = max([1, *self._tries])
     if tries == 1:
-      batch = self._through(params, self._read(number), number, 0, len(self._annotate))
+      batch = annotated(self._annotate, params, self._read(number), self._seed, number)
     else:
       until = self._tries.index(tries) + 1
       batch = self._filled(params, number, tries, until)
-      batch = self._through(params, batch, number, until, len(self._annotate))
+      batch = annotated(self._annotate, params, batch, self._seed, number, first=until)
     for function in self._annotate:
-      if hasattr(function, 'observe'):
-        function.observe(batch)  # pyright: ignore[reportFunctionMemberAccess]
+      if isinstance(function, Observes):
+        function.observe(batch)
     return reshard(batch, self._mesh) if self._annotate and self._mesh is not None else batch
-
-  def _through(self, params: Any, batch: Batch, number: int, first: int, last: int) -> Batch:
-    for i in range(first, last):
-      rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), i), number)
-      batch = self._annotate[i](params, batch, rng)
-    return batch
 
   def _filled(self, params: Any, number: int, tries: int, until: int) -> Batch:
     """A rollout of rows to keep, from as many reads as needed; `log/acceptance` is their share."""
     kept, others, seen = [], [], 0
     wanted = 0
     for attempt in range(number * tries, (number + 1) * tries):
-      batch = self._through(params, self._read(attempt), attempt, 0, until)
+      batch = self._read(attempt)
+      batch = annotated(self._annotate[:until], params, batch, self._seed, attempt)
       rows = {k: local_rows(v) for k, v in batch.items()}
       keep = rows.pop('keep') > 0
       wanted, seen = len(keep), seen + len(keep)

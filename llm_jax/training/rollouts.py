@@ -12,7 +12,7 @@ from llm_jax.parallel.mesh import local_rows
 from llm_jax.training.step import TrainState
 from llm_jax.types import Batch, Metrics
 
-FIELDS = ('tokens', 'mask', 'segment', 'reward', 'valid', 'advantage', 'answer')
+FIELDS = ('tokens', 'mask', 'segment', 'reward', 'valid', 'advantage', 'gold')
 
 
 class Rollouts:
@@ -63,7 +63,7 @@ class Rollouts:
     rows = {k: local_rows(batch[k])[: self._count] for k in FIELDS if k in batch}
     found = []
     for b, g in np.ndindex(rows['mask'].shape[:2]):
-      own = {k: v[b] if k == 'answer' else v[b, g] for k, v in rows.items()}
+      own = {k: v[b] if k == 'gold' else v[b, g] for k, v in rows.items()}
       said = np.flatnonzero(own['mask'] > 0)
       if not len(said):
         continue
@@ -75,8 +75,8 @@ class Rollouts:
         'answer': text(real[real >= said[0]]),
         'length': len(said),
       }
-      if 'answer' in own and own['answer'].any():
-        record['gold'] = bytes(own['answer'].tolist()).rstrip(b'\0').decode('utf-8', 'replace')
+      if 'gold' in own and own['gold'].any():
+        record['gold'] = bytes(own['gold'].tolist()).rstrip(b'\0').decode('utf-8', 'replace')
       if 'reward' in own:
         record['reward'] = round(float(own['reward']), 4) if own.get('valid', 1) else None
       if 'advantage' in own:

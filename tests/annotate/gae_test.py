@@ -185,7 +185,7 @@ def test_bad_input(options, message):
 def test_a_batch_without_token_rewards_is_refused(gaps):
   batch = batch_of(gaps[0], gaps[2])
   del batch['token_reward']
-  with pytest.raises(BadInput, match='has no token_reward; put kl_reward before gae'):
+  with pytest.raises(BadInput, match='the batch has no token_reward'):
     run(batch)
 
 

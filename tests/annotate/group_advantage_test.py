@@ -205,7 +205,7 @@ def test_bad_input(options, message):
 def test_a_batch_without_rewards_is_refused():
   batch = rollout()
   del batch['reward']
-  with pytest.raises(BadInput, match='has no reward; put verify or reward_model before'):
+  with pytest.raises(BadInput, match='the batch has no reward'):
     run(batch)
 
 

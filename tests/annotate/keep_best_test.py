@@ -21,7 +21,7 @@ def batch():
     'reward': np.float32([[0.1, 0.7, 0.7], [3, 1, 2], [0, 9, -1], [5, 5, 5]]),
     'valid': np.float32([[1, 1, 1], [1, 1, 1], [1, 0, 1], [0, 0, 0]]),
     'prompt': draw.integers(0, 9, (4, 3)).astype(np.int32),
-    'answer': draw.integers(0, 9, (4, 3)).astype(np.uint8),
+    'gold': draw.integers(0, 9, (4, 3)).astype(np.uint8),
     'ptx_tokens': draw.integers(0, 9, (4, 3)).astype(np.int32),
     'label': draw.normal(size=4).astype(np.float32),
     'log/truncated': np.ones(4, np.float32),
@@ -41,7 +41,7 @@ def test_the_best_answer_stays_with_all_that_belongs_to_it(batch):
     wanted = np.stack([batch[name][i, j] for i, j in enumerate(best)])
     np.testing.assert_array_equal(out[name][:3, 0], wanted)
     assert out[name].shape == (4, 1, *batch[name].shape[2:]) and out[name].dtype == wanted.dtype
-  for name in ('prompt', 'answer', 'ptx_tokens', 'label', 'log/truncated'):
+  for name in ('prompt', 'gold', 'ptx_tokens', 'label', 'log/truncated'):
     np.testing.assert_array_equal(out[name], batch[name])
   assert out['reward'][0, 0] == np.float32(0.7)
 
@@ -78,5 +78,5 @@ def test_fillers_and_answers_without_a_token_change_nothing(batch):
 
 def test_a_batch_without_rewards_is_refused(batch):
   del batch['reward']
-  with pytest.raises(BadInput, match='has no reward; put verify or reward_model before keep_best'):
+  with pytest.raises(BadInput, match='the batch has no reward'):
     run(batch)

@@ -14,6 +14,7 @@ from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.sampling.generate import left_pad
 from llm_jax.sampling.sampler import Calls
 from llm_jax.text.tokenizer import Tokenizer
+from llm_jax.tools import make_tools
 from llm_jax.types import BadInput
 
 SHAPE = dict(vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=64)
@@ -77,7 +78,7 @@ def test_fields_and_the_ends_of_turns(folder, tokenizer, mesh, monkeypatch):
   annotate = sample.make(
     made.model, tokenizer, mesh=mesh, template='llm_jax', group=2, max_new=NEW, top_p=0.9
   )
-  assert (annotate.group, annotate.slots) == (2, NEW)
+  assert annotate.rows(5) == (2, 5 + NEW)
   batch = asked(mesh)
   batch['prompt_mask'] = batch['prompt_mask'].at[1].set(0)  # a filler
   out = annotate(made.params, batch, jax.random.key(0))
@@ -184,16 +185,16 @@ def test_repetition_is_what_ends_three_of_a_loop():
 
 
 def test_tools_by_their_names(folder, tokenizer, mesh):
-  tools = sample.make_tools({'calculator': {'digits': 3}, 'search': {}})
+  tools = make_tools({'calculator': {'digits': 3}, 'search': {}}, where='tools')
   assert list(tools) == ['search', 'calculator']  # the first is who is asked without a name
   assert tools['calculator']('2 / 3') == '0.667'
-  assert list(sample.make_tools({'calculator': {}})) == ['calculator']
+  assert list(make_tools({'calculator': {}}, where='tools')) == ['calculator']
   with pytest.raises(BadInput, match="did you mean 'calculator'"):
-    sample.make_tools({'calculater': {}})
+    make_tools({'calculater': {}}, where='tools')
   with pytest.raises(
     BadInput, match=r"annotate\.sample\.tools\.calculator: unknown option 'digit'"
   ):
-    sample.make_tools({'calculator': {'digit': 3}})
+    make_tools({'calculator': {'digit': 3}}, where='annotate.sample.tools')
 
 
 def test_with_tools_a_rollout_has_room_for_their_results(folder, tokenizer, mesh):
@@ -209,7 +210,7 @@ def test_with_tools_a_rollout_has_room_for_their_results(folder, tokenizer, mesh
     max_calls=3,
     max_result=8,
   )
-  assert annotate.slots == NEW + 3 * 8
+  assert annotate.rows(5) == (1, 5 + NEW + 3 * 8)
   out = annotate(made.params, asked(mesh), jax.random.key(0))
   assert out['tokens'].shape == (4, 1, 5 + NEW + 24)
   np.testing.assert_allclose(out['old_logp'] * out['mask'], out['sampled_logp'], atol=1e-4)
@@ -228,5 +229,5 @@ def test_bad_input(tokenizer, mesh):
     make(top_k=0)
   with pytest.raises(BadInput, match='max_new 0 and group 1'):
     make(max_new=0)
-  with pytest.raises(BadInput, match=r'has no prompt; put data\.name=prompts before sample'):
+  with pytest.raises(BadInput, match='the batch has no prompt'):
     make()({}, {'tokens': jnp.zeros((1, 1))}, jax.random.key(0))

@@ -70,7 +70,7 @@ def test_rows_are_what_a_sampler_sees(tokenizer, write, asked, template):
       pieces = chat.pieces(messages, template=template, answer=True)
       expected, _ = chat.encode(tokenizer, pieces)
     assert ids(row) == expected
-    assert prompts.gold(row['answer']) == record['answer']
+    assert prompts.gold_text(row['gold']) == record['answer']
 
 
 def test_fields(tokenizer, write, asked):
@@ -78,7 +78,7 @@ def test_fields(tokenizer, write, asked):
   assert {name: (value.shape, value.dtype.name) for name, value in row.items()} == {
     'prompt': ((80,), 'int32'),
     'prompt_mask': ((80,), 'int32'),
-    'answer': ((9,), 'uint8'),
+    'gold': ((9,), 'uint8'),
   }
 
 
@@ -98,15 +98,15 @@ def test_rows_do_not_change_and_say_so(tokenizer, write, asked):
 def test_gold_gives_back_the_answer(text):
   answer = text.encode('utf-8', 'surrogatepass')
   row = prompts.Prompts([Prompt([1], answer)], length=1, answer_bytes=16)[0]
-  assert prompts.gold(row['answer']) == text
-  assert row['answer'].any() == bool(text)
+  assert prompts.gold_text(row['gold']) == text
+  assert row['gold'].any() == bool(text)
 
 
 def test_builtin(tokenizer, capsys):
   sources = {'sums': 'builtin:word_problems'}
   rows = prompts.make(tokenizer, sources=sources, split='test', length=300)
   there = families.records('questions', 'test', 'word_problems')
-  assert [prompts.gold(row['answer']) for row in rows] == [record['answer'] for record in there]
+  assert [prompts.gold_text(row['gold']) for row in rows] == [record['answer'] for record in there]
   line = capsys.readouterr().out
   assert re.fullmatch(
     r'prompts: test, 300 records in 300 prompts of [\d.]+ tokens, 300 with an answer\n', line
@@ -119,7 +119,7 @@ def test_the_prompts_of_conversations_are_held_out_with_them(tokenizer, write):
   parts = [make(tokenizer, path, split=s, validation_fraction=0.2) for s in ('train', 'validation')]
   assert sum(map(len, parts)) == 200
   assert 20 < len(parts[1]) < 70
-  assert {prompts.gold(row['answer']) for part in parts for row in part} == {'the cat'}
+  assert {prompts.gold_text(row['gold']) for part in parts for row in part} == {'the cat'}
 
 
 # --- what is left out --------------------------------------------------------------------------
@@ -151,13 +151,13 @@ def test_without_a_first_token_of_its_own_the_end_is_kept():
 def test_long_answers_are_never_cut(tokenizer, write, capsys):
   path = write([{'prompt': 'the', 'answer': 'é' * 4}, {'prompt': 'cat', 'answer': 'é' * 3}])
   (row,) = make(tokenizer, path, answer_bytes=7)
-  assert prompts.gold(row['answer']) == 'ééé'
+  assert prompts.gold_text(row['gold']) == 'ééé'
   assert capsys.readouterr().out.endswith(
     ' 1 with an answer; 1 left out: answer of more than 7 bytes\n'
   )
   rows = make(tokenizer, path, answer_bytes=0)
-  assert [row['answer'].shape for row in rows] == [(0,), (0,)]
-  assert [prompts.gold(row['answer']) for row in rows] == ['', '']
+  assert [row['gold'].shape for row in rows] == [(0,), (0,)]
+  assert [prompts.gold_text(row['gold']) for row in rows] == ['', '']
   assert capsys.readouterr().out.endswith(' 0 with an answer\n')
 
 
@@ -165,7 +165,7 @@ def test_a_prompt_is_asked_once(tokenizer, write, capsys):
   the, cat, long = {'prompt': 'the', 'answer': '1'}, {'prompt': 'cat'}, 'sat on ' * 40
   paths = {'a': write([the, the, cat], 'a'), 'b': write([{**the, 'answer': '2'}], 'b')}
   rows = prompts.make(tokenizer, sources=paths, validation_fraction=0, weights={'a': 1, 'b': 3})
-  assert [prompts.gold(row['answer']) for row in rows] == ['1', '']
+  assert [prompts.gold_text(row['gold']) for row in rows] == ['1', '']
   line = capsys.readouterr().out
   assert '4 records in 2 prompts' in line and line.endswith('; 2 left out: asked before\n')
   path = write([{'prompt': f'{i}{long}'} for i in range(3)])

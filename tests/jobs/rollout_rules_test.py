@@ -4,11 +4,17 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from llm_jax.jobs import train
-from llm_jax.jobs.rollout_rules import TRUNCATIONS, check_rollout, reuse_of
+from llm_jax.jobs import rollout_rules, train
+from llm_jax.jobs.chain import chain
+from llm_jax.jobs.rollout_rules import reuse_of
 from llm_jax.losses import policy_gradient
+from llm_jax.sampling.pick import TRUNCATIONS
 from llm_jax.types import BadInput
 from tests.configs_test import TRAINING, config_of
+
+
+def check_rollout(config):
+  rollout_rules.check_rollout(config, chain(config))
 
 
 def changed(stage='grpo', **changes):
@@ -37,7 +43,7 @@ def test_every_config_passes(stage):
 def test_configs_that_reinforce_are_checked():
   for stage in ('grpo', 'ppo', 'dapo', 'reinforce_plus_plus'):
     with pytest.raises(BadInput, match='temperature 0 explores nothing'):
-      check_rollout(changed(stage, sample_temperature=0.0))
+      check_rollout(changed(stage, sample_temperature=0.0, loss_temperature=1.0))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +63,7 @@ def test_configs_that_reinforce_are_checked():
     ),
     (
       'grpo',
-      dict(sample_temperature=0),
+      dict(sample_temperature=0, loss_temperature=1.0),
       'annotate.sample: temperature 0 explores nothing; set it above 0, 1 is usual',
     ),
     (
@@ -70,12 +76,6 @@ def test_configs_that_reinforce_are_checked():
       'grpo',
       dict(rollout=dict(epochs=2), checkpoint_every=20),
       'annotate.sample: a rollout serves 2 updates (config.rollout), which needs old_logp; set '
-      'rescore=True',
-    ),
-    (
-      'ppo',
-      dict(sample_rescore=False, rollout={}),
-      'annotate.sample: kl_reward compares with the reference, which needs old_logp; set '
       'rescore=True',
     ),
     (
@@ -122,7 +122,7 @@ def test_what_does_not_agree_is_refused(stage, changes, message):
 
 @pytest.mark.parametrize('option', TRUNCATIONS)
 def test_every_option_that_changes_what_is_sampled_needs_a_correction(option):
-  sampled = {f'sample_{option}': 0.9}
+  sampled = {f'sample_{option}': 5 if option == 'top_k' else 0.9}
   with pytest.raises(BadInput, match=rf'^annotate\.sample\.{option}: '):
     check_rollout(changed(**sampled))
   check_rollout(changed(**sampled, loss_importance_cap=2.0))

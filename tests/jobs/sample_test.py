@@ -122,9 +122,15 @@ def test_what_is_not_good_enough_is_left_out_and_counted(root):
 @pytest.mark.parametrize(
   'change, message',
   [
-    (lambda c: c.annotate.update(steps=('verify',)), "best of n begins with 'sample'"),
-    (lambda c: c.annotate.update(steps=('sample',)), "scores by 'verify' or 'reward_model'"),
-    (lambda c: c.annotate.sample.update(group=1), 'group of at least 2'),
+    (
+      lambda c: c.annotate.update(steps=('verify',)),
+      'annotate.verify reads `tokens`, which nothing before it writes; sample does',
+    ),
+    (
+      lambda c: c.annotate.update(steps=('sample',)),
+      'best of n reads `reward`, which nothing before it writes; reward_model and verify do',
+    ),
+    (lambda c: c.annotate.sample.update(group=1), 'set group to at least 2'),
     (lambda c: c.update(artifact='runs/nowhere'), "no folder 'runs/nowhere'"),
   ],
 )

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs import pretrain
 from configs import sample as sample_config
 from llm_jax import artifact
-from llm_jax.jobs import train
+from llm_jax.jobs import start, train
 from llm_jax.main import run
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.training import metrics
@@ -135,7 +135,7 @@ def test_what_a_run_records(base):
 
 
 def test_a_finished_run_returns_at_once(base, monkeypatch, capsys):
-  monkeypatch.setattr(train, '_Run', None)
+  monkeypatch.setattr(train, '_train', None)
   c = tiny(base, base / 'text.jsonl')
   run(c)
   told = capsys.readouterr().out
@@ -303,8 +303,8 @@ def test_a_signal_saves_the_step_and_the_same_config_goes_on(base, config, monke
 def compiled(monkeypatch):
   """The names of what was compiled or run on a device for training."""
   calls = []
-  for name in ('compile_step', 'make_state', 'start_state'):
-    monkeypatch.setattr(train, name, lambda *args, name=name, **kwargs: calls.append(name))
+  for module, name in ((train, 'compile_step'), (start, 'make_state'), (start, 'start_state')):
+    monkeypatch.setattr(module, name, lambda *args, name=name, **kwargs: calls.append(name))
   return calls
 
 

@@ -53,7 +53,7 @@ def test_an_answer_is_a_line_with_what_is_known_of_it(tmp_path):
     reward=np.array([[1, 0.123456], [0.5, 7], [0, 0]], np.float32),
     valid=np.array([[1, 1], [1, 0], [0, 0]], np.float32),
     advantage=np.arange(60, dtype=np.float32).reshape(3, 2, 10),
-    answer=text_of('5', 'grün', ''),
+    gold=text_of('5', 'grün', ''),
   )
   told = hook(tmp_path, batch)
   told(2, None, {})
@@ -150,6 +150,6 @@ def test_devices_change_nothing_and_only_the_first_host_writes(tmp_path, monkeyp
 
 
 def test_every_line_is_json(tmp_path):
-  hook(tmp_path, batch_of(answer=text_of('"\\\n', 'x', '')))(2, None, {})
+  hook(tmp_path, batch_of(gold=text_of('"\\\n', 'x', '')))(2, None, {})
   for line in (tmp_path / 'rollouts.jsonl').read_text().splitlines():
     assert json.loads(line)['gold'] in ('"\\\n', 'x')

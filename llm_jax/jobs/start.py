@@ -1,0 +1,145 @@
+"""Where a run starts: from scratch, from the artifacts of `config.init`, or from its checkpoint."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax import artifact
+from llm_jax.jobs.chain import Part
+from llm_jax.jobs.design import Design
+from llm_jax.parallel.rules import shardings
+from llm_jax.text import tokenizer
+from llm_jax.training.checkpoint import Checkpoints
+from llm_jax.training.step import TrainState, abstract_state, make_state, start_state
+from llm_jax.types import BadInput, Model, Params
+
+
+class Start(NamedTuple):
+  """Where the parameters of a run come from before its first step.
+
+  Attributes:
+    donors: part of the parameters ('params' for all of them) -> the artifact that gives it.
+    fresh: paths of parameters that start anew all the same, such as the head of a reward model.
+    source: the artifact that the trained model descends from; None from scratch.
+  """
+
+  donors: Mapping[str, str]
+  fresh: Sequence[str]
+  source: str | None
+
+  def check(self, design: Design, fingerprint: str) -> None:
+    """Whether the artifacts fit the model, by what they say of themselves.
+
+    Raises:
+      BadInput: another tokenizer, or arrays of other shapes that are not in `fresh`.
+    """
+    shapes = {}
+    for name, path in self.donors.items():
+      about = artifact.describe(path)
+      if about['tokenizer'] != fingerprint:
+        raise BadInput(f'init: {path!r} has another tokenizer than {self.source!r}')
+      shapes[name] = artifact.abstract_params(artifact.build(about['model']))
+    if shapes:
+      wanted = artifact.abstract_params(design.model)
+      artifact.graft(wanted, self._joined(design.model, shapes), fresh=self.fresh)
+
+  def state(self, design: Design, seed: int) -> TrainState:
+    """The state before the first step."""
+    init = lambda: fresh_params(design.model, seed)
+    if not self.donors:
+      return make_state(init, design.tx, design.mesh)
+    loaded = {name: artifact.load(path, design.mesh).params for name, path in self.donors.items()}
+    shapes = artifact.abstract_params(design.model)
+    params = jax.jit(init, out_shardings=shardings(shapes, design.mesh))()
+    grafted = artifact.graft(params, self._joined(design.model, loaded), fresh=self.fresh)
+    return start_state(grafted, design.tx, design.mesh)
+
+  def _joined(self, model: Model, parts: Mapping[str, Params]) -> Params:
+    """One tree of parameters from those of the artifacts; 'params' is the whole of it."""
+    whole = dict(parts.get('params', {}))
+    if model.frozen:  # what is trained beside a frozen base starts afresh
+      whole = {'base': whole}
+    return whole | {name: tree for name, tree in parts.items() if name != 'params'}
+
+
+def start(config: Any, model: Model) -> Start:
+  """What `config.init` says."""
+  donors = {name: path for name, path in config.init.items() if name != 'fresh'}
+  fresh = tuple(config.init.get('fresh', ()))
+  if model.frozen:
+    fresh = ('lora', *(f'base/{path}' for path in fresh))
+  # Of a policy and its critic the run descends from the policy: a score is nobody's ancestor.
+  scores = lambda name: _half(model, name).shape.head == 'scalar'
+  return Start(donors, fresh, donors[min(donors, key=scores)] if donors else None)
+
+
+def _half(model: Model, name: str) -> Any:
+  """The model that has a top-level part of the parameters to itself; else the whole model."""
+  return getattr(model, name, model)
+
+
+def check_artifacts(
+  config: Any, design: Design, begins: Start, coming: Collection[str] = ()
+) -> None:
+  """Whether the artifacts that a run starts from or asks are finished, and fit each other.
+
+  Args:
+    config: of the run.
+    design: of the run.
+    begins: its start.
+    coming: folders of artifacts that are made before it starts.
+
+  Raises:
+    BadInput: naming the folders.
+  """
+  for name, path in begins.donors.items():
+    if path in coming:
+      continue
+    about = artifact.describe(path)  # refuses what is missing or unfinished
+    if about['model'].get('head') == 'scalar' and _half(design.model, name).shape.head != 'scalar':
+      raise BadInput(
+        f'init: {path!r} is a reward model, but {config.workdir!r} trains a policy; start from a '
+        f'model of language, such as the one it was made from, {about["parent"]!r}'
+      )
+  for part in design.parts:
+    for _, path in part.artifacts():
+      if path in coming:
+        continue
+      theirs = artifact.describe(path)['tokenizer']
+      if begins.source in (None, *coming):
+        continue
+      if theirs != artifact.describe(begins.source)['tokenizer']:
+        raise BadInput(
+          f'{part.where}: {path!r} has another tokenizer than {begins.source!r}; both models have '
+          'to read the same tokens'
+        )
+
+
+def find_tokenizer(begins: Start, parts: Sequence[Part]) -> tokenizer.Tokenizer:
+  """That of the artifact a run starts from; or what its corpus, or else a teacher, was written in.
+
+  Raises:
+    BadInput: there is none.
+  """
+  asked = [path for part in parts for _, path in part.artifacts()]
+  homes = [home for home in (begins.source, parts[0].options.get('path'), *asked) if home]
+  if not homes:
+    raise BadInput(
+      'train: no tokenizer: start from an artifact with config.init.params, or name tokenized data '
+      'with config.data.path'
+    )
+  return tokenizer.Tokenizer.load(Path(homes[0]) / 'tokenizer')
+
+
+def fresh_params(model: Model, seed: int) -> Params:
+  """Random parameters."""
+  return model.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))
+
+
+def restored(checkpoints: Checkpoints, step: int, design: Design, seed: int) -> TrainState:
+  """The state of a checkpoint, on the mesh of the run."""
+  init = lambda: fresh_params(design.model, seed)
+  return checkpoints.restore(step, abstract_state(init, design.tx, design.mesh))
