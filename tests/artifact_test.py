@@ -10,7 +10,7 @@ import pytest
 
 from llm_jax import artifact
 from llm_jax.parallel.mesh import make_mesh
-from llm_jax.parallel.rules import shardings
+from llm_jax.parallel.parameters import shardings
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 

@@ -178,7 +178,10 @@ def test_a_forbidden_import_is_caught(where, source, fault):
     ('losses/dpo', 'from llm_jax.losses.logprobs import score\nfrom . import logprobs'),
     ('losses/dpo', 'import jax\nfrom llm_jax.types import Mean'),
     ('find', 'from llm_jax.types import BadInput'),
-    ('artifact', 'from llm_jax import __version__\nfrom llm_jax.parallel.rules import shardings'),
+    (
+      'artifact',
+      'from llm_jax import __version__\nfrom llm_jax.parallel.parameters import shardings',
+    ),
     ('jobs/pipeline', 'import ml_collections\nfrom llm_jax.jobs import train'),
     ('models/transformer', 'import flax.linen as nn'),
     ('losses/dpo', 'import flax.struct\nfrom absl import logging'),

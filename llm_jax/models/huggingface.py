@@ -22,6 +22,7 @@ from llm_jax.models.compute import Compute
 from llm_jax.models.huggingface_config import bad, config_of, family_of, shape_of
 from llm_jax.models.shape import Shape
 from llm_jax.models.transformer import Transformer
+from llm_jax.parallel.parameters import facts_of
 from llm_jax.types import Params
 
 # Their names to our paths; {} is the number of a layer, then of an expert: ours are stacked.
@@ -213,11 +214,9 @@ def _merged(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
   path = entry.ours[0]
   if path in ('head/scalar', 'head/bias'):
     return (1, *shape)
-  if path.endswith('_bias'):
-    return (math.prod(shape),)
-  if path.endswith('attention/o'):
-    return (math.prod(shape[:-1]), shape[-1])
-  return shape if len(shape) == 1 else (shape[0], math.prod(shape[1:]))
+  if inputs := facts_of(path).inputs:
+    return (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
+  return shape if path.startswith('embedding/') else (math.prod(shape),)
 
 
 def load(

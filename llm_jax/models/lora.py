@@ -15,11 +15,11 @@ from llm_jax.models.compute import Compute
 from llm_jax.models.layers import LowRank, fan_in
 from llm_jax.models.transformer import Transformer
 from llm_jax.options import Count
+from llm_jax.parallel.parameters import PARAMETERS, facts_of
 from llm_jax.types import Array, BadInput, Params
 
-ATTENTION_AND_MLP = r'blocks/(attention/[qkvo]|mlp/(gate|up|down))$'
-# Weights that `product` multiplies by; the leading axis of `blocks` is the layer.
-_MATRICES = re.compile(rf'{ATTENTION_AND_MLP}|head/kernel$')
+# Those of layers that there may be.
+TARGETS = '|'.join(row.pattern for row in PARAMETERS if row.low_rank and row.stacked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Lora:
     lora = {}
     for i, (path, leaf) in enumerate(sorted(flatten_dict(base, sep='/').items())):
       if self._targeted(path):
-        layers, inner, outer = _axes(path, leaf.shape)
+        layers, inner, outer = facts_of(path).split(leaf.shape)
         draw = fan_in(math.prod(inner))
         lora[f'{path}/a'] = draw(jax.random.fold_in(rng, i), (*layers, *inner, self.rank))
         lora[f'{path}/b'] = jnp.zeros((*layers, self.rank, *outer))
@@ -84,7 +84,7 @@ class Lora:
     """Parameters of the base with the additions summed in, for the artifact."""
 
     def add(path: str, weight: Array, a: Array, b: Array) -> Array:
-      layers, _, _ = _axes(path, weight.shape)
+      layers, _, _ = facts_of(path).split(weight.shape)
       product = a.reshape(*layers, -1, self.rank) @ b.reshape(*layers, self.rank, -1)
       return weight + self.alpha / self.rank * product.reshape(weight.shape)
 
@@ -127,7 +127,7 @@ def wrap(
   *,
   rank: Count = 8,
   alpha: float = 16.0,
-  targets: str = ATTENTION_AND_MLP,
+  targets: str = TARGETS,
   full: str = 'head/(scalar|bias)$',
 ) -> Lora:
   """The model with low-rank additions.
@@ -146,16 +146,9 @@ def wrap(
   tree = jax.eval_shape(base.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
   paths = sorted(flatten_dict(tree, sep='/'))
   found = [path for path in paths if model._targeted(path)]
-  wrong = [path for path in found if not _MATRICES.search(path)]
+  wrong = [path for path in found if not facts_of(path).low_rank]
   if wrong or not found:
     what = f'match {wrong[0]!r}, which is no weight of a product' if wrong else 'match nothing'
-    usable = ', '.join(path for path in paths if _MATRICES.search(path))
+    usable = ', '.join(path for path in paths if facts_of(path).low_rank)
     raise BadInput(f'model.lora: targets {targets!r} {what}; choose from: {usable}')
   return model
-
-
-def _axes(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-  """The axes of a weight: stacked layers, contracted with the input, of the output."""
-  stack = 1 if path.startswith('blocks/') else 0
-  inner = stack + (2 if path.endswith('attention/o') else 1)
-  return shape[:stack], shape[stack:inner], shape[inner:]

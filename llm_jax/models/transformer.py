@@ -18,7 +18,7 @@ from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, tur
 from llm_jax.models.shape import Shape
 from llm_jax.options import check, options_of
 from llm_jax.parallel.mesh import constrain
-from llm_jax.parallel.rules import EXACT, path_of
+from llm_jax.parallel.parameters import facts_of, path_of
 from llm_jax.types import Array, BadInput
 
 
@@ -239,14 +239,16 @@ class Transformer(Model):
     """
 
     def cast(key_path: Any, x: Array) -> Array:
-      return x if EXACT.search(path_of(key_path)) else x.astype(self.compute.dtype)
+      path = path_of(key_path).removesuffix('/weight')  # of a LowRank
+      return x if facts_of(path).exact else x.astype(self.compute.dtype)
 
+    params = jax.tree_util.tree_map_with_path(cast, params)
     layers = {**params, 'blocks': tuple(unstack(params['blocks'], self.shape.num_layers))}
     model = self
     if self.shape.head == 'tied':
       model = Transformer(dataclasses.replace(self.shape, head='untied'), self.compute)
       layers['head'] = {'kernel': params['embedding']['table'].T}
-    return model, jax.tree_util.tree_map_with_path(cast, layers)
+    return model, layers
 
   def published(self, params: Any) -> tuple['Transformer', Any]:
     """The model and parameters that an artifact holds: these."""

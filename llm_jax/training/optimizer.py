@@ -1,6 +1,5 @@
 """The optimizer: optax's update rules with our schedules, decay mask, guard and average."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -10,11 +9,9 @@ import optax
 from optax import contrib
 
 from llm_jax.options import Count, NotNegative, Positive, Share, at_least, checked
-from llm_jax.parallel.rules import path_of
+from llm_jax.parallel.parameters import facts_of, path_of
 from llm_jax.types import Array
 
-# Vectors that scale, shift or place are not decayed; weight matrices are.
-NO_DECAY = re.compile(r'norm/|bias$|embedding/|head/scalar$')
 SPIKE_WARMUP = 20  # updates before the guard trusts its running gradient norm
 
 Schedule = Callable[[Any], Any]
@@ -123,7 +120,7 @@ def _schedule(
 
 
 def _decay_mask(params: Any) -> Any:
-  decayed = lambda key_path, _: not NO_DECAY.search(path_of(key_path))
+  decayed = lambda key_path, _: facts_of(path_of(key_path)).inputs > 0
   return jax.tree_util.tree_map_with_path(decayed, params)
 
 
@@ -131,12 +128,11 @@ def _muon_axes(params: Any) -> Any:
   """Muon for each layer's weight matrices: contracted axes in, the others out, layers apart."""
 
   def axes(key_path: tuple[Any, ...], leaf: Array) -> contrib.MuonDimensionNumbers | None:
-    path = path_of(key_path)
-    if not path.startswith('blocks/') or NO_DECAY.search(path):
+    path, facts = path_of(key_path), facts_of(path_of(key_path))
+    if not (facts.inputs and path.startswith('blocks/')):  # nor of a part of a model, or additions
       return None
-    first = 2 if re.search(r'experts/(gate|up|down)$', path) else 1  # layers, and experts, apart
-    inputs = (1, 2) if path.endswith('attention/o') else (first,)
-    outputs = tuple(i for i in range(first, leaf.ndim) if i not in inputs)
+    first, last = facts.stacked, facts.stacked + facts.inputs
+    inputs, outputs = tuple(range(first, last)), tuple(range(last, leaf.ndim))
     return contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=outputs)
 
   return jax.tree_util.tree_map_with_path(axes, params)

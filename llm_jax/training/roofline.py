@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from llm_jax.parallel.chips import Chip
 from llm_jax.parallel.mesh import AXES, BATCH_AXES
-from llm_jax.parallel.rules import state_shardings
+from llm_jax.parallel.parameters import facts_of, path_of, state_shardings
 from llm_jax.training.step import TrainState
 
 REMATS = ('none', 'dots', 'attention', 'full')  # what is tried, from fast to small
@@ -97,8 +97,8 @@ def estimate(
   table, outputs = shape.vocab_size * shape.dim, 1 if shape.head == 'scalar' else shape.vocab_size
   head = outputs * shape.dim / sizes['tensor']
   tables = table * (2 if shape.head == 'untied' else 1)
-  experts = _in_experts(model)
-  layer = (_count(model, tx) - tables - experts * (1 - 1 / sizes['expert'])) / shape.num_layers
+  held_here = _count(model, tx) - _in_experts(model, tx) * (1 - 1 / sizes['expert'])
+  layer = (held_here - tables) / shape.num_layers
   logits = min(block, tokens * outputs / sizes['tensor'])
   memory = {
     'parameters': held['params'],
@@ -115,7 +115,7 @@ def estimate(
   flops = batch * length * model.flops_per_token(length)
   seconds = {
     'products': flops * _repeated(model, layout.remat, length) / devices / chip.flops,
-    'communication': _communication(model, _count(model, tx), chip, layout, tokens, width, slices),
+    'communication': _communication(model, held_here, chip, layout, tokens, width, slices),
     # Adam reads parameter, gradient and two moments, and writes three of them.
     'optimizer': (held['params'] * 3 + held['opt_state'] * 2) / chip.bandwidth,
   }
@@ -179,10 +179,11 @@ def _held(
   }
 
 
-def _in_experts(model: Any) -> float:
+def _in_experts(model: Any, tx: optax.GradientTransformation) -> int:
   """Numbers that experts hold, of all layers."""
-  s = model.shape
-  return 3.0 * s.num_layers * s.dim * s.hidden_dim * s.experts['count'] if s.experts else 0.0
+  leaves = jax.tree_util.tree_leaves_with_path(_state(model, tx).params)
+  cut = lambda key_path: 'expert' in facts_of(path_of(key_path)).axes
+  return sum(math.prod(leaf.shape) for key_path, leaf in leaves if cut(key_path))
 
 
 def _activations(model: Any, remat: str, sizes: Mapping[str, int]) -> tuple[float, float]:
@@ -224,7 +225,7 @@ def _repeated(model: Any, remat: str, length: int) -> float:
 
 def _communication(
   model: Any,
-  count: int,
+  held_here: float,
   chip: Chip,
   layout: Layout,
   tokens: float,
@@ -243,7 +244,7 @@ def _communication(
   crossing = lambda beside: min(near, chip.network * max(1.0, island / beside))
   over_fsdp = near if inner * sizes['fsdp'] <= island else crossing(1)
   over_data = near if devices <= island else crossing(inner * sizes['fsdp'])
-  params = (count - _in_experts(model) * (1 - 1 / sizes['expert'])) / sizes['tensor']
+  params = held_here / sizes['tensor']
   # Weights are gathered forward and backward, and gradients scattered, in each microbatch.
   weights = params * (2 * width + 4) * share(sizes['fsdp']) * layout.accumulate
   copies = 2 * 4 * params / sizes['fsdp'] * share(sizes['data'])

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from llm_jax.parallel.mesh import batch_sharding, constrain
-from llm_jax.parallel.rules import EXACT, path_of, state_shardings
+from llm_jax.parallel.parameters import facts_of, path_of, state_shardings
 from llm_jax.training.optimizer import skipped
 from llm_jax.types import Array, Batch, LossFn, Mean, Metrics, Params
 
@@ -68,7 +68,7 @@ def train_step(
 
   # Parameters are cast outside of the differentiated function, so that gradients have that type.
   def narrow(key_path: Any, x: Array) -> Array:
-    return x if EXACT.search(path_of(key_path)) else x.astype(gradients)
+    return x if facts_of(path_of(key_path)).exact else x.astype(gradients)
 
   differentiated = moving
   if gradients != 'float32':
@@ -144,7 +144,7 @@ def make_state(
   Args:
     init: a function that makes the parameters, and that is compiled.
     tx: the optimizer.
-    mesh: where `parallel.rules` places them.
+    mesh: where `parallel.parameters` places them.
   """
   create = lambda: _fresh(init(), tx)
   return jax.jit(create, out_shardings=_shardings(jax.eval_shape(create), mesh))()

@@ -11,7 +11,7 @@ from llm_jax.losses.logprobs import score
 from llm_jax.models import actor_critic
 from llm_jax.models.transformer import Transformer
 from llm_jax.parallel.mesh import make_mesh
-from llm_jax.parallel.rules import shardings
+from llm_jax.parallel.parameters import shardings
 from llm_jax.types import BadInput
 
 POLICY = dict(vocab_size=24, dim=16, num_layers=2, num_heads=4, num_kv_heads=2, max_length=32)

@@ -9,7 +9,7 @@ from llm_jax import artifact
 from llm_jax.find import bind
 from llm_jax.losses import cross_entropy
 from llm_jax.parallel.mesh import make_mesh, shard_batch
-from llm_jax.parallel.rules import path_of
+from llm_jax.parallel.parameters import path_of
 from llm_jax.training import optimizer
 from llm_jax.training.step import compile_step, make_state
 from llm_jax.types import BadInput

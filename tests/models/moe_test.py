@@ -11,7 +11,7 @@ import pytest
 from llm_jax.losses import cross_entropy
 from llm_jax.models import moe, transformer
 from llm_jax.parallel.mesh import make_mesh, shard_batch
-from llm_jax.parallel.rules import shardings
+from llm_jax.parallel.parameters import shardings
 from llm_jax.training import optimizer
 from llm_jax.training.step import compile_step, start_state
 from llm_jax.types import BadInput, Mean

@@ -10,7 +10,7 @@ import pytest
 from llm_jax.losses.logprobs import score
 from llm_jax.models.transformer import make
 from llm_jax.parallel.mesh import make_mesh, shard_batch
-from llm_jax.parallel.rules import shardings
+from llm_jax.parallel.parameters import shardings
 from llm_jax.sampling import pick
 from llm_jax.sampling.generate import generate, left_pad
 from llm_jax.types import BadInput

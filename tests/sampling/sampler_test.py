@@ -15,7 +15,7 @@ from llm_jax.models import lora, transformer
 from llm_jax.models.cache import make as make_cache
 from llm_jax.models.cache import write
 from llm_jax.parallel.mesh import make_mesh, shard_batch
-from llm_jax.parallel.rules import shardings
+from llm_jax.parallel.parameters import shardings
 from llm_jax.sampling import pick, sampler
 from llm_jax.sampling.generate import left_pad
 from llm_jax.sampling.sampler import Sampler, Tools

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from llm_jax.models import transformer
-from llm_jax.parallel.rules import path_of
+from llm_jax.parallel.parameters import path_of
 from llm_jax.training import optimizer
 from llm_jax.training.step import TrainState
 from llm_jax.types import BadInput

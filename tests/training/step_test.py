@@ -9,7 +9,7 @@ import pytest
 from llm_jax.losses import cross_entropy
 from llm_jax.models import transformer
 from llm_jax.parallel.mesh import make_mesh, shard_batch
-from llm_jax.parallel.rules import path_of
+from llm_jax.parallel.parameters import path_of
 from llm_jax.training import optimizer
 from llm_jax.training.step import (
   TrainState,

@@ -1,4 +1,4 @@
-"""Every parameter has a place, every rule a parameter, and no matrix is copied to every device."""
+"""Every parameter has exactly one row of facts, and from it its place; no matrix is left whole."""
 
 import math
 import re
@@ -8,9 +8,16 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from llm_jax.models import lora, transformer
+from llm_jax.models import actor_critic, lora, transformer
 from llm_jax.parallel.mesh import make_mesh
-from llm_jax.parallel.rules import RULES, path_of, shardings, spec_of, state_shardings
+from llm_jax.parallel.parameters import (
+  PARAMETERS,
+  Parameter,
+  facts_of,
+  path_of,
+  shardings,
+  state_shardings,
+)
 from llm_jax.types import BadInput
 
 VARIANTS = {
@@ -36,12 +43,6 @@ def flat(tree):
   return {path_of(k): leaf for k, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-@pytest.mark.parametrize('name', VARIANTS)
-def test_every_parameter_has_a_rule_of_its_rank(name):
-  for path, leaf in flat(shapes_of(**VARIANTS[name])).items():
-    assert len(spec_of(path)) in (0, leaf.ndim), path
-
-
 def adapted():
   """Parameters of a model with low-rank additions wherever there may be some."""
   targets = r'blocks/(attention/[qkvo]|mlp/(gate|up|down))$|head/kernel$'
@@ -53,16 +54,43 @@ def adapted():
 def test_additions_are_cut_along_the_axis_they_share():
   placed = flat(shardings(adapted(), make_mesh(fsdp=2, tensor=2)))
   for path, leaf in flat(adapted()).items():
-    assert len(spec_of(path)) <= leaf.ndim, path
     if path.startswith('lora/'):
       assert math.prod(leaf.shape) // math.prod(placed[path].shard_shape(leaf.shape)) == 2, path
 
 
-def test_every_rule_is_the_first_for_some_parameter():
-  paths = {path for shape in VARIANTS.values() for path in flat(shapes_of(**shape))}
-  paths |= flat(adapted()).keys()
-  first = {next(p for p, _ in RULES if re.search(p, path)) for path in paths}
-  assert first == {pattern for pattern, _ in RULES}
+def halves():
+  """Parameters of a policy and its critic."""
+  shape = {'vocab_size': 64, 'dim': 16, 'num_layers': 2, 'num_heads': 4}
+  model = actor_critic.make(policy=shape, critic=shape)
+  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+
+
+def test_every_parameter_has_exactly_one_row_and_every_row_a_parameter():
+  zoo = [flat(shapes_of(**options)) for options in VARIANTS.values()]
+  found = set()
+  for path, leaf in (
+    item for tree in (*zoo, flat(adapted()), flat(halves())) for item in tree.items()
+  ):
+    rows = [row for row in PARAMETERS if re.search(row.pattern, path)]
+    assert rows == [facts_of(path)], path
+    facts = rows[0]
+    assert len(facts.axes) <= leaf.ndim, path
+    stacked, inputs, outputs = facts.split(leaf.shape)
+    assert stacked + inputs + outputs == leaf.shape and len(outputs) <= 2
+    assert not facts.inputs or (inputs and outputs), path
+    assert (facts.stacked > 0) == ('blocks/' in path)
+    found.add(facts)
+  assert found == {*PARAMETERS}
+
+
+def test_what_is_decayed_exact_or_low_rank():
+  for options in VARIANTS.values():
+    for path in flat(shapes_of(**options)):
+      facts = facts_of(path)
+      assert (facts.inputs == 0) == bool(re.search(r'norm/|bias$|embedding/|head/scalar$', path))
+      assert facts.exact == bool(re.search(r'norm/|router|head/(scalar|bias)$', path))
+      low_rank = r'blocks/(attention/[qkvo]|mlp/(gate|up|down))$|head/kernel$'
+      assert facts.low_rank == bool(re.search(low_rank, path))
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -86,10 +114,10 @@ def test_no_matrix_is_whole_on_every_device(name):
 
 
 @pytest.mark.parametrize('path', ['blocks/attention/r', 'adapter/down', 'blocks/mlp/up_proj', 'x'])
-def test_a_path_without_a_rule_is_refused(path):
+def test_a_path_without_a_row_is_refused(path):
   with pytest.raises(BadInput) as error:
-    spec_of(path)
-  assert repr(path) in str(error.value) and 'RULES' in str(error.value)
+    facts_of(path)
+  assert repr(path) in str(error.value) and 'PARAMETERS' in str(error.value)
   tree = {'w': jax.ShapeDtypeStruct((2, 2), jnp.float32)}
   for part in reversed(path.split('/')):
     tree = {part: tree} if tree.keys() != {'w'} else {part: tree['w']}
@@ -104,15 +132,10 @@ def test_an_axis_that_does_not_divide_is_kept_whole():
   assert placed['blocks/attention/k'].spec == P(None, 'fsdp', None, None)
 
 
-def test_rules_can_be_given():
+def test_a_table_can_be_given():
   tree = {'w': jax.ShapeDtypeStruct((4, 4), jnp.float32)}
-  mesh = make_mesh(fsdp=2)
-  assert shardings(tree, mesh, rules=((r'^w$', P(None, 'fsdp')),))['w'].spec == P(None, 'fsdp')
-
-
-def test_the_first_rule_wins():
-  rules = ((r'b$', P('fsdp')), (r'a/b$', P('tensor')))
-  assert spec_of('a/b', rules) == P('fsdp')
+  table = (Parameter(r'^w$', P(None, 'fsdp')),)
+  assert shardings(tree, make_mesh(fsdp=2), table)['w'].spec == P(None, 'fsdp')
 
 
 def test_what_mirrors_a_parameter_by_path_and_shape_lives_with_it():
