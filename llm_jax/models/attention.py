@@ -21,9 +21,10 @@ class Attention(nn.Module):
   head_dim: int
   qkv_bias: bool
   out_bias: bool
-  qk_norm: bool
+  qk_norm: str | None  # kind of norm
   norm_eps: float
   out_scale: float
+  query_scale: float | None = None  # of scores; None: 1 / sqrt(E)
   fuse: bool = False
   narrow: str | None = None
 
@@ -55,10 +56,12 @@ class Attention(nn.Module):
         x + bias(n).astype(dtype) for n, x in (('q', q_BLHE), ('k', k_BSKE), ('v', v_BSKE))
       )
     if self.qk_norm:
-      q_BLHE = Norm('rms', self.norm_eps, name='q_norm')(q_BLHE)
-      k_BSKE = Norm('rms', self.norm_eps, name='k_norm')(k_BSKE)
+      q_BLHE = Norm(self.qk_norm, self.norm_eps, name='q_norm')(q_BLHE)
+      k_BSKE = Norm(self.qk_norm, self.norm_eps, name='k_norm')(k_BSKE)
     if angles is not None:
       q_BLHE, k_BSKE = rotate(q_BLHE, *angles), rotate(k_BSKE, *angles)
+    if self.query_scale is not None:
+      q_BLHE *= self.query_scale * size**0.5  # every backend divides by that root
     # Heads lead from here on: every product of attention is then a plain batch of matrices.
     swap = lambda x: transposed(x, (0, 2, 1, 3), self.narrow)
     q_BHLE, k_BKSE, v_BKSE = swap(q_BLHE), swap(k_BSKE), swap(v_BSKE)

@@ -29,7 +29,10 @@ class Model(nn.Module):
 
 
 class Norm(nn.Module):
-  """RMSNorm (arXiv:1910.07467) or LayerNorm (arXiv:1607.06450), computed in float32."""
+  """RMSNorm (arXiv:1910.07467) or LayerNorm (arXiv:1607.06450), computed in float32.
+
+  `kind` is 'rms', 'layer', or 'zero_centered_rms', whose parameter is the scale less 1.
+  """
 
   kind: str
   eps: float
@@ -37,10 +40,13 @@ class Norm(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     size = x.shape[-1]
-    scale = self.param('scale', nn.initializers.ones, (size,))
+    centered = self.kind == 'zero_centered_rms'
+    init = nn.initializers.zeros if centered else nn.initializers.ones
+    scale = self.param('scale', init, (size,))
     y = x.astype(jnp.float32)
     if self.kind == 'layer':
       y = y - y.mean(-1, keepdims=True)
+    scale = 1 + scale if centered else scale
     y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps) * scale
     if self.kind == 'layer':
       y = y + self.param('bias', nn.initializers.zeros, (size,))
@@ -48,7 +54,7 @@ class Norm(nn.Module):
 
 
 class MLP(nn.Module):
-  """SwiGLU (arXiv:2002.05202) or, for `kind='gelu'`, one hidden layer with tanh-GELU (GPT-2)."""
+  """SwiGLU or GEGLU (arXiv:2002.05202), or a hidden layer with tanh-GELU for 'gelu' (GPT-2)."""
 
   hidden_dim: int
   kind: str
@@ -60,13 +66,15 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x_BLD: Array) -> Array:
     dim, dtype = x_BLD.shape[-1], x_BLD.dtype
-    names = ('up', 'gate') if self.kind == 'swiglu' else ('up',)
+    names = ('up', 'gate') if self.kind != 'gelu' else ('up',)
     weights = [self.param(name, fan_in(dim), (dim, self.hidden_dim)) for name in names]
     hidden_BLF, *gate = products(x_BLD, weights, self.fuse, self.narrow)
     if self.bias:
       hidden_BLF += self.param('up_bias', nn.initializers.zeros, (self.hidden_dim,)).astype(dtype)
     if self.kind == 'swiglu':
       hidden_BLF = gated(gate[0], hidden_BLF)
+    elif self.kind == 'geglu':
+      hidden_BLF *= jax.nn.gelu(gate[0], approximate=True)
     else:
       hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=True)
     init = fan_in(self.hidden_dim, self.out_scale)
@@ -247,11 +255,14 @@ def rotary(
     position_BL: positions, counted from 0 inside each segment.
     head_dim: E, a multiple of 4.
     theta: base of the frequencies.
-    scaling: Llama-3.1's stretch for longer contexts: `factor`, `low_freq_factor`,
-      `high_freq_factor`, `original_length` (public rule of the Llama 3.1 release).
+    scaling: a stretch for longer contexts: `factor` alone divides all frequencies
+      (arXiv:2306.15595); Llama 3.1's (public rule of its release) has `low_freq_factor`,
+      `high_freq_factor` and `original_length` beside it.
   """
   frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-  if scaling:
+  if scaling and len(scaling) == 1:
+    frequency = frequency / scaling['factor']
+  elif scaling:
     # Wavelengths above the training length are stretched by `factor`, short ones are kept, and
     # those between are interpolated.
     turns = scaling['original_length'] * frequency / (2 * math.pi)

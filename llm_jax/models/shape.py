@@ -2,14 +2,39 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from flax.core import FrozenDict
 
 from llm_jax.models import moe
-from llm_jax.options import Count, Positive, at_least, check
+from llm_jax.options import Count, Positive, at_least, check, suggest
 from llm_jax.types import BadInput
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What may differ between the blocks of one model; parameters do not.
+
+  Attributes:
+    window: how many keys a query sees, itself included; None sees all.
+    rope: whether queries and keys are turned by their positions.
+    rope_theta: base of the rotary frequencies.
+    rope_scaling: see `layers.rotary`; or None.
+  """
+
+  window: Count | None = None
+  rope: bool = True
+  rope_theta: Positive = 10000.0
+  rope_scaling: Mapping[str, float] | None = None
+
+
+# What a kind sets; the rest, and all of 'local', are the fields of the shape.
+KINDS: dict[str, dict[str, Any]] = {
+  'local': {},
+  'global': {'window': None},
+  'nope': {'window': None, 'rope': False},  # no positions (arXiv:2305.19466)
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,24 +45,31 @@ class Shape:
     vocab_size: V, rows of the embedding.
     dim: D, width of the residual stream.
     num_layers: N.
+    layers: kinds of the blocks, a pattern that repeats, or the kinds of all N: 'local' (sees
+      `window` keys), 'global' (sees all), 'nope' (sees all, without positions), or a name in
+      `kinds`; default all 'local' if there is a window, else all 'global'.
+    kinds: fields of `Kind` by the name of a kind, where they differ from what is said here.
     num_heads: H query heads.
     num_kv_heads: K key and value heads, a divisor of H (arXiv:2305.13245); default H.
     head_dim: E; default dim / num_heads.
-    hidden_dim: F; default 8/3 dim for swiglu and 4 dim for gelu, rounded up to 64.
+    hidden_dim: F; default 4 dim for gelu and 8/3 dim for a gated MLP, rounded up to 64.
     max_length: longest sequence; the number of learned positions.
     causal: False sees both sides, for masked language models.
-    norm: 'rms' or 'layer'.
+    norm: 'rms', 'layer', or 'zero_centered_rms', which scales by 1 + its parameter (Gemma).
+    post_norm: also norms what attention and the MLP return, before it is added (Gemma 2).
     norm_eps: added to the variance.
-    mlp: 'swiglu' or 'gelu'.
+    mlp: 'swiglu', 'geglu' (a tanh-GELU gate, Gemma) or 'gelu'.
     position: 'rope' or 'learned'.
     rope_theta: base of the rotary frequencies.
     rope_scaling: Llama 3.1's, see `layers.rotary`; or None.
     qkv_bias: biases on q, k and v (Qwen2).
     bias: biases on every product (GPT-2).
     qk_norm: RMSNorm on each query and key head (Qwen3).
-    window: how many keys a query sees, itself included; None sees all.
+    window: how many keys a query of a local block sees, itself included; None sees all.
     attention_softcap: scores are c tanh(score / c) (Gemma 2); or None.
     logit_softcap: the same for logits.
+    query_scale: scores are query_scale * q k; default head_dim ** -0.5.
+    embedding_scale: of embeddings before the first block (Gemma: dim ** 0.5).
     experts: fields of `moe.Mixture`, for experts in the place of the MLP; or None.
     head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
   """
@@ -49,11 +81,14 @@ class Shape:
   num_kv_heads: Annotated[int, at_least(0)] = 0
   head_dim: Annotated[int, at_least(0)] = 0
   hidden_dim: Annotated[int, at_least(0)] = 0
+  layers: Sequence[str] = ()
+  kinds: Mapping[str, Mapping[str, Any]] | None = None
   max_length: Count = 2048
   causal: bool = True
-  norm: Literal['rms', 'layer'] = 'rms'
+  norm: Literal['rms', 'layer', 'zero_centered_rms'] = 'rms'
+  post_norm: bool = False
   norm_eps: Positive = 1e-5
-  mlp: Literal['swiglu', 'gelu'] = 'swiglu'
+  mlp: Literal['swiglu', 'geglu', 'gelu'] = 'swiglu'
   position: Literal['rope', 'learned'] = 'rope'
   rope_theta: Positive = 10000.0
   rope_scaling: Mapping[str, float] | None = None
@@ -63,12 +98,18 @@ class Shape:
   window: Count | None = None
   attention_softcap: Positive | None = None
   logit_softcap: Positive | None = None
+  query_scale: Positive | None = None
+  embedding_scale: Positive | None = None
   experts: Mapping[str, Any] | None = None
   head: Literal['tied', 'untied', 'scalar'] = 'tied'
 
   def __post_init__(self) -> None:
-    if self.rope_scaling is not None:
-      object.__setattr__(self, 'rope_scaling', FrozenDict(self.rope_scaling))  # so it can be hashed
+    for field in ('rope_scaling', 'kinds'):
+      if getattr(self, field) is not None:
+        object.__setattr__(self, field, FrozenDict(getattr(self, field)))  # so it can be hashed
+    pattern = tuple(self.layers) or ('local' if self.window else 'global',)
+    object.__setattr__(self, 'layers', pattern)
+    self._check_pattern()
     if self.experts is not None:
       check(moe.Mixture, self.experts, where='model.experts')
       if self.mlp != 'swiglu' or self.bias:
@@ -78,7 +119,7 @@ class Shape:
     for field, default in (
       ('num_kv_heads', self.num_heads),
       ('head_dim', self.dim // self.num_heads),
-      ('hidden_dim', 64 * math.ceil(self.dim * (8 / 3 if self.mlp == 'swiglu' else 4) / 64)),
+      ('hidden_dim', 64 * math.ceil(self.dim * (4 if self.mlp == 'gelu' else 8 / 3) / 64)),
     ):
       if not getattr(self, field):
         object.__setattr__(self, field, default)
@@ -88,3 +129,36 @@ class Shape:
       )
     if self.position == 'rope' and self.head_dim % 4:
       raise BadInput(f'model: rotary positions need a head_dim divisible by 4, not {self.head_dim}')
+
+  def _check_pattern(self) -> None:
+    """Raises BadInput for a pattern of layers that cannot be."""
+    names = [*dict.fromkeys((*KINDS, *(self.kinds or ())))]
+    for name, fields in (self.kinds or {}).items():
+      check(Kind, fields, where=f'model.kinds.{name}')
+    for name in self.layers:
+      if name not in names:
+        raise BadInput(f'model.layers: no kind {name!r}; {suggest(name, names)}')
+    if self.num_layers % (size := len(self.layers)):
+      below, above = self.num_layers // size * size, -(-self.num_layers // size) * size
+      raise BadInput(
+        f'model.layers: a pattern of {size} does not divide num_layers {self.num_layers}; use '
+        f'{f"{below} or " if below else ""}{above} layers, or list the kinds of all of them'
+      )
+    if 'local' in self.layers and self.kind('local').window is None:
+      raise BadInput("model.layers: 'local' sees a window; set config.model.window")
+    if self.window and all(self.kind(name).window != self.window for name in self.layers):
+      raise BadInput(f"model: no layer has the window of {self.window}; name a 'local' in layers")
+
+  def kind(self, name: str) -> Kind:
+    """What a name in `layers` stands for."""
+    given = {field: getattr(self, field) for field in ('window', 'rope_theta', 'rope_scaling')}
+    given |= KINDS.get(name, {}) | dict((self.kinds or {}).get(name, {}))
+    if (scaling := given['rope_scaling']) is not None:
+      given['rope_scaling'] = FrozenDict(scaling)
+    return Kind(**{**given, 'rope': given.get('rope', True) and self.position == 'rope'})
+
+  @property
+  def blocks(self) -> tuple[Kind, ...]:
+    """The kind of each of the N blocks."""
+    kinds = [self.kind(name) for name in self.layers]
+    return tuple(kinds * (self.num_layers // len(kinds)))

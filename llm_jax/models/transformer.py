@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from llm_jax.models.cache import Cache
 from llm_jax.models.cache import make as make_cache
 from llm_jax.models.compute import POLICIES, Compute, compute_of
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, turned
-from llm_jax.models.shape import Shape
+from llm_jax.models.shape import Kind, Shape
 from llm_jax.options import check, options_of
 from llm_jax.parallel.mesh import constrain
 from llm_jax.parallel.parameters import facts_of, path_of
@@ -40,6 +41,7 @@ class Block(nn.Module):
   ) -> tuple[Array, Any]:
     s, c = self.shape, self.compute
     x_BLD = checkpoint_name(x_BLD, 'block')
+    rms = 'rms' if s.norm == 'layer' else s.norm
     out_scale = (2 * s.num_layers) ** -0.5  # keeps the residual stream's size at depth (GPT-2)
     x_BLD = constrain(x_BLD, 'batch', 'sequence', None)
     attended_BLD, layer = attention.Attention(
@@ -48,20 +50,25 @@ class Block(nn.Module):
       head_dim=s.head_dim,
       qkv_bias=s.qkv_bias or s.bias,
       out_bias=s.bias,
-      qk_norm=s.qk_norm,
+      qk_norm=rms if s.qk_norm else None,
       norm_eps=s.norm_eps,
       out_scale=out_scale,
+      query_scale=s.query_scale,
       fuse=c.fuse,
       narrow=c.product_dtype,
       name='attention',
     )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), attend, angles, layer, slots)
-    x_BLD += attended_BLD
+    x_BLD += self._post('attention', attended_BLD)
     normed_BLD = Norm(s.norm, s.norm_eps, name='mlp_norm')(x_BLD)
     if s.experts is not None:
       experts = moe.Experts(s.hidden_dim, moe.Mixture(**s.experts), out_scale, name='experts')
-      return x_BLD + experts(normed_BLD, real), layer
+      return x_BLD + self._post('mlp', experts(normed_BLD, real)), layer
     mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, c.fuse, c.product_dtype, name='mlp')
-    return x_BLD + mlp(normed_BLD), layer
+    return x_BLD + self._post('mlp', mlp(normed_BLD)), layer
+
+  def _post(self, part: str, x_BLD: Array) -> Array:
+    s = self.shape
+    return Norm(s.norm, s.norm_eps, name=f'{part}_post_norm')(x_BLD) if s.post_norm else x_BLD
 
 
 class Embedding(nn.Module):
@@ -83,6 +90,8 @@ class Embedding(nn.Module):
     # of all tokens, and have to exchange it.
     table_VD = constrain(jnp.asarray(self.table).astype(dtype), 'tensor', None)
     x_BLD = table_VD[tokens_BL]
+    if (scale := self.shape.embedding_scale) is not None:
+      x_BLD *= jnp.asarray(scale, dtype)
     if self.shape.position == 'learned':
       x_BLD += jnp.asarray(self.position)[position_BL].astype(dtype)
     return x_BLD
@@ -131,32 +140,34 @@ class Transformer(Model):
       self.head = Head(s, self.compute.product_dtype)
 
   def _init_blocks(self, rng: Array) -> Any:
-    x_BLD, zero = jnp.zeros((1, 1, self.shape.dim)), jnp.zeros((1, 1), jnp.int32)
-    block, nothing = Block(self.shape, self.compute, parent=None), lambda q, k, v: q
-    init = lambda key: block.init(key, x_BLD, nothing, self._angles(zero))['params']
+    x_BLD, nothing = jnp.zeros((1, 1, self.shape.dim)), lambda q, k, v: q
+    block = Block(self.shape, self.compute, parent=None)
+    init = lambda key: block.init(key, x_BLD, nothing, None)['params']
     return jax.vmap(init)(jax.random.split(rng, self.shape.num_layers))
 
   @nn.nowrap
-  def sight(self, cached: bool = False) -> attend.Sight:
-    """Who sees whom."""
+  def sight(self, kind: Kind, cached: bool = False) -> attend.Sight:
+    """Who sees whom in a block of a kind."""
     s = self.shape
     return attend.Sight(
-      s.causal, s.window, s.attention_softcap, not cached, self.compute.product_dtype
+      s.causal, kind.window, s.attention_softcap, not cached, self.compute.product_dtype
     )
 
   @nn.nowrap
-  def backend(self, length: int, cached: bool = False) -> str:
-    """The name of the attention backend for rows of `length`; see `attend.choose`."""
-    c = self.compute
-    size = self.shape.head_dim
-    sight = self.sight(cached)
+  def backend(self, length: int) -> str:
+    """The names of the attention backends for rows of `length`; see `attend.choose`."""
+    kinds = dict.fromkeys(self.shape.blocks)
+    return ' and '.join(dict.fromkeys(self._backend(kind, length) for kind in kinds))
+
+  @nn.nowrap
+  def _backend(self, kind: Kind, length: int, cached: bool = False) -> str:
+    c, sight, size = self.compute, self.sight(kind, cached), self.shape.head_dim
     return attend.choose(c.attention, sight, head_dim=size, length=length, dtype=c.dtype)
 
-  def _angles(self, position_BL: Array) -> tuple[Array, Array] | None:
-    s = self.shape
-    if s.position == 'learned':
+  def _angles(self, position_BL: Array, kind: Kind) -> tuple[Array, Array] | None:
+    if not kind.rope:
       return None
-    return rotary(position_BL, s.head_dim, s.rope_theta, s.rope_scaling)
+    return rotary(position_BL, self.shape.head_dim, kind.rope_theta, kind.rope_scaling)
 
   def __call__(
     self,
@@ -194,25 +205,41 @@ class Transformer(Model):
     if cache is not None:
       cache, slots = cache.extend(position_BL, segment_BL)
       place = place._replace(k_position=cache.position, k_segment=cache.segment)
-    # Parameters are made from a single token, which no kernel would take.
-    cached = cache is not None
-    backend = 'xla' if self.is_initializing() else self.backend(length, cached)
-    see = attend.load(backend).make(place, self.sight(cached))
+    cached, kinds = cache is not None, s.blocks
     x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
-    angles = self._angles(position_BL)
     block = Block(s, c, parent=None)
 
-    def run(params: Any, x_BLD: Array, layer: Any) -> tuple[Array, Any]:
-      return block.apply({'params': params}, x_BLD, see, angles, segment_BL > 0, layer, slots)
+    def of(kind: Kind) -> Any:
+      """A block of a kind; its masks and angles are made here, once for all of them."""
+      # Parameters are made from a single token, which no kernel would take.
+      backend = 'xla' if self.is_initializing() else self._backend(kind, length, cached)
+      see = attend.load(backend).make(place, self.sight(kind, cached))
+      angles = self._angles(position_BL, kind)
 
-    if c.remat != 'none':
-      run = jax.checkpoint(run, policy=POLICIES[c.remat], prevent_cse=not c.scan_layers)
+      def run(params: Any, x_BLD: Array, layer: Any) -> tuple[Array, Any]:
+        return block.apply({'params': params}, x_BLD, see, angles, segment_BL > 0, layer, slots)
+
+      if c.remat == 'none':
+        return run
+      return jax.checkpoint(run, policy=POLICIES[c.remat], prevent_cse=not c.scan_layers)
+
+    runs = {kind: of(kind) for kind in dict.fromkeys(kinds)}
     if c.scan_layers and cache is None:
-      x_BLD, _ = jax.lax.scan(lambda x, params: run(params, x, None), x_BLD, self.blocks)
+      size = period(kinds)
+      scanned, rest = repeats(self.blocks, size, s.num_layers)
+
+      def repeat(x_BLD: Array, params: Any) -> tuple[Array, None]:
+        for kind, one in zip(kinds[:size], [params] if size == 1 else unstack(params, size)):
+          x_BLD, _ = runs[kind](one, x_BLD, None)
+        return x_BLD, None
+
+      x_BLD, _ = jax.lax.scan(repeat, x_BLD, scanned)
+      for kind, params in zip(kinds[s.num_layers - len(rest) :], rest, strict=True):
+        x_BLD, _ = runs[kind](params, x_BLD, None)
     else:
       new_layers = []
       for i, params in enumerate(unstack(self.blocks, s.num_layers)):
-        x_BLD, layer = run(params, x_BLD, cache.layers[i] if cache is not None else None)
+        x_BLD, layer = runs[kinds[i]](params, x_BLD, cache.layers[i] if cache else None)
         new_layers.append(layer)
       if cache is not None:
         cache = dataclasses.replace(cache, layers=tuple(new_layers))
@@ -286,20 +313,43 @@ class Transformer(Model):
     """
     s = self.shape
     attention = s.dim * s.head_dim * (2 * s.num_heads + 2 * s.num_kv_heads)
-    mlp = s.dim * s.hidden_dim * (3 if s.mlp == 'swiglu' else 2)
+    mlp = s.dim * s.hidden_dim * (2 if s.mlp == 'gelu' else 3)
     if s.experts is not None:
       mixture = moe.Mixture(**s.experts)
       mlp = mixture.per_token * mlp + s.dim * mixture.count
     head = s.dim * (1 if s.head == 'scalar' else s.vocab_size)
-    reach = length if s.window is None else min(s.window, length)
-    # Mean number of keys a query sees: growing to `reach`, then constant.
-    seen = reach - reach * (reach - 1) / (2 * length) if s.causal else length
-    scores = 2 * seen * s.num_heads * s.head_dim
+
+    def scores(kind: Kind) -> float:
+      reach = min(kind.window or length, length)
+      # Mean number of keys a query sees: growing to `reach`, then constant.
+      seen = reach - reach * (reach - 1) / (2 * length) if s.causal else length
+      return 2 * seen * s.num_heads * s.head_dim
+
     return {
       'weights': 6.0 * s.num_layers * (attention + mlp),
-      'scores': 6.0 * s.num_layers * scores,
+      'scores': sum(6.0 * n * scores(kind) for kind, n in Counter(s.blocks).items()),
       'head': 6.0 * head,
     }
+
+
+def period(kinds: Sequence[Kind]) -> int:
+  """The smallest number of layers after which kinds repeat, the last time perhaps cut short.
+
+  >>> period('aabaabaa')
+  3
+  """
+  same = lambda size: all(a == b for a, b in zip(kinds, kinds[size:]))
+  return next(size for size in range(1, len(kinds) + 1) if same(size))
+
+
+def repeats(blocks: Any, size: int, num_layers: int) -> tuple[Any, Sequence[Any]]:
+  """Parameters [N, ...] as [N // size, size, ...] for a scan, and those of the layers left over."""
+  if size == 1:
+    return blocks, ()
+  count, rest = divmod(num_layers, size)
+  fold = lambda x: x[: count * size].reshape(count, size, *x.shape[1:])
+  left = unstack(jax.tree.map(lambda x: x[count * size :], blocks), rest) if rest else ()
+  return jax.tree.map(fold, blocks), left
 
 
 def unstack(blocks: Any, num_layers: int) -> Sequence[Any]:
