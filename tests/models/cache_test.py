@@ -11,7 +11,7 @@ import pytest
 from llm_jax.models import cache
 from llm_jax.models.transformer import make
 from llm_jax.parallel.mesh import make_mesh
-from llm_jax.parallel.rules import shardings
+from llm_jax.parallel.parameters import shardings
 from llm_jax.sampling import pick
 from llm_jax.sampling.generate import decode, generate, left_pad, start
 
