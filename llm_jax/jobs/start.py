@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from llm_jax import artifact
 from llm_jax.jobs.chain import Part
 from llm_jax.jobs.design import Design
-from llm_jax.parallel.rules import shardings
+from llm_jax.parallel.parameters import shardings
 from llm_jax.text import tokenizer
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.step import TrainState, abstract_state, make_state, start_state
