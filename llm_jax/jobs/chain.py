@@ -74,6 +74,12 @@ def chain(config: Any) -> list[Part]:
   return parts
 
 
+def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], tuple[str, ...]]]:
+  """(group of the config, the function that its options are for, what the job fills in)."""
+  for part in chain(config):
+    yield part.where, part.function, ('model', 'mesh', 'split', 'columns')
+
+
 def steps(group: Mapping[str, Any], where: str = 'annotate') -> list[Part]:
   """The annotators of `group.steps` in their order; each may have options in a group beside it.
 

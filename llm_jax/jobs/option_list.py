@@ -78,10 +78,11 @@ def sections(config: Any) -> dict[tuple[str, str], list[Row]]:
   groups = ['']
   for path, function, supplied in _functions(config):
     module, options = inspect.getmodule(function), options_of(function)
+    options = {**_preset(module), **options}
     if 'name' in _value(config, path) and 'name' not in options:
       titles[path] = _first(module)
       options = {'name': _name(module), **options}
-    for name, option in {**_preset(module), **options}.items():
+    for name, option in options.items():
       if name not in supplied and (path or not _is_config(config.get(name))):
         known.setdefault(f'{path}.{name}'.lstrip('.'), option)
     titles.setdefault(path, known[path].meaning if path in known else _first(module))

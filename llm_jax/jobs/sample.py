@@ -5,36 +5,106 @@ scored by the annotators of the config, go to `answers.jsonl`, from which SFT an
 losses read as they are.
 """
 
+import dataclasses
 import json
 import os
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 
-from llm_jax import artifact
+from llm_jax import artifact, options
 from llm_jax.evals import best_of_n
 from llm_jax.find import call
 from llm_jax.jobs import annotators, chain
 from llm_jax.jobs.assembly import read_rows
-from llm_jax.options import suggest
+from llm_jax.models.compute import Compute
+from llm_jax.options import Count, at_least
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
-from llm_jax.sampling import complete
+from llm_jax.sampling import complete, pick
 from llm_jax.training.batches import annotated
 from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput, Batch
 
-PRINTS = ('job', 'artifact', 'prompts', 'sample', 'compute', 'mesh', 'seed')
-WRITES = (
-  *('job', 'artifact', 'workdir', 'data', 'split', 'annotate', 'batch_size', 'max_prompts'),
-  *('minimum', 'compute', 'mesh', 'seed', 'next'),
-)
 MAY_CHANGE = ('compute', 'mesh', 'next')
 FIELDS = ('tokens', 'mask', 'reward', 'valid')  # of a batch, for the best of n
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fields:
+  """The fields of a config of this job that both of its uses have.
+
+  Attributes:
+    job: 'sample'.
+    artifact: folder of the model.
+    mesh: sizes of the axes of the device mesh.
+    seed: of the sampling.
+    compute: how the model is run.
+  """
+
+  job: str
+  artifact: str
+  mesh: Mapping[str, Any]
+  seed: int
+  compute: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Printed(Fields):
+  """Fields of answers that are printed.
+
+  Attributes:
+    prompts: texts; to a model that was taught a chat template they are what the user says.
+    sample: how they are continued.
+  """
+
+  prompts: Sequence[str]
+  sample: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Best(Fields):
+  """Fields of answers that go into a file, the best of several to each prompt.
+
+  Attributes:
+    workdir: its folder.
+    data: a file of data/ that gives prompts.
+    split: of the data.
+    max_prompts: most of them; 0 for all.
+    annotate: `steps`, files of annotate/ that sample and score, and a group for each with options.
+    batch_size: prompts at a time.
+    minimum: lowest score of a best answer that is written; None writes all of them.
+    next: what the user is told at the end; `{workdir}` stands for the folder.
+  """
+
+  workdir: str
+  data: Mapping[str, Any]
+  split: str
+  max_prompts: Annotated[int, at_least(0)]
+  annotate: Mapping[str, Any]
+  batch_size: Count
+  minimum: float | None = None
+  next: str = ''
+
+
+def groups(config: Any) -> Iterator[tuple[str, Any, Sequence[str]]]:
+  """(group of the config, the function that its options are for, those that the job fills in)."""
+  yield '', _fields(config), ()
+  yield 'mesh', make_mesh, ('devices',)
+  yield 'compute', Compute, ()
+  if 'data' in config:
+    yield from chain.groups(config)
+  else:
+    yield 'sample', complete.make, ('prompts', 'seed', 'tools')
+    yield 'sample', pick.make, ('allowed_V',)
+
+
+def _fields(config: Any) -> type:
+  return Best if 'data' in config else Printed
 
 
 def check(config: Any, *, coming: Collection[str] = ()) -> None:
@@ -47,10 +117,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   Raises:
     BadInput: naming the field or the folder.
   """
-  names = WRITES if 'data' in config else PRINTS
-  for field in config:
-    if field not in names:
-      raise BadInput(f'config: unknown field {field!r}; {suggest(field, list(names))}')
+  options.check(_fields(config), config.to_dict(), where='config')
   model = {} if config.artifact in coming else artifact.describe(config.artifact)['model']
   if not model.get('causal', True):
     raise BadInput(f'sample: {config.artifact!r} is a masked language model, it cannot continue')
@@ -62,8 +129,6 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   parts = chain.chain(config)
   chain.check_fields(parts, wanted=FIELDS, by='best of n')
   samples = chain.sampler(parts)
-  if config.batch_size < 1:
-    raise BadInput(f'sample: batch_size {config.batch_size} must be at least 1')
   if samples is not None and samples.options.get('group', 2) < 2:
     raise BadInput(
       f'{samples.where}: best of n compares several answers to a prompt; set group to at least 2'
@@ -140,7 +205,7 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
     print(f'\r{min(start + size, count)} of {count} prompts', end='', file=sys.stderr, flush=True)
   print(file=sys.stderr)
   if host == 0:
-    _gather(folder, config.minimum)
+    _gather(folder, config.get('minimum'))
     print(f'{_told(folder)}\n{time.perf_counter() - began:.0f} s. {_next(config)}')
 
 

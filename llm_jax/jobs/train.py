@@ -11,7 +11,7 @@ import jax
 
 from llm_jax import artifact, options
 from llm_jax.find import find, last
-from llm_jax.jobs import evaluations, finish
+from llm_jax.jobs import chain, evaluations, finish
 from llm_jax.jobs.assembly import Assembly, assemble
 from llm_jax.jobs.design import check_loss, design
 from llm_jax.jobs.rollout_rules import reuse_of
@@ -271,19 +271,16 @@ def _continued(config: Any, made: Assembly, params: Params) -> list[str]:
 
 def groups(config: Any) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
   """(group of the config, the function that its options are for, what the job fills in)."""
-  from llm_jax.jobs.chain import chain
   from llm_jax.losses import reward
-  from llm_jax.models import transformer
   from llm_jax.parallel.mesh import make_mesh
   from llm_jax.sampling import complete, pick
   from llm_jax.training import optimizer
 
-  yield 'model', transformer.Shape, ()
-  for part in chain(config):
-    yield part.where, part.function, ('model', 'mesh', 'template', 'split')
+  yield from artifact.groups(config.model)
+  yield from chain.groups(config)
   yield 'optimizer', optimizer.make, ('total_steps',)
   yield 'mesh', make_mesh, ('devices',)
-  yield 'rollout', Batches.__init__, ('seed', 'mesh')
+  yield 'rollout', Batches, ('seed', 'mesh')
   for key, name, _ in evaluations.named_groups(config.evals):
     yield f'evals.{key}', find('evals', name).make, evaluations.OFFERED
   yield 'sample', complete.make, ('template', 'seed', 'tools')

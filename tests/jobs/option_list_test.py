@@ -17,7 +17,6 @@ CONFIGS = [
   path.stem
   for path in sorted((ROOT / 'configs').glob('*.py'))
   if re.search(r'^def get_config\((size|recipe): str = ', path.read_text(), re.MULTILINE)
-  and path.stem in ('chat', 'tokenize')
 ]
 JOB = '''"""A job of a user's. It has two groups."""
 
