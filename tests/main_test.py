@@ -148,6 +148,13 @@ def test_a_field_or_a_group_is_unset():
     assert read(*some).annotate.reference.to_dict() == {'path': 'runs/y'}
 
 
+def test_fields_of_the_job_that_the_file_does_not_list_can_be_set_and_unset():
+  c = read('--config.gradients=bfloat16', '--config.stop.repetition=0.5')
+  assert (c.gradients, c.stop.to_dict()) == ('bfloat16', {'repetition': 0.5})
+  c = main.read_config(['main', '--config=grpo', '--config.stop=unset'])
+  assert 'stop' not in c and 'rollout' in c
+
+
 def test_a_field_that_is_none_takes_any_value():
   c = main.read_config(['main', '--config=best_of_n', '--config.minimum=0.5'])
   assert c.minimum == 0.5
