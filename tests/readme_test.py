@@ -116,6 +116,11 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
   talks = [[turn('user', f'Add 1 to {i}.'), turn('assistant', f'{i + 1}')] for i in range(200)]
   lines = ''.join(json.dumps({'messages': talk}) + '\n' for talk in talks)
   (tmp_path / 'my' / 'talks.jsonl').write_text(lines)
+  page = (ROOT / 'README.md').read_text()
+  for name, code in re.findall(r'```python\n# (mine/\w+\.py)\n(.*?)```', page, re.DOTALL):
+    (tmp_path / 'mine').mkdir(exist_ok=True)
+    (tmp_path / name).write_text(code)
+  monkeypatch.syspath_prepend(tmp_path)
   seen, pipelines = set(), []
   for line in commands('README.md'):
     if 'llm_jax.main' not in line or '--help' in line or '--print' in line:
