@@ -17,7 +17,7 @@ CONFIGS = [
   path.stem
   for path in sorted((ROOT / 'configs').glob('*.py'))
   if re.search(r'^def get_config\((size|recipe): str = ', path.read_text(), re.MULTILINE)
-  and path.stem not in ('best_of_n', 'evaluate')
+  and path.stem != 'evaluate'
 ]
 JOB = '''"""A job of a user's. It has two groups."""
 
