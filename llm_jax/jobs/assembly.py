@@ -51,7 +51,6 @@ def assemble(config: Any, made: Design, begins: Start) -> Assembly:
     BadInput: parts that do not fit together.
   """
   tokenizer = find_tokenizer(begins, made.parts)
-  begins.check(made, tokenizer.fingerprint)
   shape = made.model.shape
   if shape.vocab_size < tokenizer.vocab_size:
     raise BadInput(

@@ -81,11 +81,12 @@ def check(config: Any) -> None:
       f'pipeline: {told}, which is not the same any more; add --config.stale=retrain to move '
       'such a stage aside and run it again, or --config.stale=keep to use it as it is'
     )
-  coming: list[str] = []
+  coming: dict[str, Any] = {}
   for name in names:
     _check(config, name, coming)
     if _runs(config, name, stale):
-      coming.append(config[name].workdir)
+      model = config[name].get('model')
+      coming[config[name].workdir] = model and artifact.published(model.to_dict())
   report.check(config)
 
 
@@ -184,8 +185,8 @@ def _selected(config: Any) -> tuple[str, ...]:
   return stages[stages.index(config.start) :] if config.start else stages
 
 
-def _check(config: Any, name: str, coming: Collection[str] = ()) -> None:
-  """What a stage's job says of its config; artifacts in `coming` are still to be made."""
+def _check(config: Any, name: str, coming: Mapping[str, Any] = {}) -> None:
+  """What a stage's job says of its config; `coming` are folders still to be filled, and by what."""
   stage = config[name]
   job = find('jobs', stage.job)
   if not hasattr(job, 'check'):

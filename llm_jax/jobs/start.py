@@ -30,18 +30,19 @@ class Start(NamedTuple):
   fresh: Sequence[str]
   source: str | None
 
-  def check(self, design: Design, fingerprint: str) -> None:
-    """Whether the artifacts fit the model, by what they say of themselves.
+  def check(self, design: Design, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Whether parameters of the donors' models fit that of the run.
+
+    Args:
+      design: of the run.
+      models: part of the parameters -> config group of the model that gives it.
 
     Raises:
-      BadInput: another tokenizer, or arrays of other shapes that are not in `fresh`.
+      BadInput: arrays of other shapes that are not in `fresh`.
     """
-    shapes = {}
-    for name, path in self.donors.items():
-      about = artifact.describe(path)
-      if about['tokenizer'] != fingerprint:
-        raise BadInput(f'init: {path!r} has another tokenizer than {self.source!r}')
-      shapes[name] = artifact.abstract_params(artifact.build(about['model']))
+    shapes = {
+      name: artifact.abstract_params(artifact.build(group)) for name, group in models.items()
+    }
     if shapes:
       wanted = artifact.abstract_params(design.model)
       artifact.graft(wanted, self._joined(design.model, shapes), fresh=self.fresh)
@@ -90,20 +91,29 @@ def check_artifacts(
     config: of the run.
     design: of the run.
     begins: its start.
-    coming: folders of artifacts that are made before it starts.
+    coming: folders of artifacts that are made before it starts; if a mapping, to the config group
+      of the model that will be there, or None.
 
   Raises:
     BadInput: naming the folders.
   """
+  models: dict[str, Any] = {}
   for name, path in begins.donors.items():
     if path in coming:
+      models[name] = coming[path] if isinstance(coming, Mapping) else None
       continue
     about = artifact.describe(path)  # refuses what is missing or unfinished
+    models[name] = about['model']
     if about['model'].get('head') == 'scalar' and _half(design.model, name).shape.head != 'scalar':
       raise BadInput(
         f'init: {path!r} is a reward model, but {config.workdir!r} trains a policy; start from a '
         f'model of language, such as the one it was made from, {about["parent"]!r}'
       )
+    source = path if begins.source in (None, *coming) else begins.source
+    if about['tokenizer'] != artifact.describe(source)['tokenizer']:
+      raise BadInput(f'init: {path!r} has another tokenizer than {begins.source!r}')
+  if all(models.values()):
+    begins.check(design, models)
   for part in design.parts:
     for _, path in part.artifacts():
       if path in coming:

@@ -116,10 +116,10 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   whole = plain(config)
   options.check(Fields, whole, where='config')
   artifact.holds(config.workdir, whole, may_change=MAY_CHANGE)
+  made = design(config)
   for name in config.annotate:
     if name != 'steps' and not {name} & {*config.annotate.steps, *map(last, config.annotate.steps)}:
       raise BadInput(f'annotate: options for {name!r}, which is not in config.annotate.steps')
-  made = design(config)
   check_artifacts(config, made, start(config, made.model), coming)
   check_loss(made, config)
   evaluations.check(config.evals)

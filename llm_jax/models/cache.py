@@ -132,7 +132,7 @@ class Cache:
     return dataclasses.replace(rows, layers=heads)
 
 
-def make(
+def empty(
   rows: int, slots: int, *, num_layers: int, num_heads: int, head_dim: int, dtype: Any
 ) -> Cache:
   """An empty cache.

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llm_jax.models import attend, attention, moe
 from llm_jax.models.cache import Cache
-from llm_jax.models.cache import make as make_cache
+from llm_jax.models.cache import empty as make_cache
 from llm_jax.models.compute import POLICIES, Compute, compute_of
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, turned
 from llm_jax.models.shape import Kind, Shape

@@ -396,6 +396,10 @@ def test_a_late_stage_is_checked_before_the_first_one_runs(data, tmp_path):
   with pytest.raises(BadInput, match=r'^ppo: loss: clip -1'):
     run(c)
   c = every(data, tmp_path / 'run')
+  c.ppo.model.policy.dim = 2 * c.ppo.model.policy.dim  # what it starts from is not there yet
+  with pytest.raises(BadInput, match=r'^ppo: artifact: \d+ arrays do not fit: policy/'):
+    run(c)
+  c = every(data, tmp_path / 'run')
   with c.unlocked():
     c.report.pompts = ()
   with pytest.raises(BadInput, match="report: unknown option 'pompts'; did you mean 'prompts'"):

@@ -96,7 +96,7 @@ def test_rows_are_shortened_copied_replaced_and_given_room():
 
 @pytest.mark.parametrize('scale', [0.0, 1e-6, 1.0, 1e4])
 def test_int8_is_off_by_half_a_step_of_the_largest(scale):
-  held = cache.make(3, 5, num_layers=1, num_heads=2, head_dim=8, dtype='int8')
+  held = cache.empty(3, 5, num_layers=1, num_heads=2, head_dim=8, dtype='int8')
   k, v = np.random.default_rng(0).normal(0, scale, (2, 3, 2, 5, 8)).astype(np.float32)
   _, slots = held.extend(jnp.zeros((3, 5), jnp.int32), jnp.ones((3, 5), jnp.int32))
   layer = cache.write(held.layers[0], k, v, slots)
@@ -110,7 +110,7 @@ def test_int8_is_off_by_half_a_step_of_the_largest(scale):
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_others_give_back_what_they_can_hold(dtype):
-  held = cache.make(3, 5, num_layers=1, num_heads=2, head_dim=8, dtype=dtype)
+  held = cache.empty(3, 5, num_layers=1, num_heads=2, head_dim=8, dtype=dtype)
   k, v = np.random.default_rng(0).normal(0, 1, (2, 3, 2, 5, 8)).astype(dtype)
   _, slots = held.extend(jnp.zeros((3, 5), jnp.int32), jnp.ones((3, 5), jnp.int32))
   found = cache.read(cache.write(held.layers[0], k, v, slots), 'float32')
