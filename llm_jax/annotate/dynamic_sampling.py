@@ -4,13 +4,14 @@ arXiv:2503.14476, section 3.2: a group that is all right or all wrong has advant
 it takes a place in the batch and teaches nothing.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.annotate import stats
-from llm_jax.types import Array, BadInput, Batch, Params
+from llm_jax.options import at_least, checked
+from llm_jax.types import Array, Batch, Params
 
 READS = ('reward', 'mask')
 WRITES = ('keep', 'log/acceptance')
@@ -29,7 +30,8 @@ class DynamicSampling:
     return {**batch, 'keep': self._keep(batch)}
 
 
-def make(model: Any, tokenizer: Any, *, tries: int = 4) -> DynamicSampling:
+@checked(where='annotate.dynamic_sampling')
+def make(model: Any, tokenizer: Any, *, tries: Annotated[int, at_least(2)] = 4) -> DynamicSampling:
   """Marks groups whose counted rewards are not all equal; the rollout is filled with such groups.
 
   `log/acceptance` is the share of sampled groups that was kept. Prompts belong to tries by their
@@ -45,8 +47,6 @@ def make(model: Any, tokenizer: Any, *, tries: int = 4) -> DynamicSampling:
     BadInput: fewer than two tries.
   """
   del model, tokenizer
-  if tries < 2:
-    raise BadInput(f'annotate.dynamic_sampling: tries {tries}; use at least 2')
   return DynamicSampling(tries)
 
 

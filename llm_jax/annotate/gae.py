@@ -1,12 +1,13 @@
 """Generalised advantage estimation, arXiv:1506.02438, eq. 16, over the tokens of answers."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.annotate import stats
 from llm_jax.losses.ppo import values
+from llm_jax.options import Positive, Share, checked
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
 READS = ('token_reward', 'tokens', 'mask')
@@ -21,16 +22,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+@checked(where='annotate.gae')
 def make(
   model: Any,
   tokenizer: Any,
   *,
-  gamma: float = 1.0,
-  lam: float | None = None,
+  gamma: Share = 1.0,
+  lam: Share | None = None,
   critic: bool = True,
   whiten: bool = True,
-  whiten_ddof: int | None = None,
-  whiten_eps: float | None = None,
+  whiten_ddof: Literal[0, 1] | None = None,
+  whiten_eps: Positive | None = None,
 ) -> Annotate:
   """Writes `advantage`, `return` and, with a critic, `value`, all [B, G, L], from `token_reward`.
 
@@ -63,10 +65,6 @@ def make(
   if not critic and lam not in (None, 1):
     raise BadInput(f'annotate.{where}: lam {lam} needs a critic; without one set lam=1')
   lam = (0.95 if critic else 1.0) if lam is None else lam
-  for name, value in (('gamma', gamma), ('lam', lam)):
-    if not 0 <= value <= 1:
-      raise BadInput(f'annotate.{where}: {name} {value}; choose a number from 0 to 1')
-  stats.positive(where, whiten_eps=whiten_eps)
   ddof = 1 if whiten_ddof is None else whiten_ddof
   eps = 1e-8 if whiten_eps is None else whiten_eps
 

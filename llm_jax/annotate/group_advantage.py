@@ -4,13 +4,13 @@ What the field calls GRPO, Dr. GRPO, RLOO, REINFORCE++ and so on differ in three
 subtracted from a reward, what it is divided by, and over what it is normalised at the end.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.annotate import stats
-from llm_jax.options import Positive
+from llm_jax.options import Positive, checked
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
 READS = ('reward', 'tokens', 'mask')
@@ -18,10 +18,6 @@ WRITES = (
   *('advantage', 'log/zero_variance'),
   *('log/advantage_mean', 'log/advantage_std', 'log/advantage_max'),
 )
-BASELINES = ('mean', 'leave_one_out', 'none', 'optimal')
-SCALES = ('group', 'batch', 'none')
-WHITENS = ('none', 'tokens', 'answers')
-SINGLES = ('zero', 'raw')
 # A preset names only what is not the default, so that its other options can be changed alone.
 PRESETS: dict[str, dict[str, Any]] = {
   'grpo': dict(),  # as TRL does it
@@ -36,18 +32,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+@checked(where='annotate.group_advantage')
 def make(
   model: Any,
   tokenizer: Any,
   *,
-  baseline: str = 'mean',
-  scale: str = 'group',
-  ddof: int | None = None,
+  baseline: Literal['mean', 'leave_one_out', 'none', 'optimal'] = 'mean',
+  scale: Literal['group', 'batch', 'none'] = 'group',
+  ddof: Literal[0, 1] | None = None,
   eps: Positive | None = None,
-  whiten: str = 'none',
-  whiten_ddof: int | None = None,
-  whiten_eps: float | None = None,
-  single: str | None = None,
+  whiten: Literal['none', 'tokens', 'answers'] = 'none',
+  whiten_ddof: Literal[0, 1] | None = None,
+  whiten_eps: Positive | None = None,
+  single: Literal['zero', 'raw'] | None = None,
 ) -> Annotate:
   """Writes `advantage` [B, G, L] from `reward` [B, G]: one number an answer, on its `mask` tokens.
 
@@ -77,11 +74,6 @@ def make(
   """
   del model, tokenizer
   where = 'group_advantage'
-  stats.choice(where, 'baseline', baseline, BASELINES)
-  stats.choice(where, 'scale', scale, SCALES)
-  stats.choice(where, 'whiten', whiten, WHITENS)
-  if single is not None:
-    stats.choice(where, 'single', single, SINGLES)
   if scale == 'none' and whiten != 'answers':
     stats.unused(where, "with scale 'none'", ddof=ddof, eps=eps)
   if whiten != 'tokens':
@@ -94,7 +86,6 @@ def make(
         f"annotate.{where}: scale 'group' needs a baseline of the group; choose scale 'batch' or "
         "'none', or baseline 'mean'"
       )
-  stats.positive(where, eps=eps, whiten_eps=whiten_eps)
   ddof, eps = 1 if ddof is None else ddof, 1e-4 if eps is None else eps
   whiten_ddof = 1 if whiten_ddof is None else whiten_ddof
   whiten_eps = 1e-8 if whiten_eps is None else whiten_eps

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 
 from llm_jax.annotate import stats
 from llm_jax.losses import ratios
-from llm_jax.types import Array, BadInput, Batch, Params
+from llm_jax.options import NotNegative, Positive, checked
+from llm_jax.types import Array, Batch, Params
 
 READS = ('reward', 'tokens', 'mask', 'old_logp', 'ref_logp')
 WRITES = lambda o: (
   *('token_reward', 'log/answer_kl', 'log/answer_kl_k3', 'log/kl_coefficient'),
   *(('value_mask',) if o['score_position'] == 'after' else ()),
 )
-SCORE_POSITIONS = ('last', 'after')
 PRESETS: dict[str, dict[str, Any]] = {
   'trl': dict(score_position='after'),
   'verl': dict(),
@@ -27,19 +27,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+@checked(where='annotate.kl_reward')
 def make(
   model: Any,
   tokenizer: Any,
   *,
-  coefficient: float = 0.05,
+  coefficient: NotNegative = 0.05,
   estimator: Literal['k1', 'k2', 'k3'] = 'k1',
-  clamp: float | None = None,
-  target: float | None = None,
-  horizon: float | None = None,
+  clamp: Positive | None = None,
+  target: Positive | None = None,
+  horizon: Positive | None = None,
   score_position: Literal['last', 'after'] = 'last',
   whiten: bool = False,
-  whiten_ddof: int | None = None,
-  whiten_eps: float | None = None,
+  whiten_ddof: Literal[0, 1] | None = None,
+  whiten_eps: Positive | None = None,
 ) -> 'KlReward':
   """Writes `token_reward` [B, G, L] from `old_logp`, `ref_logp` and `reward`; 0 where none counts.
 
@@ -71,15 +72,11 @@ def make(
   """
   del model, tokenizer
   where = 'kl_reward'
-  stats.choice(where, 'score_position', score_position, SCORE_POSITIONS)
-  if coefficient < 0:
-    raise BadInput(f'annotate.{where}: coefficient {coefficient}; choose 0 or a number above it')
   if target is None:
     stats.unused(where, 'without target', horizon=horizon)
   if not whiten:
     why = 'without whiten'
     stats.unused(where, why, whiten_ddof=whiten_ddof, whiten_eps=whiten_eps)
-  stats.positive(where, clamp=clamp, target=target, horizon=horizon, whiten_eps=whiten_eps)
   ddof = 1 if whiten_ddof is None else whiten_ddof
   eps = 1e-8 if whiten_eps is None else whiten_eps
 

@@ -5,19 +5,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from llm_jax.options import Share, checked
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
 READS = ('tokens', 'mask')
 WRITES = ('tokens', 'mask', 'target')
 
 
+@checked(where='annotate.mask_tokens')
 def make(
   model: Any,
   tokenizer: Any,
   *,
-  fraction: float = 0.15,
-  mask_share: float = 0.8,
-  random_share: float = 0.1,
+  fraction: Share = 0.15,
+  mask_share: Share = 0.8,
+  random_share: Share = 0.1,
 ) -> Annotate:
   """Chooses `fraction` of the targets; of these most become `<|mask|>`, some a random token.
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from llm_jax.data import packed
+from llm_jax.options import Count, checked
 from llm_jax.parallel.mesh import shard_batch
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
@@ -13,7 +14,8 @@ READS = ('tokens',)
 WRITES = ('ptx_tokens', 'ptx_mask', 'ptx_position', 'ptx_segment')
 
 
-def make(model: Any, tokenizer: Any, *, mesh: Any, path: str, rows: int = 1) -> Annotate:
+@checked(where='annotate.pretraining_rows')
+def make(model: Any, tokenizer: Any, *, mesh: Any, path: str, rows: Count = 1) -> Annotate:
   """Writes `ptx_tokens`, `ptx_mask`, `ptx_position`, `ptx_segment` [B, rows * L].
 
   Which rows depends on the step alone. Several rows beside a prompt are joined, as further
@@ -29,8 +31,6 @@ def make(model: Any, tokenizer: Any, *, mesh: Any, path: str, rows: int = 1) -> 
   Raises:
     BadInput: no such corpus, or rows longer than the model can read.
   """
-  if rows < 1:
-    raise BadInput(f'annotate.pretraining_rows: rows {rows}; use at least 1')
   source = packed.make(tokenizer, path=path, split='train')
   length = len(source[0]['tokens'])
   if length > model.shape.max_length:

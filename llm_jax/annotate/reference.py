@@ -16,6 +16,7 @@ import numpy as np
 
 from llm_jax import artifact
 from llm_jax.losses.logprobs import score
+from llm_jax.options import Positive, checked
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
 READS = ('tokens',)
@@ -26,6 +27,7 @@ _DEPENDS_ON = ('tokens', 'position', 'segment', 'target', 'prompt')
 _DIGEST = 16  # bytes
 
 
+@checked(where='annotate.reference')
 def make(
   model: Any,
   tokenizer: Any,
@@ -33,7 +35,7 @@ def make(
   mesh: Any,
   path: str = '',
   cache: str = '',
-  temperature: float = 1.0,
+  temperature: Positive = 1.0,
 ) -> Annotate:
   """Writes `ref_logp`, of the shape of `tokens`; with mismatched rows (KTO) also `kl_ref_logp`.
 

@@ -1,13 +1,14 @@
 """Answers of the policy itself, sampled with the parameters that are being trained."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.annotate import stats
 from llm_jax.losses.logprobs import score
+from llm_jax.options import Count, MinP, NotNegative, Positive, TopP, at_least, checked
 from llm_jax.parallel.mesh import shard_batch
 from llm_jax.sampling import pick
 from llm_jax.sampling.complete import spoken
@@ -26,24 +27,25 @@ WRITES = lambda o: (
 PERIODS = range(1, 9)  # lengths of the loops that count as repetition
 
 
+@checked(where='annotate.sample')
 def make(
   model: Any,
   tokenizer: Any,
   *,
   mesh: Any,
   template: str | None,
-  group: int = 1,
-  max_new: int = 64,
-  temperature: float = 1.0,
-  top_k: int | None = None,
-  top_p: float | None = None,
-  min_p: float | None = None,
-  repetition_penalty: float | None = None,
+  group: Count = 1,
+  max_new: Count = 64,
+  temperature: NotNegative = 1.0,
+  top_k: Count | None = None,
+  top_p: TopP | None = None,
+  min_p: MinP | None = None,
+  repetition_penalty: Positive | None = None,
   stop_strings: Sequence[str] = (),
   rescore: bool = False,
   tools: Mapping[str, Mapping[str, Any]] | None = None,
-  max_calls: int = 2,
-  max_result: int = 64,
+  max_calls: Count = 2,
+  max_result: Annotated[int, at_least(3)] = 64,
 ) -> 'Sample':
   """Writes rows [B, G, L] from `prompt`, `prompt_mask` [B, P], and what their sampler knew.
 

@@ -1,11 +1,12 @@
 """From scores to rewards: rules for answers that never end or are overlong, clipping, whitening."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.annotate import stats
+from llm_jax.options import Count, Positive, checked
 from llm_jax.text import chat
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
@@ -14,24 +15,24 @@ WRITES = lambda o: (
   *('reward', 'mask', 'log/missing_eos'),
   *(('log/overlong',) if o['overlong_buffer'] is not None else ()),
 )
-WHITENS = ('none', 'group', 'rollout')
 
 
+@checked(where='annotate.score_rules')
 def make(
   model: Any,
   tokenizer: Any,
   *,
   template: str | None,
-  max_new: int,
+  max_new: Count,
   missing_eos_score: float | None = None,
   missing_eos_penalty: float | None = None,
-  overlong_buffer: int | None = None,
-  overlong_weight: float | None = None,
+  overlong_buffer: Count | None = None,
+  overlong_weight: Positive | None = None,
   mask_truncated: bool = False,
-  clip: float | None = None,
-  whiten: str = 'none',
-  whiten_ddof: int | None = None,
-  whiten_eps: float | None = None,
+  clip: Positive | None = None,
+  whiten: Literal['none', 'group', 'rollout'] = 'none',
+  whiten_ddof: Literal[0, 1] | None = None,
+  whiten_eps: Positive | None = None,
 ) -> Annotate:
   """Rewrites `reward` [B, G]; the rules that are set are applied in the order of the arguments.
 
@@ -63,7 +64,6 @@ def make(
   """
   del model
   where = 'score_rules'
-  stats.choice(where, 'whiten', whiten, WHITENS)
   if missing_eos_score is not None:
     why = 'beside missing_eos_score'
     stats.unused(where, why, missing_eos_penalty=missing_eos_penalty)
@@ -76,14 +76,13 @@ def make(
     )
   if overlong_buffer is None:
     stats.unused(where, 'without overlong_buffer', overlong_weight=overlong_weight)
-  elif not 0 < overlong_buffer <= max_new:
+  elif overlong_buffer > max_new:
     raise BadInput(
       f'annotate.{where}: overlong_buffer {overlong_buffer}; choose 1..{max_new}, up to max_new'
     )
   if whiten == 'none':
     why = "with whiten 'none'"
     stats.unused(where, why, whiten_ddof=whiten_ddof, whiten_eps=whiten_eps)
-  stats.positive(where, clip=clip, overlong_weight=overlong_weight, whiten_eps=whiten_eps)
   weight = 1.0 if overlong_weight is None else overlong_weight
   ddof = 1 if whiten_ddof is None else whiten_ddof
   eps = 1e-8 if whiten_eps is None else whiten_eps

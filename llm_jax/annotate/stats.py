@@ -4,13 +4,11 @@ A rollout is a batch [B, G, L], B prompts with G answers each. Arrays called `wh
 say which entries count; the others may hold anything, and change no number.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.options import suggest
 from llm_jax.types import Array, BadInput, Batch
 
 
@@ -119,21 +117,8 @@ def need(batch: Batch, where: str, *fields: str) -> None:
       raise BadInput(f'annotate.{where}: the batch has no {field}')
 
 
-def choice(where: str, name: str, value: str, names: Sequence[str]) -> None:
-  """Raises BadInput unless `value` is one of `names`."""
-  if value not in names:
-    raise BadInput(f'annotate.{where}: {name} {value!r}; {suggest(str(value), [*names])}')
-
-
 def unused(where: str, why: str, **options: Any) -> None:
   """Raises BadInput for an option that was given, and that nothing reads; `why` says so."""
   for name, value in options.items():
     if value is not None:
       raise BadInput(f'annotate.{where}: {name} is not used {why}; remove it')
-
-
-def positive(where: str, **options: float | None) -> None:
-  """Raises BadInput for a number that was given, and that is not above 0."""
-  for name, value in options.items():
-    if value is not None and not value > 0:
-      raise BadInput(f'annotate.{where}: {name} {value}; choose a number above 0')

@@ -1,11 +1,12 @@
 """A teacher's most likely tokens at every position, for distillation (arXiv:1503.02531)."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax import artifact
+from llm_jax.options import at_least, checked
 from llm_jax.types import Annotate, Array, BadInput, Batch, Params
 
 READS = ('tokens',)
@@ -13,7 +14,10 @@ WRITES = ('teacher_logits', 'teacher_ids')
 ARTIFACTS = ('path',)
 
 
-def make(model: Any, tokenizer: Any, *, mesh: Any, path: str, top_k: int = 64) -> Annotate:
+@checked(where='annotate.teacher')
+def make(
+  model: Any, tokenizer: Any, *, mesh: Any, path: str, top_k: Annotated[int, at_least(0)] = 64
+) -> Annotate:
   """Writes `teacher_logits` float32 and `teacher_ids` int32 [..., L, K], entry t about token t.
 
   Logits are less their logsumexp over the whole vocabulary, so that exp gives probabilities and
@@ -35,7 +39,7 @@ def make(model: Any, tokenizer: Any, *, mesh: Any, path: str, top_k: int = 64) -
   shape = made.model.shape
   if shape.head == 'scalar' or not shape.causal:
     raise BadInput(f'annotate.teacher: {path!r} is no causal language model')
-  if not 0 <= top_k <= shape.vocab_size:
+  if top_k > shape.vocab_size:
     raise BadInput(f'annotate.teacher: top_k {top_k} is outside 0..{shape.vocab_size}')
   if shape.vocab_size > model.shape.vocab_size:
     raise BadInput(

@@ -12,7 +12,7 @@ from llm_jax.annotate import stats
 from llm_jax.annotate.workers import Failure, run_all
 from llm_jax.data import prompts
 from llm_jax.find import find, last
-from llm_jax.options import check
+from llm_jax.options import Count, Positive, check, checked
 from llm_jax.parallel.mesh import local_rows, shard_batch
 from llm_jax.rewards import columns
 from llm_jax.types import Array, BadInput, Batch, Params
@@ -51,6 +51,7 @@ def function(name: str) -> Callable[..., Any]:
   return module.rewards if hasattr(module, 'rewards') else module.reward
 
 
+@checked(where='annotate.verify')
 def make(
   model: Any,
   tokenizer: Any,
@@ -60,8 +61,8 @@ def make(
   weights: Sequence[float] | None = None,
   options: Mapping[str, Mapping[str, Any]] | None = None,
   specials: bool = False,
-  timeout: float = 5.0,
-  workers: int = 4,
+  timeout: Positive = 5.0,
+  workers: Count = 4,
 ) -> 'Verify':
   """Writes `reward` float32 [B, G], a weighted sum of `reward(answer, gold)`s, and `valid`.
 
@@ -102,8 +103,6 @@ def make(
   for name in options:
     if name not in names:
       raise BadInput(f'annotate.verify: options for {name!r}, which is not among rewards')
-  if timeout <= 0 or workers < 1:
-    raise BadInput(f'annotate.verify: timeout {timeout} and workers {workers} must be above 0')
   judges = {}
   for name in rewards:
     own, where = options.get(last(name), {}), f'annotate.verify.options.{last(name)}'

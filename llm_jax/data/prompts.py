@@ -8,21 +8,20 @@ import hashlib
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
 from llm_jax.data import formats, questions, records
 from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
-from llm_jax.options import suggest
+from llm_jax.options import Count, at_least, checked
 from llm_jax.rewards.columns import ALWAYS, pack
 from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
 WRITES = lambda o: ('prompt', 'prompt_mask', 'gold', *(('record',) if o['columns'] else ()))
-OVERLONG = ('drop', 'cut')
 _BATCH = 4096  # prompts encoded at once
 
 
@@ -35,15 +34,16 @@ class Prompt(NamedTuple):
   record: bytes = b''
 
 
+@checked(where='data')
 def make(
   tokenizer: Tokenizer,
   *,
   sources: Mapping[str, str],
   split: str = 'train',
-  length: int = 64,
+  length: Count = 64,
   template: str | None = 'llm_jax',
-  overlong: str = 'drop',
-  answer_bytes: int = 64,
+  overlong: Literal['drop', 'cut'] = 'drop',
+  answer_bytes: Annotated[int, at_least(0)] = 64,
   columns: Sequence[str] = (),
   weights: Mapping[str, float] | None = None,
   validation: Mapping[str, str] | None = None,
@@ -79,7 +79,11 @@ def make(
   """
   template = template or 'plain'
   header = chat.encode(tokenizer, chat.pieces([], template=template, answer=True))[0]
-  _check(overlong, length, answer_bytes, len(header), template)
+  if length <= len(header):
+    raise BadInput(
+      f'data.length {length} has no room for a prompt: before an answer, template {template} alone '
+      f'writes {len(header)} tokens'
+    )
   chosen = records.chosen(sources, validation, validation_fraction)
   counts: Counter[str] = Counter()
   missing = set(columns) - {*ALWAYS}  # until some record has them
@@ -135,18 +139,6 @@ def gold_text(gold_A: Any) -> str:
   return np.asarray(gold_A, np.uint8).tobytes().rstrip(b'\0').decode('utf-8', 'surrogatepass')
 
 
-def _check(overlong: str, length: int, answer_bytes: int, least: int, template: str) -> None:
-  if overlong not in OVERLONG:
-    raise BadInput(f'data.overlong {overlong!r}; {suggest(overlong, list(OVERLONG))}')
-  if length <= least:
-    raise BadInput(
-      f'data.length {length} has no room for a prompt: before an answer, template {template} alone '
-      f'writes {least} tokens'
-    )
-  if answer_bytes < 0:
-    raise BadInput(f'data.answer_bytes {answer_bytes}: use 0 for no answers, or more')
-
-
 def _encode(
   tokenizer: Tokenizer,
   found: Iterable[tuple[str, tuple[formats.Messages, str, bytes] | BadRow]],
@@ -185,7 +177,7 @@ def fit(
   Args:
     prompt: what is asked.
     length: P, more than the header has.
-    overlong: one of OVERLONG.
+    overlong: see `make`.
     answer_bytes: A.
     header: the shortest prompt there can be: what the template writes before an answer.
     counts: gets 'answer too long', or one of 'dropped' and 'cut'.

@@ -80,7 +80,7 @@ def test_after_the_last_try_others_fill_what_is_left():
 
 
 def test_bad_input():
-  with pytest.raises(BadInput, match='tries 1; use at least 2'):
+  with pytest.raises(BadInput, match='tries 1; choose a whole number from 2'):
     dynamic_sampling.make(None, None, tries=1)
   with pytest.raises(BadInput, match='the batch has no reward'):
     dynamic_sampling.make(None, None)({}, {'tokens': jnp.zeros((1, 1, 2))}, jax.random.key(0))

@@ -103,7 +103,7 @@ def test_bad_input(folder, tmp_path):
   make = lambda model=MODEL, path=folder, **options: pretraining_rows.make(
     model, TOKENIZER, mesh=None, path=path, **options
   )
-  with pytest.raises(BadInput, match='rows 0; use at least 1'):
+  with pytest.raises(BadInput, match='rows 0; choose a whole number from 1'):
     make(rows=0)
   with pytest.raises(BadInput, match=r'8 tokens are longer than config\.model\.max_length 7'):
     make(SimpleNamespace(shape=SimpleNamespace(max_length=7)))

@@ -225,9 +225,9 @@ def test_bad_input(tokenizer, mesh):
   for shape in (dict(causal=False), dict(head='scalar')):
     with pytest.raises(BadInput, match='only a causal language model can answer'):
       make(transformer.make(**SHAPE, **shape))
-  with pytest.raises(BadInput, match='top_k 0 is below 1'):
+  with pytest.raises(BadInput, match='top_k 0; choose a whole number from 1'):
     make(top_k=0)
-  with pytest.raises(BadInput, match='max_new 0 and group 1'):
+  with pytest.raises(BadInput, match='max_new 0; choose a whole number from 1'):
     make(max_new=0)
   with pytest.raises(BadInput, match='the batch has no prompt'):
     make()({}, {'tokens': jnp.zeros((1, 1))}, jax.random.key(0))

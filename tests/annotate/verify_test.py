@@ -181,8 +181,8 @@ def test_a_gold_answer_that_is_none_later_stops_nothing(tokenizer):
     (dict(weights=(1, 2)), '2 weights for 1 rewards; give one each'),
     (dict(options={'length': {}}), "options for 'length', which is not among rewards"),
     (dict(rewards=('length',), options={'length': {'limt': 3}}), "did you mean 'limit'"),
-    (dict(timeout=0), 'timeout 0 and workers 4 must be above 0'),
-    (dict(workers=0), 'workers 0 must be above 0'),
+    (dict(timeout=0), 'timeout 0; choose a number above 0'),
+    (dict(workers=0), 'workers 0; choose a whole number from 1'),
   ],
 )
 def test_bad_input(tokenizer, options, message):
