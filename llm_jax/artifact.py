@@ -202,6 +202,10 @@ def abstract_params(model: Any) -> Params:
 def graft(params: Params, donor: Params, *, fresh: Sequence[str] = ()) -> Params:
   """`params` with every array taken from `donor`, except those named in `fresh`.
 
+  >>> params, donor = {'body': jnp.zeros(2), 'head': jnp.ones(1)}, {'body': jnp.full(2, 5.0)}
+  >>> {name: x.tolist() for name, x in graft(params, donor, fresh=['head']).items()}
+  {'body': [5.0, 5.0], 'head': [1.0]}
+
   Args:
     params: the wanted tree (arrays, or shapes where nothing is fresh).
     donor: where arrays come from; what it has beyond `params` must be named in `fresh` too.

@@ -136,10 +136,10 @@ def _imported(room: str, name: str | Path, load: Callable[[], ModuleType]) -> Mo
   try:
     return load()
   except Exception as error:
-    raise BadInput(f'{room}: {told(error, name)}') from error
+    raise BadInput(f'{room}: {explained(error, name)}') from error
 
 
-def told(error: Exception, name: str | Path) -> str:
+def explained(error: Exception, name: str | Path) -> str:
   """One line on a mistake in a file of the user's, with its place; `name` where that is unknown."""
   said, place = ' '.join(str(error).split()) or 'raised', str(name)
   if isinstance(error, SyntaxError):
@@ -166,6 +166,14 @@ def named(group: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
 
 def bind(function: Callable, hyper: Mapping[str, Any], *, where: str, **given: Any) -> Callable:
   """`function` with the options of a config group and those `given` by the caller filled in.
+
+  >>> def loss_fn(params, *, model, beta: float = 0.1):
+  ...   return model, beta
+  >>> bind(loss_fn, {'beta': 0.5}, where='loss', model='tiny')(None)
+  ('tiny', 0.5)
+  >>> bind(loss_fn, {'betta': 0.5}, where='loss', model='tiny')
+  Traceback (most recent call last):
+  llm_jax.types.BadInput: loss: unknown option 'betta'; did you mean 'beta'?
 
   Raises:
     BadInput: see `options.check`; every option is checked before the function is called.

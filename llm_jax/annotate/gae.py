@@ -88,7 +88,7 @@ def make(
     if whiten:
       advantage_BGL = stats.whiten(advantage_BGL, mask_BGL, ddof=ddof, eps=eps)
     out['advantage'] = advantage_BGL
-    return out | stats.logged(batch, **logs, **stats.spread(advantage_BGL, mask_BGL))
+    return out | stats.logged(batch, **logs, **stats.advantage_stats(advantage_BGL, mask_BGL))
 
   return annotate
 

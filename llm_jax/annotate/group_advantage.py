@@ -122,7 +122,7 @@ def make(
     logs = stats.logged(
       batch,
       zero_variance=stats.mean(equal_B1[:, 0], some_B),
-      **stats.spread(advantage_BGL, mask_BGL),
+      **stats.advantage_stats(advantage_BGL, mask_BGL),
     )
     return {**batch, 'advantage': advantage_BGL, **logs}
 

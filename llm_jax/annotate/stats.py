@@ -85,7 +85,7 @@ def whiten(
   return jnp.where(where, white if shift_mean else white + middle, 0)
 
 
-def spread(advantage_BGL: Array, where_BGL: Array) -> dict[str, Array]:
+def advantage_stats(advantage_BGL: Array, where_BGL: Array) -> dict[str, Array]:
   """`advantage_mean`, `advantage_std` and `advantage_max` (of |A|) over tokens, scalars."""
   return {
     'advantage_mean': mean(advantage_BGL, where_BGL),

@@ -135,7 +135,11 @@ def make(
 
 
 def gold_text(gold_A: Any) -> str:
-  """The gold answer in the field `gold` of a row, '' where there is none."""
+  """The gold answer in the field `gold` of a row, which is '' if there is none.
+
+  >>> gold_text(np.frombuffer(b'42' + bytes(6), np.uint8))
+  '42'
+  """
   return np.asarray(gold_A, np.uint8).tobytes().rstrip(b'\0').decode('utf-8', 'surrogatepass')
 
 

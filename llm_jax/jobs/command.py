@@ -98,9 +98,9 @@ def load(source: str) -> ConfigDict:
   except ValueError as error:  # what the file itself refuses, such as a size
     sys.exit(f'error: config: {path}: {" ".join(str(error).split())}')
   except Exception as error:
-    from llm_jax.find import told
+    from llm_jax.find import explained
 
-    sys.exit(f'error: config: {told(error, str(path))}')
+    sys.exit(f'error: config: {explained(error, str(path))}')
   if not isinstance(config, ConfigDict) or 'job' not in config:
     sys.exit(f'error: config: get_config of {path} gives no ConfigDict with a field `job`')
   return config

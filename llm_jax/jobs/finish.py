@@ -22,7 +22,7 @@ from llm_jax.training.loop import Interrupted
 from llm_jax.training.step import TrainState
 from llm_jax.types import BadInput, Model, Params
 
-TOLD = ('reward', 'accuracy', 'bits_per_byte')  # the first that was evaluated is told at the end
+SUMMARY = ('reward', 'accuracy', 'bits_per_byte')  # the end names the first that was evaluated
 
 
 def before(
@@ -94,8 +94,8 @@ def summary(config: Any, model: Model, tokens: int, began: float) -> None:
   """Prints what was trained, how an evaluation changed, and what may come next."""
   folder = Path(config.workdir)
   records = metrics.read(folder)
-  told = [n for n in TOLD if any(f'validation/{n}' in r for r in records)]
-  name = told[0] if told else 'loss'
+  names = [n for n in SUMMARY if any(f'validation/{n}' in r for r in records)]
+  name = names[0] if names else 'loss'
   values = [r[f'validation/{name}'] for r in records if f'validation/{name}' in r]
   picture = metrics.plot(folder)
   seconds = time.perf_counter() - began

@@ -103,6 +103,12 @@ def make(
 def _schedule(
   name: str, peak: float, warmup: int, total: int, final: float, decay: float
 ) -> Schedule:
+  """The learning rate as a function of the step.
+
+  >>> rate = _schedule('wsd', peak=1.0, warmup=2, total=10, final=0.0, decay=0.4)
+  >>> [round(float(rate(step)), 2) for step in range(10)]
+  [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+  """
   warmup = min(warmup, total // 2)
   rest = max(total - warmup, 1)
   if name == 'cosine':
