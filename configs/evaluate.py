@@ -15,7 +15,9 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.families = ('word_problems', 'python_questions')
   c.split = 'test'
   c.max_questions = 200
-  c.ask = ConfigDict(dict(max_new=96, temperature=0.0, batch_size=100))
+  questions = dict(name='answers', max_new=96, temperature=0.0, batch_size=100)
+  questions |= {field: c.get_ref(field) for field in ('families', 'split', 'max_questions')}
+  c.evals = ConfigDict(dict(questions=questions))
   c.output = f'runs/{size}/evaluate.json'
   c.compute = sizes.compute(size)
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))

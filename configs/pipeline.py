@@ -39,6 +39,11 @@ SHORTER = {
     sft=dict(total_steps=720),
   ),
 }
+NOTE = (
+  'Held-out text (bits per byte) and held-out questions, answered greedily. Reward model and KL '
+  'divergence from the first chat model (nats an answer) are means over answers sampled at '
+  'temperature 1.'
+)
 PROMPTS = (
   'Emily buys 3 apples and 2 oranges. Each orange costs $2. The total is $13. What does each '
   'apple cost?',
@@ -97,13 +102,12 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   root = f'runs/{name}' if size == 'tiny' else f'runs/{name}-{size}'
   c = ConfigDict(dict(job='pipeline', workdir=root, only='', start='', stale='refuse', seed=0))
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1, sequence=1, expert=1))
-  c.report = report(size)
   made: dict[str, FieldReference] = {}  # kind -> the newest folder, which follows config.workdir
   names = []
   for entry in recipe:
     stage, _, file = entry.rpartition(':')
     stage = stage or file.rpartition('.')[2]
-    if stage in c or stage == 'stages':
+    if stage in c or stage in ('stages', 'report'):
       raise ValueError(f'recipe: the name {stage!r} is taken; write another one, as in two:{file}')
     config = importlib.import_module(file if '.' in file else f'configs.{file}').get_config(size)
     if 'workdir' not in config:
@@ -125,25 +129,56 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
     names.append(stage)
     c[stage] = config
   c.stages = tuple(names)
+  c.report = report(c, made, size)
   return c
 
 
-def report(size: str) -> ConfigDict:
-  """What the report asks every model; see `Questions` in jobs/report.py."""
-  return ConfigDict(
-    dict(
-      prompts=PROMPTS,
-      compute=sizes.compute(size).to_dict(),
-      max_new=96,
-      families=('word_problems', 'python_questions'),
-      max_questions=200,
-      max_rows=256,
-      sampled=128,
-      data=dict(length=64 if size == 'tiny' else 512),
-      batch_size=64,
-      price=0.0,
-    )
+def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> ConfigDict:
+  """What every policy of a pipeline is put to; see `Fields` in jobs/report.py.
+
+  Held-out text is that of the first stage that reads packed text, the KL divergence is that from
+  the first chat model, and the newest reward model judges.
+  """
+  evals = ConfigDict()
+  evals.questions = dict(
+    name='answers',
+    prompts=PROMPTS,
+    families=('word_problems', 'python_questions'),
+    max_questions=200,
+    max_new=96,
+    batch_size=64,
   )
+  data = lambda name: c[name].get('data', {})
+  texts = [name for name in c.stages if data(name).get('name') == 'packed']
+  if texts:
+    evals.text = dict(name='perplexity', max_rows=256, batch_size=64)
+    evals.text.data = data(texts[0])
+  chats = [name for name in c.stages if 'template' in data(name) and _makes(c[name]) == 'policy']
+  if chats:
+    steps = ('sample', 'reference', *(('reward_model',) if 'reward' in made else ()))
+    evals.rollouts = dict(name='rollout', max_rows=128, batch_size=64)
+    evals.rollouts.data = dict(
+      name='prompts',
+      sources=dict(builtin='builtin'),
+      split='test',
+      answer_bytes=0,
+      length=64 if size == 'tiny' else 512,
+    )
+    evals.rollouts.annotate = dict(
+      steps=steps,
+      sample=dict(max_new=96, temperature=1.0, rescore=True),
+      reference=dict(path=c[chats[0]].get_ref('workdir') + ''),
+    )
+    if 'reward' in made:
+      evals.rollouts.annotate.reward_model = dict(path=made['reward'] + '')
+  columns = (
+    ('text/bits_per_byte', ''),
+    ('questions', ''),
+    ('rollouts/reward', 'reward model'),
+    ('rollouts/kl', 'KL'),
+  )
+  compute = sizes.compute(size)
+  return ConfigDict(dict(evals=evals, columns=columns, compute=compute, note=NOTE, price=0.0))
 
 
 def _makes(config: ConfigDict) -> str:

@@ -281,8 +281,7 @@ def claim(path: str | Path, config: Mapping[str, Any]) -> None:
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / 'config.json').is_file():
-      found = {text: digest(text) for text in _texts(config)}
-      write_json(folder / MADE_FROM, {text: was for text, was in found.items() if was})
+      write_json(folder / MADE_FROM, digests(config))
     write_json(folder / 'config.json', config)
 
 
@@ -305,6 +304,12 @@ def digest(path: str) -> str | None:
   beside = os.path.isfile(path) and finished(os.path.dirname(path))
   file = path if beside else finished(path)
   return sha256(Path(file)) if file else None
+
+
+def digests(config: Any) -> dict[str, str]:
+  """Folder or file -> its `digest`, of everything that a config names and a stage has left."""
+  found = {text: digest(text) for text in _texts(config)}
+  return {text: was for text, was in found.items() if was}
 
 
 def _texts(config: Any) -> Iterator[str]:

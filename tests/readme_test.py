@@ -67,11 +67,15 @@ def smoke(c):
   if 'mesh' in c:
     c.mesh.fsdp = 1
   if c.job == 'pipeline':
-    c.report.update(max_questions=4, max_rows=8, sampled=4, batch_size=4, max_new=4)
+    evals = c.report.evals
+    evals.questions.update(max_questions=4, batch_size=4, max_new=4)
+    evals.text.update(max_rows=8, batch_size=4)
+    evals.rollouts.update(max_rows=4, batch_size=4)
+    evals.rollouts.annotate.sample.max_new = 4
   elif c.job == 'tokenize':
     c.tokenizer.vocab_size, c.length = 512, 64
   elif c.job == 'evaluate':
-    c.max_questions, c.ask.max_new = 4, 4
+    c.max_questions, c.evals.questions.max_new = 4, 4
   elif c.job == 'chat':
     c.max_new = 8
   elif c.job == 'plan':

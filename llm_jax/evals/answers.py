@@ -1,22 +1,24 @@
 """Questions answered and scored by plain functions: what a chat model can do."""
 
-import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from llm_jax.data import families as builtin
 from llm_jax.data import questions as formats
 from llm_jax.data import records
 from llm_jax.data.formats import BadRow
-from llm_jax.find import bind, find
+from llm_jax.find import find, last
 from llm_jax.options import Count, NotNegative, TopP, suggest
+from llm_jax.options import check as check_options
+from llm_jax.rewards import columns
 from llm_jax.sampling import complete
 from llm_jax.types import BadInput, Evaluate, Mean, Metrics, Params
 
 Question = Mapping[str, Any]
-# (answers, golds) -> a number for each, or None where there is nothing to say.
-Judge = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
+# (questions, answers) -> a number for each, or None where there is nothing to say.
+Judge = Callable[[Sequence[Question], Sequence[str]], Sequence[float | None]]
 
 # What the answers of each builtin family are asked for: files of rewards/.
 SCORES = {
@@ -34,7 +36,7 @@ def make(
   sources: Mapping[str, str] | None = None,
   questions: Sequence[Question] = (),
   prompts: Sequence[str] = (),
-  split: str = 'test',
+  split: Literal['train', 'validation', 'test'] = 'test',
   max_questions: Count | None = 200,
   scores: Sequence[str] = (),
   options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -74,9 +76,7 @@ def make(
   Raises:
     BadInput: nothing to ask, or it cannot be asked or scored.
   """
-  check(
-    model, families=families, sources=sources, questions=questions, prompts=prompts, split=split
-  )
+  check(model, families=families, sources=sources, questions=questions, prompts=prompts)
   asked = [*questions]
   for family in families:
     asked += builtin.records('questions', split, family)[:max_questions]
@@ -113,19 +113,15 @@ def check(
   sources: Mapping[str, str] | None = None,
   questions: Sequence[Question] = (),
   prompts: Sequence[str] = (),
-  split: str = 'test',
   **others: Any,
 ) -> None:
   """Whether there is something to ask, and the model can answer."""
   del others
   if not (families or sources or len(questions) or prompts):
     raise BadInput(f'answers: no families; choose from: {", ".join(builtin.FAMILIES)}')
-  for name, given, known in (
-    *(('family', family, builtin.FAMILIES) for family in families),
-    ('split', split, builtin.SPLITS),
-  ):
-    if given not in known:
-      raise BadInput(f'answers: no {name} {given!r}; {suggest(given, list(known))}')
+  for family in families:
+    if family not in builtin.FAMILIES:
+      raise BadInput(f'answers: no family {family!r}; {suggest(family, builtin.FAMILIES)}')
   if not model.shape.causal:
     raise BadInput('answers: this is a masked language model; it cannot answer')
   if model.shape.head == 'scalar':
@@ -137,15 +133,16 @@ def _read(name: str, sources: Mapping[str, str], split: str) -> Iterator[Questio
   found = records.read(
     name,
     sources,
-    formats.question,
-    operator.itemgetter(0),
+    lambda record: (formats.question(record), record),
+    lambda item: item[0][0],
     kind='questions',
     split='train' if split == 'test' else split,
     validation_fraction=0.0 if split == 'test' else 0.01,
   )
   for _, item in found:
     if not isinstance(item, BadRow):
-      yield {'prompt': item[0], 'answer': item[1], 'family': name}
+      (prompt, gold), record = item
+      yield {**record, 'prompt': prompt, 'answer': gold, 'family': name}
 
 
 def judges_of(
@@ -161,29 +158,42 @@ def judges_of(
     if not scores and family not in SCORES:
       known = ', '.join(SCORES)
       raise BadInput(f'answers: no scores for {family!r}; choose from: {known}; or name scores')
-    found[family] = {name: _judge(name, options) for name in scores or SCORES[family]}
+    names = scores or SCORES[family]
+    found[family] = {last(name): _judge(name, options.get(last(name), {})) for name in names}
   return found
 
 
-def _judge(name: str, options: Mapping[str, Mapping[str, Any]]) -> Judge:
-  module, given = find('rewards', name), options.get(name, {})
-  where = f'answers.options.{name}'
-  if hasattr(module, 'rewards'):
-    return bind(module.rewards, given, where=where)
-  return judge_of(bind(module.reward, given, where=where))
+def _judge(name: str, given: Mapping[str, Any]) -> Judge:
+  module = find('rewards', name)
+  function = getattr(module, 'rewards', None) or module.reward
+  asked = columns.asked(function, given)
+  check_options(function, given, where=f'answers.options.{last(name)}', offered=asked)
+  if function is not getattr(module, 'rewards', None):
+    return judge_of(partial(function, **given), asked)
+
+  def judge(questions: Sequence[Question], answers: Sequence[str]) -> Sequence[float | None]:
+    rows = [_columns(question, asked) for question in questions]
+    golds = [question['answer'] for question in questions]
+    return function(answers, golds, **given, **{k: [row[k] for row in rows] for k in asked})
+
+  return judge
 
 
-def judge_of(reward: Callable[[str, str], float]) -> Judge:
+def _columns(question: Question, asked: Sequence[str]) -> dict[str, Any]:
+  return columns.unpack(columns.pack(question, question['prompt'], asked))
+
+
+def judge_of(reward: Callable[..., float], asked: Sequence[str] = ()) -> Judge:
   """A reward of one answer, for many. An answer that it raises on counts 0.
 
   Where all of them meet a BadInput, something else is wrong: its options, or the gold answers.
   """
 
-  def judge(answers: Sequence[str], golds: Sequence[str]) -> list[float]:
+  def judge(questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
     found, refused = [], []
-    for answer, gold in zip(answers, golds, strict=True):
+    for question, answer in zip(questions, answers, strict=True):
       try:
-        found.append(float(reward(answer, gold)))
+        found.append(float(reward(answer, question['answer'], **_columns(question, asked))))
       except Exception as error:
         found.append(0.0)
         refused += [error] if isinstance(error, BadInput) else []
@@ -213,9 +223,9 @@ def score(
   judges = judges_of(families, (), {}) if judges is None else judges
   both, metrics = [*zip(questions, answers, strict=True)], {}
   for family in families:
-    golds = [question['answer'] for question, _ in both if question['family'] == family]
+    asked = [question for question, _ in both if question['family'] == family]
     said = [answer for question, answer in both if question['family'] == family]
     for name, judge in judges[family].items():
-      values = [value for value in judge(said, golds) if value is not None]
-      metrics[f'{family}/{name.rpartition(".")[-1]}'] = Mean.of(values)
+      values = [value for value in judge(asked, said) if value is not None]
+      metrics[f'{family}/{name}'] = Mean.of(values)
   return metrics

@@ -14,6 +14,8 @@ from llm_jax.options import Count
 from llm_jax.training.batches import annotated
 from llm_jax.types import Annotate, Array, Batch, Mean, Metrics, Params
 
+READS = ('tokens', 'mask')
+
 
 def make(
   model: Any,

@@ -13,6 +13,8 @@ from llm_jax.training.batches import annotated
 from llm_jax.training.step import measured
 from llm_jax.types import Annotate, Batch, Evaluate, Mean, Metrics, Params
 
+READS = ('mask',)
+
 
 def make(
   model: Any,

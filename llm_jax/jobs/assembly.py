@@ -57,7 +57,9 @@ def assemble(config: Any, made: Design, begins: Start) -> Assembly:
       f"model: vocab_size {shape.vocab_size} is smaller than the tokenizer's "
       f'{tokenizer.vocab_size}; set config.model.vocab_size={tokenizer.vocab_size}'
     )
-  rows, held_out = (read_rows(made.parts, tokenizer, split) for split in ('train', 'validation'))
+  rows, held_out = (
+    chain.read_rows(made.parts, tokenizer, split) for split in ('train', 'validation')
+  )
   chain.check_fields(made.parts, row=rows[0])
   check_loss(made, config, rows[0])
   template = config.data.get('template')
@@ -103,38 +105,6 @@ def assemble(config: Any, made: Design, begins: Start) -> Assembly:
     if speaks
     else None,
   )
-
-
-def read_rows(
-  parts: Sequence[chain.Part],
-  tokenizer: Tokenizer,
-  split: str,
-  offered: Mapping[str, Any] | None = None,
-) -> Sequence[Row]:
-  """The rows of a chain's data, with the columns that its annotators ask for.
-
-  Raises:
-    BadInput: there are none, or the data cannot bring columns along.
-  """
-  data, asked = parts[0], chain.columns(parts)
-  takes = 'columns' in data.options
-  if asked and not takes:
-    raise BadInput(
-      f'data: a reward asks for the column {asked[0]!r}, and {data.name!r} has no option `columns` '
-      'to bring it along'
-    )
-  offers = {'columns': asked} if takes and not data.group.get('columns') else {}
-  rows = call(
-    data.function,
-    data.group,
-    tokenizer,
-    where='data',
-    split=split,
-    offered={**(offered or {}), **offers},
-  )
-  if not len(rows):
-    raise BadInput(f'data: the {split} split of {dict(data.group)} has no rows; give it more text')
-  return rows
 
 
 def _rows_shape(made: Design, row: Row, annotate: Sequence[Annotate]) -> tuple[int, ...] | None:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from llm_jax.find import find, last, named, preset
+import numpy as np
+
+from llm_jax.find import call, find, last, named, preset
 from llm_jax.options import check, options_of, resolve
 from llm_jax.types import BadInput
 
@@ -63,12 +65,13 @@ def said(module: ModuleType, what: str, options: Mapping[str, Any]) -> Any:
 
 
 def chain(config: Any) -> list[Part]:
-  """The data, the annotators in their order and, where there is one, the loss of a config.
+  """The data, the annotators in their order and the loss of a config, as far as it has them.
 
   Raises:
     BadInput: a name, option, preset or value that cannot be.
   """
-  parts = [_part('data', 'data', *named(config.data, 'data')), *steps(config.annotate)]
+  parts = [_part('data', 'data', *named(config.data, 'data'))] if 'data' in config else []
+  parts += steps(config.get('annotate', {'steps': ()}))
   if 'loss' in config:
     parts.append(_part('losses', 'loss', *named(config.loss, 'loss')))
   return parts
@@ -196,6 +199,38 @@ def columns(parts: Sequence[Part]) -> tuple[str, ...]:
   """The columns of its records that the data has to bring along for the annotators."""
   asked = [column for part in parts for column in part.says('COLUMNS') or ()]
   return tuple(dict.fromkeys(asked))
+
+
+def read_rows(
+  parts: Sequence[Part],
+  tokenizer: Any,
+  split: str,
+  offered: Mapping[str, Any] | None = None,
+) -> Sequence[Mapping[str, np.ndarray]]:
+  """The rows of a chain's data, with the columns that its annotators ask for.
+
+  Raises:
+    BadInput: there are none, or the data cannot bring columns along.
+  """
+  data, asked = parts[0], columns(parts)
+  takes = 'columns' in data.options
+  if asked and not takes:
+    raise BadInput(
+      f'data: a reward asks for the column {asked[0]!r}, and {data.name!r} has no option `columns` '
+      'to bring it along'
+    )
+  offers = {'columns': asked} if takes and not data.group.get('columns') else {}
+  rows = call(
+    data.function,
+    data.group,
+    tokenizer,
+    where='data',
+    split=split,
+    offered={**(offered or {}), **offers},
+  )
+  if not len(rows):
+    raise BadInput(f'data: the {split} split of {dict(data.group)} has no rows; give it more text')
+  return rows
 
 
 def written(parts: Sequence[Part]) -> Collection[str]:

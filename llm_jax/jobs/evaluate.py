@@ -1,92 +1,130 @@
-"""Job `evaluate`: asks trained models held-out questions and prints one table of their scores."""
+"""Job `evaluate`: trained models side by side; one table of their metrics, one file of answers."""
 
+import dataclasses
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from llm_jax import artifact
-from llm_jax.data import families
-from llm_jax.evals import answers
-from llm_jax.find import call
-from llm_jax.parallel.mesh import make_mesh
-from llm_jax.sampling import complete
+from llm_jax import artifact, options
+from llm_jax.jobs import evaluations
+from llm_jax.models.compute import Compute
+from llm_jax.parallel.mesh import batch_shards, make_mesh
 from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput
 
+OFFERED = ('seed', 'record')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fields:
+  """The fields of a config of this job.
+
+  Attributes:
+    job: 'evaluate'.
+    artifacts: folders of the models.
+    evals: what they are put to: key -> evaluation, see jobs/evaluations.py. One that reads rows has
+      its own `data`.
+    families: short for `evals.questions.families`.
+    split: short for `evals.questions.split`.
+    max_questions: short for `evals.questions.max_questions`.
+    compute: how the models are run; see `models.compute.Compute`.
+    output: file for the numbers and what was answered.
+    mesh: sizes of the axes of the device mesh.
+    seed: of sampling.
+  """
+
+  job: str
+  artifacts: Sequence[str]
+  evals: Mapping[str, Any]
+  families: Sequence[str] = ()
+  split: str = 'test'
+  max_questions: int | None = None
+  compute: Mapping[str, Any] | None = None
+  output: str
+  mesh: Mapping[str, Any]
+  seed: int = 0
+
+
+def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], tuple[str, ...]]]:
+  """(group of the config, the function that its options are for, what the job fills in)."""
+  yield from evaluations.functions(config.evals)
+  yield 'mesh', make_mesh, ('devices',)
+  yield 'compute', Compute, ()
+
 
 def check(config: Any, *, coming: Collection[str] = ()) -> None:
-  """Whether there are models to ask, and all of them can answer.
+  """Whether there are models, and all of them can be put to every evaluation.
 
   Args:
     config: of the job.
     coming: folders of artifacts that are made before it starts.
 
   Raises:
-    BadInput: naming the folder.
+    BadInput: naming the folder, the evaluation and the option.
   """
+  options.check(Fields, config.to_dict(), where='config')
   if not config.artifacts:
     raise BadInput('evaluate: no artifacts; give --config.artifacts="(\'runs/tiny/sft\',)"')
-  if not config.families:
-    raise BadInput('evaluate: no families; give --config.families="(\'word_problems\',)"')
+  if not any(evaluations.chosen(config.evals)):
+    raise BadInput('evaluate: no evaluations; give --config.evals.questions.name=answers')
+  shards = batch_shards(make_mesh(**config.mesh))
   for path in config.artifacts:
-    model = {} if path in coming else artifact.describe(path)['model']
-    if not model.get('causal', True):
-      raise BadInput(f'evaluate: {path!r} is a masked language model, it cannot answer')
-    if model.get('head') == 'scalar':
-      raise BadInput(f'evaluate: {path!r} is a reward model; it scores answers and gives none')
+    model = None if path in coming else artifact.build(artifact.describe(path)['model'])
+    try:
+      evaluations.check(config.evals, offered=OFFERED, model=model, coming=coming, shards=shards)
+    except BadInput as error:
+      raise BadInput(f'{path}: {error}') from None
 
 
 def main(config: Any) -> None:
-  """Asks every artifact, writes scores and answers to `config.output`, prints a table."""
-  questions = [
-    question
-    for family in config.families
-    for question in families.records('questions', config.split, family)[: config.max_questions]
-  ]
+  """Evaluates every artifact, writes metrics and answers to `config.output`, prints a table."""
   mesh = make_mesh(**config.mesh)
-  table, said = {}, {}
+  metrics, answers = {}, {}
   with jax.set_mesh(mesh):
     for path in config.artifacts:
       began = time.perf_counter()
-      said[path] = _ask(config, path, questions, mesh)
-      scores = answers.score(questions, said[path])
-      table[path] = {name: round(float(mean.value), 4) for name, mean in scores.items()}
+      metrics[path], answers[path] = _evaluated(config, path, mesh)
       seconds = time.perf_counter() - began
-      print(f'{path}: {len(questions)} questions in {seconds:.1f} s', flush=True)
+      asked = f'{len(answers[path])} questions in ' if answers[path] else ''
+      print(f'{path}: {asked}{seconds:.1f} s', flush=True)
   output = Path(config.output)
   output.parent.mkdir(parents=True, exist_ok=True)
+  questions = [question for question, _ in answers[config.artifacts[0]]]
   rows = [
-    {**question, 'answers': {path: said[path][i] for path in config.artifacts}}
+    {**question, 'answers': {path: said[i][1] for path, said in answers.items()}}
     for i, question in enumerate(questions)
   ]
-  write_json(output, {'split': config.split, 'scores': table, 'rows': rows})
-  print(f'\n{_markdown(table)}\n\nThe answers are in {output}.')
+  write_json(output, {'evals': config.evals.to_dict(), 'metrics': metrics, 'rows': rows})
+  print(f'\n{_markdown(metrics)}\n\n{"The answers are" if rows else "All of it is"} in {output}.')
 
 
-def _ask(
-  config: Any, path: str, questions: Sequence[Mapping[str, Any]], mesh: jax.sharding.Mesh
-) -> list[str]:
+def _evaluated(
+  config: Any, path: str, mesh: jax.sharding.Mesh
+) -> tuple[dict[str, float], list[tuple[Mapping[str, Any], str]]]:
+  """The metrics of an artifact, and each question with its answer."""
   made = artifact.load(path, mesh, config.get('compute'))
-  ask = call(
-    complete.make,
-    config.ask,
+  answers: list[tuple[Mapping[str, Any], str]] = []
+  built = evaluations.build(
+    config.evals,
     made.model,
     made.tokenizer,
-    where='ask',
-    prompts=[question['prompt'] for question in questions],
-    # A model that never saw a conversation is asked in the way of the text it knows.
-    template=made.template or 'plain',
+    mesh=mesh,
+    template=made.template,
     seed=config.seed,
+    record=lambda question, answer: answers.append((question, answer)),
   )
-  return ask(made.params)
+  found = evaluations.run(built, made.params)
+  return {name: round(float(metric.value), 4) for name, metric in found.items()}, answers
 
 
 def _markdown(table: Mapping[str, Mapping[str, float]]) -> str:
-  """A row for each artifact, a column for each score."""
+  """A row for each artifact, a column for each metric; of one evaluation alone without its key."""
   names = list(next(iter(table.values())))
-  lines = [['artifact', *names], ['---', *['---:' for _ in names]]]
-  lines += [[path, *[f'{scores[name]:.3f}' for name in names]] for path, scores in table.items()]
+  alone = len({name.partition('/')[0] for name in names}) == 1
+  shown = [name.partition('/')[2] if alone else name for name in names]
+  lines = [['artifact', *shown], ['---', *['---:' for _ in names]]]
+  lines += [[path, *[f'{found[name]:.3f}' for name in names]] for path, found in table.items()]
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

@@ -59,9 +59,8 @@ class Fields:
 
 def groups(config: Any) -> Iterator[tuple[str, Any, Sequence[str]]]:
   """(group of the config, the function that its options are for, those that the job fills in)."""
-  del config
   yield 'mesh', make_mesh, ('devices',)
-  yield 'report', report.Questions, ()
+  yield from report.groups(config)
 
 
 def check(config: Any) -> None:

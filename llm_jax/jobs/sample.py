@@ -21,7 +21,6 @@ from llm_jax import artifact, options
 from llm_jax.evals import best_of_n
 from llm_jax.find import call
 from llm_jax.jobs import annotators, chain
-from llm_jax.jobs.assembly import read_rows
 from llm_jax.models.compute import Compute
 from llm_jax.options import Count, at_least
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
@@ -181,7 +180,7 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
   parts = chain.chain(config)
   template = config.data.get('template', made.template)
   offered = {'template': template}
-  rows: Any = read_rows(parts, made.tokenizer, config.split, offered)
+  rows: Any = chain.read_rows(parts, made.tokenizer, config.split, offered)
   annotate = annotators.build(parts, made.model, made.tokenizer, mesh, template)
   count = min(len(rows), config.max_prompts or len(rows))
   size, hosts, host = config.batch_size, jax.process_count(), jax.process_index()

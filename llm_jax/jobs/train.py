@@ -10,14 +10,14 @@ from typing import Any, Literal
 import jax
 
 from llm_jax import artifact, options
-from llm_jax.find import find, last
+from llm_jax.find import last
 from llm_jax.jobs import chain, evaluations, finish
 from llm_jax.jobs.assembly import Assembly, assemble
 from llm_jax.jobs.design import check_loss, design
 from llm_jax.jobs.rollout_rules import reuse_of
 from llm_jax.jobs.start import Start, check_artifacts, restored, start
 from llm_jax.options import Count
-from llm_jax.parallel.mesh import peak_flops
+from llm_jax.parallel.mesh import batch_shards, peak_flops
 from llm_jax.training import metrics
 from llm_jax.training.batches import Batches, Timed, make_read, read_ahead
 from llm_jax.training.checkpoint import Checkpoints
@@ -122,7 +122,10 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
       raise BadInput(f'annotate: options for {name!r}, which is not in config.annotate.steps')
   check_artifacts(config, made, start(config, made.model), coming)
   check_loss(made, config)
-  evaluations.check(config.evals)
+  shards, offered = batch_shards(made.mesh), evaluations.OFFERED
+  evaluations.check(config.evals, offered=offered, model=made.model, coming=coming, shards=shards)
+  if config.publish == 'best' and not any(evaluations.chosen(config.evals)):
+    raise BadInput("publish: 'best' of what? set config.evals.validation.name=perplexity")
 
 
 def main(config: Any) -> None:
@@ -281,8 +284,7 @@ def groups(config: Any) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
   yield 'optimizer', optimizer.make, ('total_steps',)
   yield 'mesh', make_mesh, ('devices',)
   yield 'rollout', Batches, ('seed', 'mesh')
-  for key, name, _ in evaluations.named_groups(config.evals):
-    yield f'evals.{key}', find('evals', name).make, evaluations.OFFERED
+  yield from evaluations.functions(config.evals)
   yield 'sample', complete.make, ('template', 'seed', 'tools')
   yield 'sample', pick.make, ('allowed_V',)
   if 'centre' in config:

@@ -114,13 +114,15 @@ def test_a_model_is_asked_and_its_answers_are_scored(tokenizer):
 def test_by_name_it_finds_its_questions_and_tells_what_was_said(tokenizer, tmp_path):
   model, params = parrot(tokenizer, 'where')
   model.shape.max_length = 200
-  lines = [{'question': 'why?', 'answer': gold} for gold in ('here', 'where', 'nowhere')]
+  lines = [
+    {'question': 'why?', 'answer': gold, 'level': 2} for gold in ('here', 'where', 'nowhere')
+  ]
   (tmp_path / 'mine.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
   said = []
   evaluate = answers.make(
     model, tokenizer, families=('word_problems',), sources={'mine': f'{tmp_path}/mine.jsonl'},
     prompts=('and you?',), max_questions=2, scores=('same_text', 'tests.evals.answers_test'),
-    options={'tests.evals.answers_test': {'most': 5}}, max_new=8, template='llm_jax',
+    options={'answers_test': {'most': 5}}, max_new=8, template='llm_jax',
     record=lambda question, answer: said.append((question, answer)),
   )  # fmt: skip
   assert shown(evaluate(params)) == {
@@ -130,14 +132,16 @@ def test_by_name_it_finds_its_questions_and_tells_what_was_said(tokenizer, tmp_p
   assert said[0] == ({'prompt': 'and you?'}, 'where') and len(said) == 5
   known = families.records('questions', 'test', 'word_problems')
   assert [row for row, _ in said[1:3]] == known[:2]
-  assert said[4][0] == question('mine', 'where', 'why?')
+  assert said[4][0] == {**lines[1], **question('mine', 'where', 'why?')}
 
 
-def reward(answer, gold, *, most):
+def reward(answer, gold, *, most, level, prompt):
   """Counts as a file of rewards: whether an answer is short; some gold answers it cannot read."""
   if gold == 'here':
     raise ValueError(gold)
-  return len(answer) <= most
+  return len(answer) <= most and (level, prompt) == (
+    (2, 'why?') if gold == 'where' else (None, prompt)
+  )
 
 
 def test_where_no_answer_can_be_judged_the_reason_is_told():
@@ -154,7 +158,6 @@ def test_where_no_answer_can_be_judged_the_reason_is_told():
   [
     (dict(), 'no families; choose from: word_problems'),
     (dict(families=('word_problem',)), "no family 'word_problem'; did you mean 'word_problems'"),
-    (dict(families=('word_problems',), split='tset'), "no split 'tset'; did you mean 'test'"),
     (dict(families=('word_problems',), scores=('same_txt',)), "did you mean 'same_text'"),
     (dict(questions=[question('riddles', '3')]), "no scores for 'riddles'"),
     (dict(prompts=('why',), sources={'mine': 'nowhere.jsonl'}), 'nowhere.jsonl'),

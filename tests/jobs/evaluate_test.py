@@ -52,7 +52,7 @@ def config_of(root, tmp_path, *names):
   c = evaluate_config.get_config()
   c.artifacts = tuple(str(root / name) for name in names)
   c.families, c.max_questions = FAMILIES, QUESTIONS
-  c.ask.max_new, c.ask.batch_size = NEW, 4
+  c.evals.questions.max_new, c.evals.questions.batch_size = NEW, 4
   c.output = str(tmp_path / 'deep' / 'down' / 'evaluate.json')
   c.mesh.fsdp = 1
   return c
@@ -78,7 +78,7 @@ def test_the_same_questions_of_every_family_were_put_to_each(asked):
     for question in families.records('questions', 'test', family)[:QUESTIONS]
   ]
   without = [{k: v for k, v in row.items() if k != 'answers'} for row in found['rows']]
-  assert found['split'] == 'test' and without == questions
+  assert found['evals']['questions']['split'] == 'test' and without == questions
   assert all(list(row['answers']) == [base, chat] for row in found['rows'])
 
 
@@ -113,9 +113,10 @@ def test_scores_are_in_the_file_and_in_a_markdown_table(root, tmp_path, capsys, 
     *('word_problems/exact_answer', 'word_problems/reasons_first'),
     *('instructions/word_overlap', 'instructions/same_text'),
   ]
-  assert written(c)['scores'] == {
-    base: dict.fromkeys(names, 0.0),
-    chat: dict(zip(names, (1.0, 1.0, 0.6667, 0.6667))),
+  keys = [f'questions/{name}' for name in names]
+  assert written(c)['metrics'] == {
+    base: dict.fromkeys(keys, 0.0),
+    chat: dict(zip(keys, (1.0, 1.0, 0.6667, 0.6667))),
   }
   lines = capsys.readouterr().out.splitlines()
   table = [line for line in lines if line.startswith('|')]
@@ -130,9 +131,23 @@ def test_scores_are_in_the_file_and_in_a_markdown_table(root, tmp_path, capsys, 
 
 def test_devices_and_batches_change_no_answer(root, asked, tmp_path):
   c = config_of(root, tmp_path, 'base', 'chat')
-  c.mesh, c.ask.batch_size = ConfigDict(dict(data=2, fsdp=2, tensor=2)), 6
+  c.mesh, c.evals.questions.batch_size = ConfigDict(dict(data=2, fsdp=2, tensor=2)), 6
   run(c)
-  assert written(c) == written(asked)
+  found, wanted = written(c), written(asked)
+  assert (found['metrics'], found['rows']) == (wanted['metrics'], wanted['rows'])
+
+
+def test_a_model_that_cannot_answer_is_evaluated_on_rows(root, tmp_path, capsys):
+  c = config_of(root, tmp_path, 'judge')
+  data = dict(name='preferences', sources=dict(builtin='builtin:word_problems'), length=320)
+  pairs = dict(name='held_out', max_rows=4, batch_size=4, data=data, loss=dict(name='reward'))
+  c.evals = ConfigDict(dict(questions=dict(name=''), pairs=pairs))
+  run(c)
+  found = written(c)
+  assert {'pairs/loss', 'pairs/accuracy'} <= found['metrics'][c.artifacts[0]].keys()
+  assert 0 < found['metrics'][c.artifacts[0]]['pairs/loss'] < 10 and found['rows'] == []
+  told = capsys.readouterr().out
+  assert '| artifact | accuracy |' in told and 'questions' not in told
 
 
 @pytest.fixture
@@ -146,6 +161,9 @@ def unasked(monkeypatch):
   [
     (dict(artifacts=()), ['no artifacts', '--config.artifacts=']),
     (dict(artifacts=('base', 'judge')), ['/judge', 'is a reward model']),
+    (dict(evals=dict(questions=dict(name=''))), ['no evaluations']),
+    (dict(evals=dict(text=dict(name='perplexity'))), ['evals.text', "'data' is missing"]),
+    (dict(evals=dict(questions=dict(max_now=3))), ['evals.questions', "'max_now'", 'max_new']),
     (dict(artifacts=('base', 'masked')), ['/masked', 'is a masked language model']),
     (dict(artifacts=('base', 'nowhere')), ['no folder', '/nowhere']),
     (dict(families=('word_problem',)), ["'word_problem'", "did you mean 'word_problems'"]),
@@ -157,7 +175,10 @@ def unasked(monkeypatch):
 def test_what_cannot_be_asked_is_named(root, tmp_path, unasked, changes, parts):
   c = config_of(root, tmp_path, 'base')
   for name, value in changes.items():
-    c[name] = tuple(str(root / path) for path in value) if name == 'artifacts' else value
+    if isinstance(value, dict):
+      c[name].update(ConfigDict(value))
+    else:
+      c[name] = tuple(str(root / path) for path in value) if name == 'artifacts' else value
   with pytest.raises(BadInput) as error:
     run(c)
   message = str(error.value)

@@ -72,12 +72,15 @@ def small(c, data, workdir):
     stage.log_every, stage.eval_every, stage.checkpoint_every = 1, 2, 2
     stage.optimizer.update(name='adamw', learning_rate=3e-3, warmup_steps=1)
     stage.evals.validation.max_rows, stage.sample.prompts, stage.stop = 8, (), ConfigDict()
-  c.report.update(
-    prompts=('one and two', 'What is <b>bold</b> | $x$?'), max_new=6, max_questions=3, max_rows=8,
-    sampled=6, batch_size=4, price=2.0,
-  )  # fmt: skip
-  sources = dict(builtin=f'{data}/questions.jsonl')
-  c.report.data = ConfigDict(dict(sources=sources, length=96, split='train'))
+  evals, c.report.price = c.report.evals, 2.0
+  evals.questions.update(
+    prompts=('one and two', 'What is <b>bold</b> | $x$?'), max_new=6, max_questions=3, batch_size=4
+  )
+  evals.text.update(max_rows=8, batch_size=4)
+  evals.rollouts.update(max_rows=6, batch_size=4)
+  evals.rollouts.annotate.sample.max_new = 6
+  evals.rollouts.data.sources.builtin = f'{data}/questions.jsonl'
+  evals.rollouts.data.update(length=96, split='train')
   if stage_to_kill := os.environ.get('KILL_IN'):
     wait_in(stage_to_kill)
   return c
@@ -242,10 +245,11 @@ def test_every_stage_leaves_its_part_of_the_report(finished):
   assert facts['stages']['tokenize']['sources']['text']['train']['documents'] > 100
   for name in ('pretrain', 'sft', 'ppo'):
     stage = facts['stages'][name]
-    assert stage['steps'] == STEPS and 0 < stage['bits_per_byte'] < 20
-    assert len(stage['answers']) == 2 and set(stage['scores']) == {
-      'word_problems/exact_answer', 'word_problems/reasons_first',
-      'python_questions/word_overlap', 'python_questions/same_text',
+    assert stage['steps'] == STEPS and 0 < stage['metrics']['text/bits_per_byte'] < 20
+    assert [*stage['answers']] == [*finished.report.evals.questions.prompts]
+    assert {name for name in stage['metrics'] if name.startswith('questions/')} == {
+      'questions/word_problems/exact_answer', 'questions/word_problems/reasons_first',
+      'questions/python_questions/word_overlap', 'questions/python_questions/same_text',
     }  # fmt: skip
   for name in ('pretrain', 'sft', 'reward'):
     stage = facts['stages'][name]
@@ -254,9 +258,10 @@ def test_every_stage_leaves_its_part_of_the_report(finished):
     shape = artifact.build(finished[name].model.to_dict())
     per_token = shape.flops_per_token(min(length, 96))
     assert stage['flops'] == pytest.approx(stage['tokens'] * per_token)
-  assert facts['stages']['sft']['kl'] == 0  # it is what the others are compared with
-  assert facts['stages']['ppo']['kl'] != 0
-  assert 'kl' not in facts['stages']['pretrain'] and 'answers' not in facts['stages']['reward']
+  measured = {name: facts['stages'][name].get('metrics') for name in EVERY_KIND}
+  assert measured['sft']['rollouts/kl'] == 0  # it is what the others are compared with
+  assert measured['ppo']['rollouts/kl'] != 0 and measured['reward'] is None
+  assert 'rollouts/kl' not in measured['pretrain'] and 'rollouts/reward' in measured['ppo']
   assert facts['stages']['best_of_n']['n'] == 3
   times = json.loads((folder / pipeline.TIMES).read_text())
   assert set(times) == {*EVERY_KIND, 'report'} and all(seconds >= 0 for seconds in times.values())
@@ -272,7 +277,7 @@ def test_the_page_needs_no_other_file_and_shows_what_was_said(finished):
   for heading in ('What went in', 'What came out', 'What it cost', 'Rollouts: ppo'):
     assert f'<h2>{heading}</h2>' in page and f'## {heading}' in text
   facts = facts_of(folder)
-  shown = f'{facts["stages"]["sft"]["bits_per_byte"]:.3f}'
+  shown = f'{facts["stages"]["sft"]["metrics"]["text/bits_per_byte"]:.3f}'
   assert shown in page and shown in text
   tables = [block.splitlines() for block in text.split('\n\n') if block.startswith('| ')]
   assert len(tables) >= 6
@@ -401,8 +406,8 @@ def test_a_late_stage_is_checked_before_the_first_one_runs(data, tmp_path):
     run(c)
   c = every(data, tmp_path / 'run')
   with c.unlocked():
-    c.report.pompts = ()
-  with pytest.raises(BadInput, match="report: unknown option 'pompts'; did you mean 'prompts'"):
+    c.report.pirce = 1.0
+  with pytest.raises(BadInput, match="report: unknown field 'pirce'; did you mean 'price'"):
     run(c)
   c = every(data, tmp_path / 'run')
   c.tokenize.sources.text = str(tmp_path / 'none.jsonl')  # known as soon as it is opened

@@ -237,6 +237,24 @@ def test_a_run_from_an_artifact_on_more_devices_and_with_a_fresh_head(base, conf
   assert_equal(made, donor)
 
 
+def test_evaluations_have_keys_steps_and_rows_of_their_own(config, tmp_path):
+  questions = [{'question': f'{i}?', 'answer': 'x'} for i in range(3)]
+  (tmp_path / 'asked.jsonl').write_text(''.join(json.dumps(q) + '\n' for q in questions))
+  sources, data = dict(mine=str(tmp_path / 'asked.jsonl')), dict(path=config.data.path)
+  config.evals.update(
+    validation=ConfigDict(dict(name='')),
+    asked=dict(name='answers', every=3, sources=sources, scores=('same_text',), max_new=2),
+    text=dict(name='perplexity', data=dict(name='packed', split='train', **data), max_rows=4),
+  )
+  config.model.max_length = 64
+  run(config)
+  found = [(r['step'], key) for r in records(config) for key in r if '/' in key]
+  assert found == [
+    (2, 'text/loss'), (2, 'text/bits_per_byte'), (3, 'asked/mine/same_text'),
+    (4, 'asked/mine/same_text'), (4, 'text/loss'), (4, 'text/bits_per_byte'),
+  ]  # fmt: skip
+
+
 def test_publish_best_takes_the_checkpoint_with_the_lowest_validation_loss(config):
   # A rate so high that validation gets worse after the first evaluation.
   config.publish, config.total_steps, config.eval_every = 'best', 6, 1

@@ -212,6 +212,24 @@ def test_its_model_is_asked_for_the_best_of_n(root, trained):
   assert len(lines) == 8 and all(len(line['candidates']) == 3 for line in lines)
 
 
+def test_it_is_reported_on(root, trained):
+  rollouts = dict(name='rollout', max_rows=4, batch_size=4)
+  rollouts['data'] = dict(name='mine_whole.data', size=4)
+  rollouts['annotate'] = dict(
+    steps=('sample', 'verify'),
+    sample=dict(group=2, max_new=NEW),
+    verify=dict(rewards=('mine_whole.reward',)),
+  )
+  c = ConfigDict(dict(job='pipeline', workdir=str(root), stages=('whole',), seed=0, stale='keep'))
+  c.only, c.start, c.mesh, c.whole = 'report', '', dict(data=1, fsdp=1, tensor=1), trained
+  c.report = dict(evals=dict(rollouts=rollouts), columns=(('rollouts/reward', 'mine'),))
+  run(c)
+  found = json.loads((root / 'report.json').read_text())['stages']['whole']
+  assert found['loss'] == 'mine_whole.loss' and found['steps'] == 3
+  reward = found['metrics']['rollouts/reward']
+  assert f'| whole | {reward:.3f} |' in (root / 'report.md').read_text() and reward > 0
+
+
 def test_a_first_step_that_fails_leaves_nothing_in_the_way(root):
   c = stage(root, 'failing')
   (root / 'mine_whole' / 'explodes.py').write_text(

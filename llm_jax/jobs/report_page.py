@@ -1,0 +1,186 @@
+"""The blocks of a pipeline's report: what went in, what came out, what it cost, what was said."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_jax.jobs.page import Block, Figure, Heading, Table, Text
+from llm_jax.training import metrics, rollouts
+
+NONE = '–'
+LONGEST = 600  # characters of an answer that are shown
+SHOWN_ROLLOUTS = 4  # of the first and of the last that were written
+
+Facts = Mapping[str, Any]
+
+
+def blocks(config: Any, facts: Facts) -> list[Block]:
+  """The page.
+
+  Args:
+    config: of the pipeline.
+    facts: what `report.json` has.
+  """
+  stages = facts['stages']
+  out: list[Block] = [
+    Heading(f'{facts["recipe"]}: what each stage did', 1),
+    Text(f'{" → ".join(stages)}, on {facts["devices"]} x {facts["device"]}.'),
+    Heading('What went in'),
+    *(_corpus(name, stage) for name, stage in stages.items() if 'sources' in stage),
+    Heading('What came out'),
+    *([Text(config.report.note)] if config.report.get('note') else []),
+    quality(facts, config.report.get('columns', ())),
+    Heading('Curves'),
+    *_curves(config, [name for name, stage in stages.items() if 'loss' in stage]),
+    Heading('What it cost'),
+    *_cost(facts),
+  ]
+  for name, stage in stages.items():
+    if 'kl_bound' in stage:
+      out += [Heading(f'Best of n: {name}'), _best(stage)]
+  said = {name: stage['answers'] for name, stage in stages.items() if stage.get('answers')}
+  prompts = dict.fromkeys(prompt for answers in said.values() for prompt in answers)
+  if prompts:
+    out.append(Heading('The same prompts after every stage'))
+  for prompt in prompts:
+    rows = [[name, _short(answers[prompt])] for name, answers in said.items() if prompt in answers]
+    out += [Heading(prompt, 3), Table(('stage', 'answer'), rows)]
+  for name in stages:
+    if (Path(config[name].workdir) / 'rollouts.jsonl').is_file():
+      out += [Heading(f'Rollouts: {name}'), _rollouts(config[name].workdir)]
+  return out
+
+
+def quality(facts: Facts, columns: Sequence[Sequence[str]]) -> Table:
+  """A row for each model, a column for each metric that was measured on any of them.
+
+  Args:
+    facts: what `report.json` has.
+    columns: (metric, heading), in order. The key of an evaluation stands for all of its metrics,
+      and without a heading a column is called after its metric; without columns there are all.
+  """
+  found = {name: stage['metrics'] for name, stage in facts['stages'].items() if 'metrics' in stage}
+  names = [*dict.fromkeys(name for measured in found.values() for name in measured)]
+  wanted = columns or [(key, '') for key in dict.fromkeys(name.split('/')[0] for name in names)]
+  headings = {
+    name: heading or name.partition('/')[2].replace('/', ' ').replace('_', ' ')
+    for metric, heading in wanted
+    for name in names
+    if name == metric or name.startswith(f'{metric}/')
+  }
+  rows = [
+    [stage, *(_number(measured.get(name), '.3f') for name in headings)]
+    for stage, measured in found.items()
+  ]
+  return Table(('stage', *headings.values()), rows)
+
+
+def _corpus(name: str, facts: Facts) -> Table:
+  rows = [
+    [
+      f'{source}, {split}',
+      *(f'{part[k]:,}' for k in ('documents', 'bytes', 'tokens')),
+      f'{part["bytes_per_token"]:.2f}',
+    ]
+    for source, splits in facts['sources'].items()
+    for split, part in splits.items()
+  ]
+  return Table((name, 'documents', 'bytes', 'tokens', 'bytes per token'), rows)
+
+
+def _cost(facts: Facts) -> list[Block]:
+  header = ('stage', 'updates', 'tokens', 'training FLOPs', 'time', 'tokens/s', 'GFLOP/s', 'MFU')
+  rows, flops, seconds = [], 0.0, 0.0
+  for name, s in facts['stages'].items():
+    flops, seconds = flops + (s.get('flops') or 0), seconds + (s['seconds'] or 0)
+    rate = s.get('flops_per_second')
+    rows.append(
+      [
+        name,
+        _number(s.get('steps'), ','),
+        _number(s.get('tokens'), ',.0f'),
+        _number(s.get('flops'), '.2e'),
+        NONE if s['seconds'] is None else _clock(s['seconds']),
+        _number(s.get('tokens_per_second'), ',.0f'),
+        _number(rate and rate / 1e9, ',.1f'),
+        _number(s.get('mfu'), '.1%'),
+      ]
+    )
+  hours = seconds / 3600 * facts['devices']
+  rows.append(['all', '', '', f'{flops:.2e}', _clock(seconds), '', '', ''])
+  cost = f', {hours * facts["price"]:.2f} at {facts["price"]:g} an hour' if facts['price'] else ''
+  return [
+    Table(header, rows),
+    Text(
+      'FLOPs are those of the model, forward and backward: 6 for each parameter in a product and '
+      'token, and those of attention; sampling and scoring are in the time and not in them. '
+      f'Device-hours: {hours:.3f}{cost}.'
+    ),
+  ]
+
+
+def _best(facts: Facts) -> Table:
+  rows = [
+    [
+      *(str(facts[k]) for k in ('prompts', 'n', 'written')),
+      *(_number(facts[k], '.3f') for k in ('single', 'best', 'kl', 'kl_bound')),
+    ]
+  ]
+  header = ('prompts', 'n', 'written', 'mean score', 'score of the best', 'KL', 'KL at most')
+  return Table(header, rows)
+
+
+def _rollouts(folder: str) -> Table:
+  found = rollouts.read(folder)
+  few = found[:SHOWN_ROLLOUTS] + found[SHOWN_ROLLOUTS:][-SHOWN_ROLLOUTS:]
+  rows = [
+    [str(r['step']), r['prompt'], r['answer'], _number(r.get('reward'), '.2f'), r.get('gold', NONE)]
+    for r in few
+  ]
+  return Table(('step', 'prompt', 'answer', 'reward', 'gold'), rows)
+
+
+def _curves(config: Any, trained: Sequence[str]) -> list[Block]:
+  """Reward, where there is one, or loss of each stage over its steps."""
+  if not trained:
+    return []
+  try:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure as Drawing
+  except ImportError:
+    return [Text("pip install 'llm_jax[log]' adds matplotlib, which draws the curves.")]
+  columns = min(len(trained), 3)
+  lines = -(-len(trained) // columns)
+  drawing = Drawing(figsize=(4 * columns, 2.8 * lines), layout='constrained')
+  axes = [*drawing.subplots(lines, columns, squeeze=False).flat]
+  for name, ax in zip(trained, axes, strict=False):
+    records = metrics.read(config[name].workdir)
+    what = 'reward' if any('reward' in r for r in records) else 'loss'
+    for key in [what, *(f'{key}/{what}' for key in config[name].evals)]:
+      points = [(r['step'], r[key]) for r in records if r.get(key) is not None]
+      if points:
+        style = '-' if key == what else 'o-'
+        ax.plot(*zip(*points, strict=True), style, ms=3, lw=1.2, label=key)
+    ax.set(title=name, xlabel='step')
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+  for ax in axes[len(trained) :]:
+    ax.set_axis_off()
+  drawn = io.BytesIO()
+  with rc_context({'svg.hashsalt': 'llm_jax'}):  # the same drawing is the same file
+    drawing.savefig(drawn, format='svg', metadata={'Date': None})
+  return [Figure('curves.svg', drawn.getvalue(), 'loss or reward of every stage over its steps')]
+
+
+def _short(text: str) -> str:
+  text = text.strip() or NONE
+  return text if len(text) <= LONGEST else f'{text[:LONGEST]} …'
+
+
+def _number(value: Any, form: str) -> str:
+  return NONE if value is None else f'{value:{form}}'
+
+
+def _clock(seconds: float) -> str:
+  return f'{int(seconds // 60)}:{int(seconds % 60):02d}'
