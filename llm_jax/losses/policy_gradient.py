@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.losses import ratios
-from llm_jax.losses.answers import field, per_token
-from llm_jax.losses.ratios import Level, Rollout, Surrogate
+from llm_jax.losses.answers import field
+from llm_jax.losses.ratios import Aggregation, Level, Rollout, Surrogate
 from llm_jax.options import Count, NotNegative, Positive, kinds
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
 
-Aggregation = Literal['token_mean', 'sequence_mean', 'sequence_sum', 'constant']
 Pair = tuple[Positive, Positive]  # for positive advantages, and for negative ones
 LOG_WEIGHT = (math.log(1e-8), 20.0)  # the range in which VESPO's authors keep log w
 
@@ -155,27 +154,8 @@ def loss_fn(
   if entropy_weight:
     loss_BGL -= entropy_weight * rollout.entropy
   longest = max_length or (_columns(batch) if aggregation == 'constant' else 1)
-  mean = aggregate(loss_BGL, rollout.target, aggregation, longest)
+  mean = ratios.aggregate(loss_BGL, rollout.target, aggregation, longest)
   return mean, ratios.policy_metrics(rollout, surrogate)
-
-
-def aggregate(loss_BGL: Array, target_BGL: Array, aggregation: str, longest: int) -> Mean:
-  """The mean of a loss over tokens, or over answers with a target and `longest` places each.
-
-  >>> loss_BGL = jnp.array([[[3.0, 3.0, 3.0], [1.0, 0.0, 0.0]]])  # answers of 3 tokens and of 1
-  >>> names = ('token_mean', 'sequence_mean', 'sequence_sum')
-  >>> [float(aggregate(loss_BGL, loss_BGL > 0, name, 1).value) for name in names]
-  [2.5, 2.0, 5.0]
-  >>> float(aggregate(loss_BGL, loss_BGL > 0, 'constant', 4).value)
-  1.25
-  """
-  if aggregation == 'token_mean':
-    return Mean.of(loss_BGL, target_BGL)
-  sum_BG, length_BG = (loss_BGL * target_BGL).sum(-1), target_BGL.sum(-1)
-  if aggregation == 'sequence_mean':
-    return Mean.of(per_token(sum_BG, length_BG), length_BG > 0)
-  mean = Mean.of(sum_BG, length_BG > 0)
-  return Mean(mean.total, mean.count * longest)
 
 
 def _columns(batch: Batch) -> int:

@@ -10,6 +10,7 @@ from llm_jax.losses.logprobs import scores
 from llm_jax.options import NotNegative, Positive, Share
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params, Peak
 
+Aggregation = Literal['token_mean', 'sequence_mean', 'sequence_sum', 'constant']
 Level = Literal['token', 'sequence', 'sequence_sum']
 Estimator = Literal['k1', 'k2', 'k3', 'abs']
 
@@ -176,6 +177,25 @@ def kl(log_ratio: Array, estimator: Estimator, clamp: float | None = None) -> Ar
   else:
     value = jnp.abs(log_ratio)
   return value if clamp is None else jnp.clip(value, -clamp, clamp)
+
+
+def aggregate(loss_BGL: Array, target_BGL: Array, aggregation: Aggregation, longest: int) -> Mean:
+  """The mean of a loss over tokens, or over answers with a target and `longest` places each.
+
+  >>> loss_BGL = jnp.array([[[3.0, 3.0, 3.0], [1.0, 0.0, 0.0]]])  # answers of 3 tokens and of 1
+  >>> names = ('token_mean', 'sequence_mean', 'sequence_sum')
+  >>> [float(aggregate(loss_BGL, loss_BGL > 0, name, 1).value) for name in names]
+  [2.5, 2.0, 5.0]
+  >>> float(aggregate(loss_BGL, loss_BGL > 0, 'constant', 4).value)
+  1.25
+  """
+  if aggregation == 'token_mean':
+    return Mean.of(loss_BGL, target_BGL)
+  sum_BG, length_BG = (loss_BGL * target_BGL).sum(-1), target_BGL.sum(-1)
+  if aggregation == 'sequence_mean':
+    return Mean.of(per_token(sum_BG, length_BG), length_BG > 0)
+  mean = Mean.of(sum_BG, length_BG > 0)
+  return Mean(mean.total, mean.count * longest)
 
 
 def policy_metrics(rollout: Rollout, surrogate: Surrogate) -> Metrics:
