@@ -134,6 +134,16 @@ def test_every_name_but_that_of_a_group_for_one_function_drops(source, group, le
   assert c.to_dict() == {'name': 'mine.other', **left}
 
 
+def test_other_annotators_drop_the_options_of_those_that_are_left_out():
+  words = [
+    "--config.annotate.steps=('sample','mine.judge','group_advantage')",
+    '--config.annotate.judge.weight=2.0',
+  ]
+  c = main.read_config(['main', '--config=grpo', *words])
+  assert set(c.annotate) == {'steps', 'sample', 'judge', 'group_advantage'}
+  assert c.annotate.judge.to_dict() == {'weight': 2.0}
+
+
 def test_an_evaluation_without_a_name_is_turned_off():
   assert read('--config.evals.validation.name=').evals.validation.to_dict() == {'name': ''}
 

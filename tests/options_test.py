@@ -274,7 +274,9 @@ def files():
   yield 'sampling/pick', pick.make
 
 
-@pytest.mark.parametrize(('where', 'function'), files(), ids=str)
+@pytest.mark.parametrize(
+  ('where', 'function'), files(), ids=lambda x: x if isinstance(x, str) else ''
+)
 def test_every_option_of_every_file_says_what_it_means(where, function):
   for name, option in options_of(function).items():
     assert name in HOUSE or option.meaning, f'{where}: {name} is not in the docstring'

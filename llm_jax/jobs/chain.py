@@ -112,6 +112,11 @@ def _part(
   lent = {n for n, o in options_of(function).items() if o.required and n in sampled}
   group = {name: sampled[name] for name in lent} | group
   check(function, group, where=where, offered=OFFERED)
+  if room == 'data' and 'split' not in options_of(function):
+    raise BadInput(
+      f'{where}: make of {name!r} has no keyword `split`; a stage asks it for the rows of train and '
+      'of validation'
+    )
   return Part(room, where, name, module, function, group, resolve(function, group))
 
 

@@ -49,6 +49,8 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
       _unset(config, name, [other for other, _ in changes])
     elif name.endswith('.name'):
       _rename(config, name, value)
+    elif name.endswith('annotate.steps') and value:
+      _drop_annotators(config, name, value, [other for other, _ in changes])
   changes = [(name, value) for name, value in changes if value != UNSET]
   typed = lambda name: _lists(config, name) and ('[' in name or _value(config, name) is not None)
   added = [change for change in changes if not typed(change[0])]
@@ -156,6 +158,19 @@ def _rename(config: ConfigDict, name: str, value: str | None) -> None:
   inner = _value(config, group)
   if _lists(config, name) and value != inner.name and group.split('.')[-1] not in ONE_FUNCTION:
     for field in [field for field in inner if field != 'name']:
+      del inner[field]
+
+
+def _drop_annotators(config: ConfigDict, name: str, value: str, changed: Sequence[str]) -> None:
+  """Where other annotators are given, the options of those that are left out go."""
+  group = name.removesuffix('.steps')
+  steps, inner = literal(value), _value(config, group)
+  if not isinstance(inner, ConfigDict) or not isinstance(steps, (tuple, list)):
+    return
+  last = lambda step: step.removesuffix('.py').replace('/', '.').rpartition('.')[-1]
+  kept = {called for step in map(str, steps) for called in (step, last(step))}
+  for field in [field for field in inner if field != 'steps' and field not in kept]:
+    if not any(other.startswith(f'{group}.{field}.') for other in changed):
       del inner[field]
 
 

@@ -10,7 +10,7 @@ import pytest
 from llm_jax.data import families
 from llm_jax.evals import answers
 from llm_jax.find import find
-from llm_jax.models.cache import make as make_cache
+from llm_jax.models.cache import empty as make_cache
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 

@@ -282,6 +282,11 @@ def test_an_annotator_that_does_not_say_may_have_written_it(mine):
     check_fields(chain(changed('grpo', ('sample', 'group_advantage', f'{mine}.silent'))))
 
 
+def test_data_that_knows_no_splits_are_refused(mine):
+  with pytest.raises(BadInput, match='has no keyword `split`'):
+    chain(changed('sft', data=dict(name=f'{mine}.silent')))
+
+
 def test_a_judge_of_the_user_is_one_for_best_of_n(mine):
   c = config_of('best_of_n')
   group = c.annotate.sample

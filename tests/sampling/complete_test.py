@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llm_jax.models import transformer
-from llm_jax.models.cache import make as make_cache
+from llm_jax.models.cache import empty as make_cache
 from llm_jax.sampling import complete, pick
 from llm_jax.sampling.generate import generate, left_pad
 from llm_jax.text import chat

@@ -12,7 +12,7 @@ import pytest
 from llm_jax.losses.logprobs import score
 from llm_jax.losses.policy_gradient import loss_fn
 from llm_jax.models import lora, transformer
-from llm_jax.models.cache import make as make_cache
+from llm_jax.models.cache import empty as make_cache
 from llm_jax.models.cache import write
 from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.parallel.parameters import shardings
