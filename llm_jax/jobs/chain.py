@@ -114,8 +114,8 @@ def _part(
   check(function, group, where=where, offered=OFFERED)
   if room == 'data' and 'split' not in options_of(function):
     raise BadInput(
-      f'{where}: make of {name!r} has no keyword `split`; a stage asks it for the rows of train and '
-      'of validation'
+      f'{where}: make of {name!r} has no keyword `split`; a stage asks it for the rows of train '
+      'and of validation'
     )
   return Part(room, where, name, module, function, group, resolve(function, group))
 
