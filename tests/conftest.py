@@ -7,7 +7,10 @@ start inherit it. What is already set stays, so `JAX_PLATFORMS=cuda pytest` runs
 import os
 from pathlib import Path
 
+import pytest
 from absl import logging
+
+from llm_jax.main import tune_cpu
 
 # Tests compile much and compute little, so the compiler leaves the code as it finds it and writes
 # loops in the older and quicker of its two ways: a sixth of the time, for code half as fast. Two
@@ -22,6 +25,7 @@ FLAGS = {
   '--xla_cpu_multi_thread_eigen': 'false',
   '--xla_cpu_collective_call_terminate_timeout_seconds': '600',
 }
+tune_cpu()  # as every process of the command line does
 given = os.environ.get('XLA_FLAGS', '').split()
 named = [flag.split('=')[0] for flag in given]
 os.environ['XLA_FLAGS'] = ' '.join(
@@ -43,3 +47,22 @@ for name, value in DEFAULTS.items():
   os.environ.setdefault(name, value)
 
 logging.set_verbosity(logging.WARNING)
+
+# Files that take longest, which begin first so that workers end together.
+LONGEST = (
+  'readme', 'resume', 'hosts', 'pipeline', 'reinforcement', 'post_training', 'train', 'notebooks',
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  order = {f'{name}_test': i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """A file stays on one worker, which makes what its tests share once."""
+  from xdist.scheduler import LoadFileScheduling
+
+  config.option.loadscopereorder = False
+  return LoadFileScheduling(config, log)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import resume_test
-from tests.resume_test import EVERY, STAGE_STEPS, STEPS, Run, finished
+from tests.resume_test import EVERY, STAGE_STEPS, STEPS, Process, Run
 
 pytestmark = pytest.mark.slow
 folder, stages = resume_test.folder, resume_test.stages  # fixtures
@@ -27,7 +27,8 @@ class Hosts:
       address = f'127.0.0.1:{free.getsockname()[1]}'
     hosts = dict(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES='2', XLA_FLAGS=DEVICES)
     self.runs = [
-      Run(folder, name, 8, stage, **hosts, JAX_PROCESS_ID=str(host), **environ) for host in range(2)
+      Process(folder, name, 8, stage, **hosts, JAX_PROCESS_ID=str(host), **environ)
+      for host in range(2)
     ]
 
   def finished(self):
@@ -52,13 +53,13 @@ def assert_near(run, other):
 
 @pytest.fixture(scope='module')
 def whole(folder):
-  return finished(Run(folder, 'whole', 8))[0]
+  return Run(folder, 'whole', 8).finished()[0]
 
 
 @pytest.mark.parametrize('stage', ['grpo', 'ppo'])
 def test_two_hosts_align_as_one(stages, stage):
   run = Hosts(stages, f'{stage}-hosts', stage).finished()
-  other = finished(Run(stages, f'{stage}-one', 8, stage))[0]
+  other, _ = Run(stages, f'{stage}-one', 8, stage).finished()
   assert_near(run, other)
   assert len(run.losses()) == STAGE_STEPS + 3
 
@@ -73,7 +74,7 @@ def test_a_host_that_dies_ends_the_job_and_one_host_goes_on(folder, whole):
   status, said = first.wait()
   assert status != 0 and time.monotonic() - began < 60
   assert 'another host' in said, said[-2000:]
-  run, said = finished(Run(folder, 'dies', 8))
+  run, said = Run(folder, 'dies', 8).finished()
   assert 'resuming' in said
   assert_near(run, whole)
 

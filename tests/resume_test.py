@@ -1,5 +1,7 @@
 """A run that is killed, by whatever and wherever, ends as one that was left alone."""
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -15,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import artifact
+from llm_jax import artifact, main
+from llm_jax.jobs import command
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training import metrics, rollouts
@@ -44,9 +47,10 @@ SHAPE = dict(
 )  # fmt: skip
 JUDGE = SHAPE | dict(head='scalar')
 TIMES = ('seconds_to_first_step', 'tokens_per_second', 'flops_per_second', 'mfu', 'data_wait')
-# Every step waits a little, and a run that is to be killed waits for that before its last two.
+# A run that is to be killed takes its time, and waits for a signal before its last two steps.
 CONFIG = """
 import os
+import signal
 import time
 
 from configs import {stage}
@@ -55,7 +59,10 @@ from llm_jax.training.loop import fit
 
 
 def wait(step, state, metrics):
-  time.sleep(300 if 'TO_BE_KILLED' in os.environ and step == {steps} - 2 else 0.03)
+  time.sleep(0.03)
+  if step == {steps} - 2:
+    signal.alarm(300)
+    signal.pause()
 
 
 def slow_fit(*args, hooks, **options):
@@ -63,7 +70,8 @@ def slow_fit(*args, hooks, **options):
 
 
 def get_config():
-  train.fit = slow_fit
+  if 'TO_BE_KILLED' in os.environ:
+    train.fit = slow_fit
   c = {stage}.get_config('tiny')
   c.model.update({shape!r})
   c.compute.scan_layers = True
@@ -99,7 +107,9 @@ def folder(tmp_path_factory):
     tokenizer=dict(vocab_size=290), length=16,
   )  # fmt: skip
   write_config(folder, 'pretrain', STEPS, dict(tokenize=tokenize))
-  return folder
+  yield folder
+  for process in Process.started:  # a test that failed leaves its own behind
+    process.kill()
 
 
 @pytest.fixture(scope='module')
@@ -152,22 +162,55 @@ def write_rollout_configs(folder, questions):
 
 
 class Run:
-  """`python -m llm_jax.main` on a stage's config, as a process on so many devices."""
+  """`llm_jax.main` on a stage's config and so many devices."""
 
-  def __init__(self, folder, name, devices, stage='pretrain', **environ):
+  def __init__(self, folder, name, devices, stage='pretrain'):
     self.workdir = folder / name
-    command = [
-      *(sys.executable, '-m', 'llm_jax.main', f'--config={folder / f"{stage}.py"}'),
+    self.words = [
+      *('llm_jax.main', f'--config={folder / f"{stage}.py"}'),
       *(f'--config.workdir={self.workdir}', f'--config.mesh.fsdp={devices}'),
     ]
+
+  def finished(self):
+    """Itself and what it said: run to its end in this process, which has JAX and its programs."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+      main.run(command.read_config(self.words))
+    return self, said.getvalue()
+
+  def records(self):
+    return metrics.read(self.workdir) if (self.workdir / 'metrics.jsonl').exists() else []
+
+  def losses(self):
+    """Training and validation losses with their steps."""
+    return [(r['step'], k, r[k]) for r in self.records() for k in ('loss', 'validation/loss')
+            if k in r]  # fmt: skip
+
+  def numbers(self):
+    """All that was logged, but how long it took."""
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in self.records()]
+
+  def params(self):
+    return jax.device_get(artifact.load(self.workdir, make_mesh(data=1)).params)
+
+
+class Process(Run):
+  """A process of its own, which can be killed."""
+
+  started = ()
+
+  def __init__(self, folder, name, devices, stage='pretrain', **environ):
+    super().__init__(folder, name, devices, stage)
     self.process = subprocess.Popen(
-      command,
+      [sys.executable, '-m', *self.words],
       cwd=ROOT,
       env=os.environ | environ,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
     )
+
+    Process.started += (self.process,)
 
   def wait(self):
     """Its exit status and what it said."""
@@ -190,27 +233,6 @@ class Run:
     self.process.send_signal(number)
     return self.wait()
 
-  def records(self):
-    return metrics.read(self.workdir) if (self.workdir / 'metrics.jsonl').exists() else []
-
-  def losses(self):
-    """Training and validation losses with their steps."""
-    return [(r['step'], k, r[k]) for r in self.records() for k in ('loss', 'validation/loss')
-            if k in r]  # fmt: skip
-
-  def numbers(self):
-    """All that was logged, but how long it took."""
-    return [{k: v for k, v in r.items() if k not in TIMES} for r in self.records()]
-
-  def params(self):
-    return jax.device_get(artifact.load(self.workdir, make_mesh(data=1)).params)
-
-
-def finished(run):
-  status, said = run.wait()
-  assert status == 0, said
-  return run, said
-
 
 def random_step(first, last):
   step = random.Random(time.time_ns()).randint(first, last)
@@ -228,20 +250,20 @@ def assert_same(run, other, steps=STEPS):
 @pytest.fixture(scope='module')
 def alone(folder):
   """A run that nobody disturbed, on one device."""
-  return finished(Run(folder, 'alone', 1))[0]
+  return Run(folder, 'alone', 1).finished()[0]
 
 
 @pytest.fixture(scope='module')
 def asked(folder, alone):
   """A run that was asked to stop, went on from there, and was then killed."""
-  run = Run(folder, 'run', 1)
+  run = Process(folder, 'run', 1, TO_BE_KILLED='yes')
   status, said = run.kill(random_step(EVERY + 1, STEPS // 2), signal.SIGTERM)
   assert status not in (0, -signal.SIGTERM) and 'Traceback' not in said
   last = said.splitlines()[-1]
   assert 'SIGTERM' in last and 'give the same command again' in last
   saved = int(last.split('saved step ')[1].split()[0])
   assert max(r['step'] for r in run.records()) == saved  # nothing that was done is lost
-  run = Run(folder, 'run', 1, TO_BE_KILLED='yes')
+  run = Process(folder, 'run', 1, TO_BE_KILLED='yes')
   status, said = run.kill(random_step(max(saved, STEPS // 2) + EVERY, STEPS - 4))
   assert status == -signal.SIGKILL and f'from step {saved}' in said
   assert not (run.workdir / artifact.FILE).exists()
@@ -253,7 +275,7 @@ def go_on(folder, killed, devices):
   """The killed run, put back as it was, to its end."""
   shutil.rmtree(folder / 'run')
   shutil.copytree(killed, folder / 'run')
-  return finished(Run(folder, 'run', devices))
+  return Run(folder, 'run', devices).finished()
 
 
 def test_stopped_killed_and_its_newest_checkpoint_damaged_it_ends_with_the_same_bits(
@@ -289,25 +311,25 @@ def test_resumed_on_eight_devices_it_ends_with_the_same_losses(folder, alone, as
 
 
 def test_killed_on_eight_devices_it_ends_with_the_same_bits(folder):
-  whole, _ = finished(Run(folder, 'alone8', 8))
-  run = Run(folder, 'killed8', 8, TO_BE_KILLED='yes')
-  status, _ = run.kill(random_step(EVERY + 1, STEPS - 4))
+  status, _ = Process(folder, 'killed8', 8, TO_BE_KILLED='yes').kill(
+    random_step(EVERY + 1, STEPS - 4)
+  )
   assert status == -signal.SIGKILL
-  run, said = finished(Run(folder, 'killed8', 8))
+  whole, _ = Run(folder, 'alone8', 8).finished()
+  run, said = Run(folder, 'killed8', 8).finished()
   assert 'resuming' in said
   assert_same(run, whole)
 
 
 @pytest.mark.parametrize('stage', ['dpo', 'grpo', 'ppo'])
 def test_a_later_stage_that_was_killed_ends_with_the_same_bits(stages, stage):
-  whole = Run(stages, f'{stage}-alone', 1, stage)
-  run = Run(stages, f'{stage}-killed', 1, stage, TO_BE_KILLED='yes')
+  run = Process(stages, f'{stage}-killed', 1, stage, TO_BE_KILLED='yes')
   status, _ = run.kill(random_step(EVERY + 1, STAGE_STEPS - 4))
   assert status == -signal.SIGKILL and not (run.workdir / artifact.FILE).exists()
   known = references(run)
-  run, said = finished(Run(stages, f'{stage}-killed', 1, stage))
+  run, said = Run(stages, f'{stage}-killed', 1, stage).finished()
   assert 'resuming' in said
-  finished(whole)
+  whole, _ = Run(stages, f'{stage}-alone', 1, stage).finished()
   assert_same(run, whole, STAGE_STEPS)
   assert (known > 0) == (stage == 'dpo')
   assert known <= references(run) == references(whole)
