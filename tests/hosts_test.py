@@ -100,4 +100,4 @@ def test_a_host_with_bad_input_stops_them_all(folder):
   hosts = Hosts(folder, 'wrong', 'wrong')
   for run in hosts.runs:
     status, said = run.wait()
-    assert status == 1 and 'error: ' in said and 'Traceback' not in said
+    assert status == 1 and 'error: ' in said and 'Traceback' not in said, said
