@@ -23,7 +23,7 @@ from llm_jax.models.compute import Compute, without_compute
 from llm_jax.parallel.parameters import path_of, shardings
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training.checkpoint import difference, manifest, sha256, write_json
-from llm_jax.types import BadInput, Params
+from llm_jax.types import BadInput, Model, Params
 
 FILE = 'artifact.json'
 ENDS = (FILE, 'tokenize.json', 'summary.json')  # a stage writes one of them, when it is finished
@@ -45,7 +45,7 @@ class Artifact:
     parent: folder of the artifact it started from, or None.
   """
 
-  model: Any
+  model: Model
   params: Params
   tokenizer: Tokenizer
   config: Mapping[str, Any]
@@ -192,7 +192,7 @@ def published(group: Mapping[str, Any]) -> dict[str, Any]:
   return {k: v for k, v in kept.items() if k != 'lora'}
 
 
-def abstract_params(model: Any) -> Params:
+def abstract_params(model: Model) -> Params:
   """Shapes and dtypes of a model's parameters."""
   tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   key = jax.eval_shape(lambda: jax.random.key(0))  # makes none, which would compile

@@ -192,6 +192,13 @@ class Annotate(Protocol):
 
 
 @runtime_checkable
+class Adapted(Protocol):
+  """A model that adds to a frozen one, whose parameters are `params['base']`."""
+
+  base: Model
+
+
+@runtime_checkable
 class Samples(Protocol):
   """An annotator that writes rows of its own to prompts, and knows how long they will be."""
 

@@ -4,14 +4,14 @@ arXiv:2503.14476, section 3.2: a group that is all right or all wrong has advant
 it takes a place in the batch and teaches nothing.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.annotate import stats
 from llm_jax.options import at_least, checked
-from llm_jax.types import Array, Batch, Params
+from llm_jax.types import Array, Batch, Model, Params, Tokenizer
 
 READS = ('reward', 'mask')
 WRITES = ('keep', 'log/acceptance')
@@ -31,7 +31,9 @@ class DynamicSampling:
 
 
 @checked(where='annotate.dynamic_sampling')
-def make(model: Any, tokenizer: Any, *, tries: Annotated[int, at_least(2)] = 4) -> DynamicSampling:
+def make(
+  model: Model, tokenizer: Tokenizer, *, tries: Annotated[int, at_least(2)] = 4
+) -> DynamicSampling:
   """Marks groups whose counted rewards are not all equal; the rollout is filled with such groups.
 
   `log/acceptance` is the share of sampled groups that was kept. Prompts belong to tries by their

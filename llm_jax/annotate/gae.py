@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from llm_jax.annotate import stats
 from llm_jax.losses.ppo import values
 from llm_jax.options import Positive, Share, checked
-from llm_jax.types import Annotate, Array, BadInput, Batch, Params
+from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('token_reward', 'tokens', 'mask')
 WRITES = lambda o: (
@@ -24,8 +24,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @checked(where='annotate.gae')
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   gamma: Share = 1.0,
   lam: Share | None = None,

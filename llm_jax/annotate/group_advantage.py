@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from llm_jax.annotate import stats
 from llm_jax.options import Positive, checked
-from llm_jax.types import Annotate, Array, BadInput, Batch, Params
+from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('reward', 'tokens', 'mask')
 WRITES = (
@@ -34,8 +34,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @checked(where='annotate.group_advantage')
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   baseline: Literal['mean', 'leave_one_out', 'none', 'optimal'] = 'mean',
   scale: Literal['group', 'batch', 'none'] = 'group',

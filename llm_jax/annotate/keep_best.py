@@ -1,18 +1,16 @@
 """Best of n: of each group the answer with the highest reward stays, arXiv:2112.09332, sec. 3.2."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from llm_jax.annotate import stats
-from llm_jax.types import FIELDS, Annotate, Array, Batch, Params
+from llm_jax.types import FIELDS, Annotate, Array, Batch, Model, Params, Tokenizer
 
 READS = ('reward', 'tokens', 'mask')
 WRITES = ('mask', 'log/kept', 'log/best_reward', 'log/best_gain')
 
 
-def make(model: Any, tokenizer: Any, *, minimum: float | None = None) -> Annotate:
+def make(model: Model, tokenizer: Tokenizer, *, minimum: float | None = None) -> Annotate:
   """Fields [B, G, ...] become [B, 1, ...], with the best answer that counts; of equals the first.
 
   A group without such an answer, or whose best is below `minimum`, keeps one with `mask` 0, so that

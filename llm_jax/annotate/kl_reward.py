@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from llm_jax.annotate import stats
 from llm_jax.losses import ratios
 from llm_jax.options import NotNegative, Positive, checked
-from llm_jax.types import Array, Batch, Params
+from llm_jax.types import Array, Batch, Model, Params, Tokenizer
 
 READS = ('reward', 'tokens', 'mask', 'old_logp', 'ref_logp')
 WRITES = lambda o: (
@@ -29,8 +29,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @checked(where='annotate.kl_reward')
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   coefficient: NotNegative = 0.05,
   estimator: Literal['k1', 'k2', 'k3'] = 'k1',

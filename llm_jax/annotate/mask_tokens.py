@@ -1,12 +1,10 @@
 """Masked language modelling: hides tokens and asks for them back, arXiv:1810.04805, section 3.1."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from llm_jax.options import Share, checked
-from llm_jax.types import Annotate, Array, BadInput, Batch, Params
+from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('tokens', 'mask')
 WRITES = ('tokens', 'mask', 'target')
@@ -14,8 +12,8 @@ WRITES = ('tokens', 'mask', 'target')
 
 @checked(where='annotate.mask_tokens')
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   fraction: Share = 0.15,
   mask_share: Share = 0.8,

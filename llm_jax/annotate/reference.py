@@ -17,7 +17,7 @@ import numpy as np
 from llm_jax import artifact
 from llm_jax.losses.logprobs import score
 from llm_jax.options import Positive, checked
-from llm_jax.types import Annotate, Array, BadInput, Batch, Params
+from llm_jax.types import Adapted, Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('tokens',)
 WRITES = ('ref_logp', 'kl_ref_logp')  # the second where there are `kl_tokens`
@@ -29,8 +29,8 @@ _DIGEST = 16  # bytes
 
 @checked(where='annotate.reference')
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   mesh: Any,
   path: str = '',
@@ -58,7 +58,7 @@ def make(
       raise BadInput(f'annotate.reference: {path!r} is a reward model; it has no log-probabilities')
     made = artifact.load(path, mesh, model.compute)
     reference, parameters = made.model, lambda params: made.params
-  elif hasattr(model, 'base'):
+  elif isinstance(model, Adapted):
     reference, parameters = model.base, lambda params: params['base']
   else:
     raise BadInput(

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from llm_jax import artifact
 from llm_jax.annotate import stats
 from llm_jax.losses.reward import answer_scores
-from llm_jax.types import Annotate, Array, BadInput, Batch, Params
+from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('tokens', 'mask', 'segment')
 WRITES = ('reward', 'valid', 'log/reward', 'log/reward_std')
 ARTIFACTS = ('path',)
 
 
-def make(model: Any, tokenizer: Any, *, mesh: Any, path: str) -> Annotate:
+def make(model: Model, tokenizer: Tokenizer, *, mesh: Any, path: str) -> Annotate:
   """Writes `reward` [B, G], float32 whatever the reward model computes in, and `valid`.
 
   A score is read at the last token of prompt and answer. `valid` is 0, and the reward too, where

@@ -15,7 +15,7 @@ from llm_jax.sampling.complete import spoken
 from llm_jax.sampling.sampler import Sampler, Tools
 from llm_jax.text import chat
 from llm_jax.tools import make_tools
-from llm_jax.types import Array, BadInput, Batch, Params
+from llm_jax.types import Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('prompt', 'prompt_mask')
 WRITES = lambda o: (
@@ -29,8 +29,8 @@ PERIODS = range(1, 9)  # lengths of the loops that count as repetition
 
 @checked(where='annotate.sample')
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   mesh: Any,
   template: str | None,
@@ -113,7 +113,7 @@ class Sample:
 
   def __init__(
     self,
-    model: Any,
+    model: Model,
     sampler: Sampler,
     group: int,
     max_new: int,

@@ -1,6 +1,6 @@
 """From scores to rewards: rules for answers that never end or are overlong, clipping, whitening."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from llm_jax.annotate import stats
 from llm_jax.options import Count, Positive, checked
 from llm_jax.text import chat
-from llm_jax.types import Annotate, Array, BadInput, Batch, Params
+from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('reward', 'tokens', 'mask')
 WRITES = lambda o: (
@@ -19,8 +19,8 @@ WRITES = lambda o: (
 
 @checked(where='annotate.score_rules')
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   template: str | None,
   max_new: Count,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from llm_jax import artifact
 from llm_jax.options import at_least, checked
-from llm_jax.types import Annotate, Array, BadInput, Batch, Params
+from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('tokens',)
 WRITES = ('teacher_logits', 'teacher_ids')
@@ -16,7 +16,12 @@ ARTIFACTS = ('path',)
 
 @checked(where='annotate.teacher')
 def make(
-  model: Any, tokenizer: Any, *, mesh: Any, path: str, top_k: Annotated[int, at_least(0)] = 64
+  model: Model,
+  tokenizer: Tokenizer,
+  *,
+  mesh: Any,
+  path: str,
+  top_k: Annotated[int, at_least(0)] = 64,
 ) -> Annotate:
   """Writes `teacher_logits` float32 and `teacher_ids` int32 [..., L, K], entry t about token t.
 

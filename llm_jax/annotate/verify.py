@@ -15,7 +15,7 @@ from llm_jax.find import find, last
 from llm_jax.options import Count, Positive, check, checked
 from llm_jax.parallel.mesh import local_rows, shard_batch
 from llm_jax.rewards import columns
-from llm_jax.types import Array, BadInput, Batch, Params
+from llm_jax.types import Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = lambda o: ('tokens', 'mask', 'gold', *(('record',) if COLUMNS(o) else ()))
 WRITES = lambda o: (
@@ -53,8 +53,8 @@ def function(name: str) -> Callable[..., Any]:
 
 @checked(where='annotate.verify')
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   mesh: Any,
   rewards: Sequence[str] = ('exact_answer',),
@@ -119,7 +119,7 @@ class Verify:
 
   def __init__(
     self,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     judges: Mapping[str, Judge],
     weights: Sequence[float],
     mesh: Any,

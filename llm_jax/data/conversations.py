@@ -17,8 +17,7 @@ from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
 from llm_jax.options import at_least, checked
 from llm_jax.text import chat
-from llm_jax.text.tokenizer import Tokenizer
-from llm_jax.types import BadInput
+from llm_jax.types import BadInput, Tokenizer
 
 WRITES = ('tokens', 'mask', 'position', 'segment')
 _BATCH = 4096  # conversations encoded at once

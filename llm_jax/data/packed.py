@@ -17,8 +17,7 @@ import numpy as np
 
 from llm_jax.data.mixture import Mixture
 from llm_jax.options import suggest
-from llm_jax.text.tokenizer import Tokenizer
-from llm_jax.types import BadInput
+from llm_jax.types import BadInput, Tokenizer
 
 WRITES = ('tokens', 'mask', 'position', 'segment')
 TOKENIZE = 'python -m llm_jax.main --config=configs/tokenize.py'

@@ -18,8 +18,7 @@ from llm_jax.data.mixture import Mixture
 from llm_jax.options import Count, at_least, checked
 from llm_jax.rewards.columns import ALWAYS, pack
 from llm_jax.text import chat
-from llm_jax.text.tokenizer import Tokenizer
-from llm_jax.types import BadInput
+from llm_jax.types import BadInput, Tokenizer
 
 WRITES = lambda o: ('prompt', 'prompt_mask', 'gold', *(('record',) if o['columns'] else ()))
 _BATCH = 4096  # prompts encoded at once

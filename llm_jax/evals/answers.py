@@ -14,7 +14,7 @@ from llm_jax.options import Count, NotNegative, TopP, suggest
 from llm_jax.options import check as check_options
 from llm_jax.rewards import columns
 from llm_jax.sampling import complete
-from llm_jax.types import BadInput, Evaluate, Mean, Metrics, Params
+from llm_jax.types import BadInput, Evaluate, Mean, Metrics, Model, Params, Tokenizer
 
 Question = Mapping[str, Any]
 # (questions, answers) -> a number for each, or None where there is nothing to say.
@@ -29,8 +29,8 @@ SCORES = {
 
 
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   families: Sequence[str] = (),
   sources: Mapping[str, str] | None = None,
@@ -107,7 +107,7 @@ def make(
 
 
 def check(
-  model: Any,
+  model: Model,
   *,
   families: Sequence[str] = (),
   sources: Mapping[str, str] | None = None,

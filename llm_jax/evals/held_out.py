@@ -11,12 +11,12 @@ from llm_jax.options import Count
 from llm_jax.parallel.mesh import shard_batch
 from llm_jax.training.batches import annotated
 from llm_jax.training.step import measured
-from llm_jax.types import Annotate, Batch, LossFn, Metrics, Params
+from llm_jax.types import Annotate, Batch, LossFn, Metrics, Model, Params, Tokenizer
 
 
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   loss_fn: LossFn,
   rows: Sequence[Mapping[str, np.ndarray]],

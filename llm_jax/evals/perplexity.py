@@ -12,14 +12,14 @@ from llm_jax.evals import held_out
 from llm_jax.losses.logprobs import score
 from llm_jax.options import Count
 from llm_jax.training.batches import annotated
-from llm_jax.types import Annotate, Array, Batch, Mean, Metrics, Params
+from llm_jax.types import Annotate, Array, Batch, Mean, Metrics, Model, Params, Tokenizer
 
 READS = ('tokens', 'mask')
 
 
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   rows: Sequence[Mapping[str, np.ndarray]],
   mesh: Any,

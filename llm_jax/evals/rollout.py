@@ -11,14 +11,14 @@ from llm_jax.evals import held_out
 from llm_jax.options import Count
 from llm_jax.training.batches import annotated
 from llm_jax.training.step import measured
-from llm_jax.types import Annotate, Batch, Evaluate, Mean, Metrics, Params
+from llm_jax.types import Annotate, Batch, Evaluate, Mean, Metrics, Model, Params, Tokenizer
 
 READS = ('mask',)
 
 
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   rows: Sequence[Mapping[str, np.ndarray]],
   mesh: Any,

@@ -14,7 +14,7 @@ import numpy as np
 
 from llm_jax.find import call, find, last, named, preset
 from llm_jax.options import check, options_of, resolve
-from llm_jax.types import BadInput
+from llm_jax.types import BadInput, Tokenizer
 
 MAKES = {'data': 'make', 'annotate': 'make', 'losses': 'loss_fn'}
 # What the job hands to whoever names it, beside what comes from the step that samples.
@@ -208,7 +208,7 @@ def columns(parts: Sequence[Part]) -> tuple[str, ...]:
 
 def read_rows(
   parts: Sequence[Part],
-  tokenizer: Any,
+  tokenizer: Tokenizer,
   split: str,
   offered: Mapping[str, Any] | None = None,
 ) -> Sequence[Mapping[str, np.ndarray]]:

@@ -17,7 +17,7 @@ from llm_jax import artifact, options
 from llm_jax.find import bind, call, find, last, named
 from llm_jax.jobs import annotators, chain
 from llm_jax.options import Count
-from llm_jax.types import BadInput, Evaluate, Metrics, Params
+from llm_jax.types import BadInput, Evaluate, Metrics, Model, Params, Tokenizer
 
 FILLED_IN = ('rows', 'mesh', 'annotate', 'loss_fn', 'record')  # no option of a config
 OFFERED = (*FILLED_IN, 'batch_size', 'template', 'seed')
@@ -107,7 +107,7 @@ def check(
   groups: Mapping[str, Any],
   *,
   offered: Collection[str],
-  model: Any = None,
+  model: Model | None = None,
   coming: Collection[str] = (),
   shards: int = 1,
   where: str = 'evals',
@@ -151,8 +151,8 @@ def check(
 
 def build(
   groups: Mapping[str, Any],
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   mesh: Any,
   template: str | None,

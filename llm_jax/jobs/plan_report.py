@@ -5,12 +5,13 @@ from typing import Any
 
 from llm_jax.parallel.chips import Chip
 from llm_jax.training.roofline import Estimate, Layout
+from llm_jax.types import Model
 
 DAY = 86400.0
 
 
 def numbers(
-  config: Any, model: Any, chip: Chip, count: int, one: Estimate, *, rows: int
+  config: Any, model: Model, chip: Chip, count: int, one: Estimate, *, rows: int
 ) -> dict[str, Any]:
   """The numbers of a layout and of the whole run.
 

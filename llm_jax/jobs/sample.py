@@ -27,7 +27,7 @@ from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
 from llm_jax.sampling import complete, pick
 from llm_jax.training.batches import annotated
 from llm_jax.training.checkpoint import write_json
-from llm_jax.types import BadInput, Batch
+from llm_jax.types import BadInput, Batch, Tokenizer
 
 MAY_CHANGE = ('compute', 'mesh', 'next')
 FIELDS = ('tokens', 'mask', 'reward', 'valid')  # of a batch, for the best of n
@@ -208,7 +208,7 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
     print(f'{_told(folder)}\n{time.perf_counter() - began:.0f} s. {_next(config)}')
 
 
-def _asked(rows: Any, index: int, tokenizer: Any) -> list[dict[str, Any]]:
+def _asked(rows: Any, index: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
   """The messages that a row asks to go on, or else its text as one of the user."""
   if hasattr(rows, 'messages'):
     return rows.messages(index)
@@ -218,7 +218,7 @@ def _asked(rows: Any, index: int, tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def _records(
-  batch: Batch, asked: Sequence[Any], index: Sequence[int], tokenizer: Any
+  batch: Batch, asked: Sequence[Any], index: Sequence[int], tokenizer: Tokenizer
 ) -> list[dict[str, Any]]:
   """One record a prompt, with all its answers, of this host's rows."""
   fields = {k: local_rows(batch[k]) for k in FIELDS}

@@ -100,6 +100,7 @@ class Fields:
 MAY_CHANGE = (
   *('mesh', 'compute', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
   *('evals', 'sample', 'next', 'requires', 'stop'),
+  'evaluate',  # what `evals` was called in runs of before
 )
 
 

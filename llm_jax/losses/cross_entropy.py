@@ -1,6 +1,6 @@
 """Next-token (or masked-token) cross-entropy, with the z-loss of PaLM, arXiv:2204.02311, sec. 5."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from llm_jax.losses.answers import token_metrics
 from llm_jax.losses.logprobs import scores
 from llm_jax.options import NotNegative, checked
-from llm_jax.types import Array, Batch, Mean, Metrics, Params
+from llm_jax.types import Array, Batch, Mean, Metrics, Model, Params
 
 READS = ('tokens', 'mask')
 
@@ -19,7 +19,7 @@ def loss_fn(
   batch: Batch,
   rng: Array,
   *,
-  model: Any,
+  model: Model,
   z_loss: NotNegative = 0.0,
   average: Literal['token', 'sequence'] = 'token',
   dft: bool = False,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from llm_jax.losses.answers import field, token_metrics
 from llm_jax.losses.logprobs import read_blocks, read_scores
 from llm_jax.options import Positive, Share, checked
-from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
+from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Model, Params
 
 READS = ('tokens', 'mask', 'teacher_logits')
 PRESETS: dict[str, dict[str, Any]] = {
@@ -31,7 +31,7 @@ def loss_fn(
   batch: Batch,
   rng: Array,
   *,
-  model: Any,
+  model: Model,
   divergence: Literal['forward', 'reverse', 'jsd'] = 'forward',
   beta: Share | None = None,
   temperature: Positive = 1.0,

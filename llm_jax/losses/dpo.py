@@ -10,7 +10,7 @@ from llm_jax.losses import answers
 from llm_jax.losses.answers import MAX_EXPONENT, Average, Smoothing, field, per_token, smooth
 from llm_jax.losses.logprobs import read_blocks, read_scores
 from llm_jax.options import NotNegative, Positive, Share, above, at_least, kinds
-from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
+from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Model, Params
 
 NotZero = Annotated[float, above(0, up_to=0.5)]
 NotHalf = Annotated[float, at_least(0, below=0.5)]
@@ -163,7 +163,7 @@ def loss_fn(
   batch: Batch,
   rng: Array,
   *,
-  model: Any,
+  model: Model,
   kind: Any = 'sigmoid',
   f_divergence: Literal['reverse_kl', 'forward_kl', 'js', 'alpha'] | None = None,
   alpha: float | None = None,

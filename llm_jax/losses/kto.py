@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from llm_jax.losses.answers import field, token_metrics
 from llm_jax.losses.logprobs import score, scores
 from llm_jax.options import NotNegative, Positive, checked
-from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
+from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Model, Params
 
 MISMATCHED = ('kl_tokens', 'kl_mask', 'kl_segment', 'kl_position', 'kl_ref_logp')
 PRESETS: dict[str, dict[str, Any]] = {
@@ -28,7 +28,7 @@ def loss_fn(
   batch: Batch,
   rng: Array,
   *,
-  model: Any,
+  model: Model,
   kind: Literal['kto', 'apo_zero_unpaired'] = 'kto',
   beta: Positive = 0.1,
   desirable_weight: NotNegative = 1.0,
@@ -82,7 +82,7 @@ def loss_fn(
   }
 
 
-def _z0(model: Any, params: Params, batch: Batch) -> Array:
+def _z0(model: Model, params: Params, batch: Batch) -> Array:
   missing = [name for name in MISMATCHED if name not in batch]
   if missing:
     raise BadInput(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.parallel.mesh import platform
-from llm_jax.types import Array, Batch, Params
+from llm_jax.types import Array, Batch, Model, Params
 
 # Logits that a device holds at a time: 256 MiB of float32 on CPU. Accelerators take 1 GiB: adding
 # up the gradient of a large head, once a block, would otherwise take longer than its product.
@@ -27,12 +27,12 @@ class Scores(NamedTuple):
   entropy: Array
 
 
-def score(model: Any, params: Params, batch: Batch, *, temperature: float = 1.0) -> Array:
+def score(model: Model, params: Params, batch: Batch, *, temperature: float = 1.0) -> Array:
   """log p(token | what comes before it) [..., L], in nats; see `scores`."""
   return scores(model, params, batch, temperature=temperature).logp
 
 
-def scores(model: Any, params: Params, batch: Batch, *, temperature: float = 1.0) -> Scores:
+def scores(model: Model, params: Params, batch: Batch, *, temperature: float = 1.0) -> Scores:
   """Log-probability, logsumexp of the logits and entropy of every token's prediction.
 
   Args:
@@ -51,7 +51,7 @@ def scores(model: Any, params: Params, batch: Batch, *, temperature: float = 1.0
 
 
 def read_blocks(
-  model: Any,
+  model: Model,
   params: Params,
   batch: Batch,
   read: Callable[..., Any],
@@ -86,7 +86,7 @@ def read_blocks(
 
 
 def _blocked(
-  model: Any,
+  model: Model,
   params: Params,
   hidden_BLD: Array,
   about: tuple[Array, ...],

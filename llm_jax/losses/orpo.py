@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from llm_jax.losses.answers import Average, nll, pair_metrics, pairs, per_token
 from llm_jax.losses.logprobs import scores
 from llm_jax.options import NotNegative, checked
-from llm_jax.types import Array, Batch, Mean, Metrics, Params
+from llm_jax.types import Array, Batch, Mean, Metrics, Model, Params
 
 READS = lambda o: ('tokens', 'mask', *(('segment',) if o['nll_span'] == 'all' else ()))
 PRESETS: dict[str, dict[str, Any]] = {'trl': dict(beta=0.1, nll_span='all', nll_average='token')}
@@ -21,7 +21,7 @@ def loss_fn(
   batch: Batch,
   rng: Array,
   *,
-  model: Any,
+  model: Model,
   beta: NotNegative = 0.1,
   nll_span: Literal['answer', 'all'] = 'answer',
   nll_average: Average = 'sequence',

@@ -11,7 +11,7 @@ from llm_jax.losses import ratios
 from llm_jax.losses.answers import field
 from llm_jax.losses.ratios import Aggregation, Level, Rollout, Surrogate
 from llm_jax.options import Count, NotNegative, Positive, kinds
-from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
+from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Model, Params
 
 Pair = tuple[Positive, Positive]  # for positive advantages, and for negative ones
 LOG_WEIGHT = (math.log(1e-8), 20.0)  # the range in which VESPO's authors keep log w
@@ -92,7 +92,7 @@ def loss_fn(
   batch: Batch,
   rng: Array,
   *,
-  model: Any,
+  model: Model,
   kind: Any = 'clip',
   aggregation: Aggregation = 'token_mean',
   max_length: Count | None = None,

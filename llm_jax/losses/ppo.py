@@ -8,7 +8,7 @@ from llm_jax.losses import ratios
 from llm_jax.losses.answers import field, nll
 from llm_jax.losses.logprobs import score
 from llm_jax.options import NotNegative, Positive, Share, checked
-from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
+from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Model, Params
 
 PTX = ('ptx_tokens', 'ptx_mask', 'ptx_segment', 'ptx_position')
 READS = lambda o: (
@@ -28,7 +28,7 @@ def loss_fn(
   batch: Batch,
   rng: Array,
   *,
-  model: Any,
+  model: Model,
   clip: Share = 0.2,
   clip_dual: float | None = None,
   log_ratio_clamp: Positive | None = None,
@@ -104,7 +104,7 @@ def loss_fn(
   return Mean(total, policy.count), metrics
 
 
-def values(model: Any, params: Params, batch: Batch) -> Array:
+def values(model: Model, params: Params, batch: Batch) -> Array:
   """What the critic expects of each token's choice, float32 [..., L].
 
   Entry t is read where token t is predicted, from the tokens before it; the first of a row is
@@ -126,7 +126,7 @@ def values(model: Any, params: Params, batch: Batch) -> Array:
 
 
 def _value(
-  model: Any, params: Params, batch: Batch, value_clip: float | None
+  model: Model, params: Params, batch: Batch, value_clip: float | None
 ) -> tuple[Mean, Metrics]:
   """Half the squared error of the values over `value_mask`, and what is logged of them."""
   returns = field(batch, 'return')
@@ -143,7 +143,7 @@ def _value(
   return loss, {'value_loss': loss, **metrics}
 
 
-def _pretraining(model: Any, params: Params, batch: Batch) -> tuple[Array, Mean]:
+def _pretraining(model: Model, params: Params, batch: Batch) -> tuple[Array, Mean]:
   """-log p of rows of pretraining, in nats a token: the mean of each row [B], and of all tokens."""
   missing = [name for name in PTX if name not in batch]
   if missing:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from llm_jax.losses.answers import MAX_EXPONENT, field, per_token, token_metrics
 from llm_jax.losses.logprobs import scores
 from llm_jax.options import NotNegative, Positive, Share
-from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params, Peak
+from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Model, Params, Peak
 
 Aggregation = Literal['token_mean', 'sequence_mean', 'sequence_sum', 'constant']
 Level = Literal['token', 'sequence', 'sequence_sum']
@@ -48,7 +48,7 @@ class Surrogate(NamedTuple):
   clipped: dict[str, Array]
 
 
-def read(model: Any, params: Params, batch: Batch, temperature: float) -> Rollout:
+def read(model: Model, params: Params, batch: Batch, temperature: float) -> Rollout:
   """The answers of a batch under `model`.
 
   Args:

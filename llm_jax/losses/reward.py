@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.options import NotNegative, checked
-from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
+from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Model, Params
 
 # Margins by how much better the first answer is, from 0 (hardly) to 3 (clearly); Llama 2,
 # arXiv:2307.09288, table 27.
@@ -42,7 +42,7 @@ def loss_fn(
   batch: Batch,
   rng: Array,
   *,
-  model: Any,
+  model: Model,
   kind: Literal['pairwise', 'best_of_k'] = 'pairwise',
   margin: Margin | None = None,
   centering: NotNegative = 0.0,
@@ -105,7 +105,7 @@ def loss_fn(
   return Mean.of(loss_B, ranked_B), metrics
 
 
-def answer_scores(model: Any, params: Params, batch: Batch) -> Array:
+def answer_scores(model: Model, params: Params, batch: Batch) -> Array:
   """The score of each answer, float32, read at its last token; 0 where there is no token.
 
   The last token is the last index with `segment` > 0: lengths decide, never token ids, and it does

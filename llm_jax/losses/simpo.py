@@ -9,7 +9,7 @@ from llm_jax.losses import answers
 from llm_jax.losses.answers import MAX_EXPONENT, Average, Smoothing, per_token
 from llm_jax.losses.logprobs import scores
 from llm_jax.options import NotNegative, Positive, kinds
-from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Params
+from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Model, Params
 
 # A preset is a library and the kind for which its convention is known.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -66,7 +66,7 @@ def loss_fn(
   batch: Batch,
   rng: Array,
   *,
-  model: Any,
+  model: Model,
   kind: Any = 'simpo',
   nll_weight: NotNegative = 0.0,
   nll_average: Average | None = None,

@@ -12,14 +12,14 @@ from llm_jax.sampling import pick
 from llm_jax.sampling.generate import left_pad
 from llm_jax.sampling.sampler import Sampler, Tools
 from llm_jax.text import chat
-from llm_jax.types import BadInput, Params
+from llm_jax.types import BadInput, Model, Params, Tokenizer
 
 Prompt = str | Sequence[Mapping[str, Any]]
 
 
 def make(
-  model: Any,
-  tokenizer: Any,
+  model: Model,
+  tokenizer: Tokenizer,
   *,
   prompts: Sequence[Prompt],
   template: str | None = None,
@@ -82,14 +82,14 @@ def make(
   return complete
 
 
-def spoken(model: Any, tokenizer: Any) -> np.ndarray | None:
+def spoken(model: Model, tokenizer: Tokenizer) -> np.ndarray | None:
   """bool [V]: which ids stand for something, for a model may have more rows than words; or None."""
   if model.shape.vocab_size == tokenizer.vocab_size:
     return None
   return np.arange(model.shape.vocab_size) < tokenizer.vocab_size
 
 
-def _encoded(tokenizer: Any, prompt: Prompt, template: str | None) -> list[int]:
+def _encoded(tokenizer: Tokenizer, prompt: Prompt, template: str | None) -> list[int]:
   if template is None:
     if not isinstance(prompt, str):
       raise BadInput('sample: a conversation as a prompt needs a chat template')

@@ -18,7 +18,7 @@ import numpy as np
 
 from llm_jax.parallel.mesh import BATCH_AXES, constrain
 from llm_jax.sampling.pick import Pick
-from llm_jax.types import Array, BadInput, Batch, Params
+from llm_jax.types import Array, BadInput, Batch, Model, Params
 
 GROW = 64  # the cache grows by so many slots, so that early tokens do not attend to empty ones
 
@@ -58,7 +58,7 @@ def generate(
   prompt_mask_BP: Array,
   rng: Array,
   *,
-  model: Any,
+  model: Model,
   max_new: int,
   stop: Sequence[int],
   pick: Pick,
@@ -105,7 +105,7 @@ def start(
   prompt_mask_BP: Array,
   rng: Array,
   *,
-  model: Any,
+  model: Model,
   group: int = 1,
   penalised: bool = False,
 ) -> Rows:
@@ -159,7 +159,7 @@ def decode(
   rows: Rows,
   pick: Pick,
   *,
-  model: Any,
+  model: Model,
   columns: int,
   max_new: int,
   stop: Sequence[int],
@@ -215,7 +215,7 @@ def decode(
   return jax.lax.while_loop(going, step, (jnp.int32(0), rows))[1]
 
 
-def feed(params: Params, rows: Rows, tokens_RT: Array, length_R: Array, *, model: Any) -> Rows:
+def feed(params: Params, rows: Rows, tokens_RT: Array, length_R: Array, *, model: Model) -> Rows:
   """Appends given tokens to some rows, mask 0, and lets those rows go on; the others stay.
 
   Args:

@@ -21,7 +21,7 @@ from llm_jax.parallel.mesh import local_rows, shard_batch
 from llm_jax.sampling.generate import Rows, decode, feed, finish, generate, grow, start
 from llm_jax.sampling.pick import Pick
 from llm_jax.text.templates import MARKS
-from llm_jax.types import Array, BadInput, Batch, Params
+from llm_jax.types import Array, BadInput, Batch, Model, Params, Tokenizer
 
 Tool = Callable[[str], str]
 CHUNK = 16  # columns between two looks of the host at the texts, where there are stop strings
@@ -71,8 +71,8 @@ class Sampler:
 
   def __init__(
     self,
-    model: Any,
-    tokenizer: Any,
+    model: Model,
+    tokenizer: Tokenizer,
     *,
     max_new: int,
     stop: Sequence[int],
@@ -98,7 +98,7 @@ class Sampler:
       stop = (*stop, self._call[1])
     self._penalised = pick is not None and pick.repetition_penalty is not None
     chosen = lambda given: given if pick is None else pick
-    shape = dict(model=model, max_new=max_new, stop=tuple(stop))
+    shape: Any = dict(model=model, max_new=max_new, stop=tuple(stop))
     self._whole = jax.jit(
       lambda params, ids, mask, rng, given: generate(
         params, ids, mask, rng, pick=chosen(given), group=group, **shape

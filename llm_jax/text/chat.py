@@ -19,8 +19,7 @@ from typing import Any
 from llm_jax.options import suggest
 from llm_jax.text.jinja import JINJA
 from llm_jax.text.templates import MARKS, TEMPLATES, Part, Piece, Template, Turn
-from llm_jax.text.tokenizer import Tokenizer
-from llm_jax.types import BadInput
+from llm_jax.types import BadInput, Tokenizer
 
 Message = Mapping[str, Any]
 
@@ -74,6 +73,7 @@ def pieces(
 def encode(tokenizer: Tokenizer, found: Iterable[Piece]) -> tuple[list[int], list[int]]:
   """Ids of the pieces, and a mask that is 1 where a token is trainable.
 
+  >>> from llm_jax.text.tokenizer import Tokenizer
   >>> tokenizer = Tokenizer.train(['abc'], vocab_size=273)
   >>> found = [Piece('<|im_sep|>', control=True), Piece('<|im_sep|>'), Piece('abc', trainable=True)]
   >>> ids, mask = encode(tokenizer, found)  # the second one is text, and no control token
