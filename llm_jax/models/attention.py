@@ -26,7 +26,7 @@ class Attention(nn.Module):
   out_scale: float
   query_scale: float | None = None  # of scores; None: 1 / sqrt(E)
   fuse: bool = False
-  narrow: str | None = None
+  product_dtype: str | None = None
 
   @nn.compact
   def __call__(
@@ -49,7 +49,7 @@ class Attention(nn.Module):
     dim, dtype, size = x_BLD.shape[-1], x_BLD.dtype, self.head_dim
     heads = {'q': self.num_heads, 'k': self.num_kv_heads, 'v': self.num_kv_heads}
     weights = {n: self.param(n, fan_in(dim), (dim, h, size)) for n, h in heads.items()}
-    q_BLHE, k_BSKE, v_BSKE = products(x_BLD, [*weights.values()], self.fuse, self.narrow)
+    q_BLHE, k_BSKE, v_BSKE = products(x_BLD, [*weights.values()], self.fuse, self.product_dtype)
     if self.qkv_bias:
       bias = lambda n: self.param(f'{n}_bias', nn.initializers.zeros, (heads[n], size))
       q_BLHE, k_BSKE, v_BSKE = (
@@ -63,7 +63,7 @@ class Attention(nn.Module):
     if self.query_scale is not None:
       q_BLHE *= self.query_scale * size**0.5  # every backend divides by that root
     # Heads lead from here on: every product of attention is then a plain batch of matrices.
-    swap = lambda x: transposed(x, (0, 2, 1, 3), self.narrow)
+    swap = lambda x: transposed(x, (0, 2, 1, 3), self.product_dtype)
     q_BHLE, k_BKSE, v_BKSE = swap(q_BLHE), swap(k_BSKE), swap(v_BSKE)
     if layer is None or slots is None:
       out_BHLE = over_heads(attend, q_BHLE, k_BKSE.astype(dtype), v_BKSE.astype(dtype))
@@ -72,7 +72,7 @@ class Attention(nn.Module):
       out_BHLE = attend(q_BHLE, *read(layer, dtype))
     init = fan_in(self.num_heads * size, self.out_scale)
     o_HED = self.param('o', init, (self.num_heads, size, dim))
-    out_BLD = product(swap(out_BHLE), o_HED, axes=2, narrow=self.narrow)
+    out_BLD = product(swap(out_BHLE), o_HED, axes=2, product_dtype=self.product_dtype)
     if self.out_bias:
       out_BLD += self.param('o_bias', nn.initializers.zeros, (dim,)).astype(dtype)
     return out_BLD, layer

@@ -92,12 +92,12 @@ class Entry(NamedTuple):
   Attributes:
     theirs: name; `{}` stands for the number of the layer, a second one for that of an expert.
     ours: parameter paths; those under `blocks/` are stacked over layers, and over experts.
-    turned: theirs is [out, in] (a torch Linear) where ours is [in, out].
+    transposed: theirs is [out, in] (a torch Linear) where ours is [in, out].
   """
 
   theirs: str
   ours: tuple[str, ...]
-  turned: bool
+  transposed: bool
 
 
 def from_hf(weights: Mapping[str, np.ndarray], shape: Shape) -> Params:
@@ -139,10 +139,10 @@ def from_hf(weights: Mapping[str, np.ndarray], shape: Shape) -> Params:
     array = np.asarray(given[name])
     *inner, outer = _merged(entry, places[0].shape)
     wanted = (*inner, outer * len(places))
-    wanted = wanted[::-1] if entry.turned else wanted
+    wanted = wanted[::-1] if entry.transposed else wanted
     if array.shape != wanted:
       raise bad(f'{name} has shape {array.shape}, but the model needs {wanted}')
-    parts = np.split(array.T if entry.turned else array, len(places), axis=-1)
+    parts = np.split(array.T if entry.transposed else array, len(places), axis=-1)
     for place, part in zip(places, parts):
       place[...] = part.reshape(place.shape)
   return unflatten_dict(params, sep='/')
@@ -174,7 +174,7 @@ def to_hf(params: Params, shape: Shape) -> dict[str, np.ndarray]:
       merged = _merged(entry, parts[0].shape)
       array = np.concatenate([part.reshape(merged) for part in parts], axis=-1)
       weights[entry.theirs.format(*index)] = np.ascontiguousarray(
-        array.T if entry.turned else array
+        array.T if entry.transposed else array
       )
   if not np.any(weights.get('score.bias', 0)):
     weights.pop('score.bias', None)
@@ -198,14 +198,14 @@ def _plan(shape: Shape) -> tuple[str, list[Entry], dict[str, tuple[int, ...]]]:
   for theirs, ours in (GPT2 if gpt2 else LLAMA).items():
     paths = (ours,) if isinstance(ours, str) else ours
     # The layers of their GPT-2 are Conv1D, which store [in, out] as we do.
-    turned = theirs == 'lm_head.weight' or (
+    transposed = theirs == 'lm_head.weight' or (
       theirs.endswith(('_proj.weight', 'mlp.gate.weight')) and not gpt2
     )
     if family == 'mixtral' and '.mlp.' in theirs:
       for standard, other in MIXTRAL.items():
         theirs = theirs.replace(standard, other)
     if paths[0] in shapes:
-      entries.append(Entry(theirs, paths, turned))
+      entries.append(Entry(theirs, paths, transposed))
   return 'transformer.' if gpt2 else 'model.', entries, shapes
 
 

@@ -61,14 +61,14 @@ class MLP(nn.Module):
   bias: bool
   out_scale: float
   fuse: bool = False
-  narrow: str | None = None
+  product_dtype: str | None = None
 
   @nn.compact
   def __call__(self, x_BLD: Array) -> Array:
     dim, dtype = x_BLD.shape[-1], x_BLD.dtype
     names = ('up', 'gate') if self.kind != 'gelu' else ('up',)
     weights = [self.param(name, fan_in(dim), (dim, self.hidden_dim)) for name in names]
-    hidden_BLF, *gate = products(x_BLD, weights, self.fuse, self.narrow)
+    hidden_BLF, *gate = products(x_BLD, weights, self.fuse, self.product_dtype)
     if self.bias:
       hidden_BLF += self.param('up_bias', nn.initializers.zeros, (self.hidden_dim,)).astype(dtype)
     if self.kind == 'swiglu':
@@ -79,7 +79,7 @@ class MLP(nn.Module):
       hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=True)
     init = fan_in(self.hidden_dim, self.out_scale)
     down_FD = self.param('down', init, (self.hidden_dim, dim))
-    out_BLD = product(hidden_BLF, down_FD, narrow=self.narrow)
+    out_BLD = product(hidden_BLF, down_FD, product_dtype=self.product_dtype)
     if self.bias:
       out_BLD += self.param('down_bias', nn.initializers.zeros, (dim,)).astype(dtype)
     return out_BLD
@@ -123,7 +123,7 @@ class LowRank:
 
 
 def product(
-  x: Array, weight: Any, axes: int = 1, dtype: Any = None, narrow: str | None = None
+  x: Array, weight: Any, axes: int = 1, dtype: Any = None, product_dtype: str | None = None
 ) -> Array:
   """Contracts the last `axes` axes of x with the first of a weight, as one plain matrix product.
 
@@ -136,32 +136,32 @@ def product(
     weight: [*K, *N], cast to the dtype of x; or a LowRank, multiplied part by part.
     axes: how many axes K has.
     dtype: of the result, float32 or default that of x.
-    narrow: 'bfloat16' rounds the operands of a float32 product, here and in the gradients, and
-      adds up in float32.
+    product_dtype: 'bfloat16' rounds the operands of a float32 product, here and in the gradients,
+      and adds up in float32.
 
   Returns:
     [..., *N].
   """
   if isinstance(weight, LowRank):
-    few = product(x, weight.a, axes, narrow=narrow)
-    return product(x, weight.weight, axes, dtype, narrow) + weight.scale * product(
-      few, weight.b, 1, dtype, narrow
+    few = product(x, weight.a, axes, product_dtype=product_dtype)
+    return product(x, weight.weight, axes, dtype, product_dtype) + weight.scale * product(
+      few, weight.b, 1, dtype, product_dtype
     )
   lead, inner, outer = x.shape[:-axes], x.shape[-axes:], weight.shape[axes:]
   mesh = jax.sharding.get_abstract_mesh()
   flat = mesh.empty or mesh.shape['sequence'] == 1
   rows = x.reshape(*((-1,) if flat else lead), math.prod(inner))
   columns = weight.astype(x.dtype).reshape(math.prod(inner), -1)
-  rounds = narrow and x.dtype == jnp.float32
+  rounds = product_dtype and x.dtype == jnp.float32
   if rounds or (dtype is not None and jnp.dtype(dtype).itemsize > x.dtype.itemsize):
-    out: Any = _rounded(narrow if rounds else x.dtype, x.dtype, rows, columns)
+    out: Any = _rounded(product_dtype if rounds else x.dtype, x.dtype, rows, columns)
   else:
     out = jnp.matmul(rows, columns)
   return out.reshape(*lead, *outer)
 
 
 def products(
-  x: Array, weights: Sequence[Any], fuse: bool, narrow: str | None = None
+  x: Array, weights: Sequence[Any], fuse: bool, product_dtype: str | None = None
 ) -> list[Array]:
   """`product` of x with several weights [D, *N]; with `fuse` as one, over their joined columns.
 
@@ -171,9 +171,9 @@ def products(
   mesh = jax.sharding.get_abstract_mesh()
   cut = not mesh.empty and mesh.shape['tensor'] > 1
   if not fuse or cut or any(isinstance(weight, LowRank) for weight in weights):
-    return [product(x, weight, narrow=narrow) for weight in weights]
+    return [product(x, weight, product_dtype=product_dtype) for weight in weights]
   flat = [weight.astype(x.dtype).reshape(x.shape[-1], -1) for weight in weights]
-  out = product(x, jnp.concatenate(flat, axis=1), narrow=narrow)
+  out = product(x, jnp.concatenate(flat, axis=1), product_dtype=product_dtype)
   ends = list(itertools.accumulate(weight.shape[1] for weight in flat))
   parts = jnp.split(out, ends[:-1], axis=-1)
   return [
@@ -182,56 +182,56 @@ def products(
   ]
 
 
-def transposed(x: Array, order: Sequence[int], narrow: str | None = None) -> Array:
-  """x.transpose(order); of 16 bits (or about to be `narrow`) on a CPU stored in that order.
+def transposed(x: Array, order: Sequence[int], product_dtype: str | None = None) -> Array:
+  """x.transpose(order); of 16 bits (or soon, of `product_dtype`) on a CPU stored in that order.
 
   XLA for CPU multiplies 16-bit operands as such only where neither looks like a transpose before it
   has optimised anything; otherwise it widens both. An axis of one hides it until then.
   """
-  if platform() != 'cpu' or not (narrow or x.dtype.itemsize == 2):
+  if platform() != 'cpu' or not (product_dtype or x.dtype.itemsize == 2):
     return x.transpose(order)
   hidden = x[None].transpose(0, *(axis + 1 for axis in order))
   return hidden.reshape(hidden.shape[1:])
 
 
-def turned(x: Array, narrow: str | None = None) -> Array:
-  """The matrices x [..., M, N] `transposed`."""
+def swap_last_axes(x: Array, product_dtype: str | None = None) -> Array:
+  """The matrices x [..., M, N], `transposed`."""
   last = x.ndim - 1
-  return transposed(x, (*range(last - 1), last, last - 1), narrow)
+  return transposed(x, (*range(last - 1), last, last - 1), product_dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _rounded(narrow: Any, kept: Any, a: Array, b: Array) -> Array:
+def _rounded(product_dtype: Any, kept: Any, a: Array, b: Array) -> Array:
   """a [..., M, K] @ b [K, N] of 16-bit operands in float32, and a gradient of 16-bit operands too.
 
   JAX's own gradient multiplies the float32 cotangent with a 16-bit operand, which is done as a
   float32 product: some sixteen times slower on a GPU, four times on a CPU.
 
   Args:
-    narrow: dtype of the operands, of what is kept for the gradient and of the cotangent.
+    product_dtype: dtype of the operands, of what is kept for the gradient and of the cotangent.
     kept: dtype of a and b as given, and so of their gradients.
   """
-  return _rounded_saving(narrow, kept, a, b)[0]
+  return _rounded_saving(product_dtype, kept, a, b)[0]
 
 
 def _rounded_saving(
-  narrow: Any, kept: Any, a: Array, b: Array
+  product_dtype: Any, kept: Any, a: Array, b: Array
 ) -> tuple[Array, tuple[Array, Array]]:
   del kept
-  a, b = a.astype(narrow), b.astype(narrow)
+  a, b = a.astype(product_dtype), b.astype(product_dtype)
   return jnp.matmul(a, b, preferred_element_type=jnp.float32), (a, b)
 
 
 def _rounded_backward(
-  narrow: Any, kept: Any, saved: tuple[Array, Array], grad: Array
+  product_dtype: Any, kept: Any, saved: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array]:
   a, b = saved
-  grad = grad.astype(narrow)
+  grad = grad.astype(product_dtype)
   # XLA for CPU widens the operands of what has a 16-bit result.
   wide: Any = dict(preferred_element_type=jnp.float32 if platform() == 'cpu' else kept)
-  grad_a = jnp.matmul(grad, turned(b), **wide)
+  grad_a = jnp.matmul(grad, swap_last_axes(b), **wide)
   if a.ndim == 2:
-    grad_b = jnp.matmul(turned(a), grad, **wide)
+    grad_b = jnp.matmul(swap_last_axes(a), grad, **wide)
   else:
     lead = tuple(range(a.ndim - 1))
     grad_b = jnp.tensordot(a, grad, (lead, lead), **wide)
@@ -281,5 +281,5 @@ def rotate(x_BLHE: Array, cos_BLE: Array, sin_BLE: Array) -> Array:
   """Turns the pairs (i, i + E/2) of each head by their angles; the Hugging Face pairing."""
   first, second = jnp.split(x_BLHE.astype(jnp.float32), 2, axis=-1)
   cos, sin = cos_BLE[:, :, None], sin_BLE[:, :, None]
-  turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-  return turned.astype(x_BLHE.dtype)
+  rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+  return rotated.astype(x_BLHE.dtype)

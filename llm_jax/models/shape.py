@@ -45,10 +45,6 @@ class Shape:
     vocab_size: V, rows of the embedding.
     dim: D, width of the residual stream.
     num_layers: N.
-    layers: kinds of the blocks, a pattern that repeats, or the kinds of all N: 'local' (sees
-      `window` keys), 'global' (sees all), 'nope' (sees all, without positions), or a name in
-      `kinds`; default all 'local' if there is a window, else all 'global'.
-    kinds: fields of `Kind` by the name of a kind, where they differ from what is said here.
     num_heads: H query heads.
     num_kv_heads: K key and value heads, a divisor of H (arXiv:2305.13245); default H.
     head_dim: E; default dim / num_heads.
@@ -66,6 +62,10 @@ class Shape:
     bias: biases on every product (GPT-2).
     qk_norm: RMSNorm on each query and key head (Qwen3).
     window: how many keys a query of a local block sees, itself included; None sees all.
+    layers: kinds of the blocks, a pattern that repeats, or the kinds of all N: 'local' (sees
+      `window` keys), 'global' (sees all), 'nope' (sees all, without positions), or a name in
+      `kinds`; default all 'local' if there is a window, else all 'global'.
+    kinds: fields of `Kind` by the name of a kind, where they differ from what is said here.
     attention_softcap: scores are c tanh(score / c) (Gemma 2); or None.
     logit_softcap: the same for logits.
     query_scale: scores are query_scale * q k; default head_dim ** -0.5.
@@ -81,8 +81,6 @@ class Shape:
   num_kv_heads: Annotated[int, at_least(0)] = 0
   head_dim: Annotated[int, at_least(0)] = 0
   hidden_dim: Annotated[int, at_least(0)] = 0
-  layers: Sequence[str] = ()
-  kinds: Mapping[str, Mapping[str, Any]] | None = None
   max_length: Count = 2048
   causal: bool = True
   norm: Literal['rms', 'layer', 'zero_centered_rms'] = 'rms'
@@ -96,6 +94,8 @@ class Shape:
   bias: bool = False
   qk_norm: bool = False
   window: Count | None = None
+  layers: Sequence[str] = ()
+  kinds: Mapping[str, Mapping[str, Any]] | None = None
   attention_softcap: Positive | None = None
   logit_softcap: Positive | None = None
   query_scale: Positive | None = None

@@ -15,7 +15,7 @@ from llm_jax.models import attend, attention, moe
 from llm_jax.models.cache import Cache
 from llm_jax.models.cache import empty as make_cache
 from llm_jax.models.compute import POLICIES, Compute, compute_of
-from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, turned
+from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, swap_last_axes
 from llm_jax.models.shape import Kind, Shape
 from llm_jax.options import check, options_of
 from llm_jax.parallel.mesh import constrain
@@ -55,7 +55,7 @@ class Block(nn.Module):
       out_scale=out_scale,
       query_scale=s.query_scale,
       fuse=c.fuse,
-      narrow=c.product_dtype,
+      product_dtype=c.product_dtype,
       name='attention',
     )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), attend, angles, layer, slots)
     x_BLD += self._post('attention', attended_BLD)
@@ -115,7 +115,7 @@ class Head(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, ())
       return hidden_BLD.astype(jnp.float32) @ scalar_D + bias
     kernel_DV = self.param('kernel', fan_in(s.dim), (s.dim, s.vocab_size))
-    return product(hidden_BLD, kernel_DV, dtype=jnp.float32, narrow=self.product_dtype)
+    return product(hidden_BLD, kernel_DV, dtype=jnp.float32, product_dtype=self.product_dtype)
 
 
 class Transformer(Model):
@@ -146,10 +146,10 @@ class Transformer(Model):
     return jax.vmap(init)(jax.random.split(rng, self.shape.num_layers))
 
   @nn.nowrap
-  def sight(self, kind: Kind, cached: bool = False) -> attend.Sight:
+  def attention_spec(self, kind: Kind, cached: bool = False) -> attend.AttentionSpec:
     """Who sees whom in a block of a kind."""
     s = self.shape
-    return attend.Sight(
+    return attend.AttentionSpec(
       s.causal, kind.window, s.attention_softcap, not cached, self.compute.product_dtype
     )
 
@@ -161,8 +161,8 @@ class Transformer(Model):
 
   @nn.nowrap
   def _backend(self, kind: Kind, length: int, cached: bool = False) -> str:
-    c, sight, size = self.compute, self.sight(kind, cached), self.shape.head_dim
-    return attend.choose(c.attention, sight, head_dim=size, length=length, dtype=c.dtype)
+    c, spec, size = self.compute, self.attention_spec(kind, cached), self.shape.head_dim
+    return attend.choose(c.attention, spec, head_dim=size, length=length, dtype=c.dtype)
 
   def _angles(self, position_BL: Array, kind: Kind) -> tuple[Array, Array] | None:
     if not kind.rope:
@@ -201,10 +201,10 @@ class Transformer(Model):
       position_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
     if segment_BL is None:
       segment_BL = jnp.ones_like(tokens_BL)
-    place, slots = attend.Place(position_BL, segment_BL, position_BL, segment_BL), None
+    positions, slots = attend.Positions(position_BL, segment_BL, position_BL, segment_BL), None
     if cache is not None:
       cache, slots = cache.extend(position_BL, segment_BL)
-      place = place._replace(k_position=cache.position, k_segment=cache.segment)
+      positions = positions._replace(k_position=cache.position, k_segment=cache.segment)
     cached, kinds = cache is not None, s.blocks
     x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
     block = Block(s, c, parent=None)
@@ -213,7 +213,7 @@ class Transformer(Model):
       """A block of a kind; its masks and angles are made here, once for all of them."""
       # Parameters are made from a single token, which no kernel would take.
       backend = 'xla' if self.is_initializing() else self._backend(kind, length, cached)
-      see = attend.load(backend).make(place, self.sight(kind, cached))
+      see = attend.load(backend).make(positions, self.attention_spec(kind, cached))
       angles = self._angles(position_BL, kind)
 
       def run(params: Any, x_BLD: Array, layer: Any) -> tuple[Array, Any]:
@@ -247,10 +247,10 @@ class Transformer(Model):
 
   def unembed(self, hidden_D: Array) -> Array:
     """float32 logits [..., V] of hidden states [..., D] (scores [...] for a scalar head)."""
-    s, narrow = self.shape, self.compute.product_dtype
+    s, product_dtype = self.shape, self.compute.product_dtype
     if s.head == 'tied':
-      table_DV = turned(jnp.asarray(self.embedding.table), narrow)
-      logits_V = product(hidden_D, table_DV, dtype=jnp.float32, narrow=narrow)
+      table_DV = swap_last_axes(jnp.asarray(self.embedding.table), product_dtype)
+      logits_V = product(hidden_D, table_DV, dtype=jnp.float32, product_dtype=product_dtype)
     else:
       logits_V = self.head(hidden_D)
     if s.logit_softcap is not None:

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from llm_jax.models import attend, transformer
-from llm_jax.models.attend import Place, Sight, chunked, cudnn, splash, xla
+from llm_jax.models.attend import AttentionSpec, Positions, chunked, cudnn, splash, xla
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.types import BadInput
 
-SIGHTS = {
-  'causal': Sight(),
-  'both sides': Sight(causal=False),
-  'window': Sight(window=5),
-  'window on both sides': Sight(causal=False, window=5),
-  'soft-cap': Sight(softcap=0.7),
+SPECS = {
+  'causal': AttentionSpec(),
+  'both sides': AttentionSpec(causal=False),
+  'window': AttentionSpec(window=5),
+  'window on both sides': AttentionSpec(causal=False, window=5),
+  'soft-cap': AttentionSpec(softcap=0.7),
 }
-sights = pytest.mark.parametrize('sight', SIGHTS.values(), ids=SIGHTS)
+specs = pytest.mark.parametrize('spec', SPECS.values(), ids=SPECS)
 
 
-def place_of(*rows):
+def positions_of(*rows):
   """Rows of document lengths; a negative one is padding."""
   segment = np.stack(
     [
@@ -32,7 +32,7 @@ def place_of(*rows):
   )
   position = np.stack([np.concatenate([np.arange(abs(n)) for n in r]) for r in rows])
   position, segment = jnp.asarray(position), jnp.asarray(segment)
-  return Place(position, segment, position, segment)
+  return Positions(position, segment, position, segment)
 
 
 def heads_of(length, heads=4, kv_heads=2, size=8, rows=2, dtype=jnp.float32):
@@ -41,23 +41,23 @@ def heads_of(length, heads=4, kv_heads=2, size=8, rows=2, dtype=jnp.float32):
   return [jnp.asarray(draw.normal(size=shape), dtype) for shape in shapes]
 
 
-def textbook(place, sight, q_BHLE, k_BKSE, v_BKSE):
+def textbook(positions, spec, q_BHLE, k_BKSE, v_BKSE):
   """Whole score matrices; a query that sees nothing gives 0."""
   group = q_BHLE.shape[1] // k_BKSE.shape[1]
   k, v = (jnp.repeat(x, group, axis=1) for x in (k_BKSE, v_BKSE))  # neighbours share a key head
   score = jnp.einsum('bhle,bhse->bhls', q_BHLE, k) / q_BHLE.shape[-1] ** 0.5
-  if sight.softcap:
-    score = sight.softcap * jnp.tanh(score / sight.softcap)
-  see = xla.seen(*place, sight)[:, None]
+  if spec.softcap:
+    score = spec.softcap * jnp.tanh(score / spec.softcap)
+  see = xla.seen(*positions, spec)[:, None]
   weight = jnp.where(see, jnp.exp(score), 0)
   total = weight.sum(-1, keepdims=True)
   return jnp.einsum('bhls,bhse->bhle', weight / jnp.where(total == 0, 1, total), v)
 
 
 def test_the_textbook_is_right_in_numpy():
-  place, sight = place_of((2, 3, -1)), Sight(softcap=0.5)
+  positions, spec = positions_of((2, 3, -1)), AttentionSpec(softcap=0.5)
   q, k, v, _ = (np.asarray(x, np.float64) for x in heads_of(6, rows=1))
-  out = textbook(place, sight, *map(jnp.asarray, (q, k, v)))
+  out = textbook(positions, spec, *map(jnp.asarray, (q, k, v)))
   for head, query, first in ((0, 1, 0), (3, 4, 2)):
     keys = slice(first, query + 1)
     score = 0.5 * np.tanh(k[0, head // 2, keys] @ q[0, head, query] / np.sqrt(8) / 0.5)
@@ -65,85 +65,91 @@ def test_the_textbook_is_right_in_numpy():
     np.testing.assert_allclose(out[0, head, query], weight @ v[0, head // 2, keys], atol=1e-6)
 
 
-def assert_same(backend, place, sight, heads, atol=2e-5):
+def assert_same(backend, positions, spec, heads, atol=2e-5):
   """Values, and gradients of what the loss could read, are those of the textbook."""
   *qkv, grad = heads
-  real = (place.q_segment > 0)[:, None, :, None]
+  real = (positions.q_segment > 0)[:, None, :, None]
 
   def run(function, *qkv):
     out, pull = jax.vjp(lambda *qkv: jnp.where(real, function(*qkv), 0), *qkv)
     return out, *pull(grad)
 
-  mine = jax.jit(lambda *qkv: run(backend.make(place, sight), *qkv))(*qkv)
-  theirs = jax.jit(lambda *qkv: run(functools.partial(textbook, place, sight), *qkv))(*qkv)
+  mine = jax.jit(lambda *qkv: run(backend.make(positions, spec), *qkv))(*qkv)
+  theirs = jax.jit(lambda *qkv: run(functools.partial(textbook, positions, spec), *qkv))(*qkv)
   for a, b in zip(mine, theirs, strict=True):
     assert np.isfinite(a).all()
     np.testing.assert_allclose(a, b, atol=atol, rtol=1e-4)
 
 
-@sights
+@specs
 @pytest.mark.parametrize('backend', [xla, chunked], ids=['xla', 'chunked'])
 @pytest.mark.parametrize('length', [17, 24], ids='length {}'.format)
-def test_packed_and_padded_rows(monkeypatch, backend, sight, length):
+def test_packed_and_padded_rows(monkeypatch, backend, spec, length):
   monkeypatch.setattr(xla, 'QUERY_BLOCK', 4)
   monkeypatch.setattr(chunked, 'BLOCK', 4)
-  place = place_of((-3, 6, 1, length - 12, -2), (length - 9, 9))
-  assert_same(backend, place, sight, heads_of(length))
+  positions = positions_of((-3, 6, 1, length - 12, -2), (length - 9, 9))
+  assert_same(backend, positions, spec, heads_of(length))
 
 
-@sights
-def test_the_kernel_for_tpus(monkeypatch, sight):
+@specs
+def test_the_kernel_for_tpus(monkeypatch, spec):
   monkeypatch.setattr(splash, 'INTERPRET', True)
   monkeypatch.setattr(splash, 'BLOCKS', (128,))
-  place = place_of((-3, 100, 20, 130, -3), (130, 126))
-  assert_same(splash, place, sight._replace(window=sight.window and 70), heads_of(256), atol=1e-4)
+  positions = positions_of((-3, 100, 20, 130, -3), (130, 126))
+  assert_same(splash, positions, spec._replace(window=spec.window and 70), heads_of(256), atol=1e-4)
 
 
 @pytest.mark.parametrize('kv_heads', [1, 4])
 def test_any_grouping_of_heads(monkeypatch, kv_heads):
   monkeypatch.setattr(chunked, 'BLOCK', 4)
   for backend in (xla, chunked):
-    assert_same(backend, place_of((10,)), Sight(), heads_of(10, kv_heads=kv_heads, rows=1))
+    assert_same(
+      backend, positions_of((10,)), AttentionSpec(), heads_of(10, kv_heads=kv_heads, rows=1)
+    )
 
 
 @pytest.mark.parametrize('backend', [xla, chunked], ids=['xla', 'chunked'])
-@pytest.mark.parametrize('sight', [Sight(), Sight(softcap=0.7)], ids=['causal', 'soft-cap'])
-def test_rounded_operands_are_near_and_what_comes_out_is_wide(monkeypatch, backend, sight):
+@pytest.mark.parametrize(
+  'spec', [AttentionSpec(), AttentionSpec(softcap=0.7)], ids=['causal', 'soft-cap']
+)
+def test_rounded_operands_are_near_and_what_comes_out_is_wide(monkeypatch, backend, spec):
   monkeypatch.setattr(xla, 'QUERY_BLOCK', 4)
   monkeypatch.setattr(chunked, 'BLOCK', 4)
-  place = place_of((6, 4))
+  positions = positions_of((6, 4))
   *qkv, grad = heads_of(10)
 
   def run(function):
     out, pull = jax.vjp(function, *qkv)
     return out, *pull(grad)
 
-  exact = run(functools.partial(textbook, place, sight))
-  for a, b in zip(run(backend.make(place, sight._replace(narrow='bfloat16'))), exact, strict=True):
+  exact = run(functools.partial(textbook, positions, spec))
+  for a, b in zip(
+    run(backend.make(positions, spec._replace(product_dtype='bfloat16'))), exact, strict=True
+  ):
     assert a.dtype == np.float32
     error = np.linalg.norm(a - b) / np.linalg.norm(b)
     assert 1e-4 < error < 1e-2  # rounded, to 8 bits
 
 
 def test_a_query_that_sees_nothing_moves_nothing():
-  place = place_of((-4, 4))
+  positions = positions_of((-4, 4))
   *qkv, grad = heads_of(8, rows=1)
-  out, pull = jax.vjp(chunked.make(place, Sight()), *qkv)
+  out, pull = jax.vjp(chunked.make(positions, AttentionSpec()), *qkv)
   assert not out[:, :, :4].any()
   assert not pull(grad)[0][:, :, :4].any()
   assert not pull(grad.at[:, :, 4:].set(0))[2].any()
 
 
 def test_blocks_that_cannot_see_each_other_are_passed_over():
-  place = place_of((8, 8, 16), (8, 24, 0))
-  where = Place(*(chunked._cut(x, 8, axis=1) for x in place))
-  pairs = np.asarray(chunked._pairs(where, Sight(), 4))
+  positions = positions_of((8, 8, 16), (8, 24, 0))
+  where = Positions(*(chunked._cut(x, 8, axis=1) for x in positions))
+  pairs = np.asarray(chunked._pairs(where, AttentionSpec(), 4))
   row = np.array([[1, 0], [1, 1]])  # two blocks of one document
   assert (pairs[:2, :2] == row).all() and not pairs[2:, :2].any()
   assert (pairs[2:, 2:] == np.tril(np.ones((6, 6)))).all()  # the second row goes on
-  near = np.asarray(chunked._pairs(where, Sight(window=5), 4))
+  near = np.asarray(chunked._pairs(where, AttentionSpec(window=5), 4))
   assert near[5, 4] and not near[5, 3]
-  assert np.asarray(chunked._pairs(where, Sight(window=6), 4))[5, 3]
+  assert np.asarray(chunked._pairs(where, AttentionSpec(window=6), 4))[5, 3]
 
 
 @pytest.mark.parametrize('name', ['chunked', 'auto'])
@@ -177,8 +183,8 @@ def test_what_the_kernel_leaves_is_kept_by_name(remat):
 
 
 def test_documents_as_cudnn_reads_them():
-  place = place_of((3, 2, -1), (-1, 5), (6,))
-  offsets, sizes, fits = cudnn.documents(place.q_segment, 3)
+  positions = positions_of((3, 2, -1), (-1, 5), (6,))
+  offsets, sizes, fits = cudnn.documents(positions.q_segment, 3)
   assert offsets.tolist() == [[0, 3, 5, -1], [0, 1, -1, -1], [0, -1, -1, -1]]
   assert sizes.tolist() == [[3, 2, 1], [1, 5, -1], [6, -1, -1]]
   assert fits
@@ -199,17 +205,17 @@ def test_rows_that_do_not_fit_are_noticed(segment, fits):
   assert bool(cudnn.documents(jnp.asarray([segment]), 3)[2]) == fits
 
 
-CAUSAL = Sight()
+CAUSAL = AttentionSpec()
 
 
-def choose(name, sight=CAUSAL, head_dim=64, length=256, dtype='bfloat16'):
-  return attend.choose(name, sight, head_dim=head_dim, length=length, dtype=dtype)
+def choose(name, spec=CAUSAL, head_dim=64, length=256, dtype='bfloat16'):
+  return attend.choose(name, spec, head_dim=head_dim, length=length, dtype=dtype)
 
 
 def test_auto_takes_the_kernel_of_the_machine(monkeypatch):
   assert choose('auto') == 'xla'
   assert choose('auto', length=attend.LONG) == 'chunked'
-  assert choose('auto', Sight(aligned=False), length=10**5) == 'xla'
+  assert choose('auto', AttentionSpec(aligned=False), length=10**5) == 'xla'
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert choose('auto') == 'xla'  # not of NVIDIA, or older than what packs documents
   monkeypatch.setattr(cudnn, '_capability', lambda: 8.0)
@@ -217,7 +223,7 @@ def test_auto_takes_the_kernel_of_the_machine(monkeypatch):
   monkeypatch.setattr(cudnn, '_capability', lambda: 9.0)
   assert choose('auto') == 'cudnn'
   assert choose('auto', dtype='float32') == 'xla'
-  assert choose('auto', Sight(softcap=1.0), length=4096) == 'chunked'
+  assert choose('auto', AttentionSpec(softcap=1.0), length=4096) == 'chunked'
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   assert choose('auto') == 'splash'
   assert choose('auto', length=200) == 'xla'
@@ -228,8 +234,8 @@ def test_auto_takes_the_kernel_of_the_machine(monkeypatch):
   [
     ('flash', {}, "compute: no attention 'flash'; did you mean 'splash'"),
     ('cudnn', dict(dtype='float32'), 'needs 16-bit activations, not float32'),
-    ('cudnn', dict(sight=Sight(causal=False)), 'causal training only'),
-    ('cudnn', dict(sight=Sight(softcap=1.0)), 'no soft-cap'),
+    ('cudnn', dict(spec=AttentionSpec(causal=False)), 'causal training only'),
+    ('cudnn', dict(spec=AttentionSpec(softcap=1.0)), 'no soft-cap'),
     ('cudnn', dict(head_dim=256), 'a head_dim that is a multiple of 8 up to 128, not 256'),
     ('splash', dict(length=200), 'a multiple of 128 tokens, not 200'),
   ],
@@ -240,16 +246,13 @@ def test_what_a_backend_cannot_do_is_said(name, asked, message):
 
 
 def test_a_cache_is_read_by_xla_whatever_trains():
-  model = transformer.make(
-    vocab_size=8, dim=16, num_layers=1, num_heads=2, compute=dict(attention='chunked')
-  )
-  assert model.backend(16) == 'chunked'
-  assert model.backend(16, cached=True) == 'xla'
+  assert choose('chunked') == 'chunked'
+  assert choose('chunked', AttentionSpec(aligned=False)) == 'xla'
 
 
 def test_the_kernel_lowers_for_tpus():
-  place = place_of((256,))
-  run = lambda *qkv: splash.make(place, Sight())(*qkv).astype(jnp.float32).sum()
+  positions = positions_of((256,))
+  run = lambda *qkv: splash.make(positions, AttentionSpec())(*qkv).astype(jnp.float32).sum()
   qkv = heads_of(256, size=64, rows=1, dtype=jnp.bfloat16)[:3]
   lowered = jax.jit(jax.grad(run)).trace(*qkv).lower(lowering_platforms=('tpu',))
   assert lowered.as_text().count('tpu_custom_call') >= 2  # forward and backward
@@ -269,18 +272,18 @@ def test_heads_that_cannot_be_cut_are_named():
 @pytest.mark.parametrize('window', [None, 70])
 def test_the_kernel_for_nvidia(monkeypatch, most, window):
   monkeypatch.setattr(cudnn, 'DOCUMENTS', most)
-  place, sight = place_of((-3, 100, 20, 130, -3), (130, 126)), Sight(window=window)
+  positions, spec = positions_of((-3, 100, 20, 130, -3), (130, 126)), AttentionSpec(window=window)
   heads = heads_of(256, size=64, dtype=jnp.bfloat16)
-  real = (place.q_segment > 0)[:, None, :, None]
+  real = (positions.q_segment > 0)[:, None, :, None]
 
   def run(function, *heads):
     *qkv, grad = heads
     out, pull = jax.vjp(lambda *qkv: jnp.where(real, function(*qkv), 0), *qkv)
     return out, *pull(grad)
 
-  mine = jax.jit(lambda *heads: run(cudnn.make(place, sight), *heads))(*heads)
+  mine = jax.jit(lambda *heads: run(cudnn.make(positions, spec), *heads))(*heads)
   exact = [x.astype(jnp.float32) for x in heads]
-  theirs = jax.jit(lambda *heads: run(functools.partial(textbook, place, sight), *heads))(*exact)
+  theirs = jax.jit(lambda *heads: run(functools.partial(textbook, positions, spec), *heads))(*exact)
   for a, b in zip(mine, theirs, strict=True):
     assert np.isfinite(a.astype(jnp.float32)).all()
     assert jnp.linalg.norm((a - b).ravel()) < 0.01 * jnp.linalg.norm(b.ravel())

@@ -231,7 +231,7 @@ def test_a_window_reaches_exactly_as_far_as_it_says(window, causal):
 
 def test_a_window_skips_keys_that_no_query_of_a_block_sees():
   ones = jnp.ones((1, 512), jnp.int32)
-  parts = xla.cut(attend.Place(ones, ones, ones, ones), attend.Sight(window=100))
+  parts = xla.cut(attend.Positions(ones, ones, ones, ones), attend.AttentionSpec(window=100))
   step = xla.QUERY_BLOCK
   assert [(p.queries.start, p.queries.stop) for p in parts] == [
     (i, i + step) for i in range(0, 512, step)

@@ -1,7 +1,7 @@
 """softmax(q k / sqrt(E)) v by one of several backends, a file each.
 
-A backend has two functions. `refuses(sight, head_dim=, length=, dtype=)` says why it cannot, or
-None; `make(place, sight)` gives `attend(q [B, H, L, E], k [B, K, S, E], v [B, K, S, E])`, which
+A backend has two functions. `refuses(spec, head_dim=, length=, dtype=)` says why it cannot, or
+None; `make(positions, spec)` gives `attend(q [B, H, L, E], k [B, K, S, E], v [B, K, S, E])`, which
 returns [B, H, L, E], so that what all layers share is worked out once. Every backend gives the same
 numbers, up to the rounding of its operands, and the softmax is in float32. What a query that sees
 nothing (padding) gets is unspecified, and finite.
@@ -21,25 +21,25 @@ LONG = 2048  # from here on `auto` prefers memory that grows with the length, no
 Attend = Callable[[Array, Array, Array], Array]
 
 
-class Sight(NamedTuple):
-  """Who may see whom, as far as shapes and options tell.
+class AttentionSpec(NamedTuple):
+  """What attention computes, as far as shapes and options tell: above all, who may see whom.
 
   Attributes:
     causal: whether later keys are hidden.
     window: keys this far away or further are hidden; None hides none.
     softcap: scores are c tanh(score / c); or None.
     aligned: query i stands where key i stands. False with a cache.
-    narrow: to which the operands of float32 products are rounded, where a backend does those.
+    product_dtype: to which operands of float32 products are rounded, where a backend does those.
   """
 
   causal: bool = True
   window: int | None = None
   softcap: float | None = None
   aligned: bool = True
-  narrow: str | None = None
+  product_dtype: str | None = None
 
 
-class Place(NamedTuple):
+class Positions(NamedTuple):
   """Where queries and keys stand; a query sees keys of its segment, none of segment 0.
 
   Attributes:
@@ -53,22 +53,22 @@ class Place(NamedTuple):
   k_segment: Array
 
 
-def choose(name: str, sight: Sight, *, head_dim: int, length: int, dtype: Any) -> str:
+def choose(name: str, spec: AttentionSpec, *, head_dim: int, length: int, dtype: Any) -> str:
   """The backend that `name` stands for on the machine of the mesh in use.
 
   Args:
     name: one of BACKENDS, or 'auto': the kernel of the accelerator where it can do what is asked,
       else `xla` for short rows and `chunked` for long ones. A cache is always read by `xla`.
-    sight, head_dim, length, dtype: what is asked.
+    spec, head_dim, length, dtype: what is asked.
 
   Raises:
     BadInput: no such backend, or it cannot do what is asked.
   """
   if name not in ('auto', *BACKENDS):
     raise BadInput(f'compute: no attention {name!r}; {suggest(name, ["auto", *BACKENDS])}')
-  if not sight.aligned:
+  if not spec.aligned:
     return 'xla'
-  refused = lambda name: load(name).refuses(sight, head_dim=head_dim, length=length, dtype=dtype)
+  refused = lambda name: load(name).refuses(spec, head_dim=head_dim, length=length, dtype=dtype)
   if name != 'auto':
     if reason := refused(name):
       raise BadInput(f"compute: attention={name!r} {reason}; attention='auto' takes what can")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from llm_jax.models.attend import Attend, Place, Sight
+from llm_jax.models.attend import Attend, AttentionSpec, Positions
 from llm_jax.models.attend.xla import FLOOR, seen
 from llm_jax.types import Array
 
@@ -28,29 +28,29 @@ class Plan(NamedTuple):
     queries_of: the same, for each block of keys.
   """
 
-  where: Place
+  where: Positions
   keys_of: tuple[Array, Array]
   queries_of: tuple[Array, Array]
 
 
-def refuses(sight: Sight, **asked: Any) -> str | None:
+def refuses(spec: AttentionSpec, **asked: Any) -> str | None:
   """Only a cache, which `choose` never gives it."""
   del asked
-  return None if sight.aligned else 'has no cache'
+  return None if spec.aligned else 'has no cache'
 
 
-def make(place: Place, sight: Sight) -> Attend:
+def make(positions: Positions, spec: AttentionSpec) -> Attend:
   """Attention whose memory is linear in the length.
 
   Gradients of a query that sees nothing are 0, and so is its output.
   """
-  length = place.q_position.shape[1]
+  length = positions.q_position.shape[1]
   block = min(BLOCK, length)
   count = -(-length // block)
   pad = ((0, 0), (0, count * block - length))
   # Blocks lead: [N, B, block].
-  where = Place(*(_cut(jnp.pad(x, pad), count, axis=1) for x in place))
-  pair_NN = _pairs(where, sight, block)
+  where = Positions(*(_cut(jnp.pad(x, pad), count, axis=1) for x in positions))
+  pair_NN = _pairs(where, spec, block)
   ranges = lambda pairs: (pairs.argmax(1), pairs.shape[1] - pairs[:, ::-1].argmax(1))
   plan = Plan(where, ranges(pair_NN), ranges(pair_NN.T))
 
@@ -61,7 +61,7 @@ def make(place: Place, sight: Sight) -> Attend:
     q = _cut(jnp.pad(q_BHLE * size**-0.5, wide), count, axis=2)
     q_NBKGIE = q.reshape(count, batch, kv_heads, heads // kv_heads, block, size)
     k_NBKJE, v_NBKJE = (_cut(jnp.pad(x, wide), count, axis=2) for x in (k_BKSE, v_BKSE))
-    out_NBKGIE: Any = _attend(sight, plan, q_NBKGIE, k_NBKJE, v_NBKJE)
+    out_NBKGIE: Any = _attend(spec, plan, q_NBKGIE, k_NBKJE, v_NBKJE)
     out_BHNIE = jnp.moveaxis(out_NBKGIE.reshape(count, batch, heads, block, size), 0, 2)
     return out_BHNIE.reshape(batch, heads, -1, size)[:, :, :length]
 
@@ -74,7 +74,7 @@ def _cut(x: Array, count: int, axis: int) -> Array:
   return jnp.moveaxis(x.reshape(shape), axis, 0)
 
 
-def _pairs(where: Place, sight: Sight, block: int) -> Array:
+def _pairs(where: Positions, spec: AttentionSpec, block: int) -> Array:
   """bool [N, N]: whether any query of block i may see any key of block j; each i meets itself."""
   real = where.q_segment > 0
   low_NB = jnp.where(real, where.q_segment, jnp.iinfo(jnp.int32).max).min(-1)
@@ -83,34 +83,34 @@ def _pairs(where: Place, sight: Sight, block: int) -> Array:
   number = jnp.arange(len(low_NB))
   ahead = number[:, None] - number  # how many blocks the queries are ahead of the keys
   pairs = meet.any(-1)
-  if sight.causal:
+  if spec.causal:
     pairs &= ahead >= 0
-  if sight.window is not None:
-    pairs &= (jnp.abs(ahead) - 1) * block + 1 < sight.window
+  if spec.window is not None:
+    pairs &= (jnp.abs(ahead) - 1) * block + 1 < spec.window
   return pairs | (ahead == 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(sight: Sight, plan: Plan, q_NBKGIE: Array, k_NBKJE: Array, v_NBKJE: Array) -> Array:
-  return _saving(sight, plan, q_NBKGIE, k_NBKJE, v_NBKJE)[0]
+def _attend(
+  spec: AttentionSpec, plan: Plan, q_NBKGIE: Array, k_NBKJE: Array, v_NBKJE: Array
+) -> Array:
+  return _saving(spec, plan, q_NBKGIE, k_NBKJE, v_NBKJE)[0]
 
 
 def _scores(
-  sight: Sight, where: Place, q_BKGIE: Array, k_BKJE: Array, i: Any, j: Any
+  spec: AttentionSpec, where: Positions, q_BKGIE: Array, k_BKJE: Array, i: Any, j: Any
 ) -> tuple[Array, Array, Array]:
   """Scores [B, K, G, I, J] of two blocks, whether they are seen, and the slope of the soft-cap."""
   raw = _product('BKGIE,BKJE->BKGIJ', q_BKGIE, k_BKJE)
   slope = jnp.ones(())
-  if sight.softcap is not None:
-    bent = jnp.tanh(raw / sight.softcap)
-    raw, slope = sight.softcap * bent, 1 - bent**2
-  see = seen(
-    where.q_position[i], where.q_segment[i], where.k_position[j], where.k_segment[j], sight
-  )
+  if spec.softcap is not None:
+    bent = jnp.tanh(raw / spec.softcap)
+    raw, slope = spec.softcap * bent, 1 - bent**2
+  see = seen(where.q_position[i], where.q_segment[i], where.k_position[j], where.k_segment[j], spec)
   return raw, see[:, None, None], slope
 
 
-def _forward(sight: Sight, plan: Plan, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+def _forward(spec: AttentionSpec, plan: Plan, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
   """Outputs [N, B, K, G, I, E] and logsumexp of each query's scores [N, B, K, G, I], float32."""
 
   def queries(block: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
@@ -118,7 +118,7 @@ def _forward(sight: Sight, plan: Plan, q: Array, k: Array, v: Array) -> tuple[Ar
 
     def keys(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
       out, top, total = carry
-      score, see, _ = _scores(sight, plan.where, q_BKGIE, k[j], i, j)
+      score, see, _ = _scores(spec, plan.where, q_BKGIE, k[j], i, j)
       score = jnp.where(see, score, FLOOR)
       new_top = jnp.maximum(top, score.max(-1))
       weight = jnp.where(see, jnp.exp(score - new_top[..., None]), 0)
@@ -138,15 +138,15 @@ def _forward(sight: Sight, plan: Plan, q: Array, k: Array, v: Array) -> tuple[Ar
   return jax.lax.map(queries, (q, jnp.arange(len(q)), *plan.keys_of))
 
 
-def _saving(sight: Sight, plan: Plan, q: Array, k: Array, v: Array) -> tuple[Array, Any]:
+def _saving(spec: AttentionSpec, plan: Plan, q: Array, k: Array, v: Array) -> tuple[Array, Any]:
   dtype = q.dtype
-  q, k, v = (x.astype(sight.narrow or dtype) for x in (q, k, v))
-  out, logsumexp = _forward(sight, plan, q, k, v)
+  q, k, v = (x.astype(spec.product_dtype or dtype) for x in (q, k, v))
+  out, logsumexp = _forward(spec, plan, q, k, v)
   out, logsumexp = (checkpoint_name(x, 'attention') for x in (out.astype(dtype), logsumexp))
   return out, (plan, q, k, v, out, logsumexp)
 
 
-def _backward(sight: Sight, saved: Any, grad: Array) -> tuple[Any, ...]:
+def _backward(spec: AttentionSpec, saved: Any, grad: Array) -> tuple[Any, ...]:
   plan, q, k, v, out, logsumexp = saved
   dtype = out.dtype
   delta = (out.astype(jnp.float32) * grad).sum(-1)  # over the keys, the sum of weight * dweight
@@ -157,7 +157,7 @@ def _backward(sight: Sight, saved: Any, grad: Array) -> tuple[Any, ...]:
 
     def queries(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
       dq, dk, dv = carry
-      score, see, slope = _scores(sight, plan.where, q[i], k_BKJE, i, j)
+      score, see, slope = _scores(spec, plan.where, q[i], k_BKJE, i, j)
       weight = jnp.where(see, jnp.exp(score - logsumexp[i][..., None]), 0)
       dweight = _product('BKGIE,BKJE->BKGIJ', grad[i], v_BKJE)
       dscore = (weight * (dweight - delta[i][..., None]) * slope).astype(q.dtype)

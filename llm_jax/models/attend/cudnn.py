@@ -13,21 +13,21 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from llm_jax.models.attend import Attend, Place, Sight, chunked
+from llm_jax.models.attend import Attend, AttentionSpec, Positions, chunked
 from llm_jax.parallel.mesh import platform
 from llm_jax.types import Array
 
 DOCUMENTS = 32  # that a row may hold; a batch with a fuller row is computed by `chunked`
 
 
-def refuses(sight: Sight, *, head_dim: int, dtype: Any, **asked: Any) -> str | None:
+def refuses(spec: AttentionSpec, *, head_dim: int, dtype: Any, **asked: Any) -> str | None:
   """Why cuDNN cannot: its kernel is half precision, causal, without a cap or a cache."""
   del asked
   if jnp.dtype(dtype).itemsize != 2:
     return f'needs 16-bit activations, not {jnp.dtype(dtype).name}; set config.compute.dtype'
-  if not (sight.causal and sight.aligned):
+  if not (spec.causal and spec.aligned):
     return 'is for causal training only'
-  if sight.softcap is not None:
+  if spec.softcap is not None:
     return 'has no soft-cap'
   if head_dim % 8 or head_dim > 128:
     return f'needs a head_dim that is a multiple of 8 up to 128, not {head_dim}'
@@ -47,19 +47,19 @@ def _capability() -> float | None:
 class Packing(NamedTuple):
   """Where the documents are; see `documents`."""
 
-  place: Place
+  positions: Positions
   offsets: Array
   sizes: Array
   fits: Array
 
 
-def make(place: Place, sight: Sight) -> Attend:
+def make(positions: Positions, spec: AttentionSpec) -> Attend:
   """Attention by cuDNN. Every run of one segment in a row is a document, padding too."""
-  packing = Packing(place, *documents(place.q_segment, DOCUMENTS))
-  return lambda q, k, v: _attend(sight, packing, q, k, v)
+  packing = Packing(positions, *documents(positions.q_segment, DOCUMENTS))
+  return lambda q, k, v: _attend(spec, packing, q, k, v)
 
 
-def _packed(sight: Sight, packing: Packing, q: Array, k: Array, v: Array) -> Array:
+def _packed(spec: AttentionSpec, packing: Packing, q: Array, k: Array, v: Array) -> Array:
   from jax._src.cudnn import fused_attention_stablehlo as fused
 
   offsets, sizes = packing.offsets, packing.sizes
@@ -71,7 +71,7 @@ def _packed(sight: Sight, packing: Packing, q: Array, k: Array, v: Array) -> Arr
     kv_offsets=offsets,
     scale=q.shape[-1] ** -0.5,
     mask_type=fused.MaskType.PADDING_CAUSAL,
-    sliding_window_length=sight.window,
+    sliding_window_length=spec.window,
   )
   return out_BLHE.swapaxes(1, 2)
 
@@ -79,23 +79,25 @@ def _packed(sight: Sight, packing: Packing, q: Array, k: Array, v: Array) -> Arr
 # The gradient of a `cond` would keep what either side needs. So the choice is made by hand: what
 # cuDNN leaves is kept, and the spare side, which hardly ever runs, begins from nothing.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(sight: Sight, packing: Packing, q: Array, k: Array, v: Array) -> Array:
-  spare = lambda: chunked.make(packing.place, sight)(q, k, v)
-  return jax.lax.cond(packing.fits, lambda: _packed(sight, packing, q, k, v), spare)
+def _attend(spec: AttentionSpec, packing: Packing, q: Array, k: Array, v: Array) -> Array:
+  spare = lambda: chunked.make(packing.positions, spec)(q, k, v)
+  return jax.lax.cond(packing.fits, lambda: _packed(spec, packing, q, k, v), spare)
 
 
-def _saving(sight: Sight, packing: Packing, q: Array, k: Array, v: Array) -> tuple[Array, Any]:
-  out, pull = jax.vjp(lambda q, k, v: _packed(sight, packing, q, k, v), q, k, v)
+def _saving(
+  spec: AttentionSpec, packing: Packing, q: Array, k: Array, v: Array
+) -> tuple[Array, Any]:
+  out, pull = jax.vjp(lambda q, k, v: _packed(spec, packing, q, k, v), q, k, v)
   given = (q, k, v, packing.offsets, packing.sizes)
   kept = lambda x: x if any(x is y for y in given) else checkpoint_name(x, 'attention')
-  spare = lambda: chunked.make(packing.place, sight)(q, k, v)
+  spare = lambda: chunked.make(packing.positions, spec)(q, k, v)
   out = jax.lax.cond(packing.fits, lambda: out, spare)
   return out, (jax.tree.map(kept, pull), packing, q, k, v)
 
 
-def _backward(sight: Sight, saved: Any, grad: Array) -> tuple[Any, ...]:
+def _backward(spec: AttentionSpec, saved: Any, grad: Array) -> tuple[Any, ...]:
   pull, packing, q, k, v = saved
-  spare = lambda: jax.vjp(chunked.make(packing.place, sight), q, k, v)[1](grad)
+  spare = lambda: jax.vjp(chunked.make(packing.positions, spec), q, k, v)[1](grad)
   return None, *jax.lax.cond(packing.fits, lambda: pull(grad), spare)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from llm_jax.models.attend import Attend, Place, Sight
+from llm_jax.models.attend import Attend, AttentionSpec, Positions
 from llm_jax.parallel.mesh import BATCH_AXES, HEAD_AXES
 from llm_jax.types import Array
 
@@ -14,26 +14,26 @@ BLOCKS = (1024, 512, 256, 128)  # queries and keys of a block: the largest that 
 INTERPRET = False  # run the kernel's body as plain JAX, for tests without a TPU
 
 
-def refuses(sight: Sight, *, length: int, **asked: Any) -> str | None:
+def refuses(spec: AttentionSpec, *, length: int, **asked: Any) -> str | None:
   """Why the kernel cannot, where it cannot."""
   del asked
-  if not sight.aligned:
+  if not spec.aligned:
     return 'has no cache'
   if length % LANES:
     return f'needs rows of a multiple of {LANES} tokens, not {length}'
   return None
 
 
-def make(place: Place, sight: Sight) -> Attend:
+def make(positions: Positions, spec: AttentionSpec) -> Attend:
   """Attention by the kernel, each device on its own rows and heads."""
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-  length = place.q_segment.shape[1]
-  if sight.window is not None:
-    reach = sight.window - 1
-    mask = masks.LocalMask((length, length), (reach, 0 if sight.causal else reach), 0)
-  elif sight.causal:
+  length = positions.q_segment.shape[1]
+  if spec.window is not None:
+    reach = spec.window - 1
+    mask = masks.LocalMask((length, length), (reach, 0 if spec.causal else reach), 0)
+  elif spec.causal:
     mask = masks.CausalMask((length, length))
   else:
     mask = masks.FullMask((length, length))
@@ -49,7 +49,7 @@ def make(place: Place, sight: Sight) -> Attend:
     kernel = splash.make_splash_mqa_single_device(
       masks.MultiHeadMask([mask] * (heads // kv_heads)),
       block_sizes=sizes,
-      attn_logits_soft_cap=sight.softcap,
+      attn_logits_soft_cap=spec.softcap,
       residual_checkpoint_name='attention',
       interpret=INTERPRET,
     )
@@ -63,12 +63,12 @@ def make(place: Place, sight: Sight) -> Attend:
   def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-      return alone(q_BHLE, k_BKSE, v_BKSE, place.q_segment)
+      return alone(q_BHLE, k_BKSE, v_BKSE, positions.q_segment)
     P = jax.sharding.PartitionSpec
     cut = P(BATCH_AXES, HEAD_AXES)
     spread = jax.shard_map(
       alone, in_specs=(cut, cut, cut, P(BATCH_AXES)), out_specs=cut, check_vma=False
     )
-    return spread(q_BHLE, k_BKSE, v_BKSE, place.q_segment)
+    return spread(q_BHLE, k_BKSE, v_BKSE, positions.q_segment)
 
   return attend

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from llm_jax.models.attend import Attend, Place, Sight
-from llm_jax.models.layers import turned
+from llm_jax.models.attend import Attend, AttentionSpec, Positions
+from llm_jax.models.layers import swap_last_axes
 from llm_jax.types import Array
 
 QUERY_BLOCK = 128  # rows of the score matrix computed at a time where causality lets us skip keys
@@ -29,18 +29,18 @@ class Part(NamedTuple):
   bias: Array
 
 
-def refuses(sight: Sight, **asked: Any) -> str | None:
+def refuses(spec: AttentionSpec, **asked: Any) -> str | None:
   """Nothing."""
-  del sight, asked
+  del spec, asked
 
 
-def make(place: Place, sight: Sight) -> Attend:
+def make(positions: Positions, spec: AttentionSpec) -> Attend:
   """Attention whose masks are made once; memory grows with the square of the length."""
-  parts = cut(place, sight)
+  parts = cut(positions, spec)
 
   def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:
     outs: Any = [
-      _attend(sight, q_BHLE[:, :, p.queries], k_BKSE[:, :, p.keys], v_BKSE[:, :, p.keys], p.bias)
+      _attend(spec, q_BHLE[:, :, p.queries], k_BKSE[:, :, p.keys], v_BKSE[:, :, p.keys], p.bias)
       for p in parts
     ]
     return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=2)
@@ -48,7 +48,7 @@ def make(place: Place, sight: Sight) -> Attend:
   return attend
 
 
-def cut(place: Place, sight: Sight) -> Sequence[Part]:
+def cut(positions: Positions, spec: AttentionSpec) -> Sequence[Part]:
   """Who sees whom.
 
   A key is seen in the same segment, if it is no padding, not later, and inside the window.
@@ -57,19 +57,19 @@ def cut(place: Place, sight: Sight) -> Sequence[Part]:
   the keys which can come before them, inside the window: the masked half of the score matrix is
   never computed.
   """
-  length, window = place.q_position.shape[1], sight.window
-  step = QUERY_BLOCK if sight.causal and sight.aligned else length
+  length, window = positions.q_position.shape[1], spec.window
+  step = QUERY_BLOCK if spec.causal and spec.aligned else length
   out = []
   for start in range(0, length, step):
     stop = min(start + step, length)
     first = max(0, start - window + 1) if window is not None and step < length else 0
     queries, keys = slice(start, stop), slice(first, stop if step < length else None)
     see_BLS = seen(
-      place.q_position[:, queries],
-      place.q_segment[:, queries],
-      place.k_position[:, keys],
-      place.k_segment[:, keys],
-      sight,
+      positions.q_position[:, queries],
+      positions.q_segment[:, queries],
+      positions.k_position[:, keys],
+      positions.k_segment[:, keys],
+      spec,
     )
     bias = jnp.where(see_BLS, 0.0, FLOOR)[:, None]
     # Stored once: the compiler would otherwise compare positions again inside every layer.
@@ -78,54 +78,59 @@ def cut(place: Place, sight: Sight) -> Sequence[Part]:
 
 
 def seen(
-  q_position: Array, q_segment: Array, k_position: Array, k_segment: Array, sight: Sight
+  q_position: Array, q_segment: Array, k_position: Array, k_segment: Array, spec: AttentionSpec
 ) -> Array:
   """bool [B, L, S]: whether a query sees a key; arguments [B, L] and [B, S]."""
   q_position, q_segment = q_position[:, :, None], q_segment[:, :, None]
   k_position, k_segment = k_position[:, None], k_segment[:, None]
   see_BLS = (q_segment == k_segment) & (k_segment > 0)
-  if sight.causal:
+  if spec.causal:
     see_BLS &= q_position >= k_position
-  if sight.window is not None:
-    see_BLS &= jnp.abs(q_position - k_position) < sight.window
+  if spec.window is not None:
+    see_BLS &= jnp.abs(q_position - k_position) < spec.window
   return see_BLS
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(sight: Sight, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array) -> Array:
+def _attend(
+  spec: AttentionSpec, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array
+) -> Array:
   """Attention of one part; the gradient multiplies operands as short as those of its products."""
-  return _saving(sight, q_BHLE, k_BKSE, v_BKSE, bias_B1LS)[0]
+  return _saving(spec, q_BHLE, k_BKSE, v_BKSE, bias_B1LS)[0]
 
 
 def _saving(
-  sight: Sight, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array
+  spec: AttentionSpec, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array
 ) -> tuple[Array, Any]:
-  short = sight.narrow or q_BHLE.dtype
+  short = spec.product_dtype or q_BHLE.dtype
   q_BKRE = _rows(q_BHLE * q_BHLE.shape[-1] ** -0.5, k_BKSE).astype(short)
   k_BKSE, v_BKSE = k_BKSE.astype(short), v_BKSE.astype(short)
-  score_BHLS = _product(q_BKRE, turned(k_BKSE)).reshape(*q_BHLE.shape[:-1], -1)
+  score_BHLS = _product(q_BKRE, swap_last_axes(k_BKSE)).reshape(*q_BHLE.shape[:-1], -1)
   slope = jnp.ones(())
-  if sight.softcap is not None:
-    bent_BHLS = jnp.tanh(score_BHLS / sight.softcap)
-    score_BHLS, slope = sight.softcap * bent_BHLS, _rows(1 - bent_BHLS**2, k_BKSE)
+  if spec.softcap is not None:
+    bent_BHLS = jnp.tanh(score_BHLS / spec.softcap)
+    score_BHLS, slope = spec.softcap * bent_BHLS, _rows(1 - bent_BHLS**2, k_BKSE)
   weight_BHLS = jax.nn.softmax(score_BHLS + bias_B1LS, axis=-1)
   weight_BKRS = _rows(weight_BHLS, k_BKSE).astype(short)
   out_BHLE = _product(weight_BKRS, v_BKSE).reshape(q_BHLE.shape).astype(q_BHLE.dtype)
   return out_BHLE, (q_BKRE, k_BKSE, v_BKSE, weight_BKRS, slope)
 
 
-def _backward(sight: Sight, saved: Any, grad_BHLE: Array) -> tuple[Any, ...]:
-  del sight
+def _backward(spec: AttentionSpec, saved: Any, grad_BHLE: Array) -> tuple[Any, ...]:
+  del spec
   q_BKRE, k_BKSE, v_BKSE, weight_BKRS, slope = saved
   grad_BKRE = _rows(grad_BHLE, k_BKSE).astype(k_BKSE.dtype)
-  dv_BKSE = _product(turned(weight_BKRS), grad_BKRE)
-  dweight_BKRS, wide_BKRS = _product(grad_BKRE, turned(v_BKSE)), weight_BKRS.astype(jnp.float32)
+  dv_BKSE = _product(swap_last_axes(weight_BKRS), grad_BKRE)
+  dweight_BKRS, wide_BKRS = (
+    _product(grad_BKRE, swap_last_axes(v_BKSE)),
+    weight_BKRS.astype(jnp.float32),
+  )
   # Rounded weights do not add up to 1; what all keys of a query share must have no gradient.
   total_BKR1 = wide_BKRS.sum(-1, keepdims=True)
   mean_BKR1 = (dweight_BKRS * wide_BKRS).sum(-1, keepdims=True) / total_BKR1
   dscore_BKRS = (wide_BKRS * (dweight_BKRS - mean_BKR1) * slope).astype(k_BKSE.dtype)
   dq_BHLE = _product(dscore_BKRS, k_BKSE).reshape(grad_BHLE.shape) * grad_BHLE.shape[-1] ** -0.5
-  dk_BKSE = _product(turned(dscore_BKRS), q_BKRE)
+  dk_BKSE = _product(swap_last_axes(dscore_BKRS), q_BKRE)
   return (*(x.astype(grad_BHLE.dtype) for x in (dq_BHLE, dk_BKSE, dv_BKSE)), None)
 
 
