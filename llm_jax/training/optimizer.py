@@ -33,7 +33,7 @@ def make(
   b1: Momentum = 0.9,
   b2: Momentum | None = None,
   spike: Positive | None = None,
-  ema: Momentum | None = None,
+  ema: Share | None = None,
   moment_dtype: Literal['float32', 'bfloat16'] = 'float32',
 ) -> tuple[optax.GradientTransformation, Schedule]:
   """The transformation and its learning-rate schedule (step -> rate).
