@@ -134,9 +134,9 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     smoke(config)
     if config.job == 'pipeline' and not (config.only or config.start):
       # A second pipeline of the same stages: what is different about it begins with the first ones.
-      known = config.stages in pipelines
       pipelines.append(config.stages)
-      config.stages = config.stages[:2] if known else config.stages
+      if config.stages in pipelines[:-1]:
+        config.stages, config.report.evals.rollouts.name = config.stages[:2], ''
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('sys.stdin', io.StringIO('What does `os.path.join` do?\n'))
     main.run(config)
