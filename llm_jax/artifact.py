@@ -1,6 +1,7 @@
 """What one stage hands to the next: a folder with parameters, model, tokenizer and history."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
