@@ -1,7 +1,6 @@
 """What one stage hands to the next: a folder with parameters, model, tokenizer and history."""
 
 import dataclasses
-import functools
 import json
 import os
 import shutil
