@@ -36,11 +36,11 @@ def jax_worker(folder: str) -> None:
   """Reads a batch on request, as job `train` does before it reads ahead."""
   import jax
 
-  from llm_jax.data.packed import Rows
+  from llm_jax.data.packed import MappedRows
   from llm_jax.parallel.mesh import make_mesh
   from llm_jax.training.batches import make_read
 
-  rows: Any = Rows(Path(folder), [ROWS // SHARDS] * SHARDS)
+  rows: Any = MappedRows(Path(folder), [ROWS // SHARDS] * SHARDS)
   read = make_read(rows, make_mesh(), batch_size=BATCH, seed=0)
   number = iter(range(10**9))
   turns.serve(

@@ -253,7 +253,7 @@ def keep(batch, i):
 def test_sorting_leaves_out_what_does_not_count():
   pairs = pairs_of([3.0, -1.0, 2.0, 50.0, -50.0])
   some = pairs._replace(real=jnp.arange(5) < 3)
-  only = dpo.Pairs(*(x[:3] for x in pairs))
+  only = dpo.Pairs(*(x[..., :3] for x in pairs))
   for kind in ('aot', 'aot_unpaired'):
     found, wanted = (functools.partial(dpo.KINDS[kind], beta=0.1)(p) for p in (some, only))
     np.testing.assert_allclose(found[:3], wanted, rtol=1e-6)
@@ -261,11 +261,11 @@ def test_sorting_leaves_out_what_does_not_count():
 
 def test_sorting_by_hand():
   draw = np.random.default_rng(0)
-  logp_w, logp_l, ref_w, ref_l = draw.normal(size=(4, 7)).astype(np.float32)
-  one = np.ones(7, np.float32)
-  ratios = logp_w - ref_w, logp_l - ref_l
-  pairs = dpo.Pairs(logp_w, logp_l, ref_w, ref_l, *ratios, one, one, one > 0)
-  for kind, (high, low) in (('aot', (logp_w - logp_l, ref_w - ref_l)), ('aot_unpaired', ratios)):
+  logp, ref = draw.normal(size=(2, 2, 7)).astype(np.float32)
+  one = np.ones((2, 7), np.float32)
+  pairs = dpo.Pairs(logp, ref, logp - ref, one, one[0] > 0)
+  margins = logp[0] - logp[1], ref[0] - ref[1]
+  for kind, (high, low) in (('aot', margins), ('aot_unpaired', logp - ref)):
     h = np.sort(high) - np.sort(low)
     found = dpo.KINDS[kind](pairs, beta=1.0)
     np.testing.assert_allclose(np.sort(found), np.sort(np.log1p(np.exp(-h))), rtol=1e-5)
@@ -287,7 +287,9 @@ def test_weights_and_shifts_have_no_gradient(preferences, table):
   np.testing.assert_allclose(grad_of(preferences.batch, wpo=True)[1], wanted, rtol=1e-4, atol=1e-9)
 
   h = jnp.array([3.0, -1.0, 0.5])
-  shifted = lambda w: dpo.bco_pair(pairs_of(h)._replace(logp_w=w), beta=1.0, shift='mean').sum()
+  pairs = pairs_of(h)
+  chosen = lambda w: pairs._replace(logp=pairs.logp.at[0].set(w))
+  shifted = lambda w: dpo.bco_pair(chosen(w), beta=1.0, shift='mean').sum()
   delta = (2.0 - h / 2).mean() / 2  # of rewards 2 and -h / 2
   grad = jax.grad(shifted)(jnp.full(3, 2.0))
   np.testing.assert_allclose(grad, -jax.nn.sigmoid(delta - 2.0) * jnp.ones(3), rtol=1e-5)

@@ -377,7 +377,9 @@ def test_rows_that_only_fill_a_batch_are_not_measured():
 
 def test_short_gradients_leave_norms_exact():
   # Stacked over layers a norm has two axes too, and is still read in float32.
-  params = {'blocks': {'norm': {'scale': jnp.full((2, 8), 1.001)}, 'mlp': jnp.full((8, 8), 1.001)}}
+  params = {
+    'blocks': {'norm': {'scale': jnp.full((2, 8), 1.001)}, 'mlp': {'up': jnp.full((8, 8), 1.001)}}
+  }
   seen = {}
 
   def loss_fn(params, batch, rng):
@@ -390,4 +392,4 @@ def test_short_gradients_leave_norms_exact():
   batch = {'mask': jnp.ones(2)}
   train_step(state, batch, loss_fn=loss_fn, tx=tx, seed=0, gradients='bfloat16')
   assert seen['blocks']['norm']['scale'] == jnp.float32
-  assert seen['blocks']['mlp'] == jnp.bfloat16
+  assert seen['blocks']['mlp']['up'] == jnp.bfloat16
