@@ -7,7 +7,6 @@ losses read as they are.
 
 import dataclasses
 import json
-import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from llm_jax.options import Count, at_least
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
 from llm_jax.sampling import complete, pick
 from llm_jax.training.batches import annotated
-from llm_jax.training.checkpoint import write_json
+from llm_jax.training.checkpoint import write_json, write_lines
 from llm_jax.types import BadInput, Batch, Tokenizer
 
 MAY_CHANGE = ('compute', 'mesh', 'next')
@@ -200,7 +199,7 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
     if not (folder / 'parts').is_dir():
       artifact.claim(folder, config.to_dict())  # not before something was scored
       (folder / 'parts').mkdir(exist_ok=True)
-    _write_lines(path, found)
+    write_lines(path, found)
     print(f'\r{min(start + size, count)} of {count} prompts', end='', file=sys.stderr, flush=True)
   print(file=sys.stderr)
   if host == 0:
@@ -261,7 +260,7 @@ def _gather(folder: Path, minimum: float | None) -> None:
         continue
       chosen, rejected = (say(record['candidates'][i]) for i in choice)
       lines.append({**record, 'completion': chosen, 'chosen': chosen, 'rejected': rejected})
-  _write_lines(folder / 'answers.jsonl', lines)
+  write_lines(folder / 'answers.jsonl', lines)
   average = lambda values: round(float(np.mean(values)), 4) if values else None
   write_json(
     folder / 'summary.json',
@@ -277,13 +276,6 @@ def _gather(folder: Path, minimum: float | None) -> None:
       'kl_bound': round(best_of_n.bound(n), 4) if n else None,
     },
   )
-
-
-def _write_lines(path: Path, records: Sequence[Any]) -> None:
-  """A file of JSON lines, whole or not at all."""
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in records))
-  os.replace(partial, path)
 
 
 def _told(folder: Path) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,15 @@ def sha256(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
   """Writes a JSON file whole or not at all."""
+  _write(path, json.dumps(value, indent=2) + '\n')
+
+
+def write_lines(path: Path, records: Iterable[Any]) -> None:
+  """Writes a file of JSON lines whole or not at all."""
+  _write(path, ''.join(json.dumps(record, ensure_ascii=False) + '\n' for record in records))
+
+
+def _write(path: Path, text: str) -> None:
   partial = path.with_name(path.name + '.partial')
-  partial.write_text(json.dumps(value, indent=2) + '\n')
+  partial.write_text(text)
   os.replace(partial, path)
