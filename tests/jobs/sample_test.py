@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_file(root, whole, monkeypat
   c = config_of(root, 'killed')
   from llm_jax.jobs import sample
 
-  write, count = sample._write_lines, []
+  write, count = sample.write_lines, []
 
   def dies(path, records):
     count.append(path)
@@ -94,11 +94,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_file(root, whole, monkeypat
       raise KeyboardInterrupt
     write(path, records)
 
-  monkeypatch.setattr(sample, '_write_lines', dies)
+  monkeypatch.setattr(sample, 'write_lines', dies)
   with pytest.raises(KeyboardInterrupt):
     run(c)
   assert len(list((root / 'killed' / 'parts').iterdir())) == 2
-  monkeypatch.setattr(sample, '_write_lines', write)
+  monkeypatch.setattr(sample, 'write_lines', write)
   run(c)
   same = [(root / name / 'answers.jsonl').read_bytes() for name in ('whole', 'killed')]
   assert same[0] == same[1]
