@@ -164,11 +164,11 @@ def write_rollout_configs(folder, questions):
 class Run:
   """`llm_jax.main` on a stage's config and so many devices."""
 
-  def __init__(self, folder, name, devices, stage='pretrain'):
+  def __init__(self, folder, name, devices, stage='pretrain', options=()):
     self.workdir = folder / name
     self.words = [
       *('llm_jax.main', f'--config={folder / f"{stage}.py"}'),
-      *(f'--config.workdir={self.workdir}', f'--config.mesh.fsdp={devices}'),
+      *(f'--config.workdir={self.workdir}', f'--config.mesh.fsdp={devices}', *options),
     ]
 
   def finished(self):
@@ -199,8 +199,8 @@ class Process(Run):
 
   started = ()
 
-  def __init__(self, folder, name, devices, stage='pretrain', **environ):
-    super().__init__(folder, name, devices, stage)
+  def __init__(self, folder, name, devices, stage='pretrain', options=(), **environ):
+    super().__init__(folder, name, devices, stage, options)
     self.process = subprocess.Popen(
       [sys.executable, '-m', *self.words],
       cwd=ROOT,
