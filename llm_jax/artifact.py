@@ -17,12 +17,12 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 import llm_jax
+from llm_jax.files import difference, manifest, sha256, write_json
 from llm_jax.find import call, find, named
 from llm_jax.models import lora
 from llm_jax.models.compute import Compute, without_compute
 from llm_jax.parallel.parameters import path_of, shardings
 from llm_jax.text.tokenizer import Tokenizer
-from llm_jax.training.checkpoint import difference, manifest, sha256, write_json
 from llm_jax.types import BadInput, Model, Params
 
 FILE = 'artifact.json'

@@ -4,18 +4,17 @@ Letters beside those of `llm_jax.types`: T tokens, D documents, P pieces of docu
 A document that does not fit becomes several pieces, and each piece is a segment of its own.
 """
 
-import contextlib
 import functools
 import json
 import operator
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from llm_jax.data.mixture import Mixture
+from llm_jax.files import replacing
 from llm_jax.options import suggest
 from llm_jax.types import BadInput, Tokenizer
 
@@ -153,15 +152,6 @@ def fill(
 def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
   """The smallest of uint16 and uint32 that holds every id."""
   return np.uint16 if vocab_size <= 1 << 16 else np.uint32
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Any]:
-  """A binary file that appears at `path` only when it is complete."""
-  part = path.with_name(f'{path.name}.part')
-  with open(part, 'wb') as file:
-    yield file
-  os.replace(part, path)
 
 
 def write_shard(

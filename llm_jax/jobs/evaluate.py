@@ -9,10 +9,10 @@ from typing import Any
 import jax
 
 from llm_jax import artifact, options
+from llm_jax.files import write_json
 from llm_jax.jobs import evaluations
 from llm_jax.models.compute import Compute
 from llm_jax.parallel.mesh import batch_shards, make_mesh
-from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput
 
 OFFERED = ('seed', 'record')

@@ -17,12 +17,12 @@ import jax
 from ml_collections import ConfigDict
 
 from llm_jax import artifact
+from llm_jax.files import write_json
 from llm_jax.find import call, find
 from llm_jax.jobs import report
 from llm_jax.options import check as check_options
 from llm_jax.options import suggest
 from llm_jax.parallel.mesh import make_mesh, on_one_host
-from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput
 
 TIMES = 'seconds.json'

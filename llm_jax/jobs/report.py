@@ -15,13 +15,13 @@ import jax
 import numpy as np
 
 from llm_jax import artifact, options
+from llm_jax.files import write_json
 from llm_jax.jobs import evaluations, report_page
 from llm_jax.jobs.page import markdown, page
 from llm_jax.models.compute import Compute
 from llm_jax.options import NotNegative
 from llm_jax.parallel.mesh import batch_shards, make_mesh
 from llm_jax.training import metrics
-from llm_jax.training.checkpoint import write_json
 
 OFFERED = ('record',)
 

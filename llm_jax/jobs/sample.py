@@ -18,6 +18,7 @@ import numpy as np
 
 from llm_jax import artifact, options
 from llm_jax.evals import best_of_n
+from llm_jax.files import write_json, write_lines
 from llm_jax.find import call
 from llm_jax.jobs import annotators, chain
 from llm_jax.models.compute import Compute
@@ -25,7 +26,6 @@ from llm_jax.options import Count, at_least
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
 from llm_jax.sampling import complete, pick
 from llm_jax.training.batches import annotated
-from llm_jax.training.checkpoint import write_json, write_lines
 from llm_jax.types import BadInput, Batch, Tokenizer
 
 MAY_CHANGE = ('compute', 'mesh', 'next')
@@ -242,7 +242,7 @@ def _gather(folder: Path, minimum: float | None) -> None:
   lines, firsts, means, bests, kls, unscored, low = [], [], [], [], [], 0, 0
   n = 0
   for path in sorted((folder / 'parts').iterdir()):
-    for line in path.read_text().splitlines():
+    for line in path.read_text().split('\n')[:-1]:
       record = json.loads(line)
       n, choice = len(record['scores']), best_of_n.best(record['scores'])
       if choice is None:

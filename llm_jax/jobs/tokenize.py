@@ -19,13 +19,13 @@ import numpy as np
 from llm_jax import artifact
 from llm_jax.data import packed
 from llm_jax.data.splits import Stream, documents, open_streams
+from llm_jax.files import write_json
 from llm_jax.find import call
 from llm_jax.jobs.corpus_report import Progress, print_summary
 from llm_jax.options import Count, at_least, suggest
 from llm_jax.options import check as check_options
 from llm_jax.parallel.mesh import on_one_host
 from llm_jax.text.tokenizer import Tokenizer
-from llm_jax.training.checkpoint import write_json
 from llm_jax.types import BadInput
 
 # Characters encoded at once: enough to keep the threads busy, few enough to keep the lists small.

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from llm_jax.files import replacing
 from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
@@ -191,9 +192,8 @@ class Tokenizer:
     described = {'specials': self.specials, 'chat_template': self.chat_template}
     text = json.dumps(described, indent=2, ensure_ascii=False) + '\n'
     for name, data in (('special_tokens.json', text.encode()), ('tokenizer.model', self._model)):
-      part = folder / f'{name}.part'
-      part.write_bytes(data)
-      os.replace(part, folder / name)
+      with replacing(folder / name) as file:
+        file.write(data)
 
   def encode(self, text: str) -> list[int]:
     """Ids of `text`, without any special token.

@@ -1,19 +1,18 @@
 """Checkpoints to trust: Orbax writes them, a manifest of sha256 sums vouches for them."""
 
-import hashlib
 import json
-import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-STATE, MANIFEST, BEST = 'state', 'manifest.json', 'best.json'
+from llm_jax.files import MANIFEST, difference, manifest, write_json
+
+STATE, BEST = 'state', 'best.json'
 
 
 class Checkpoints:
@@ -125,45 +124,3 @@ class Checkpoints:
   def carried(self, step: int) -> Any:
     """The `carry` saved at `step`; None if there was none."""
     return json.loads((self.folder / f'{step:08d}' / MANIFEST).read_text()).get('carry')
-
-
-def manifest(folder: Path) -> dict[str, str]:
-  """Relative path -> sha256 of every file under `folder`, except the manifest itself."""
-  sums = {}
-  for path in sorted(folder.rglob('*')):
-    if path.is_file() and path.name != MANIFEST:
-      sums[str(path.relative_to(folder))] = sha256(path)
-  return sums
-
-
-def difference(folder: Path, listed: dict[str, str]) -> str | None:
-  """The first file that is missing or differs from its sum, in words; None if none does."""
-  for name, wanted in listed.items():
-    path = folder / name
-    if not path.is_file():
-      return f'damaged, {name} is missing'
-    if sha256(path) != wanted:
-      return f'damaged, {name} differs from its sha256 sum'
-  return None
-
-
-def sha256(path: Path) -> str:
-  """The sum of a file, in hexadecimal."""
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes a JSON file whole or not at all."""
-  _write(path, json.dumps(value, indent=2) + '\n')
-
-
-def write_lines(path: Path, records: Iterable[Any]) -> None:
-  """Writes a file of JSON lines whole or not at all."""
-  _write(path, ''.join(json.dumps(record, ensure_ascii=False) + '\n' for record in records))
-
-
-def _write(path: Path, text: str) -> None:
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(text)
-  os.replace(partial, path)

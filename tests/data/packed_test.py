@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llm_jax.data import packed
+from llm_jax.files import replacing
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
@@ -89,7 +90,7 @@ def test_token_dtype():
 
 
 def test_a_broken_write_leaves_nothing(tmp_path):
-  with pytest.raises(RuntimeError), packed.replacing(tmp_path / 'x') as file:
+  with pytest.raises(RuntimeError), replacing(tmp_path / 'x') as file:
     file.write(b'half')
     raise RuntimeError
   assert not (tmp_path / 'x').exists()

@@ -88,7 +88,7 @@ def small(c, data, workdir):
 
 def wait_in(name):
   """Lets a stage wait for its death, with some of its work done."""
-  fit, train_main, write_lines = train.fit, train.main, sample._write_lines
+  fit, train_main, write_lines = train.fit, train.main, sample.write_lines
 
   def main(config):
     def wait(step, state, metrics):
@@ -103,7 +103,7 @@ def wait_in(name):
     if path.parent.name == 'parts' and name == 'best_of_n':
       time.sleep(300)
 
-  train.main, sample._write_lines = main, write
+  train.main, sample.write_lines = main, write
 
 
 def facts_of(folder):

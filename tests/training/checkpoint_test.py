@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax import files
 from llm_jax.models import transformer
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.training import checkpoint, optimizer
@@ -294,8 +295,8 @@ def test_an_error_in_the_background_is_raised(tmp_path, monkeypatch):
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
   path = tmp_path / 'x.json'
-  checkpoint.write_json(path, {'a': 1})
+  files.write_json(path, {'a': 1})
   with pytest.raises(TypeError):
-    checkpoint.write_json(path, {'a': object()})
+    files.write_json(path, {'a': object()})
   assert json.loads(path.read_text()) == {'a': 1}
   assert [p.name for p in tmp_path.iterdir()] == ['x.json']
