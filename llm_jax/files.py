@@ -53,6 +53,10 @@ def write_lines(path: Path, records: Iterable[Any]) -> None:
 def replacing(path: Path) -> Iterator[Any]:
   """A binary file that appears at `path` only when it is complete."""
   partial = path.with_name(f'{path.name}.partial')
-  with open(partial, 'wb') as file:
-    yield file
-  os.replace(partial, path)
+  try:
+    with open(partial, 'wb') as file:
+      yield file
+    os.replace(partial, path)
+  except BaseException:
+    partial.unlink(missing_ok=True)
+    raise
