@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,11 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def load(
-  path: str | Path, mesh: Mesh, compute: Mapping[str, Any] | Compute | None = None
+  path: str | Path,
+  mesh: Mesh,
+  compute: Mapping[str, Any] | Compute | None = None,
+  *,
+  trust: Collection[str] = (),
 ) -> Artifact:
   """Reads an artifact onto a mesh, whatever mesh wrote it.
 
@@ -125,9 +129,11 @@ def load(
     path: the folder.
     mesh: where its parameters go.
     compute: how the model is run: fields of `Compute`, or that of another model.
+    trust: modules of the user's that the artifact may name as its model.
 
   Raises:
-    BadInput: missing, unfinished or damaged, naming the file.
+    BadInput: missing, unfinished or damaged, naming the file; or a model of somebody's own code
+      that is not in `trust`.
   """
   folder = Path(path).absolute()
   about = describe(folder)
@@ -140,7 +146,7 @@ def load(
       f'artifact: {str(folder / "tokenizer")!r} is not the tokenizer it was trained with; '
       'put that one back, or train it again'
     )
-  model = build(about['model'], compute)
+  model = build(about['model'], compute, source=folder, trust=trust)
   shapes = abstract_params(model)
   struct = lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place)
   with ocp.StandardCheckpointer() as orbax:
@@ -156,7 +162,13 @@ def load(
   )
 
 
-def build(group: Mapping[str, Any], compute: Mapping[str, Any] | Compute | None = None) -> Any:
+def build(
+  group: Mapping[str, Any],
+  compute: Mapping[str, Any] | Compute | None = None,
+  *,
+  source: str | Path = '',
+  trust: Collection[str] = (),
+) -> Any:
   """The model of a config group: `name` is the file in `models/`, the rest its shape.
 
   With a group `lora` in it, that model is frozen and adapted; see models/lora.py.
@@ -164,10 +176,13 @@ def build(group: Mapping[str, Any], compute: Mapping[str, Any] | Compute | None 
   Args:
     group: `config.model`.
     compute: how the model is run: fields of `Compute`, or that of another model.
+    source: folder of the artifact that the group was read from; '' for that of a config.
+    trust: modules of the user's that such an artifact may name.
   """
   name, shape = named(group, 'model')
   adapter = shape.pop('lora', None)
-  make = find('models', name).make
+  read_from = f'artifact {str(source)!r}' if source else ''
+  make = find('models', name, source=read_from, trust=trust).make
   model = call(make, shape, where='model', offered={'compute': compute})
   return model if adapter is None else call(lora.wrap, adapter, model, where='model.lora')
 

@@ -4,11 +4,34 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from llm_jax.types import BadInput
+
 MANIFEST = 'manifest.json'
+
+
+def inside(folder: Path, name: str) -> Path:
+  """The file or folder that a name which was read from a file has in `folder`.
+
+  >>> str(inside(Path('runs/a'), 'params/0'))
+  'runs/a/params/0'
+  >>> inside(Path('runs/a'), '../b')
+  Traceback (most recent call last):
+  llm_jax.types.BadInput: runs/a: '../b' is no name of a file in this folder; copy it again
+
+  Raises:
+    BadInput: the name leads out of the folder, or is none.
+  """
+  # By both rules of paths: a folder may have been made where the backslash is a letter, or is not.
+  parts = re.split(r'[/\\]', name) if isinstance(name, str) else ['']
+  leads_out = '..' in parts or not parts[0] or re.match('[A-Za-z]:', parts[0]) or '\0' in name
+  if leads_out:
+    raise BadInput(f'{folder}: {name!r} is no name of a file in this folder; copy it again')
+  return folder / name
 
 
 def manifest(folder: Path) -> dict[str, str]:
@@ -21,9 +44,13 @@ def manifest(folder: Path) -> dict[str, str]:
 
 
 def difference(folder: Path, listed: dict[str, str]) -> str | None:
-  """The first file that is missing or differs from its sum, in words; None if none does."""
+  """The first file that is missing or differs from its sum, in words; None if none does.
+
+  Raises:
+    BadInput: a name leads out of the folder.
+  """
   for name, wanted in listed.items():
-    path = folder / name
+    path = inside(folder, name)
     if not path.is_file():
       return f'damaged, {name} is missing'
     if sha256(path) != wanted:

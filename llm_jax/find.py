@@ -9,7 +9,7 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,22 +21,34 @@ from llm_jax.types import BadInput
 DEFINES = {'losses': ('loss_fn',), 'jobs': ('main',), 'rewards': ('reward', 'rewards')}
 
 
-def find(room: str, name: str) -> ModuleType:
+def find(room: str, name: str, *, source: str = '', trust: Collection[str] = ()) -> ModuleType:
   """The file that a config names: one of the room, or else one of the user's.
+
+  A name that was read from a file is no name in a config: it finds files of the room alone, and
+  those that the user trusts.
 
   Args:
     room: a package of llm_jax.
     name: a file of the room (`dpo`), a module that Python can import from here (`mine.loss`, or
       `mine` where the room has no such file), or a path (`mine/loss.py`).
+    source: where the name was read, if it does not stand in a config.
+    trust: names outside of the room that may be imported although a `source` gives them.
 
   Raises:
     BadInput: there is no such file, it does not define what files of the room do, or it cannot be
       imported; the message says what the room holds, or which line of the user's file is wrong.
+      Or the name is that of a file which nobody trusts; then nothing is imported.
   """
   if not isinstance(name, str):
     raise BadInput(f"{room}: {name!r} is no name; a name is a text, such as 'mine.loss'")
   if name in _files(room) and _defines(room, ours := _load(room, name)):
     return ours
+  if source and name not in trust:
+    shown = name if len(name) <= 80 else f'{name[:80]}...'
+    raise BadInput(
+      f'{room}: {source} names {shown!r}, which is no file of llm_jax/{room} and is not imported; '
+      f'if that is your own code, add --config.trust="({shown!r},)"'
+    )
   if '/' in name or name.endswith('.py'):
     path = _path(room, name)
     module = _imported(room, path, lambda: _at(path))

@@ -7,7 +7,7 @@ them back, and a changed template, tokenizer, length or reference cannot meet an
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def make(
   path: str = '',
   cache: str = '',
   temperature: Positive = 1.0,
+  trust: Sequence[str] = (),
 ) -> Annotate:
   """Writes `ref_logp`, of the shape of `tokens`; with mismatched rows (KTO) also `kl_ref_logp`.
 
@@ -48,6 +49,7 @@ def make(
     cache: folder that keeps what was computed; '' computes it every time, for rows that never come
       back. With several processes nothing is kept.
     temperature: logits are divided by it.
+    trust: modules of the user's that the artifact may name as its model.
 
   Raises:
     BadInput: no reference, or one that gives no log-probabilities.
@@ -56,7 +58,7 @@ def make(
   if path:
     if artifact.describe(path)['model'].get('head') == 'scalar':
       raise BadInput(f'annotate.reference: {path!r} is a reward model; it has no log-probabilities')
-    made = artifact.load(path, mesh, model.compute)
+    made = artifact.load(path, mesh, model.compute, trust=trust)
     reference, parameters = made.model, lambda params: made.params
   elif isinstance(model, Adapted):
     reference, parameters = model.base, lambda params: params['base']

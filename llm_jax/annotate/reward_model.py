@@ -1,5 +1,6 @@
 """Scores of the answers under a reward model, an artifact of the stage `reward`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,9 @@ WRITES = ('reward', 'valid', 'log/reward', 'log/reward_std')
 ARTIFACTS = ('path',)
 
 
-def make(model: Model, tokenizer: Tokenizer, *, mesh: Any, path: str) -> Annotate:
+def make(
+  model: Model, tokenizer: Tokenizer, *, mesh: Any, path: str, trust: Sequence[str] = ()
+) -> Annotate:
   """Writes `reward` [B, G], float32 whatever the reward model computes in, and `valid`.
 
   A score is read at the last token of prompt and answer. `valid` is 0, and the reward too, where
@@ -28,6 +31,7 @@ def make(model: Model, tokenizer: Tokenizer, *, mesh: Any, path: str) -> Annotat
     tokenizer: of the policy; the caller sees to it that the reward model has the same.
     mesh: where the reward model's parameters go.
     path: folder of its artifact.
+    trust: modules of the user's that the artifact may name as its model.
 
   Raises:
     BadInput: no scalar head; or answers longer than the reward model can read.
@@ -37,7 +41,7 @@ def make(model: Model, tokenizer: Tokenizer, *, mesh: Any, path: str) -> Annotat
     raise BadInput(
       f'annotate.reward_model: {path!r} has no scalar head; give the folder of a reward stage'
     )
-  made = artifact.load(path, mesh, model.compute)
+  made = artifact.load(path, mesh, model.compute, trust=trust)
 
   @jax.jit
   def fields(params: Params, batch: Batch) -> Batch:

@@ -1,5 +1,6 @@
 """A teacher's most likely tokens at every position, for distillation (arXiv:1503.02531)."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax
@@ -22,6 +23,7 @@ def make(
   mesh: Any,
   path: str,
   top_k: Annotated[int, at_least(0)] = 64,
+  trust: Sequence[str] = (),
 ) -> Annotate:
   """Writes `teacher_logits` float32 and `teacher_ids` int32 [..., L, K], entry t about token t.
 
@@ -34,13 +36,14 @@ def make(
     tokenizer: of the student; the caller sees to it that the teacher has the same.
     mesh: where the teacher's parameters go.
     path: folder of the teacher's artifact.
+    trust: modules of the user's that the artifact may name as its model.
     top_k: K; 0 takes the whole vocabulary, which needs memory for [B, L, V].
 
   Raises:
     BadInput: a teacher that gives no distribution, or top_k above its vocabulary.
   """
   del tokenizer
-  made = artifact.load(path, mesh, model.compute)
+  made = artifact.load(path, mesh, model.compute, trust=trust)
   shape = made.model.shape
   if shape.head == 'scalar' or not shape.causal:
     raise BadInput(f'annotate.teacher: {path!r} is no causal language model')

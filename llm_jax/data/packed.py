@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llm_jax.data.mixture import Mixture
-from llm_jax.files import replacing
+from llm_jax.files import inside, replacing
 from llm_jax.options import suggest
 from llm_jax.types import BadInput, Tokenizer
 
@@ -210,7 +210,7 @@ class MappedRows:
       path = self._folder / f'{name}-{shard:05d}.npy'
       if not path.is_file():
         raise BadInput(f'{path} is missing; copy the whole folder again or make it with {TOKENIZE}')
-      arrays.append(np.load(path, mmap_mode='r'))
+      arrays.append(np.load(path, mmap_mode='r', allow_pickle=False))
     return arrays[0], arrays[1]
 
   def __len__(self) -> int:
@@ -294,5 +294,5 @@ def make(
   if weights is not None:
     absent = made['sources'].keys() - shards.keys()  # sources without rows in this split
     weights = {name: weight for name, weight in weights.items() if name not in absent}
-  rows = {name: MappedRows(folder / name / split, counts) for name, counts in shards.items()}
+  rows = {name: MappedRows(inside(folder, name) / split, counts) for name, counts in shards.items()}
   return Mixture(rows, weights)

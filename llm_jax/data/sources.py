@@ -41,6 +41,7 @@ _SUFFIXES = ('.jsonl', '.json', '.parquet', '.txt')
 _COMPRESSED = ('.gz', '.zst')
 _EXTRAS = {'.parquet': 'pyarrow', '.zst': 'zstandard'}
 _TXT_SPLITS = ('blank', 'line')
+_TFDS_FEATURES = 'tensorflow_datasets.core.features.'
 _TFDS = re.compile(r'tfds:(\w+)(?:/([\w.-]+))?(?::(\d+\.\d+\.\d+))?(?:@(.+))?')
 _RECORDS = 256  # read at once
 
@@ -128,6 +129,7 @@ def _open_tfds(spec: str, options: Mapping[str, str], split: str, field: str) ->
   _check_options(spec, options, ['field', 'split'])
   field, part = options.get('field', field), options.get('split', split)
   folder = _tfds_folder(spec)
+  _check_features(folder)
   import tensorflow_datasets as tfds  # takes a second
 
   builder: Any = tfds.builder_from_directory(folder)
@@ -185,6 +187,32 @@ def _tfds_folder(spec: str) -> Path:
       raise BadInput(_not_prepared(spec, version or 'version', folder))
     return found[version]
   return max(found.values(), key=lambda path: [int(n) for n in re.findall(r'\d+', path.name)])
+
+
+def _check_features(folder: Path) -> None:
+  """Whether all features are TFDS's own: it imports the module of a feature that it does not know.
+
+  Raises:
+    BadInput: the description names other code, or cannot be read.
+  """
+  path = folder / 'features.json'
+  try:
+    waiting = [json.loads(path.read_text(encoding='utf-8'))]
+  except (OSError, ValueError, RecursionError):
+    raise BadInput(f'{path}: cannot be read; copy or prepare the dataset again') from None
+  while waiting:
+    value = waiting.pop()
+    if isinstance(value, dict):
+      for key in ('type', 'pythonClassName', 'python_class_name'):
+        name = value.get(key)
+        if isinstance(name, str) and '.' in name and not name.startswith(_TFDS_FEATURES):
+          raise BadInput(
+            f'{path}: names the feature {name[:80]!r}, which is not one of TFDS and is not '
+            'imported; prepare the dataset again with features of TFDS'
+          )
+      waiting += value.values()
+    elif isinstance(value, list):
+      waiting += value
 
 
 def _not_prepared(spec: str, missing: str, folder: Path) -> str:

@@ -9,7 +9,12 @@ from llm_jax.types import Annotate, Model, Tokenizer
 
 
 def build(
-  parts: Sequence[Part], model: Model, tokenizer: Tokenizer, mesh: Any, template: str | None
+  parts: Sequence[Part],
+  model: Model,
+  tokenizer: Tokenizer,
+  mesh: Any,
+  template: str | None,
+  trust: Sequence[str] = (),
 ) -> list[Annotate]:
   """The parts of `chain` that are annotators, each with its options.
 
@@ -19,11 +24,12 @@ def build(
     tokenizer: of the policy.
     mesh: offered to those that ask for it.
     template: the chat template of the data; likewise.
+    trust: modules of the user's that artifacts may name; likewise.
 
   Raises:
     BadInput: values that cannot work.
   """
-  offered = {'mesh': mesh, 'template': template}
+  offered = {'mesh': mesh, 'template': template, 'trust': trust}
   return [
     call(part.function, part.group, model, tokenizer, where=part.where, offered=offered)
     for part in parts

@@ -63,7 +63,7 @@ def assemble(config: Any, made: Design, begins: Start) -> Assembly:
   chain.check_fields(made.parts, row=rows[0])
   check_loss(made, config, rows[0])
   template = config.data.get('template')
-  annotate = annotators.build(made.parts, made.model, tokenizer, made.mesh, template)
+  annotate = annotators.build(made.parts, made.model, tokenizer, made.mesh, template, begins.trust)
   rows_shape = _rows_shape(made, rows[0], annotate)
   longest = rows_shape[-1] if rows_shape else 0
   if longest > shape.max_length:
@@ -86,6 +86,7 @@ def assemble(config: Any, made: Design, begins: Start) -> Assembly:
       tokenizer,
       mesh=made.mesh,
       template=template,
+      trust=begins.trust,
       rows=lambda: held_out,
       every=config.eval_every,
       annotate=annotate,

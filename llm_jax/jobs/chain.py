@@ -18,7 +18,7 @@ from llm_jax.types import BadInput, Tokenizer
 
 MAKES = {'data': 'make', 'annotate': 'make', 'losses': 'loss_fn'}
 # What the job hands to whoever names it, beside what comes from the step that samples.
-OFFERED = ('model', 'mesh', 'template', 'split', 'columns')
+OFFERED = ('model', 'mesh', 'template', 'trust', 'split', 'columns')
 
 
 class Part(NamedTuple):
@@ -80,7 +80,7 @@ def chain(config: Any) -> list[Part]:
 def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], tuple[str, ...]]]:
   """(group of the config, the function that its options are for, what the job fills in)."""
   for part in chain(config):
-    yield part.where, part.function, ('model', 'mesh', 'split', 'columns')
+    yield part.where, part.function, ('model', 'mesh', 'trust', 'split', 'columns')
 
 
 def steps(group: Mapping[str, Any], where: str = 'annotate') -> list[Part]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from llm_jax import artifact
 from llm_jax.find import find
+from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.options import Count, NotNegative, Share
 from llm_jax.options import check as check_options
@@ -49,6 +50,8 @@ class Fields:
     mesh: sizes of the axes of the device mesh.
     seed: of the sampling.
     compute: how the model is run.
+    trust: modules of yours that the artifacts may name as their model, such as 'mine.model'; other
+      code than llm_jax's own is not imported because an artifact names it.
   """
 
   job: str
@@ -62,6 +65,7 @@ class Fields:
   mesh: Mapping[str, Any]
   seed: int
   compute: Mapping[str, Any] | None = None
+  trust: Sequence[str] = ()
 
 
 def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], Sequence[str]]]:
@@ -124,7 +128,7 @@ class Chat:
   """
 
   def __init__(self, config: Any, mesh: jax.sharding.Mesh) -> None:
-    made = artifact.load(config.artifact, mesh, config.get('compute'))
+    made = artifact.load(config.artifact, mesh, config.get('compute'), trust=trusted(config))
     self._model, self._params, self._tokenizer = made.model, made.params, made.tokenizer
     self._max_new, self._seed = config.max_new, config.seed
     # A model that never saw a conversation is asked in the way of the text it knows.

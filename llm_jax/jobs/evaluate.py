@@ -11,6 +11,7 @@ import jax
 from llm_jax import artifact, options
 from llm_jax.files import write_json
 from llm_jax.jobs import evaluations
+from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.parallel.mesh import batch_shards, make_mesh
 from llm_jax.types import BadInput
@@ -34,6 +35,8 @@ class Fields:
     output: file for the numbers and what was answered.
     mesh: sizes of the axes of the device mesh.
     seed: of sampling.
+    trust: modules of yours that the artifacts may name as their model, such as 'mine.model'; other
+      code than llm_jax's own is not imported because an artifact names it.
   """
 
   job: str
@@ -46,6 +49,7 @@ class Fields:
   output: str
   mesh: Mapping[str, Any]
   seed: int = 0
+  trust: Sequence[str] = ()
 
 
 def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], tuple[str, ...]]]:
@@ -71,8 +75,11 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   if not any(evaluations.chosen(config.evals)):
     raise BadInput('evaluate: no evaluations; give --config.evals.questions.name=answers')
   shards = batch_shards(make_mesh(**config.mesh))
+  own = trusted(config)
   for path in config.artifacts:
-    model = None if path in coming else artifact.build(artifact.describe(path)['model'])
+    here = path not in coming
+    group = artifact.describe(path)['model'] if here else None
+    model = artifact.build(group, source=path, trust=own) if group else None
     try:
       evaluations.check(config.evals, offered=OFFERED, model=model, coming=coming, shards=shards)
     except BadInput as error:
@@ -105,7 +112,7 @@ def _evaluated(
   config: Any, path: str, mesh: jax.sharding.Mesh
 ) -> tuple[dict[str, float], list[tuple[Mapping[str, Any], str]]]:
   """The metrics of an artifact, and each question with its answer."""
-  made = artifact.load(path, mesh, config.get('compute'))
+  made = artifact.load(path, mesh, config.get('compute'), trust=trusted(config))
   answers: list[tuple[Mapping[str, Any], str]] = []
   built = evaluations.build(
     config.evals,
@@ -113,6 +120,7 @@ def _evaluated(
     made.tokenizer,
     mesh=mesh,
     template=made.template,
+    trust=trusted(config),
     seed=config.seed,
     record=lambda question, answer: answers.append((question, answer)),
   )

@@ -6,7 +6,7 @@ names what it wants. A group may bring its own instead, see `Own`.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from llm_jax.jobs import annotators, chain
 from llm_jax.options import Count
 from llm_jax.types import BadInput, Evaluate, Metrics, Model, Params, Tokenizer
 
-FILLED_IN = ('rows', 'mesh', 'annotate', 'loss_fn', 'record')  # no option of a config
+FILLED_IN = ('rows', 'mesh', 'annotate', 'loss_fn', 'record', 'trust')  # no option of a config
 OFFERED = (*FILLED_IN, 'batch_size', 'template', 'seed')
 
 
@@ -156,6 +156,7 @@ def build(
   *,
   mesh: Any,
   template: str | None,
+  trust: Sequence[str] = (),
   rows: Callable[[], Any] | None = None,
   every: int = 1,
   where: str = 'evals',
@@ -169,6 +170,7 @@ def build(
     tokenizer: of the model.
     mesh: where batches go.
     template: the chat template that the model was taught, if any.
+    trust: modules of the user's that artifacts may name as their models.
     rows: gives the held-out rows of whoever runs this; called only where they are wanted.
     every: of the groups that do not say.
     where: of the groups in the config.
@@ -177,7 +179,7 @@ def build(
   Raises:
     BadInput: an evaluation that lacks what it reads, or values that cannot work.
   """
-  offered |= {'mesh': mesh, 'template': template}
+  offered |= {'mesh': mesh, 'template': template, 'trust': trust}
   built = {}
   for group in chosen(groups, where):
     with _inside(f'{where}.{group.key}'):
@@ -188,7 +190,7 @@ def build(
       elif rows is not None and 'rows' in options.options_of(group.module.make):
         given['rows'] = rows()
       if group.own('annotate'):
-        given['annotate'] = annotators.build(group.parts, model, tokenizer, mesh, template)
+        given['annotate'] = annotators.build(group.parts, model, tokenizer, mesh, template, trust)
       for loss in group.own('losses'):
         given['loss_fn'] = bind(loss.function, loss.group, where='loss', model=model)
     at, make = f'{where}.{group.key}', group.module.make
@@ -237,4 +239,8 @@ def functions(
     yield f'{where}.{group.key}', group.module.make, FILLED_IN
     yield f'{where}.{group.key}', Own, ()
     for part in group.parts:
-      yield f'{where}.{group.key}.{part.where}', part.function, ('model', 'mesh', 'columns')
+      yield (
+        f'{where}.{group.key}.{part.where}',
+        part.function,
+        ('model', 'mesh', 'trust', 'columns'),
+      )

@@ -20,6 +20,8 @@ from llm_jax import artifact
 from llm_jax.files import write_json
 from llm_jax.find import call, find
 from llm_jax.jobs import report
+from llm_jax.jobs.option_list import fields
+from llm_jax.jobs.trust import trusted
 from llm_jax.options import check as check_options
 from llm_jax.options import suggest
 from llm_jax.parallel.mesh import make_mesh, on_one_host
@@ -44,6 +46,8 @@ class Fields:
     seed: of every stage that is not given its own.
     mesh: sizes of the axes of the device mesh, of every stage that is not given its own.
     report: what every model is asked.
+    trust: modules of yours that the artifacts may name as their model, beside those that are the
+      model of a stage; other code than llm_jax's own is not imported because an artifact names it.
   """
 
   job: str
@@ -55,6 +59,7 @@ class Fields:
   seed: int
   mesh: Mapping[str, int | None]
   report: Mapping[str, Any]
+  trust: Sequence[str] = ()
 
 
 def groups(config: Any) -> Iterator[tuple[str, Any, Sequence[str]]]:
@@ -126,7 +131,7 @@ def main(config: Any) -> None:
     _check(config, name)
     began = time.perf_counter()
     try:
-      find('jobs', stage.job).main(stage)
+      find('jobs', stage.job).main(_stage(config, name))
     finally:
       if Path(stage.workdir).exists():  # a stage that was refused leaves nothing behind
         _count(Path(config.workdir), name, time.perf_counter() - began)
@@ -184,9 +189,16 @@ def _selected(config: Any) -> tuple[str, ...]:
   return stages[stages.index(config.start) :] if config.start else stages
 
 
+def _stage(config: Any, name: str) -> Any:
+  """The config of a stage, which trusts the models that any stage of the pipeline names."""
+  stage, own = config[name], trusted(config)
+  lends = own and 'trust' in fields(stage)
+  return ConfigDict(stage.to_dict() | {'trust': own}) if lends else stage
+
+
 def _check(config: Any, name: str, coming: Mapping[str, Any] = {}) -> None:
   """What a stage's job says of its config; `coming` are folders still to be filled, and by what."""
-  stage = config[name]
+  stage = _stage(config, name)
   job = find('jobs', stage.job)
   if not hasattr(job, 'check'):
     return

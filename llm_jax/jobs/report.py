@@ -18,6 +18,7 @@ from llm_jax import artifact, options
 from llm_jax.files import write_json
 from llm_jax.jobs import evaluations, report_page
 from llm_jax.jobs.page import markdown, page
+from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.options import NotNegative
 from llm_jax.parallel.mesh import batch_shards, make_mesh
@@ -148,14 +149,21 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
   if kept.is_file() and (known := json.loads(kept.read_text())).pop('of') == seen.hexdigest():
     return known
   print(f'asking {path}', flush=True)
-  made, said = artifact.load(path, mesh, config.report.get('compute')), {}
+  own = trusted(config)
+  made, said = artifact.load(path, mesh, config.report.get('compute'), trust=own), {}
 
   def record(question: Mapping[str, Any], answer: str) -> None:
     if 'answer' not in question:
       said[question['prompt']] = answer
 
   built = evaluations.build(
-    groups, made.model, made.tokenizer, mesh=mesh, template=made.template, record=record
+    groups,
+    made.model,
+    made.tokenizer,
+    mesh=mesh,
+    template=made.template,
+    trust=own,
+    record=record,
   )
   found = evaluations.run(built, made.params)
   told = {'metrics': {key: float(metric.value) for key, metric in found.items()}, 'answers': said}

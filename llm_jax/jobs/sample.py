@@ -21,6 +21,7 @@ from llm_jax.evals import best_of_n
 from llm_jax.files import write_json, write_lines
 from llm_jax.find import call
 from llm_jax.jobs import annotators, chain
+from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.options import Count, at_least
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
@@ -28,7 +29,7 @@ from llm_jax.sampling import complete, pick
 from llm_jax.training.batches import annotated
 from llm_jax.types import BadInput, Batch, Tokenizer
 
-MAY_CHANGE = ('compute', 'mesh', 'next')
+MAY_CHANGE = ('compute', 'mesh', 'next', 'trust')
 FIELDS = ('tokens', 'mask', 'reward', 'valid')  # of a batch, for the best of n
 
 
@@ -42,6 +43,8 @@ class Fields:
     mesh: sizes of the axes of the device mesh.
     seed: of the sampling.
     compute: how the model is run.
+    trust: modules of yours that the artifacts may name as their model, such as 'mine.model'; other
+      code than llm_jax's own is not imported because an artifact names it.
   """
 
   job: str
@@ -49,6 +52,7 @@ class Fields:
   mesh: Mapping[str, Any]
   seed: int
   compute: Mapping[str, Any] | None = None
+  trust: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,11 +147,15 @@ def main(config: Any) -> None:
       _print(config, mesh)
 
 
+def _load(config: Any, mesh: jax.sharding.Mesh) -> artifact.Artifact:
+  return artifact.load(config.artifact, mesh, config.get('compute'), trust=trusted(config))
+
+
 def _print(config: Any, mesh: jax.sharding.Mesh) -> None:
   prompts = (config.prompts,) if isinstance(config.prompts, str) else tuple(config.prompts)
   if not prompts:
     raise BadInput('sample: no prompts; give --config.prompts="(\'Once upon a time\',)"')
-  made = artifact.load(config.artifact, mesh, config.get('compute'))
+  made = _load(config, mesh)
   run = call(
     complete.make,
     config.sample,
@@ -175,12 +183,12 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
   if summary.is_file():
     print(f'{folder} is finished; delete it to sample again.\n{_told(folder)}\n{_next(config)}')
     return
-  made = artifact.load(config.artifact, mesh, config.get('compute'))
+  made = _load(config, mesh)
   parts = chain.chain(config)
   template = config.data.get('template', made.template)
   offered = {'template': template}
   rows: Any = chain.read_rows(parts, made.tokenizer, config.split, offered)
-  annotate = annotators.build(parts, made.model, made.tokenizer, mesh, template)
+  annotate = annotators.build(parts, made.model, made.tokenizer, mesh, template, trusted(config))
   count = min(len(rows), config.max_prompts or len(rows))
   size, hosts, host = config.batch_size, jax.process_count(), jax.process_index()
   for number, start in enumerate(range(0, count, size)):

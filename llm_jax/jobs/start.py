@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from llm_jax import artifact
 from llm_jax.jobs.chain import Part
 from llm_jax.jobs.design import Design
+from llm_jax.jobs.trust import trusted
 from llm_jax.parallel.parameters import shardings
 from llm_jax.text import tokenizer
 from llm_jax.training.checkpoint import Checkpoints
@@ -24,25 +25,25 @@ class Start(NamedTuple):
     donors: part of the parameters ('params' for all of them) -> the artifact that gives it.
     fresh: paths of parameters that start anew all the same, such as the head of a reward model.
     source: the artifact that the trained model descends from; None from scratch.
+    trust: modules of the user's that artifacts may name as their models.
   """
 
   donors: Mapping[str, str]
   fresh: Sequence[str]
   source: str | None
+  trust: Sequence[str] = ()
 
-  def check(self, design: Design, models: Mapping[str, Mapping[str, Any]]) -> None:
+  def check(self, design: Design, models: Mapping[str, Model]) -> None:
     """Whether parameters of the donors' models fit that of the run.
 
     Args:
       design: of the run.
-      models: part of the parameters -> config group of the model that gives it.
+      models: part of the parameters -> the model that gives it.
 
     Raises:
       BadInput: arrays of other shapes that are not in `fresh`.
     """
-    shapes = {
-      name: artifact.abstract_params(artifact.build(group)) for name, group in models.items()
-    }
+    shapes = {name: artifact.abstract_params(model) for name, model in models.items()}
     if shapes:
       wanted = artifact.abstract_params(design.model)
       artifact.graft(wanted, self._joined(design.model, shapes), fresh=self.fresh)
@@ -52,7 +53,8 @@ class Start(NamedTuple):
     init = lambda: fresh_params(design.model, seed)
     if not self.donors:
       return make_state(init, design.tx, design.mesh)
-    loaded = {name: artifact.load(path, design.mesh).params for name, path in self.donors.items()}
+    load = lambda path: artifact.load(path, design.mesh, trust=self.trust)
+    loaded = {name: load(path).params for name, path in self.donors.items()}
     shapes = artifact.abstract_params(design.model)
     params = jax.jit(init, out_shardings=shardings(shapes, design.mesh))()
     grafted = artifact.graft(params, self._joined(design.model, loaded), fresh=self.fresh)
@@ -74,7 +76,8 @@ def start(config: Any, model: Model) -> Start:
     fresh = ('lora', *(f'base/{path}' for path in fresh))
   # Of a policy and its critic the run descends from the policy: a score is nobody's ancestor.
   scores = lambda name: _half(model, name).shape.head == 'scalar'
-  return Start(donors, fresh, donors[min(donors, key=scores)] if donors else None)
+  source = donors[min(donors, key=scores)] if donors else None
+  return Start(donors, fresh, source, trusted(config))
 
 
 def _half(model: Model, name: str) -> Any:
@@ -100,10 +103,11 @@ def check_artifacts(
   models: dict[str, Any] = {}
   for name, path in begins.donors.items():
     if path in coming:
-      models[name] = coming[path] if isinstance(coming, Mapping) else None
+      group = coming[path] if isinstance(coming, Mapping) else None
+      models[name] = group and artifact.build(group)
       continue
     about = artifact.describe(path)  # refuses what is missing or unfinished
-    models[name] = about['model']
+    models[name] = artifact.build(about['model'], source=path, trust=begins.trust)
     if about['model'].get('head') == 'scalar' and _half(design.model, name).shape.head != 'scalar':
       raise BadInput(
         f'init: {path!r} is a reward model, but {config.workdir!r} trains a policy; start from a '

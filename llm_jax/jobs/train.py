@@ -64,6 +64,8 @@ class Fields:
     stop: metric -> its largest mean over a log interval; beyond it the run ends and publishes what
       came before.
     gradients: type that gradients have while they are computed and exchanged.
+    trust: modules of yours that the artifacts may name as their model, such as 'mine.model'; other
+      code than llm_jax's own is not imported because an artifact names it.
   """
 
   job: str
@@ -94,12 +96,13 @@ class Fields:
   rollout: Group | None = None
   stop: Group | None = None
   gradients: Literal['float32', 'bfloat16'] = 'float32'
+  trust: Sequence[str] = ()
 
 
 # What may differ when a run is resumed: where and how it runs, and how often it speaks.
 MAY_CHANGE = (
   *('mesh', 'compute', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
-  *('evals', 'sample', 'next', 'requires', 'stop'),
+  *('evals', 'sample', 'next', 'requires', 'stop', 'trust'),
   'evaluate',  # what `evals` was called in runs of before
 )
 

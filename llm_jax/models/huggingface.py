@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from llm_jax.files import inside
 from llm_jax.models import transformer
 from llm_jax.models.compute import Compute
 from llm_jax.models.huggingface_config import bad, config_of, family_of, shape_of
@@ -240,9 +241,10 @@ def load(
     files = sorted(set(json.loads(_text(index))['weight_map'].values()))
   weights: dict[str, np.ndarray] = {}
   for name in files:
-    if not (folder / name).exists():
+    path = inside(folder, name)
+    if not path.exists():
       raise bad(f'{folder} has no {name}; only safetensors checkpoints can be read')
-    weights |= _safetensors().load_file(folder / name)
+    weights |= _safetensors().load_file(path)
   return model, from_hf(weights, model.shape)
 
 

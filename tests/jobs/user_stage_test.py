@@ -1,4 +1,4 @@
-"""A stage made of a user's own files: data, annotator, loss and reward, named by their modules."""
+"""A stage made of a user's own files: model, data, annotator, loss and reward, by their names."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from llm_jax import artifact
 from llm_jax.main import run
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training import metrics, rollouts
+from llm_jax.types import BadInput
 from tests.configs_test import config_of
 from tests.jobs.post_training_test import SHAPE, write_base
 
@@ -76,6 +77,10 @@ def make(model, tokenizer, *, scale: float = 1.0):
     return {**batch, 'advantage': advantage_BGL, 'log/spread': spread}
   return annotate
 ''',
+  'model': '''
+"""The transformer, under a name of the user's."""
+from llm_jax.models.transformer import make
+''',
   'loss': '''
 """REINFORCE, without a word on what it reads."""
 from llm_jax.losses.logprobs import score
@@ -113,8 +118,7 @@ def root(tmp_path_factory):
 def stage(root, workdir, **changes):
   c = config_of('grpo')
   c.workdir, c.init.params = str(root / workdir), str(root / 'base')
-  c.model.update({k: v for k, v in SHAPE.items() if k != 'name'})
-  c.model.update(vocab_size=304, num_layers=1)
+  c.model.update(SHAPE | dict(name='mine_whole.model', vocab_size=304, num_layers=1))
   c.data = ConfigDict(dict(name='mine_whole.data', size=16))
   c.annotate = ConfigDict(
     dict(
@@ -207,6 +211,9 @@ def test_its_model_is_asked_for_the_best_of_n(root, trained):
     )
   )
   c.batch_size, c.max_prompts, c.mesh.fsdp = 4, 8, 1
+  with pytest.raises(BadInput, match=r"whole' names 'mine_whole.model'.* add --config.trust="):
+    run(c)
+  c.trust = ('mine_whole.model',)
   run(c)
   lines = [json.loads(s) for s in (root / 'best' / 'answers.jsonl').read_text().splitlines()]
   assert len(lines) == 8 and all(len(line['candidates']) == 3 for line in lines)
