@@ -165,8 +165,10 @@ def test_sliding_window_only_where_it_is_used():
   assert window(**qwen, use_sliding_window=True, max_window_layers=0) == 7
   assert window(**qwen, use_sliding_window=True, max_window_layers=2) is None
   assert window(**qwen, use_sliding_window=True, layer_types=['sliding_attention'] * 2) == 7
-  with pytest.raises(BadInput, match='some layers only'):
-    window(**qwen, use_sliding_window=True, max_window_layers=1)
+  some = huggingface.shape_of(
+    llama_config(**qwen, use_sliding_window=True, max_window_layers=1, num_hidden_layers=4)
+  )
+  assert (some['window'], some['layers']) == (7, ('global', 'local', 'local', 'local'))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llm_jax.losses.logprobs import score
-from llm_jax.models import huggingface
+from llm_jax.models.huggingface.families import LLAMA
 from llm_jax.models.transformer import make, period
 from llm_jax.types import BadInput
 
@@ -170,7 +170,7 @@ def converted(z, model):
     if model.shape.post_norm and part in NORMS:
       path = f'blocks/{NORMS[part]}/scale'
     else:
-      path = huggingface.LLAMA[f'model.layers.{{}}.{rest}' if layer else name]
+      path = LLAMA[f'model.layers.{{}}.{rest}' if layer else name]
     array = array.T if name.endswith('proj.weight') else array
     place = ours[path][int(number)] if layer else ours[path]
     place[...] = array.reshape(place.shape)

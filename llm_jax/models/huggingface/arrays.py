@@ -1,0 +1,204 @@
+"""Which of their arrays holds which of our parameters, one array at a time, both ways.
+
+`plan(shape)` lists every array of theirs as a `Source`: its name, the parameters of ours it holds
+and where, and the two functions between them. A source needs nothing but its own array, so that a
+conversion may read and write them one by one, in any order.
+
+  for source in plan(shape).sources:
+    for path, part in source.read(arrays[source.name]).items():
+      params[path][source.index] = part
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from llm_jax.models.huggingface.config import config_of
+from llm_jax.models.huggingface.families import FAMILIES, SCORE_BIAS, Family
+from llm_jax.models.huggingface.rules import bad
+from llm_jax.models.shape import Shape
+from llm_jax.models.transformer import Transformer
+from llm_jax.parallel.parameters import facts_of
+
+# Constants that old checkpoints store beside the weights: causal masks and rotary frequencies.
+CONSTANTS = ('.attn.bias', '.attn.masked_bias', '.rotary_emb.inv_freq')
+
+
+class Source(NamedTuple):
+  """One of their arrays, and the parts of our parameters that it holds.
+
+  Attributes:
+    name: theirs, in full.
+    paths: of our parameters, in the order in which their parts lie side by side on the last axis.
+    index: of the parts in these parameters: (), (layer,) or (layer, expert).
+    shapes: of each part.
+    shape: of their array.
+    transposed: theirs is [out, in] (a torch Linear) where ours is [in, out].
+    groups: how often the parts take turns on that axis. 1 is one after the other; the number of key
+      heads gives each of them its queries, its key and its value; that of columns interleaves.
+  """
+
+  name: str
+  paths: tuple[str, ...]
+  index: tuple[int, ...]
+  shapes: tuple[tuple[int, ...], ...]
+  shape: tuple[int, ...]
+  transposed: bool
+  groups: int
+
+  def read(self, array: np.ndarray) -> dict[str, np.ndarray]:
+    """The part of each parameter, by its path: a view where there can be one.
+
+    Raises:
+      BadInput: the array has another shape.
+    """
+    if array.shape != self.shape:
+      raise bad(f'{self.name} has shape {array.shape}, but the model needs {self.shape}')
+    array = array.swapaxes(-1, -2) if self.transposed else array
+    array = array.reshape(*array.shape[:-1], self.groups, -1)
+    widths = [self._merged(shape)[-1] for shape in self.shapes]
+    ends = np.cumsum([width // self.groups for width in widths])[:-1]
+    parts = np.split(array, ends, axis=-1)
+    return {p: x.reshape(shape) for p, x, shape in zip(self.paths, parts, self.shapes)}
+
+  def write(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Their array from the parts: the inverse of `read`; contiguous."""
+    merged = [self._merged(shape) for shape in self.shapes]
+    array = np.concatenate(
+      [
+        parts[path].reshape(*shape[:-1], self.groups, shape[-1] // self.groups)
+        for path, shape in zip(self.paths, merged)
+      ],
+      axis=-1,
+    )
+    array = array.reshape(*array.shape[:-2], -1)
+    return np.ascontiguousarray(array.swapaxes(-1, -2) if self.transposed else array)
+
+  def _merged(self, shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of a part as they see it, [..., in, out] or [..., out]."""
+    return merged(self.paths[0], shape, len(self.index))
+
+
+class Plan(NamedTuple):
+  """All arrays of theirs that hold a model of ours.
+
+  Attributes:
+    family: whose names these are.
+    sources: one for each of their arrays, those of a layer together.
+    shapes: of our parameters, by path.
+    tied: the name of a head that says again what the embedding says, and which may be left out.
+  """
+
+  family: Family
+  sources: tuple[Source, ...]
+  shapes: dict[str, tuple[int, ...]]
+  tied: str | None
+
+  def of(self) -> dict[tuple[str, int | None], list[Source]]:
+    """The sources of each parameter of ours, by its path and layer (None outside of layers)."""
+    found: dict[tuple[str, int | None], list[Source]] = {}
+    for source in self.sources:
+      for path in source.paths:
+        found.setdefault((path, source.index[0] if source.index else None), []).append(source)
+    return found
+
+  def match(self, names: Iterable[str]) -> dict[str, str]:
+    """The name that each source has among theirs; a tied head is there if they have one.
+
+    Their names may lack the family's prefix, or have one more of a model that also sees.
+
+    Raises:
+      BadInput: an array that is missing, or one that would not be used; named.
+    """
+    given = {}
+    prefix, heads = self.family.prefix, (*self.family.heads, self.tied)
+    names = [name for name in names if not name.endswith(CONSTANTS)]
+    inner = {name: name.replace('language_model.', '') for name in names}
+    if any(inner[name] != name for name in names):  # the rest of it sees or hears
+      inner = {name: short for name, short in inner.items() if short != name or short in heads}
+    prefixed = any(short.startswith(prefix) for short in inner.values())
+    for name, short in inner.items():
+      given[short if prefixed or short in heads else prefix + short] = name
+    wanted = dict.fromkeys(source.name for source in self.sources)
+    optional = {SCORE_BIAS, self.tied}
+    if missing := [name for name in wanted if name not in given and name not in optional]:
+      raise bad(f'the checkpoint lacks {listed(missing)}')
+    if unused := [name for name in given if name not in wanted and name != self.tied]:
+      raise bad(f'the model has no place for {listed(unused)}')
+    return given
+
+
+def plan(shape: Shape, family: str | None = None) -> Plan:
+  """Where everything is in a checkpoint of theirs.
+
+  Args:
+    shape: of our model.
+    family: a `model_type`; by default the first that has this model.
+
+  Raises:
+    BadInput: no family has it, or this one lacks arrays for it.
+  """
+  return _plan(shape, family or config_of(shape)['model_type'])
+
+
+@functools.lru_cache(maxsize=8)
+def _plan(shape: Shape, name: str) -> Plan:
+  family, shapes = FAMILIES[name], parameter_shapes(shape)
+  tied = family.heads[0] if shape.head == 'tied' else None
+  sources = []
+  for theirs, entry in family.entries.items():
+    if entry.ours[0] not in shapes:
+      continue
+    for index in np.ndindex(shapes[entry.ours[0]][: theirs.count('{}')]):
+      parts = tuple(shapes[path][len(index) :] for path in entry.ours)
+      first, *more = (merged(path, part, len(index)) for path, part in zip(entry.ours, parts))
+      wanted = (*first[:-1], first[-1] + sum(one[-1] for one in more))
+      wanted = (*wanted[:-2], *wanted[:-3:-1]) if entry.transposed else wanted
+      groups = _groups(entry.turns, parts)
+      sources.append(
+        Source(theirs.format(*index), entry.ours, index, parts, wanted, entry.transposed, groups)
+      )
+  held = {path for source in sources for path in source.paths}
+  if homeless := [path for path in shapes if path not in held]:
+    raise bad(f'{name} has no array for {listed(homeless)}')
+  return Plan(family, tuple(sorted(sources, key=lambda one: one.index[:1])), shapes, tied)
+
+
+def _groups(turns: str, parts: Sequence[Sequence[int]]) -> int:
+  """See `Source.groups`."""
+  return {'none': lambda: 1, 'heads': lambda: parts[-1][-2], 'columns': lambda: parts[-1][-1]}[
+    turns
+  ]()
+
+
+def merged(path: str, shape: Sequence[int], indexed: int) -> tuple[int, ...]:
+  """Shape of a parameter of ours, less its `indexed` first axes, where heads are one axis."""
+  if path in ('head/scalar', 'head/bias'):
+    return (1, *shape)
+  if path.startswith('embedding/'):
+    return tuple(shape)
+  facts = facts_of(path)
+  lead = facts.stacked - indexed
+  inner = lead + facts.inputs
+  matrix = (math.prod(shape[lead:inner]),) if facts.inputs else ()
+  return (*shape[:lead], *matrix, math.prod(shape[inner:]))
+
+
+def parameter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+  """The shape of each parameter, by path."""
+  model, token = Transformer(shape), jnp.zeros((1, 1), jnp.int32)
+  tree = jax.eval_shape(lambda: model.init(jax.random.key(0), token))
+  flat: dict[str, Any] = flatten_dict(tree, sep='/')
+  return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def listed(names: Sequence[str]) -> str:
+  """Some names of many, for a message."""
+  more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+  return ', '.join(names[:5]) + more
