@@ -11,7 +11,6 @@ from typing import Any
 
 import flax
 import jax
-import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
@@ -21,7 +20,7 @@ from llm_jax.files import difference, manifest, sha256, write_json
 from llm_jax.find import call, find, named
 from llm_jax.models import lora
 from llm_jax.models.compute import Compute, without_compute
-from llm_jax.parallel.parameters import path_of, shardings
+from llm_jax.parallel.parameters import abstract_params, path_of, shardings
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput, Model, Params
 
@@ -207,16 +206,10 @@ def published(group: Mapping[str, Any]) -> dict[str, Any]:
   return {k: v for k, v in kept.items() if k != 'lora'}
 
 
-def abstract_params(model: Model) -> Params:
-  """Shapes and dtypes of a model's parameters."""
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  key = jax.eval_shape(lambda: jax.random.key(0))  # makes none, which would compile
-  return jax.eval_shape(model.init, key, tokens)
-
-
 def graft(params: Params, donor: Params, *, fresh: Sequence[str] = ()) -> Params:
   """`params` with every array taken from `donor`, except those named in `fresh`.
 
+  >>> import jax.numpy as jnp
   >>> params, donor = {'body': jnp.zeros(2), 'head': jnp.ones(1)}, {'body': jnp.full(2, 5.0)}
   >>> {name: x.tolist() for name, x in graft(params, donor, fresh=['head']).items()}
   {'body': [5.0, 5.0], 'head': [1.0]}

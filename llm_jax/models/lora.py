@@ -15,7 +15,7 @@ from llm_jax.models.compute import Compute
 from llm_jax.models.layers import LowRank, fan_in
 from llm_jax.models.transformer import Transformer
 from llm_jax.options import Count
-from llm_jax.parallel.parameters import PARAMETERS, facts_of
+from llm_jax.parallel.parameters import PARAMETERS, abstract_params, facts_of
 from llm_jax.types import Array, BadInput, Params
 
 # Those of layers that there may be.
@@ -96,8 +96,7 @@ class Lora:
 
   def num_params(self) -> int:
     """How many numbers the parameters hold, frozen and trained."""
-    tree = jax.eval_shape(lambda: self.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(self)))
 
   def flops_per_token(self, length: int) -> float:
     """Those of the base without the gradients of its weights: two thirds (a b is left out)."""
@@ -143,8 +142,7 @@ def wrap(
     BadInput: targets that match nothing, or something that is no weight matrix.
   """
   model = Lora(base, rank, float(alpha), targets, full)
-  tree = jax.eval_shape(base.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
-  paths = sorted(flatten_dict(tree, sep='/'))
+  paths = sorted(flatten_dict(abstract_params(base), sep='/'))
   found = [path for path in paths if model._targeted(path)]
   wrong = [path for path in found if not facts_of(path).low_rank]
   if wrong or not found:

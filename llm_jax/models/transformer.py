@@ -19,7 +19,7 @@ from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, swa
 from llm_jax.models.shape import Kind, Shape
 from llm_jax.options import check, options_of
 from llm_jax.parallel.mesh import constrain
-from llm_jax.parallel.parameters import facts_of, path_of
+from llm_jax.parallel.parameters import abstract_params, facts_of, path_of
 from llm_jax.types import Array, BadInput
 
 
@@ -295,8 +295,7 @@ class Transformer(Model):
 
   def num_params(self) -> int:
     """How many numbers the parameters hold."""
-    tree = jax.eval_shape(lambda: self.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(self)))
 
   def flops_per_token(self, length: int) -> float:
     """FLOPs to train on one token of a sequence of `length`; see `flops_by_part`."""

@@ -3,14 +3,15 @@
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from llm_jax.types import BadInput
+from llm_jax.types import BadInput, Params
 
 
 class Parameter(NamedTuple):
@@ -154,3 +155,15 @@ def state_shardings(state: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
     return NamedSharding(mesh, P())
 
   return jax.tree_util.tree_map_with_path(place, state)
+
+
+def abstract_params(model: Any) -> Params:
+  """Shapes and dtypes of a model's parameters; a model that can be hashed is traced only once."""
+  return _traced(model) if isinstance(model, Hashable) else _traced.__wrapped__(model)
+
+
+@functools.lru_cache(maxsize=32)
+def _traced(model: Any) -> Params:
+  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  key = jax.eval_shape(lambda: jax.random.key(0))  # makes none, which would compile
+  return jax.eval_shape(model.init, key, tokens)
