@@ -48,6 +48,7 @@ EXTRAS['test'] = [
   'pytest>=8',
   'pytest-xdist>=3.6',
   'ruff>=0.15',
+  'setuptools>=77',  # builds the wheel that a test installs; Python 3.12 brings none
 ]
 EXTRAS['dev'] = [*EXTRAS['test'], 'pre-commit']
 
@@ -59,7 +60,10 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=find_packages(include=['llm_jax', 'llm_jax.*']),
+  # The configs stay at the top, where they are edited, and travel with the package.
+  packages=[*find_packages(include=['llm_jax', 'llm_jax.*']), 'llm_jax.configs'],
+  package_dir={'llm_jax': 'llm_jax', 'llm_jax.configs': 'configs'},
+  entry_points={'console_scripts': ['llm_jax = llm_jax.main:command']},
   install_requires=CORE,
   extras_require=EXTRAS,
 )

@@ -124,6 +124,13 @@ def leave(message: str) -> NoReturn:
   os._exit(1)
 
 
-if __name__ == '__main__':
+def command() -> None:
+  """What `llm_jax` and `python -m llm_jax.main` run; both find modules in this directory."""
+  if not {'', os.getcwd()} & set(sys.path):
+    sys.path.insert(0, os.getcwd())
   flags.FLAGS.mark_as_parsed()  # nothing is left for absl to parse; libraries ask whether it did
   main(sys.argv)
+
+
+if __name__ == '__main__':
+  command()

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from absl import flags
@@ -20,7 +21,6 @@ UNSET = 'unset'
 # Elsewhere `name` chooses a file, and the other fields of its group are options of that file. This
 # group feeds one function, `name` is one of its options, and all its names share the others.
 ONE_FUNCTION = ('optimizer',)
-FOLDER = Path('configs')
 KINDS = {
   int: 'a whole number',
   float: 'a number',
@@ -77,6 +77,25 @@ def _parse(words: Sequence[str]) -> tuple[str, list[tuple[str, str | None]]]:
   return sources[0], [(name, value if equals else None) for name, equals, value in changes]
 
 
+def configs_folder() -> Path:
+  """The configs that are given by name: those of this directory, else those of the package.
+
+  Configs import each other from `configs`. Where Python finds no such package with ours in it, the
+  package's own folder is added to what it finds.
+  """
+  here = Path('configs')
+  if (here / 'base.py').is_file():
+    return here
+  package = Path(__file__).parents[1]
+  ours = next(filter(Path.is_dir, (package / 'configs', package.parent / 'configs')))
+  found = importlib.util.find_spec('configs')
+  places = list(found.submodule_search_locations or ()) if found else []
+  if not any((Path(place) / 'base.py').is_file() for place in places):
+    module = sys.modules['configs'] = ModuleType('configs')
+    module.__path__ = [*places, str(ours)]
+  return ours
+
+
 def load(source: str) -> ConfigDict:
   """The config of `configs/dpo.py`, `dpo` or `dpo:15m`, as its file gives it.
 
@@ -84,9 +103,9 @@ def load(source: str) -> ConfigDict:
     SystemExit: there is no such file, or it refuses.
   """
   name, colon, size = source.partition(':')
-  path = Path(name)
-  if not path.is_file() and (FOLDER / f'{name}.py').is_file():
-    path = FOLDER / f'{name}.py'
+  path, configs = Path(name), configs_folder()
+  if not path.is_file() and (configs / f'{name}.py').is_file():
+    path = configs / f'{name}.py'
   if not path.is_file():
     _no_file(name)
   try:
@@ -111,14 +130,9 @@ def load(source: str) -> ConfigDict:
 def _no_file(name: str) -> NoReturn:
   here = Path.cwd()
   found = {str(path): str(path) for path in Path(name).parent.glob('*.py')}
-  found |= {path.stem: path.stem for path in FOLDER.glob('*.py')}
+  found |= {path.stem: path.stem for path in configs_folder().glob('*.py')}
   if close := difflib.get_close_matches(name, found, n=1):
     sys.exit(f'error: config: no file {name!r} in {here}; did you mean {close[0]!r}?')
-  if not FOLDER.is_dir():
-    sys.exit(
-      f'error: config: no file {name!r} in {here}, which has no folder {str(FOLDER)!r} either; '
-      'configs are not installed with the package: run this in a clone of it, or name your own file'
-    )
   sys.exit(f'error: config: no file {name!r} in {here}; --help lists what there is')
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from llm_jax import __version__
-from llm_jax.jobs.command import FOLDER, UNSET
+from llm_jax.jobs.command import UNSET, configs_folder
 
 RUNS = Path('runs')
 DEPTH = 4  # folders below it that are looked through
@@ -73,13 +73,8 @@ def options(config: ConfigDict) -> str:
 
 def _configs() -> list[str]:
   """Name and first words of each config, and what may follow its colon."""
-  if not FOLDER.is_dir():
-    return [
-      f'There is no folder {str(FOLDER)!r} in {Path.cwd()}. Configs are not installed with the '
-      'package: run this in a clone of it, or name a file of your own.'
-    ]
   found = {}
-  for path in sorted(FOLDER.glob('*.py')):
+  for path in sorted(configs_folder().glob('*.py')):
     try:
       found[path.stem] = ast.parse(path.read_text(encoding='utf-8'))
     except (OSError, ValueError, SyntaxError):
@@ -163,7 +158,7 @@ def _run(folder: Path, files: list[str]) -> tuple[str, list[str]] | None:
   if (folder.parent / 'seconds.json').is_file():
     return f'{what}; its pipeline goes on', [f'--config=pipeline:{folder.parent.name}']
   stage, size = str(config.get('stage')), folder.parent.name
-  known = re.fullmatch(r'\w+', stage) and (FOLDER / f'{stage}.py').is_file()
+  known = re.fullmatch(r'\w+', stage) and (configs_folder() / f'{stage}.py').is_file()
   again = f'--config={stage}:{size}' if folder == RUNS / size / stage else f'--config={stage}'
   then = [f'{again} --config.workdir={folder}'] if known else []
   return f'{what}; the command that began it goes on', then
