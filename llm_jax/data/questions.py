@@ -14,13 +14,14 @@ from typing import Any
 
 from llm_jax.data import formats
 from llm_jax.data.families import dialogue
-from llm_jax.data.formats import BadRow, Messages, Record, get, reader, text_of
+from llm_jax.data.formats import MESSAGES as _MESSAGES
+from llm_jax.data.formats import BadRow, Messages, Record, get, reader
+from llm_jax.data.messages import complete, text_of
 from llm_jax.types import BadInput
 
 Question = tuple[Messages, str]
 
 _PROMPT = f'{formats.PROMPT}|problem'
-_MESSAGES = 'messages|conversations'
 _GOLD = 'answer|ground_truth|final_answer|gold|label'
 _NUMBERS = 'nums|numbers'
 _LAST_LINE = re.compile(r'^####(.*)\Z', re.MULTILINE)
@@ -44,6 +45,7 @@ def question(record: Record) -> Question:
     BadRow: the format is known, but this record is broken.
   """
   prompt, gold = _read(record)
+  prompt = complete(prompt)
   if not any(text_of(message).strip() for message in prompt):
     raise BadRow('empty prompt')
   return prompt, gold
@@ -58,8 +60,8 @@ def _read(record: Record) -> Question:
   if not ranked and reader(record, formats.CONVERSATIONS):
     prompt, answer = _last_turn(formats.conversation(record))
     return prompt, gold_of(text_of(answer[-1])) if answer else ''
-  if read := reader(record, formats.PREFERENCES):
-    return read(record)[0], ''
+  if reader(record, formats.PREFERENCES):
+    return formats.preference(record, least=1)[0], ''
   if reader(record, {_PROMPT: _prompt}):
     return _prompt(record), ''
   raise formats.unknown(

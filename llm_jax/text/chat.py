@@ -6,8 +6,9 @@ its own, so no text can turn into one. Messages are those of chat interfaces:
   {'role': 'system' | 'user' | 'assistant' | 'tool', 'content': a string or a list of parts}
 
 A part is {'type': 'text', 'text': ...}; an assistant has the types 'thinking', 'search' (a query)
-and 'result' (what the search gave back, never trained) as well. It may also carry `thinking` or
-`reasoning_content` beside its content, and `tool_calls` in the form of OpenAI.
+and 'result' (what the search gave back, never trained) as well. It may also carry `thinking`,
+`reasoning_content` or `reasoning` beside its content, and `tool_calls` in the form of OpenAI. An
+answer with `weight: 0`, `train: false` or the like is context and no target; see `is_trained`.
 
 Ids do not depend on what is trained, so the prompt of an answer is a prefix of its training row.
 """
@@ -25,6 +26,22 @@ Message = Mapping[str, Any]
 
 ROLES = ('system', 'user', 'assistant', 'tool')
 TRAIN_ON = ('all', 'last')
+# What people call it whether an answer is a target.
+TRAINED = (
+  'train',
+  'weight',
+  'trainable',
+  'training',
+  'train_on_turn',
+  'loss',
+  'loss_mask',
+  'loss_weight',
+  'loss_scale',
+  'step_loss_mask',
+)
+# A mask may mark either what is trained or what is not; details are about parts of a text.
+_UNCLEAR = ('mask', 'masked', 'train_detail', 'train_details', 'training_detail')
+_THINKING = ('thinking', 'reasoning_content', 'reasoning')
 
 
 def pieces(
@@ -56,7 +73,7 @@ def pieces(
     raise BadInput(f'chat: train_on {train_on!r}; {suggest(train_on, list(TRAIN_ON))}')
   turns = form.arrange([_turn(message, i) for i, message in enumerate(messages)])
   answers = [i for i, turn in enumerate(turns) if turn.answers]
-  trained = answers if train_on == 'all' else answers[-1:]
+  trained = [i for i in (answers if train_on == 'all' else answers[-1:]) if turns[i].trained]
   found = [*form.opening]
   for i, turn in enumerate(turns):
     header, body = form.header(turn.role), form.body(turn)
@@ -68,6 +85,45 @@ def pieces(
       written = _merged(header + _untrained(body)) + form.end(turn)
     found += written if i in trained else _untrained(written)
   return found + form.header(form.assistant) if answer else found
+
+
+def is_trained(message: Message) -> bool:
+  """Whether a message is a target: answers are, unless one of TRAINED says that they are not.
+
+  >>> is_trained({'role': 'assistant', 'content': 'Hi', 'weight': 0})
+  False
+
+  Raises:
+    BadInput: it is to be trained in part, or says so in a way that could mean either, or is no
+      answer and is to be trained.
+  """
+  role = message.get('role')
+  if unclear := [key for key in _UNCLEAR if message.get(key) is not None]:
+    raise BadInput(
+      f'{unclear[0]} of a message of {role} is {str(message[unclear[0]])[:60]!r}; a message is '
+      'trained as a whole or not: write train: true or train: false'
+    )
+  said = {key: message[key] for key in TRAINED if message.get(key) is not None}
+  flags = {key: truth(value) for key, value in said.items()}
+  if None in flags.values() or len(set(flags.values())) > 1:
+    raise BadInput(f'a message of {role} has {said}; use one of these, and write 1 or 0')
+  # A weight of 1 is what every message has that says nothing.
+  if role != 'assistant' and any(flag and key != 'weight' for key, flag in flags.items()):
+    raise BadInput(f'a message of {role} has {said}, but only those of the assistant are trained')
+  return role == 'assistant' and all(flags.values())
+
+
+def truth(value: Any) -> bool | None:
+  """What true or false, 1 or 0, or a text of one of these says; None if it is none of them.
+
+  >>> truth(0.0), truth('True'), truth(0.5)
+  (False, True, None)
+  """
+  if isinstance(value, str):
+    return {'true': True, '1': True, '1.0': True, 'false': False, '0': False, '0.0': False}.get(
+      value.strip().lower()
+    )
+  return bool(value) if isinstance(value, (bool, int, float)) and value in (0, 1) else None
 
 
 def encode(tokenizer: Tokenizer, found: Iterable[Piece]) -> tuple[list[int], list[int]]:
@@ -177,8 +233,14 @@ def _turn(message: Message, i: int) -> Turn:
   role = message.get('role') if isinstance(message, Mapping) else None
   if role not in ROLES:
     raise BadInput(f'{where}: no role {role!r}; {suggest(str(role), list(ROLES))}')
-  thinking = message.get('thinking') or message.get('reasoning_content')
-  parts = [Part('thinking', thinking)] if thinking else []
+  try:
+    trained = is_trained(message)
+  except BadInput as error:
+    raise BadInput(f'{where}: {error}') from error
+  thoughts = [message[key] for key in _THINKING if message.get(key)]
+  if any(not isinstance(thought, str) or thought != thoughts[0] for thought in thoughts):
+    raise BadInput(f'{where}: {" and ".join(_THINKING)} must be one text; write thinking only')
+  parts = [Part('thinking', thought) for thought in thoughts[:1]]
   calls = message.get('tool_calls') or []
   content = message.get('content')
   if isinstance(content, str):
@@ -189,7 +251,7 @@ def _turn(message: Message, i: int) -> Turn:
   for part in parts:
     if role != 'assistant' and part.kind != 'text':
       raise BadInput(f'{where}: {role} has a {part.kind}; only the assistant can')
-  return Turn(role, parts, answers=role == 'assistant')
+  return Turn(role, parts, answers=role == 'assistant', trained=trained)
 
 
 def _content(content: Any, where: str) -> list[Part]:

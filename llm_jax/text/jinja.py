@@ -26,7 +26,7 @@ _LLM_JAX = (
 {%- if message.role == 'tool' %}{{ '<RESULT_START>' + text + '<RESULT_END><|im_end|>' }}
 {%- elif message.role != 'assistant' %}{{ text + '<|im_end|>' }}
 {%- else %}
-{%- set thinking = message.thinking or message.reasoning_content %}
+{%- set thinking = message.thinking or message.reasoning_content or message.reasoning %}
 {%- if thinking %}
 {%- generation %}{{ '<THINK_START>' + thinking + '<THINK_END>' }}{% endgeneration %}
 {%- endif %}
@@ -71,7 +71,7 @@ _CHATML = (
 {%- else %}
 {{- '<|im_start|>assistant\\n' }}
 {%- generation %}
-{%- set thinking = message.thinking or message.reasoning_content %}
+{%- set thinking = message.thinking or message.reasoning_content or message.reasoning %}
 {%- if thinking %}{{ '<think>\\n' + thinking + '\\n</think>\\n\\n' }}{% endif %}
 {%- if message.content is string %}{{ text }}
 {%- else %}
@@ -101,7 +101,7 @@ _LLAMA3 = (
 {%- for message in messages %}"""
   + _TEXT
   + """
-{%- if message.thinking or message.reasoning_content %}
+{%- if message.thinking or message.reasoning_content or message.reasoning %}
 {{- raise_exception('thinking has no form here') }}
 {%- endif %}
 {%- set role = 'ipython' if message.role == 'tool' else message.role %}
@@ -147,7 +147,7 @@ _GEMMA = (
 {%- if message.role != ('assistant' if loop.index0 % 2 else 'user') %}
 {{- raise_exception('user and assistant have to take turns') }}
 {%- endif %}
-{%- if message.tool_calls or message.thinking or message.reasoning_content %}
+{%- if message.tool_calls or message.thinking or message.reasoning_content or message.reasoning %}
 {{- raise_exception('thinking and tool calls have no form here') }}
 {%- endif %}
 {%- if message.role == 'user' %}

@@ -42,11 +42,15 @@ class Part(NamedTuple):
 
 
 class Turn(NamedTuple):
-  """A message in parts: the role as it will be written, and whether it `answers` as the model."""
+  """A message in parts: the role as it will be written, and whether it `answers` as the model.
+
+  An answer that is not `trained` is context for those that are.
+  """
 
   role: str
   parts: list[Part]
   answers: bool
+  trained: bool = True
 
 
 class Template(NamedTuple):
@@ -167,7 +171,8 @@ def _gemma_turns(turns: list[Turn]) -> list[Turn]:
       raise _refuse('gemma', f'{turn.role} where it is the turn of {("user", "assistant")[i % 2]}')
     text = _trimmed(turn, 'gemma', turn.parts)
     role = 'model' if turn.answers else 'user'
-    arranged.append(Turn(role, [Part('text', text if i else prefix + text)], turn.answers))
+    parts = [Part('text', text if i else prefix + text)]
+    arranged.append(turn._replace(role=role, parts=parts))
   return arranged
 
 

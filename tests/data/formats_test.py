@@ -272,6 +272,13 @@ BOTH = {'prompt': 'Hi', 'chosen': 'a', 'rejected': 'b'}
       'broken tool call',
     ),
     (formats.conversation, {'messages': [U('Hi')], 'tools': '[{'}, 'broken list of tools'),
+    (formats.conversation, {'messages': None}, 'messages is null'),
+    (formats.conversation, {'prompt': 'Hi', 'completion': None}, 'completion is null'),
+    (formats.conversation, {'messages': [U('Hi'), A(None)]}, 'null answer'),
+    (formats.preference, {**BOTH, 'rejected': None}, 'rejected is null'),
+    (formats.preference, {'prompt': '', 'answers': ['a', None], 'ranks': [1, 2]}, 'null answer'),
+    (formats.preference, {'prompt': '', 'answers': ['a', 'b'], 'scores': [1, None]}, 'null score'),
+    (formats.unpaired, {'prompt': 'Hi', 'completion': 'a', 'label': None}, 'label is null'),
   ],
 )
 def test_bad_rows(read, record, reason):
@@ -284,10 +291,15 @@ def test_bad_rows(read, record, reason):
   ('read', 'record', 'message'),
   [
     (formats.conversation, {'text': 'a', 'id': 1}, 'columns text, id are of no known format'),
-    (formats.conversation, {'messages': None}, r'columns \(none\) are of no known format'),
-    (formats.preference, {'messages': []}, 'prompt.*; conversations .* chosen .* rejected'),
+    (formats.conversation, {'text': None}, r'columns \(none\) are of no known format'),
+    (formats.preference, {'messages': []}, 'from: conversations.* chosen.* rejected.*; messages'),
     (formats.unpaired, {'prompt': 'a'}, r'choose from: prompt\|instruction'),
-    (formats.conversation, {'messages': [], 'conversations': []}, 'messages or conversations'),
+    (formats.conversation, {'messages': [], 'conversations': []}, 'and messages say the same'),
+    (
+      formats.conversation,
+      {'messages': [U('Hi'), A('a')], 'prompt': 'Hi', 'completion': 'b'},
+      r'could be messages\|.* or prompt\|.*; remove those that do not count',
+    ),
     (
       formats.conversation,
       {'prompt': 'a', 'question': 'a', 'answer': 'b'},
@@ -313,5 +325,9 @@ def test_unusable_columns(read, record, message):
 def test_the_message_lists_every_format():
   with pytest.raises(BadInput) as caught:
     formats.preference({'text': 'a'})
-  for columns in ('chosen + rejected', 'info + summaries + choice', 'ranks|ranking|scores'):
+  for columns in (
+    'chosen_response + rejected',
+    'info + summaries + choice',
+    'ranks|ranking|scores',
+  ):
     assert columns in str(caught.value)

@@ -12,6 +12,7 @@ U = lambda text: {'role': 'user', 'content': text}
 A = lambda text: {'role': 'assistant', 'content': text}
 S = lambda text: {'role': 'system', 'content': text}
 HUMAN, GPT = {'from': 'human', 'value': 'Hi'}, {'from': 'gpt', 'value': 'Hello'}
+CALL = {'role': 'assistant', 'tool_calls': [{'name': 'look', 'arguments': {}}]}
 VERL = {'style': 'rule', 'ground_truth': '42'}
 
 
@@ -79,7 +80,7 @@ VERL = {'style': 'rule', 'ground_truth': '42'}
     ({'instruction': 'Add', 'input': '1, 2', 'output': '3'}, [U('Add\n\n1, 2')], '3'),
     # the answer of one who used a tool, or thought first
     (
-      {'messages': [U('Hi'), A(None), {'role': 'tool', 'content': 'sun'}, A('It is sunny.')]},
+      {'messages': [U('Hi'), CALL, {'role': 'tool', 'content': 'sun'}, A('It is sunny.')]},
       [U('Hi')],
       'It is sunny.',
     ),

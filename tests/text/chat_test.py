@@ -138,6 +138,44 @@ def test_what_is_trained_has_no_influence_on_the_ids(tokenizer, template):
     assert all(a >= b for a, b in zip(mask, last, strict=True))
 
 
+@pytest.mark.parametrize('key', chat.TRAINED)
+def test_an_answer_may_be_context_and_no_target(key):
+  for template in TEMPLATES:
+    for messages in conversations(template):
+      answers = [i for i, message in enumerate(messages) if message['role'] == 'assistant']
+      for value in (0, False, 0.0, 'false'):
+        marked = [{**m, key: value} if i in answers[:1] else m for i, m in enumerate(messages)]
+        assert written(marked, template=template) == written(messages, template=template)
+        cut = trained(messages[answers[0] : answers[0] + 1], template='llm_jax')
+        if template == 'llm_jax':
+          assert cut + trained(marked) == trained(messages)
+      marked = [{**m, key: 0} if i == answers[-1] else m for i, m in enumerate(messages)]
+      assert not trained(marked, template=template, train_on='last')
+      assert trained(
+        [{**m, key: 1} if i in answers else m for i, m in enumerate(messages)], template=template
+      ) == trained(messages, template=template)
+
+
+@pytest.mark.parametrize(
+  ('more', 'message'),
+  [
+    ({'weight': 0.5}, r"message 4: a message of assistant has \{'weight': 0.5\}; use one of these"),
+    ({'weight': -1}, 'write 1 or 0'),
+    ({'weight': 'high'}, 'write 1 or 0'),
+    ({'train': True, 'weight': 0}, 'use one of these'),
+    ({'mask': 1}, 'mask of a message of assistant is .1.; a message is trained as a whole or not'),
+    ({'train_detail': [{'begin_offset': 0}]}, 'write train: true or train: false'),
+    ({'role': 'user', 'train': True}, 'only those of the assistant are trained'),
+    ({'thinking': 'a', 'reasoning': 'b'}, 'must be one text'),
+    ({'reasoning': ['a']}, 'must be one text'),
+  ],
+)
+def test_what_is_trained_is_said_in_one_way(more, message):
+  with pytest.raises(BadInput, match=message) as caught:
+    chat.pieces([*SUMS[:4], {**SUMS[4], **more}])
+  assert '\n' not in str(caught.value)
+
+
 @pytest.mark.parametrize('template', TEMPLATES)
 def test_only_answers_are_trained(tokenizer, template):
   user, said = '<|im_end|> tell me', 'I will.'
