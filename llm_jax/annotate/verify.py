@@ -14,7 +14,8 @@ from llm_jax.data import prompts
 from llm_jax.find import find, last
 from llm_jax.options import Count, Positive, check, checked
 from llm_jax.parallel.mesh import local_rows, shard_batch
-from llm_jax.rewards import columns
+from llm_jax.rewards import columns, thoughts
+from llm_jax.text.message import spelled
 from llm_jax.types import Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = lambda o: ('tokens', 'mask', 'gold', *(('record',) if COLUMNS(o) else ()))
@@ -28,7 +29,10 @@ def COLUMNS(o: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: N802, a declarati
   """The columns of a record that the rewards ask for."""
   options = o['options'] or {}
   asked = [columns.asked(function(name), options.get(last(name), ())) for name in o['rewards']]
-  return tuple(dict.fromkeys(column for some in asked for column in some))
+  return columns.of_record([*dict.fromkeys(column for some in asked for column in some)])
+
+
+_TAIL = 16  # tokens of a prompt that can tell whether it opens a thought
 
 
 class Judge(NamedTuple):
@@ -66,9 +70,10 @@ def make(
 ) -> 'Verify':
   """Writes `reward` float32 [B, G], a weighted sum of `reward(answer, gold)`s, and `valid`.
 
-  The answer is the text of what was sampled (what tools said is left out), the gold is `gold`
-  [B, A]. A reward may name columns of the prompt's record as further keywords, and `prompt` and
-  `messages` (rewards/columns.py). A file with `rewards(answers, golds, **columns)` gets lists, of
+  The answer is the text of what was sampled without thoughts and calls of tools, '' if a thought is
+  not closed; the gold is `gold` [B, A]. A reward may name columns of the prompt's record as further
+  keywords, `prompt` and `messages`, and of what was sampled the `thinking` and the whole
+  `completion` (rewards/columns.py). A file with `rewards(answers, golds, **columns)` gets lists, of
   all answers of a batch, and returns a list; None in it is no opinion.
 
   A function that raises, takes too long or gives no finite number makes its answer invalid: `valid`
@@ -82,7 +87,7 @@ def make(
     rewards: files of rewards/, or modules or files of the user's.
     weights: of each; 1 by default.
     options: name (the last part of a dotted one) -> keyword arguments of its function.
-    specials: show control tokens in the text, for a reward about them.
+    specials: the answer is all that was sampled, with control tokens, for a reward about them.
     timeout: seconds that one answer may take. No signal is used; a function that hangs keeps its
       thread, and is replaced by another.
     workers: threads.
@@ -148,10 +153,13 @@ class Verify:
     found = np.zeros((*mask_BGL.shape[:2], len(self._judges)), np.float32)
     valid = np.asarray(mask_BGL.any(-1))
     places = [tuple(place) for place in np.argwhere(valid)]
-    texts = [
-      self._tokenizer.decode(tokens_BGL[at][mask_BGL[at]].tolist(), specials=self._specials)
-      for at in places
-    ]
+    sampled = [tokens_BGL[at][mask_BGL[at]].tolist() for at in places]
+    before = [tokens_BGL[at][: mask_BGL[at].argmax()][-_TAIL:].tolist() for at in places]
+    spell = functools.partial(spelled, self._tokenizer)
+    texts = [thoughts.said(*map(spell, both)) for both in zip(sampled, before, strict=True)]
+    if self._specials:
+      shown = [self._tokenizer.decode(ids, specials=True) for ids in sampled]
+      texts = [text._replace(answer=all_) for text, all_ in zip(texts, shown, strict=True)]
     asked = valid.copy()
     results = self._scores(texts, [gold_B[b] for b, _ in places], [record_B[b] for b, _ in places])
     wrong = [r.error for r in results if isinstance(r, Failure) and isinstance(r.error, BadInput)]
@@ -182,17 +190,22 @@ class Verify:
     return {**batch, 'reward': fields['reward'], 'valid': fields['valid'], **logs}
 
   def _scores(
-    self, texts: Sequence[str], golds: Sequence[str], records: Sequence[Mapping[str, Any]]
+    self, texts: Sequence[thoughts.Said], golds: Sequence[str], records: Sequence[Mapping[str, Any]]
   ) -> list[list[float] | Failure]:
     """Of each answer what all judges say, in their order, or why one of them does not."""
     single = {name: judge for name, judge in self._judges.items() if not judge.whole}
+    records = [
+      {**record, 'thinking': text.thinking, 'completion': text.completion}
+      for text, record in zip(texts, records, strict=True)
+    ]
+    answers = [text.answer for text in texts]
     beside = lambda judge, record: {name: record[name] for name in judge.columns}
     jobs = [
       lambda text=text, gold=gold, record=record: {
         name: _number(name, judge.function(text, gold, **beside(judge, record)))
         for name, judge in single.items()
       }
-      for text, gold, record in zip(texts, golds, records, strict=True)
+      for text, gold, record in zip(answers, golds, records, strict=True)
     ]
     limits: Any = dict(workers=self._workers, timeout=self._timeout)
     results: list[Any] = run_all(jobs, **limits) if single else [{} for _ in texts]
@@ -200,7 +213,7 @@ class Verify:
       if not judge.whole or not texts:
         continue
       more = {column: [record[column] for record in records] for column in judge.columns}
-      whole = lambda judge=judge, more=more: list(judge.function([*texts], [*golds], **more))
+      whole = lambda judge=judge, more=more: list(judge.function([*answers], [*golds], **more))
       (said,) = run_all([whole], workers=1, timeout=self._timeout * len(texts))
       if not isinstance(said, Failure) and len(said) != len(texts):
         said = Failure(f'{name}: {len(said)} rewards for {len(texts)} answers')

@@ -13,11 +13,12 @@ from llm_jax.find import find, last
 from llm_jax.options import Count, NotNegative, TopP, suggest
 from llm_jax.options import check as check_options
 from llm_jax.rewards import columns
+from llm_jax.rewards.thoughts import Said, said
 from llm_jax.sampling import complete
 from llm_jax.types import BadInput, Evaluate, Mean, Metrics, Model, Params, Tokenizer
 
 Question = Mapping[str, Any]
-# (questions, answers) -> a number for each, or None where there is nothing to say.
+# (questions, completions) -> a number for each, or None where there is nothing to say.
 Judge = Callable[[Sequence[Question], Sequence[str]], Sequence[float | None]]
 
 # What the answers of each builtin family are asked for: files of rewards/.
@@ -171,16 +172,26 @@ def _judge(name: str, given: Mapping[str, Any]) -> Judge:
   if function is not getattr(module, 'rewards', None):
     return judge_of(partial(function, **given), asked)
 
-  def judge(questions: Sequence[Question], answers: Sequence[str]) -> Sequence[float | None]:
-    rows = [_columns(question, asked) for question in questions]
+  def judge(questions: Sequence[Question], completions: Sequence[str]) -> Sequence[float | None]:
+    both = [_said(*pair) for pair in zip(questions, completions, strict=True)]
+    rows = [_columns(*pair, asked) for pair in zip(questions, both, strict=True)]
     golds = [question['answer'] for question in questions]
+    answers = [text.answer for text in both]
     return function(answers, golds, **given, **{k: [row[k] for row in rows] for k in asked})
 
   return judge
 
 
-def _columns(question: Question, asked: Sequence[str]) -> dict[str, Any]:
-  return columns.unpack(columns.pack(question, question['prompt'], asked))
+def _said(question: Question, completion: str) -> Said:
+  """What was said after a prompt, without what was thought."""
+  last = question['prompt'][-1]['content'] if question['prompt'] else ''
+  return said(completion, last if isinstance(last, str) else '')
+
+
+def _columns(question: Question, text: Said, asked: Sequence[str]) -> dict[str, Any]:
+  record = columns.pack(question, question['prompt'], columns.of_record(asked))
+  found = {**columns.unpack(record), 'thinking': text.thinking, 'completion': text.completion}
+  return {name: found[name] for name in asked}
 
 
 def judge_of(reward: Callable[..., float], asked: Sequence[str] = ()) -> Judge:
@@ -189,11 +200,13 @@ def judge_of(reward: Callable[..., float], asked: Sequence[str] = ()) -> Judge:
   Where all of them meet a BadInput, something else is wrong: its options, or the gold answers.
   """
 
-  def judge(questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
+  def judge(questions: Sequence[Question], completions: Sequence[str]) -> list[float]:
     found, refused = [], []
-    for question, answer in zip(questions, answers, strict=True):
+    for question, completion in zip(questions, completions, strict=True):
       try:
-        found.append(float(reward(answer, question['answer'], **_columns(question, asked))))
+        text = _said(question, completion)
+        more = _columns(question, text, asked)
+        found.append(float(reward(text.answer, question['answer'], **more)))
       except Exception as error:
         found.append(0.0)
         refused += [error] if isinstance(error, BadInput) else []
@@ -213,7 +226,7 @@ def score(
 
   Args:
     questions: as those of `make`.
-    answers: one for each.
+    answers: one for each; what is thought in them is not judged.
     judges: from `judges_of`; by default those of SCORES.
 
   Raises:

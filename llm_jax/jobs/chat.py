@@ -22,7 +22,7 @@ from llm_jax.sampling.complete import spoken
 from llm_jax.sampling.generate import Rows, left_pad
 from llm_jax.sampling.sampler import Sampler, Tools
 from llm_jax.text import chat
-from llm_jax.text.templates import MARKS
+from llm_jax.text.message import message
 from llm_jax.tools import make_tools
 from llm_jax.types import BadInput
 
@@ -137,7 +137,7 @@ class Chat:
     self._how = {'temperature': config.temperature, 'top_p': config.top_p}
     self._groups, self._tools_on = config.tools.to_dict(), bool(config.use_tools)
     self._samplers: dict[bool, Sampler] = {}
-    self._begin, self._said = 0, ''  # of the answer that is being written
+    self._begin, self._ids, self._said = 0, [], ''  # of the answer that is being written
     self.messages: list[Mapping[str, Any]] = []
     self._reset()
     shape = self._model.shape
@@ -176,7 +176,7 @@ class Chat:
     """
     self.messages.append({'role': 'user', 'content': text})
     prompt_BP, mask_BP = self._prompt()
-    self._begin, self._said = prompt_BP.shape[1], ''
+    self._begin, self._ids, self._said = prompt_BP.shape[1], [], ''
     self._turn += 1
     self._seen: list[tuple[float, int]] = []  # when how many tokens were there
     rng = jax.random.fold_in(jax.random.key(self._seed), self._turn)
@@ -186,7 +186,8 @@ class Chat:
     except KeyboardInterrupt:
       print(' [stopped]', end='')
     print(f'\n{_dim(self._pace())}', flush=True)
-    self.messages.append({'role': 'assistant', 'content': _bare(self._said)})
+    said = message(self._tokenizer, self._ids, template=self._template)
+    self.messages.append(_without_calls(said))
     return self._said
 
   def _reset(self) -> None:
@@ -238,7 +239,7 @@ class Chat:
       np.asarray(x)[0, self._begin :] for x in (rows.tokens_RS, rows.cache.segment)
     )
     ids = tokens_S[segment_S > 0].tolist()
-    text = self._tokenizer.decode(ids, specials=True)
+    self._ids, text = ids, self._tokenizer.decode(ids, specials=True)
     for token in chat.stop_ids(self._tokenizer, self._template):
       text = text.removesuffix(self._tokenizer.decode([token], specials=True))
     whole = text.rstrip('\ufffd')
@@ -254,13 +255,16 @@ class Chat:
     return f'{all_} tokens, {(all_ - few) / (last - first):.0f} a second'
 
 
-def _bare(text: str) -> str:
+def _without_calls(said: Mapping[str, Any]) -> dict[str, Any]:
   """An answer without its calls and their results, as it enters the conversation."""
-  for begin, end in (MARKS['search'], MARKS['result']):
-    while begin in text:
-      before, _, rest = text.partition(begin)
-      text = before + rest.partition(end)[2]
-  return text.strip()
+  content = said['content']
+  if not isinstance(content, str):
+    content = [part for part in content if part['type'] in ('text', 'thinking')]
+    if all(part['type'] == 'text' for part in content):
+      content = ''.join(part['text'] for part in content)
+  if isinstance(content, str):
+    content = content.rstrip('\ufffd').strip()
+  return {'role': 'assistant', 'content': content}
 
 
 def _dim(text: str) -> str:

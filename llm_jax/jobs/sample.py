@@ -26,6 +26,7 @@ from llm_jax.models.compute import Compute
 from llm_jax.options import Count, at_least
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
 from llm_jax.sampling import complete, pick
+from llm_jax.text.message import message, span
 from llm_jax.training.batches import annotated
 from llm_jax.types import BadInput, Batch, Tokenizer
 
@@ -203,7 +204,7 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
     batch: Batch = shard_batch({k: np.stack([r[k] for r in picked]) for k in empty}, mesh)
     batch = annotated(annotate, made.params, batch, config.seed, number)
     asked = [_asked(rows, i, made.tokenizer) for i in index]
-    found = _records(batch, asked, index, made.tokenizer)
+    found = _records(batch, asked, index, made.tokenizer, template or 'plain')
     if not (folder / 'parts').is_dir():
       artifact.claim(folder, config.to_dict())  # not before something was scored
       (folder / 'parts').mkdir(exist_ok=True)
@@ -225,19 +226,28 @@ def _asked(rows: Any, index: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
 
 
 def _records(
-  batch: Batch, asked: Sequence[Any], index: Sequence[int], tokenizer: Tokenizer
+  batch: Batch,
+  asked: Sequence[Any],
+  index: Sequence[int],
+  tokenizer: Tokenizer,
+  template: str = 'llm_jax',
 ) -> list[dict[str, Any]]:
-  """One record a prompt, with all its answers, of this host's rows."""
+  """One record a prompt, with all its answers, of this host's rows.
+
+  A candidate is the content of a message, from which SFT reads the same ids: a text, or parts where
+  it thinks or calls; with `tool_calls` beside, all of the message.
+  """
   fields = {k: local_rows(batch[k]) for k in FIELDS}
   found = []
   for b, (messages, i) in enumerate(zip(asked, index, strict=True)):
-    ids = [t[m > 0].tolist() for t, m in zip(fields['tokens'][b], fields['mask'][b], strict=True)]
+    both = zip(fields['tokens'][b], fields['mask'][b], strict=True)
+    said = [message(tokenizer, t[span(m)], template=template) for t, m in both]
     scores = zip(fields['reward'][b].tolist(), fields['valid'][b].tolist(), strict=True)
     found.append(
       {
         'index': i,
         'prompt': messages,
-        'candidates': [tokenizer.decode(some) for some in ids],
+        'candidates': [m if 'tool_calls' in m else m['content'] for m in said],
         'scores': [round(score, 6) if valid else None for score, valid in scores],
       }
     )
@@ -246,7 +256,7 @@ def _records(
 
 def _gather(folder: Path, minimum: float | None) -> None:
   """`answers.jsonl` of all parts, and `summary.json`."""
-  say = lambda text: [{'role': 'assistant', 'content': text}]
+  say = lambda said: [said if isinstance(said, dict) else {'role': 'assistant', 'content': said}]
   lines, firsts, means, bests, kls, unscored, low = [], [], [], [], [], 0, 0
   n = 0
   for path in sorted((folder / 'parts').iterdir()):

@@ -1,7 +1,8 @@
-"""What a reward asks for beside the answer and the gold: columns of the prompt's record.
+"""What a reward asks for beside the answer and the gold: columns of the prompt's record, and more.
 
 A keyword of a reward without a default that no option sets is the name of a column; so are `prompt`
 (the text of the last message of the user) and `messages` (all of them), which every prompt has.
+`thinking` and `completion` are of what was said, beside the answer (rewards/thoughts.py).
 """
 
 import inspect
@@ -10,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 ALWAYS = ('prompt', 'messages')
+OF_ANSWER = ('thinking', 'completion')
 
 
 def asked(function: Callable, options: Collection[str] = ()) -> tuple[str, ...]:
@@ -22,8 +24,13 @@ def asked(function: Callable, options: Collection[str] = ()) -> tuple[str, ...]:
   keywords = [
     p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
   ]
-  wanted = lambda p: p.default is p.empty or p.name in ALWAYS
+  wanted = lambda p: p.default is p.empty or p.name in (*ALWAYS, *OF_ANSWER)
   return tuple(p.name for p in keywords if p.name not in options and wanted(p))
+
+
+def of_record(asked: Sequence[str]) -> tuple[str, ...]:
+  """Those of what is asked for that come with the prompt."""
+  return tuple(name for name in asked if name not in OF_ANSWER)
 
 
 def pack(

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from llm_jax.rewards.arithmetic import BadExpression, Node, evaluate, parse
 from llm_jax.rewards.math_equal import stated, tagged
+from llm_jax.rewards.thoughts import said
 from llm_jax.types import BadInput
 
 _OPERATIONS = {'number', '+', '-', '*', '/', 'negative'}
@@ -57,6 +58,7 @@ def _task(gold: str) -> tuple[Fraction, Counter[Fraction]]:
 
 
 def _expression(answer: str) -> str:
+  answer = said(answer).answer
   text = tagged(answer)
   if text is None:
     text = stated(answer)

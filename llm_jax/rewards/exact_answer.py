@@ -2,6 +2,8 @@
 
 import re
 
+from llm_jax.rewards.thoughts import said
+
 _STATED = re.compile(r'[Tt]he answer is:? *\$?(-?\d[\d,]*(?:\.\d+)?)')
 
 
@@ -23,5 +25,5 @@ def final_answer(text: str) -> str | None:
   >>> final_answer('The answer is 7. No, 3 + 5 = 8, so the answer is 8.')
   '7'
   """
-  match = _STATED.search(text)
+  match = _STATED.search(said(text).answer)
   return match[1].replace(',', '') if match else None

@@ -11,7 +11,12 @@ _LONGEST_ANSWER = 20_000  # characters that a pattern is tried on
 
 
 def reward(
-  answer: str, gold: str = '', *, tags: Sequence[str] | None = None, pattern: str | None = None
+  answer: str,
+  gold: str = '',
+  *,
+  completion: str | None = None,
+  tags: Sequence[str] | None = None,
+  pattern: str | None = None,
 ) -> float:
   """1.0 if `answer` has the shape, else 0.0; `gold` does not matter.
 
@@ -21,8 +26,9 @@ def reward(
   1.0
 
   Args:
-    answer: the whole text.
+    answer: the whole text, unless there is a completion.
     gold: not read.
+    completion: the whole text, with its thoughts.
     tags: the answer must consist of <tag>...</tag> for each of these, in order and once each, with
       some text inside and only white space between. Default: ('think', 'answer').
     pattern: a regular expression for the whole answer, in place of tags; '.' is any character. A
@@ -33,6 +39,7 @@ def reward(
     BadInput: both options are given, or one that cannot be used.
   """
   del gold
+  answer = answer if completion is None else completion
   if pattern is None:
     return float(_has_tags(answer, ('think', 'answer') if tags is None else tuple(tags)))
   if tags is not None:

@@ -11,6 +11,7 @@ def reward(
   answer: str,
   gold: str = '',
   *,
+  completion: str | None = None,
   limit: Length = 200,
   buffer: Length = 100,
   unit: Literal['words', 'characters'] = 'words',
@@ -21,12 +22,14 @@ def reward(
   [1.0, 0.5, 0.0]
 
   Args:
-    answer: the text that is measured.
+    answer: the text that is measured, unless there is a completion.
     gold: not read.
+    completion: the whole text, with its thoughts, which are as long as they are.
     limit: the greatest length that earns the full reward.
     buffer: how far beyond `limit` the reward reaches 0; 0 makes the limit sharp.
     unit: 'words', which white space separates, or 'characters'.
   """
   del gold
-  over = len({'words': answer.split(), 'characters': answer}[unit]) - limit
+  text = answer if completion is None else completion
+  over = len({'words': text.split(), 'characters': text}[unit]) - limit
   return 1.0 if over <= 0 else max(0.0, 1 - over / buffer) if buffer else 0.0

@@ -2,7 +2,7 @@
 
 The final answer is the first of these that exists: the content of the last \\boxed{...}; what
 follows the last '####'; what follows the first 'The answer is' (`exact_answer` says why the first);
-the last number. If a text contains '</think>', only what follows is read, and if it contains
+the last number. Thoughts are not read (rewards/thoughts.py), and if a text contains
 <answer>...</answer>, only what the last of them holds. The gold answer may be bare or a solution.
 
 Two answers are equal if they are the same number, however written (1/2, 0.5, \\frac12, 5e-1); the
@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from llm_jax.rewards.arithmetic import BadExpression, approximate, constant, expand, monic
+from llm_jax.rewards.thoughts import said
 from llm_jax.types import BadInput
 
 _LONGEST = 400  # characters; a longer final answer is right only if it is the same text
@@ -74,7 +75,7 @@ _LETTER_UNIT = re.compile(r'(?<=\d) +[CFJKLNVWghms]\.?$')
 
 def final_answer(text: str, *, any_number: bool = True) -> str | None:
   """The text of the final answer of a solution, or None."""
-  text = text.rpartition('</think>')[2]
+  text = said(text).answer
   inside = tagged(text)
   text = text if inside is None else inside
   found = _marked(text) or stated(text)

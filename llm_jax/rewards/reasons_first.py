@@ -2,15 +2,21 @@
 
 import re
 
+from llm_jax.rewards.thoughts import said
+
 _EQUATION = re.compile(r'\d *[-+*/] *\$?\d[\d,.]* *= *\$?-?\d')
 
 
-def reward(answer: str, gold: str = '') -> float:
+def reward(answer: str, gold: str = '', *, thinking: str = '') -> float:
   """1.0 if an equation, right or wrong, comes before 'The answer is'; `gold` does not matter.
+
+  What is worked out in thoughts comes before the answer.
 
   >>> reward('2 * 3 = 6. The answer is 6.'), reward('The answer is 6. 2 * 3 = 6.')
   (1.0, 0.0)
   """
   del gold
-  before, stated, _ = answer.partition('The answer is')
-  return float(bool(stated and _EQUATION.search(before)))
+  text = said(answer)
+  before, stated, _ = text.answer.partition('The answer is')
+  worked_out = any(_EQUATION.search(part) for part in (thinking, text.thinking, before))
+  return float(bool(stated and worked_out))

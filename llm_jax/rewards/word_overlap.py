@@ -3,6 +3,8 @@
 import re
 from collections import Counter
 
+from llm_jax.rewards.thoughts import said
+
 
 def reward(answer: str, gold: str) -> float:
   """Harmonic mean of precision and recall of the words, from 0 to 1; order does not matter.
@@ -12,7 +14,7 @@ def reward(answer: str, gold: str) -> float:
   >>> reward('It deletes a tree.', 'It recursively deletes the tree')  # 3 of 3 words, 3 of 4
   0.8571428571428571
   """
-  ours, theirs = (Counter(_words(text)) for text in (answer, gold))
+  ours, theirs = (Counter(_words(text)) for text in (said(answer).answer, gold))
   shared = (ours & theirs).total()
   return 2 * shared / (ours.total() + theirs.total()) if shared else 0.0
 

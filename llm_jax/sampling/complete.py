@@ -12,6 +12,7 @@ from llm_jax.sampling import pick
 from llm_jax.sampling.generate import left_pad
 from llm_jax.sampling.sampler import Sampler, Tools
 from llm_jax.text import chat
+from llm_jax.text.message import spelled
 from llm_jax.types import BadInput, Model, Params, Tokenizer
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -31,6 +32,8 @@ def make(
   **how: Any,
 ) -> Callable[[Params], list[str]]:
   """`complete(params) -> continuations`, one for each prompt, without the prompt itself.
+
+  Marks of thoughts and calls are spelled out in them (`llm_jax.text.message.spelled`).
 
   Args:
     model: a causal Transformer.
@@ -76,7 +79,7 @@ def make(
       out = sampler(params, prompt_BP[rows], mask_BP[rows], rng)
       tokens_BL, mask_BL = jax.device_get((out['tokens'], out['mask']))
       both = zip(tokens_BL, mask_BL, strict=True)
-      answers += [tokenizer.decode(tokens_L[mask_L > 0].tolist()) for tokens_L, mask_L in both]
+      answers += [spelled(tokenizer, tokens_L[mask_L > 0]) for tokens_L, mask_L in both]
     return answers[: len(ids)]
 
   return complete

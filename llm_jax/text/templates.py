@@ -134,7 +134,7 @@ def _chatml_body(turn: Turn) -> list[Piece]:
       said += f'{gap}<tool_response>\n{part.text}\n</tool_response>'
     else:
       raise _refuse('chatml', f'a {part.kind} inside of an answer')
-    gap = '\n' if part.text and part.kind != 'thinking' else gap
+    gap = '\n' if part.kind in ('call', 'result') or (part.kind == 'text' and part.text) else gap
   return [Piece(said, True)]
 
 

@@ -110,6 +110,33 @@ def test_control_tokens_are_shown_to_whom_they_concern(tokenizer, judge, special
   assert judge.asked == ['a cat' + EOS * specials]
 
 
+def test_thoughts_are_judged_by_nobody_who_does_not_ask(tokenizer, tmp_path):
+  (tmp_path / 'thinks.py').write_text(
+    'def reward(answer, gold, *, thinking, completion, weight=2.0):\n'
+    "  return weight * (answer == gold and thinking == '3' and '</think>' in completion)\n"
+  )
+  start, end = tokenizer.special('<THINK_START>'), tokenizer.special('<THINK_END>')
+  batch = batch_of(tokenizer, [['1', '2', '3', '4', '5']], ['4'])
+  said = tokenizer.encode
+  answers = [
+    [start, *said('3'), end, *said('4')],
+    [start, *said('4'), end, *said('3')],
+    [*said('3'), end, *said('4')],  # the prompt had opened it
+    [start, *said('4')],  # not closed, so there is no answer
+    said('4'),  # as well, for here the prompt opens it
+  ]
+  batch['mask'][:] = 0
+  for tokens, mask, ids in zip(batch['tokens'][0], batch['mask'][0], answers, strict=True):
+    tokens[3 : 3 + len(ids)], mask[3 : 3 + len(ids)] = ids, 1
+  batch['tokens'][0, -1, 2] = start
+  mesh = make_mesh(data=1)
+  names = ['same_text', 'math_equal', str(tmp_path / 'thinks.py')]
+  annotate = verify.make(None, tokenizer, mesh=mesh, rewards=names, weights=(1, 10, 100))
+  out = annotate({}, shard_batch(batch, mesh), jax.random.key(0))
+  assert np.asarray(out['reward']).tolist() == [[211, 0, 211, 0, 0]]
+  assert verify.COLUMNS(dict(rewards=names, options=None)) == ()
+
+
 def test_a_module_of_the_user_with_options(tokenizer, judge):
   del judge
   options = {'judge': dict(good=-2.5)}

@@ -14,6 +14,7 @@ from llm_jax.jobs import chat
 from llm_jax.main import run
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.sampling import complete
+from llm_jax.text import chat as prompt
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
@@ -118,9 +119,32 @@ def test_tools_are_switched_and_calls_are_shown_but_not_remembered(talk):
   assert one.command('/tools off') == 'tools are off: calculator, search'
   one.answer('two')
   assert len(one._samplers) == 2 and one._sampler().calls is None
-  called = 'It is <SEARCH_START>1 + 1<SEARCH_END><RESULT_START>2<RESULT_END>two.'
-  assert chat._bare(called) == 'It is two.'
-  assert chat._bare('It is <SEARCH_START>1 +') == 'It is'
+
+
+def test_thoughts_are_remembered_as_thoughts_and_calls_are_not(talk, monkeypatch, capsys):
+  one = talk()
+  mark, encode = one._tokenizer.special, one._tokenizer.encode
+  call = [mark('<SEARCH_START>'), *encode('1 + 1'), mark('<SEARCH_END>')]
+  result = [mark('<RESULT_START>'), *encode('2'), mark('<RESULT_END>')]
+  thought = [mark('<THINK_START>'), *encode('hm'), mark('<THINK_END>')]
+  for ids, content in (
+    ([*encode('It is '), *call, *result, *encode('two.')], 'It is two.'),
+    ([*encode('It is '), *call[:2]], 'It is'),
+    (
+      [*thought, *call, *result, *encode('two.')],
+      [{'type': 'thinking', 'text': 'hm'}, {'type': 'text', 'text': 'two.'}],
+    ),
+  ):
+
+    def sampler(*_, ids=ids):
+      one._ids = ids
+
+    monkeypatch.setattr(one, '_sampler', lambda sampler=sampler: sampler)
+    monkeypatch.setattr(one, '_prompt', lambda: (np.zeros((1, 1)), None))
+    one.answer('one')
+    assert one.messages[-1] == {'role': 'assistant', 'content': content}
+  ids, _ = prompt.encode(one._tokenizer, prompt.pieces(one.messages, template='llm_jax'))
+  assert thought == ids[-len(thought) - len(encode('two.')) - 1 :][: len(thought)]
 
 
 def test_tools_without_room_are_refused_and_stay_off(talk):

@@ -12,6 +12,7 @@ from configs import best_of_n
 from llm_jax import artifact
 from llm_jax.data import conversations, preferences
 from llm_jax.main import run
+from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
@@ -80,6 +81,57 @@ def test_the_file_is_data_for_sft_and_for_preferences(root, whole):
   assert len(conversations.make(tokenizer, **options, pack=False)) > 0
   pairs = preferences.make(tokenizer, **options)
   assert 0 < len(pairs) <= 18
+
+
+@pytest.mark.parametrize('template', ['llm_jax', 'chatml', 'plain'])
+def test_sft_reads_the_same_ids_with_their_thoughts_and_calls(root, tmp_path, template):
+  from llm_jax.jobs import sample
+
+  tokenizer = Tokenizer.load(root / 'base' / 'tokenizer')
+  mark, say = tokenizer.special, tokenizer.encode
+  stop = chat.stop_ids(tokenizer, template)[0]
+  said = say('one')
+  if template == 'llm_jax':
+    said = [
+      mark('<THINK_START>'),
+      *say('two?'),
+      mark('<THINK_END>'),
+      *say('one '),
+      mark('<SEARCH_START>'),
+    ]
+    said += [
+      *say('1'),
+      mark('<SEARCH_END>'),
+      mark('<RESULT_START>'),
+      *say('2'),
+      mark('<RESULT_END>'),
+    ]
+    said += say(' and')
+  if template == 'chatml':
+    said = say(
+      '<think>\ntwo?\n</think>\n\none\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    )
+  ids, mask = [5, 5, *said, stop, 0], [0, 0, *[1] * len(said), 1, 0]
+  if template == 'llm_jax':
+    mask[mask.index(1) + said.index(mark('<RESULT_START>')) + 1] = 0  # what a tool said
+  batch = {
+    'tokens': np.array([[ids, ids]], np.int32),
+    'mask': np.array([[mask, mask]], np.float32),
+    'reward': np.array([[1.0, 0.0]]),
+    'valid': np.ones((1, 2)),
+  }
+  asked = [{'role': 'user', 'content': 'six'}]
+  (tmp_path / 'parts').mkdir()
+  found = sample._records(batch, [asked], [0], tokenizer, template)
+  sample.write_lines(tmp_path / 'parts' / '0.jsonl', found)
+  sample._gather(tmp_path, None)
+  rows = conversations.make(
+    tokenizer, sources={'best': str(tmp_path / 'answers.jsonl')}, validation_fraction=0.0,
+    length=160, pack=False, template=template,
+  )  # fmt: skip
+  prompt, _ = chat.encode(tokenizer, chat.pieces(asked, template=template, answer=True))
+  ids = rows[0]['tokens'].tolist()
+  assert ids[: len(prompt) + len(said) + 1] == [*prompt, *said, stop]
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_file(root, whole, monkeypatch, capsys):

@@ -1,6 +1,5 @@
 """Texts and conversations continued: what the model reads, where it stops, which words it has."""
 
-import copy
 import functools
 from types import SimpleNamespace
 
@@ -27,12 +26,11 @@ def tokenizer():
   return Tokenizer.train(['a cat sat on the mat; user and assistant: dog'] * 20, vocab_size=290)
 
 
-@pytest.fixture(scope='module')
-def numbers(tokenizer):
+@pytest.fixture
+def numbers(tokenizer, monkeypatch):
   """The same tokenizer, but what it decodes stays a list of ids, so that no two are confused."""
-  same = copy.copy(tokenizer)
-  same.decode = list
-  return same
+  monkeypatch.setattr(complete, 'spelled', lambda tokenizer, ids: ids.tolist())
+  return tokenizer
 
 
 @functools.cache
