@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 
 from llm_jax import __version__
 from llm_jax.jobs.command import read_config
+from llm_jax.text.terminal import guard, say
+from llm_jax.text.visible import visible
 
 
 def run(config: Any) -> None:
@@ -107,7 +109,7 @@ def _tell(what: str, argv: Sequence[str]) -> None:
   else:
     text = help.usage() if len(argv) == 1 else help.options(read_config(argv))
   try:
-    print(text, flush=True)
+    say(text)
   except BrokenPipeError:  # `| head` has read enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -118,8 +120,8 @@ def leave(message: str) -> NoReturn:
 
   # Counting processes looks for devices, which may take longer than the check that says why.
   if not jax.distributed.is_initialized() or jax.process_count() == 1:
-    sys.exit(message)
-  print(message, file=sys.stderr, flush=True)
+    sys.exit(visible(message, lines=False))
+  say(visible(message, lines=False), file=sys.stderr)
   sys.stdout.flush()
   os._exit(1)
 
@@ -128,6 +130,8 @@ def command() -> None:
   """What `llm_jax` and `python -m llm_jax.main` run; both find modules in this directory."""
   if not {'', os.getcwd()} & set(sys.path):
     sys.path.insert(0, os.getcwd())
+  guard()
+  logging.get_absl_handler().python_handler.stream = sys.stderr
   flags.FLAGS.mark_as_parsed()  # nothing is left for absl to parse; libraries ask whether it did
   main(sys.argv)
 

@@ -17,6 +17,7 @@ from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
 from llm_jax.options import at_least, checked
 from llm_jax.text import chat
+from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
 
 WRITES = ('tokens', 'mask', 'position', 'segment')
@@ -218,4 +219,4 @@ def _report(
   for reason, count in counts.items():
     if count:
       line += f'; {count:,} ' + words.get(reason, f'left out: {reason}')
-  print(line)
+  say(line)

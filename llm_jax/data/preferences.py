@@ -18,6 +18,7 @@ from llm_jax.data.formats import BadRow, Messages
 from llm_jax.data.mixture import Mixture
 from llm_jax.options import Count, at_least, checked
 from llm_jax.text import chat
+from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
 
 ROW = ('tokens', 'mask', 'position', 'segment')
@@ -374,4 +375,4 @@ def _report(split: str, length: int, rows: Mapping[str, Groups], counts: Counter
     if count:
       kept = 'mismatched' in reason
       line += f'; {count:,} ' + words.get(reason, reason if kept else f'left out: {reason}')
-  print(line)
+  say(line)

@@ -18,6 +18,7 @@ from llm_jax.data.mixture import Mixture
 from llm_jax.options import Count, at_least, checked
 from llm_jax.rewards.columns import ALWAYS, pack
 from llm_jax.text import chat
+from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
 
 WRITES = lambda o: ('prompt', 'prompt_mask', 'gold', *(('record',) if o['columns'] else ()))
@@ -262,4 +263,4 @@ def _report(
   for reason, count in counts.items():
     if count:
       line += f'; {count:,} ' + words.get(reason, f'left out: {reason}')
-  print(line)
+  say(line)

@@ -23,6 +23,8 @@ from llm_jax.sampling.generate import Rows, left_pad
 from llm_jax.sampling.sampler import Sampler, Tools
 from llm_jax.text import chat
 from llm_jax.text.message import message
+from llm_jax.text.terminal import say
+from llm_jax.text.visible import settled, visible
 from llm_jax.tools import make_tools
 from llm_jax.types import BadInput
 
@@ -101,13 +103,13 @@ def main(config: Any) -> None:
   mesh = make_mesh(**config.mesh)
   with jax.set_mesh(mesh), contextlib.suppress(EOFError, KeyboardInterrupt):
     talk = Chat(config, mesh)
-    print(f'{config.artifact}: {talk.about}. /help says what else can be typed.')
+    say(f'{config.artifact}: {talk.about}. /help says what else can be typed.')
     while True:
       line = _read()
       if line == '/quit':
         return
       if line.startswith('/'):
-        print(talk.command(line))
+        say(talk.command(line))
       elif line:
         talk.answer(line)
 
@@ -137,7 +139,8 @@ class Chat:
     self._how = {'temperature': config.temperature, 'top_p': config.top_p}
     self._groups, self._tools_on = config.tools.to_dict(), bool(config.use_tools)
     self._samplers: dict[bool, Sampler] = {}
-    self._begin, self._ids, self._said = 0, [], ''  # of the answer that is being written
+    # Of the answer that is being written.
+    self._begin, self._ids, self._said, self._shown = 0, [], '', 0
     self.messages: list[Mapping[str, Any]] = []
     self._reset()
     shape = self._model.shape
@@ -176,7 +179,7 @@ class Chat:
     """
     self.messages.append({'role': 'user', 'content': text})
     prompt_BP, mask_BP = self._prompt()
-    self._begin, self._ids, self._said = prompt_BP.shape[1], [], ''
+    self._begin, self._ids, self._said, self._shown = prompt_BP.shape[1], [], '', 0
     self._turn += 1
     self._seen: list[tuple[float, int]] = []  # when how many tokens were there
     rng = jax.random.fold_in(jax.random.key(self._seed), self._turn)
@@ -184,8 +187,11 @@ class Chat:
     try:
       self._sampler()(self._params, prompt_BP, mask_BP, rng, choose)
     except KeyboardInterrupt:
-      print(' [stopped]', end='')
-    print(f'\n{_dim(self._pace())}', flush=True)
+      self._print()
+      say(' [stopped]', end='')
+    self._print()
+    say()
+    say(self._pace(), style='dim')
     said = message(self._tokenizer, self._ids, template=self._template)
     self.messages.append(_without_calls(said))
     return self._said
@@ -209,7 +215,7 @@ class Chat:
         raise BadInput(f'chat: a question of {len(ids)} tokens; the model has room for {most}')
       kept = [*kept[:first], *kept[later:]]
     if len(kept) < len(self.messages):
-      print(_dim(f'[{len(self.messages) - len(kept)} old messages no longer fit]'))
+      say(f'[{len(self.messages) - len(kept)} old messages no longer fit]', style='dim')
       self.messages = list(kept)
     return left_pad([ids], multiple=BUCKET)
 
@@ -243,9 +249,15 @@ class Chat:
     for token in chat.stop_ids(self._tokenizer, self._template):
       text = text.removesuffix(self._tokenizer.decode([token], specials=True))
     whole = text.rstrip('\ufffd')
-    print(whole[len(self._said) :], end='', flush=True)
     self._said = whole
+    self._print(settled(whole))
     self._seen.append((time.perf_counter(), len(ids)))
+
+  def _print(self, text: str | None = None) -> None:
+    """Prints what is new of the text, by default of all that was said."""
+    shown = visible(self._said if text is None else text)
+    say(shown[self._shown :], end='')
+    self._shown = max(self._shown, len(shown))
 
   def _pace(self) -> str:
     """Tokens of the answer, and how fast they came after the first, which waits for compilation."""
@@ -265,7 +277,3 @@ def _without_calls(said: Mapping[str, Any]) -> dict[str, Any]:
   if isinstance(content, str):
     content = content.rstrip('\ufffd').strip()
   return {'role': 'assistant', 'content': content}
-
-
-def _dim(text: str) -> str:
-  return f'\033[2m{text}\033[0m' if sys.stdout.isatty() else text

@@ -1,11 +1,11 @@
 """What a person sees of a corpus while it is tokenized, and when it is finished."""
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from tqdm import tqdm
+from llm_jax.text.terminal import bar, say
+from llm_jax.text.visible import visible
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -14,22 +14,21 @@ class Progress:
   """A bar on a terminal; elsewhere a plain line now and then."""
 
   def __init__(self) -> None:
-    self._bar = tqdm(unit='B', unit_scale=True, disable=None, file=sys.stderr, leave=False)
+    self._bar = bar(unit='B', unit_scale=True, disable=None, leave=False)
     self._start = self._told = time.monotonic()
     self._documents = self._bytes = 0
 
   def add(self, what: str, documents: int, size: int) -> None:
     self._documents += documents
     self._bytes += size
-    self._bar.set_description(what)
+    self._bar.set_description(visible(what, lines=False))
     self._bar.update(size)
     if self._bar.disable and time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
       self._told = time.monotonic()
       speed = self._bytes / (time.monotonic() - self._start)
-      print(
+      say(
         f'tokenize: {what}, {self._documents:,} documents, {_megabytes(self._bytes)}, '
-        f'{_megabytes(speed)}/s',
-        flush=True,
+        f'{_megabytes(speed)}/s'
       )
 
   def close(self) -> None:
@@ -59,11 +58,11 @@ def print_summary(workdir: str, finished: Mapping[str, Any]) -> None:
     for split, t in splits.items()
   ]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  print(f'tokenize: {workdir}, vocabulary {finished["vocab_size"]}, rows of {finished["length"]}')
+  say(f'tokenize: {workdir}, vocabulary {finished["vocab_size"]}, rows of {finished["length"]}')
   for line in lines:
     left = [word.ljust(width) for word, width in zip(line[:2], widths[:2], strict=True)]
     right = [word.rjust(width) for word, width in zip(line[2:], widths[2:], strict=True)]
-    print('  ' + '  '.join(left + right))
+    say('  ' + '  '.join(left + right))
 
 
 def _megabytes(size: float) -> str:

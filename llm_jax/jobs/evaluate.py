@@ -14,6 +14,7 @@ from llm_jax.jobs import evaluations
 from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.parallel.mesh import batch_shards, make_mesh
+from llm_jax.text.terminal import say
 from llm_jax.types import BadInput
 
 OFFERED = ('seed', 'record')
@@ -96,7 +97,7 @@ def main(config: Any) -> None:
       metrics[path], answers[path] = _evaluated(config, path, mesh)
       seconds = time.perf_counter() - began
       asked = f'{len(answers[path])} questions in ' if answers[path] else ''
-      print(f'{path}: {asked}{seconds:.1f} s', flush=True)
+      say(f'{path}: {asked}{seconds:.1f} s')
   output = Path(config.output)
   output.parent.mkdir(parents=True, exist_ok=True)
   questions = [question for question, _ in answers[config.artifacts[0]]]
@@ -105,7 +106,7 @@ def main(config: Any) -> None:
     for i, question in enumerate(questions)
   ]
   write_json(output, {'evals': config.evals.to_dict(), 'metrics': metrics, 'rows': rows})
-  print(f'\n{_markdown(metrics)}\n\n{"The answers are" if rows else "All of it is"} in {output}.')
+  say(f'\n{_markdown(metrics)}\n\n{"The answers are" if rows else "All of it is"} in {output}.')
 
 
 def _evaluated(

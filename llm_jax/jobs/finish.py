@@ -16,6 +16,7 @@ from llm_jax.jobs.assembly import Assembly
 from llm_jax.jobs.start import Start, restored
 from llm_jax.losses import reward
 from llm_jax.text import chat
+from llm_jax.text.terminal import say
 from llm_jax.training import metrics, optimizer
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.loop import Interrupted
@@ -37,7 +38,7 @@ def before(
   good = [step for step in good if checkpoints.damage(step) is None]
   if not good:
     raise Interrupted(f'{stop}; there is no checkpoint from before, so nothing is published')
-  print(f'{stop}; publishing step {good[-1]}, the last checkpoint from before')
+  say(f'{stop}; publishing step {good[-1]}, the last checkpoint from before')
   return restored(checkpoints, good[-1], made.design, seed)
 
 
@@ -102,7 +103,7 @@ def summary(config: Any, model: Model, tokens: int, began: float) -> None:
   shown = f', validation {name.replace("_", " ")} '
   moved = f'{shown}{values[0]:.3f} -> {values[-1]:.3f}' if values else ''
   drawn = picture or "no picture: pip install 'llm_jax[log]' adds matplotlib"
-  print(
+  say(
     f'\n{config.stage} finished in {int(seconds // 60)}:{int(seconds % 60):02d}: '
     f'{model.num_params() / 1e6:.2f}M parameters saw {tokens / 1e6:.2f}M tokens'
     f'{moved}. The artifact is {folder}, its curve {drawn}.\n{next_step(config)}'

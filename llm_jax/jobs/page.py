@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from llm_jax.text.visible import visible
+
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -57,6 +59,9 @@ class Figure:
 
 
 NUMBER = re.compile(r'[-–]?[\d.,:]*(e[-+]?\d+)?%?')
+# Markup inside of a line, with what GitHub makes links of: `https://a.b` and `www.a.b`.
+_MARKUP = re.compile(r'[\\|`*_\[\]$~#]|:(?=//)|(?<=www)\.', re.IGNORECASE)
+_START = re.compile(r'^(\d*)([-+=.)])')  # makes a list or a heading of a paragraph
 Block = Heading | Text | Table | Figure
 
 
@@ -72,16 +77,16 @@ def markdown(blocks: Sequence[Block], folder: Path) -> str:
   for block in blocks:
     match block:
       case Heading(text, level):
-        out.append(f'{"#" * level} {text}')
+        out.append(f'{"#" * level} {_inline(text)}')
       case Text(text):
-        out.append(text)
+        out.append(_START.sub(r'\1\\\2', _inline(text)))
       case Table(header, rows):
-        line = lambda cells: '| ' + ' | '.join(map(_cell, cells)) + ' |'
+        line = lambda cells: '| ' + ' | '.join(map(_inline, cells)) + ' |'
         out.append('\n'.join([line(header), line(['---'] * len(header)), *map(line, rows)]))
       case Figure(name, svg, alt):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(svg)
-        out.append(f'![{alt}]({folder.name}/{name})')
+        out.append(f'![{_inline(alt)}]({folder.name}/{name})')
   return '\n\n'.join(out) + '\n'
 
 
@@ -91,11 +96,11 @@ def page(blocks: Sequence[Block], title: str) -> str:
   for block in blocks:
     match block:
       case Heading(text, level):
-        out.append(f'<h{level}>{html.escape(text)}</h{level}>')
+        out.append(f'<h{level}>{_html(text)}</h{level}>')
       case Text(text):
-        out.append(f'<p>{html.escape(text)}</p>')
+        out.append(f'<p>{_html(text)}</p>')
       case Table(header, rows):
-        head = ''.join(f'<th>{html.escape(cell)}</th>' for cell in header)
+        head = ''.join(f'<th>{_html(cell)}</th>' for cell in header)
         body = ''.join(f'<tr>{"".join(map(_data, row))}</tr>\n' for row in rows)
         out.append(
           f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>'
@@ -104,22 +109,26 @@ def page(blocks: Sequence[Block], title: str) -> str:
       case Figure(_, svg, alt):
         # Its own document: the ids of two drawings would collide inside of one page.
         source = f'data:image/svg+xml;base64,{base64.b64encode(svg).decode()}'
-        out.append(f'<img alt="{html.escape(alt)}" src="{source}">')
+        out.append(f'<img alt="{_html(alt)}" src="{source}">')
   return (
     f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f'<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n<body>\n'
+    f'<title>{_html(title)}</title>\n<style>{STYLE}</style>\n<body>\n'
     + '\n'.join(out)
     + '\n</body>\n</html>\n'
   )
 
 
-def _cell(text: str) -> str:
-  """A cell of Markdown: one line, in which nothing is taken for markup."""
-  safe = html.escape(' '.join(text.split()), quote=False)
-  return ''.join(f'\\{c}' if c in '\\|`*_[]$' else c for c in safe)
+def _inline(text: str) -> str:
+  """A part of a line of Markdown, in which nothing is taken for markup or for an address."""
+  safe = html.escape(' '.join(visible(text).split()), quote=False)
+  return _MARKUP.sub(r'\\\g<0>', safe)
+
+
+def _html(text: str) -> str:
+  return html.escape(visible(text))
 
 
 def _data(text: str) -> str:
   kind = 'number' if NUMBER.fullmatch(text) else 'text'
-  return f'<td class="{kind}">{html.escape(text)}</td>'
+  return f'<td class="{kind}">{_html(text)}</td>'

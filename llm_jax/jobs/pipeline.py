@@ -25,6 +25,7 @@ from llm_jax.jobs.trust import trusted
 from llm_jax.options import check as check_options
 from llm_jax.options import suggest
 from llm_jax.parallel.mesh import make_mesh, on_one_host
+from llm_jax.text.terminal import say
 from llm_jax.types import BadInput
 
 TIMES = 'seconds.json'
@@ -126,7 +127,7 @@ def main(config: Any) -> None:
   names = _selected(config)
   for number, name in enumerate(names, 1):
     stage = config[name]
-    print(f'\n== {name} ({number} of {len(names)}), in {stage.workdir}', flush=True)
+    say(f'\n== {name} ({number} of {len(names)}), in {stage.workdir}')
     on_one_host(lambda name=name: _make_room(config, name))
     _check(config, name)
     began = time.perf_counter()
@@ -135,7 +136,7 @@ def main(config: Any) -> None:
     finally:
       if Path(stage.workdir).exists():  # a stage that was refused leaves nothing behind
         _count(Path(config.workdir), name, time.perf_counter() - began)
-  print(f'\n== {REPORT}', flush=True)
+  say(f'\n== {REPORT}')
   began = time.perf_counter()
   report.write(config, seconds(config.workdir))
   _count(Path(config.workdir), REPORT, time.perf_counter() - began)
@@ -148,7 +149,7 @@ def _make_room(config: Any, name: str) -> None:
   if path is None:
     return
   if config.stale != 'retrain':
-    print(f'{folder} was made from another {path}; it is used as it is')
+    say(f'{folder} was made from another {path}; it is used as it is')
     return
   numbered = (folder.with_name(f'{folder.name}.stale{n}') for n in itertools.count(1))
   aside = next(place for place in numbered if not place.exists())
@@ -156,7 +157,7 @@ def _make_room(config: Any, name: str) -> None:
   known = seconds(config.workdir)
   known.pop(name, None)
   write_json(Path(config.workdir) / TIMES, known)
-  print(f'{folder} was made from another {path}; it is moved to {aside}, which you may delete')
+  say(f'{folder} was made from another {path}; it is moved to {aside}, which you may delete')
 
 
 def seconds(folder: str | Path) -> dict[str, float]:

@@ -31,6 +31,7 @@ from llm_jax.options import check as check_options
 from llm_jax.parallel.chips import Chip, find_chip
 from llm_jax.parallel.collectives import collectives
 from llm_jax.parallel.mesh import AXES, BATCH_AXES, batch_sharding, make_mesh
+from llm_jax.text.terminal import say
 from llm_jax.training import optimizer
 from llm_jax.training.roofline import Layout, estimate, layouts
 from llm_jax.training.step import abstract_state, compile_step
@@ -139,7 +140,7 @@ def main(config: Any) -> None:
         'set --config.compile=False for an estimate'
       )
     for one in tried[: config.tries]:
-      print(f'compiling {in_words(one.layout)} for {config.hardware} ...', flush=True)
+      say(f'compiling {in_words(one.layout)} for {config.hardware} ...')
       found = _compile(config, one.layout, devices)
       report['compiled'].append({'layout': as_json(one.layout), **found})
       if found['fits']:
@@ -149,8 +150,8 @@ def main(config: Any) -> None:
   path = Path(config.output)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(report, indent=2) + '\n')
-  print('\n'.join(lines(report)))
-  print(f'Everything is in {path}.')
+  say('\n'.join(lines(report)))
+  say(f'Everything is in {path}.')
 
 
 def _model(config: Any, **compute: Any) -> Any:

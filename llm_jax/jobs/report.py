@@ -22,6 +22,7 @@ from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.options import NotNegative
 from llm_jax.parallel.mesh import batch_shards, make_mesh
+from llm_jax.text.terminal import say
 from llm_jax.training import metrics
 
 OFFERED = ('record',)
@@ -96,9 +97,9 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
   blocks = report_page.blocks(config, facts)
   (folder / 'report.md').write_text(markdown(blocks, folder / 'figures'))
   (folder / 'report.html').write_text(page(blocks, f'{folder.name}: what each stage did'))
-  print(markdown([report_page.quality(facts, config.report.get('columns', ()))], folder))
+  say(markdown([report_page.quality(facts, config.report.get('columns', ()))], folder))
   chat = f'--config.artifact={config[[*measured][-1]].workdir}' if measured else ''
-  print(
+  say(
     f'The report is {folder}/report.html.\n'
     f'Chat with the model: python -m llm_jax.main --config=configs/chat.py {chat}'
   )
@@ -148,7 +149,7 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
   kept = Path(config.workdir) / 'report' / f'{name}.json'
   if kept.is_file() and (known := json.loads(kept.read_text())).pop('of') == seen.hexdigest():
     return known
-  print(f'asking {path}', flush=True)
+  say(f'asking {path}')
   own = trusted(config)
   made, said = artifact.load(path, mesh, config.report.get('compute'), trust=own), {}
 

@@ -7,7 +7,6 @@ losses read as they are.
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from llm_jax.options import Count, at_least
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
 from llm_jax.sampling import complete, pick
 from llm_jax.text.message import message, span
+from llm_jax.text.terminal import bar, say
 from llm_jax.training.batches import annotated
 from llm_jax.types import BadInput, Batch, Tokenizer
 
@@ -168,10 +168,10 @@ def _print(config: Any, mesh: jax.sharding.Mesh) -> None:
     seed=config.seed,
   )
   answers = run(made.params)
-  bold, plain = ('\033[1m', '\033[0m') if sys.stdout.isatty() else ('', '')
   for prompt, answer in zip(prompts, answers, strict=True):
-    gap = '\n' if made.template else ''
-    print(f'{prompt}{gap}{bold}{answer}{plain}\n{"-" * 40}')
+    say(prompt, end='\n' if made.template else '')
+    say(answer, style='bold')
+    say('-' * 40)
 
 
 # --- best of n ---------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
   began, folder = time.perf_counter(), Path(config.workdir)
   summary = folder / 'summary.json'
   if summary.is_file():
-    print(f'{folder} is finished; delete it to sample again.\n{_told(folder)}\n{_next(config)}')
+    say(f'{folder} is finished; delete it to sample again.\n{_told(folder)}\n{_next(config)}')
     return
   made = _load(config, mesh)
   parts = chain.chain(config)
@@ -192,6 +192,7 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
   annotate = annotators.build(parts, made.model, made.tokenizer, mesh, template, trusted(config))
   count = min(len(rows), config.max_prompts or len(rows))
   size, hosts, host = config.batch_size, jax.process_count(), jax.process_index()
+  progress = bar(total=count, unit='prompt', disable=None)  # None: only on a terminal
   for number, start in enumerate(range(0, count, size)):
     path = folder / 'parts' / f'{number:06d}-{host:03d}.jsonl'
     if path.is_file():
@@ -209,11 +210,11 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
       artifact.claim(folder, config.to_dict())  # not before something was scored
       (folder / 'parts').mkdir(exist_ok=True)
     write_lines(path, found)
-    print(f'\r{min(start + size, count)} of {count} prompts', end='', file=sys.stderr, flush=True)
-  print(file=sys.stderr)
+    progress.update(min(start + size, count) - progress.n)
+  progress.close()
   if host == 0:
     _gather(folder, config.get('minimum'))
-    print(f'{_told(folder)}\n{time.perf_counter() - began:.0f} s. {_next(config)}')
+    say(f'{_told(folder)}\n{time.perf_counter() - began:.0f} s. {_next(config)}')
 
 
 def _asked(rows: Any, index: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from llm_jax.jobs.corpus_report import Progress, print_summary
 from llm_jax.options import Count, at_least, suggest
 from llm_jax.options import check as check_options
 from llm_jax.parallel.mesh import on_one_host
+from llm_jax.text.terminal import say
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
@@ -140,7 +141,7 @@ def tokenize(
   folder = Path(workdir)
   known = artifact.holds(folder, settings)
   if (folder / 'tokenize.json').is_file():
-    print(f'tokenize: {workdir} is finished already')
+    say(f'tokenize: {workdir} is finished already')
     return
   streams = open_streams(
     settings['sources'], settings['validation'], fraction=validation_fraction, seed=seed
@@ -179,7 +180,7 @@ def _new_tokenizer(streams: Iterable[Stream], settings: Mapping[str, Any]) -> To
   )
   start = time.monotonic()
   tokenizer = call(Tokenizer.train, options, texts, where='tokenizer', seed=settings['seed'])
-  print(
+  say(
     f'tokenize: trained a vocabulary of {tokenizer.vocab_size} in {time.monotonic() - start:.1f} s'
   )
   return tokenizer

@@ -18,6 +18,7 @@ from llm_jax.jobs.rollout_rules import reuse_of
 from llm_jax.jobs.start import Start, check_artifacts, restored, start
 from llm_jax.options import Count
 from llm_jax.parallel.mesh import batch_shards, peak_flops
+from llm_jax.text.terminal import say
 from llm_jax.training import metrics
 from llm_jax.training.batches import Batches, Timed, make_read, read_ahead
 from llm_jax.training.checkpoint import Checkpoints
@@ -137,7 +138,7 @@ def main(config: Any) -> None:
   began = time.perf_counter()
   folder, whole = Path(config.workdir), plain(config)
   if (folder / artifact.FILE).is_file():
-    print(f'{folder} is finished; delete it to train again. {finish.next_step(config)}')
+    say(f'{folder} is finished; delete it to train again. {finish.next_step(config)}')
     return
   made = design(config)
   with jax.set_mesh(made.mesh):
@@ -156,7 +157,7 @@ def _train(
   if resumed is None:
     state = begins.state(made.design, config.seed)
   else:
-    print(f'resuming {folder} from step {resumed}')
+    say(f'resuming {folder} from step {resumed}')
     state = restored(checkpoints, resumed, made.design, config.seed)
     _restore(made, config, checkpoints.carried(resumed) or {})
   rollout = dict(config.get('rollout') or {})

@@ -11,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from llm_jax.files import MANIFEST, difference, manifest, write_json
+from llm_jax.text.terminal import say
 
 STATE, BEST = 'state', 'best.json'
 
@@ -97,7 +98,7 @@ class Checkpoints:
       damage = self.damage(int(folder.name))
       if damage is None:
         return int(folder.name)
-      print(f'checkpoint {folder} is passed over: {damage}', file=sys.stderr)
+      say(f'checkpoint {folder} is passed over: {damage}', file=sys.stderr)
     return None
 
   def damage(self, step: int) -> str | None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from llm_jax.options import suggest
+from llm_jax.text.terminal import bar
+from llm_jax.text.visible import visible
 from llm_jax.training.loop import Interrupted
 from llm_jax.training.step import TrainState
 from llm_jax.types import BadInput, Mean, Metrics
@@ -102,7 +103,7 @@ class Log:
         from tensorboardX import SummaryWriter
 
         self._board = SummaryWriter(str(folder / 'tensorboard'))
-    self._bar = tqdm(
+    self._bar = bar(
       total=total_steps,
       initial=start_step,
       disable=None if jax.process_index() == 0 else True,  # None: only on a terminal
@@ -159,7 +160,7 @@ class Log:
   def say(self, text: str) -> None:
     """Prints above the progress bar, on the first host only."""
     if jax.process_index() == 0:
-      self._bar.write(text, file=sys.stdout)
+      self._bar.write(visible(text), file=sys.stdout)
       sys.stdout.flush()
 
   def close(self) -> None:

@@ -16,6 +16,7 @@ from llm_jax.parallel.mesh import make_mesh
 from llm_jax.sampling import complete
 from llm_jax.text import chat as prompt
 from llm_jax.text.tokenizer import Tokenizer
+from llm_jax.text.visible import visible
 from llm_jax.types import BadInput
 
 SHAPE = dict(
@@ -74,7 +75,7 @@ def test_what_is_streamed_is_what_the_model_says_to_the_whole_conversation(
     capsys.readouterr()
     said = one.answer(text)
     assert said == wanted.rstrip('\ufffd')  # half a character is not shown
-    assert capsys.readouterr().out.startswith(said + '\n12 tokens')
+    assert capsys.readouterr().out.startswith(visible(said) + '\n12 tokens')
     asked.append({'role': 'assistant', 'content': said.strip()})
     assert one.messages == asked
 
