@@ -18,6 +18,7 @@ CORE = [
   'absl-py',
   'array-record',  # TFDS names it on Linux only; every corpus is stored in it
   'flax>=0.12.8,<0.13',
+  'fsspec',  # folders at a URL; Orbax and TFDS bring it too
   'jax>=0.10.2,<0.12',  # 0.10 is the last for Python 3.11; 3.12 resolves to 0.11
   'ml-collections>=1.1,<2',
   'numpy',
@@ -35,6 +36,8 @@ EXTRAS = {
   'libtpu': ['jax[tpu]; sys_platform == "linux" and platform_machine == "x86_64"'],
   'gpu': ['jax[cuda13]'],
   'data': ['pyarrow', 'zstandard'],  # Parquet and .zst corpora
+  'gcs': ['gcsfs'],  # folders on gs://
+  's3': ['s3fs'],  # and on s3://
   'hf': ['safetensors'],  # read and write Hugging Face checkpoints
   'log': ['matplotlib', 'tensorboardX'],
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported

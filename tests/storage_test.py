@@ -1,0 +1,202 @@
+"""A folder in a store and its copy here: equal when they should be, and never half of anything."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from llm_jax import storage
+from llm_jax.types import BadInput
+
+
+@pytest.fixture(params=['memory', 'local'])
+def url(request, tmp_path, monkeypatch):
+  """A folder in a store in memory, or in one that is a disk elsewhere."""
+  monkeypatch.setenv('LLM_JAX_STORAGE', str(tmp_path / 'copies'))
+  storage.root.cache_clear()
+  storage.forget()
+  place = f'{request.param}://{tmp_path}/bucket/run'
+  yield place
+  storage.root.cache_clear()
+  storage.forget()
+  if request.param == 'memory':
+    fsspec.filesystem('memory').store.clear()
+
+
+def store(url):
+  return fsspec.filesystem(url.partition('://')[0])
+
+
+def put(url, **files):
+  for name, text in files.items():
+    store(url).makedirs(os.path.dirname(f'{url}/{name}'), exist_ok=True)
+    store(url).pipe_file(f'{url}/{name}', text.encode())
+
+
+def names(url):
+  base = store(url)._strip_protocol(url)
+  return {name.removeprefix(base).lstrip('/') for name in store(url).find(url)}
+
+
+def again():
+  """As the next process finds things."""
+  storage.forget()
+
+
+def test_a_path_of_this_machine_is_itself(tmp_path):
+  assert storage.local(tmp_path / 'x') == tmp_path / 'x' and storage.local('runs') == Path('runs')
+  assert not storage.is_url('a:/b') and not storage.is_url(tmp_path)
+
+
+def test_what_is_there_comes_and_what_changes_goes(url):
+  put(url, **{'a.json': '1', 'deep/b.txt': '2'})
+  here = storage.local(url)
+  assert (here / 'a.json').read_text() == '1' and (here / 'deep' / 'b.txt').read_text() == '2'
+  assert storage.local(f'{url}/deep/b.txt') == here / 'deep' / 'b.txt'
+  (here / 'a.json').write_text('11')
+  (here / 'new').mkdir()
+  (here / 'new' / 'c').write_text('3')
+  (here / 'half.partial').write_text('no')
+  (here / 'deep' / 'b.txt').unlink()
+  storage.push()
+  assert names(url) == {'a.json', 'new/c'}
+  assert store(url).cat_file(f'{url}/a.json') == b'11'
+
+
+def test_the_store_is_the_truth_for_the_next_process(url):
+  put(url, a='1', b='2')
+  here = storage.local(url)
+  (here / 'never_pushed').write_text('x')
+  put(url, a='another')
+  store(url).rm_file(f'{url}/b')
+  again()
+  assert storage.local(url) == here
+  assert {p.name: p.read_text() for p in here.iterdir()} == {'a': 'another'}
+
+
+def test_what_is_known_is_not_fetched_again(url, monkeypatch):
+  put(url, a='1', b='2')
+  here = storage.local(url)
+  (here / 'c').write_text('3')
+  storage.push()
+  again()
+  fetched = []
+  get = type(store(url)).get_file
+  monkeypatch.setattr(
+    type(store(url)), 'get_file', lambda s, a, b, **k: fetched.append(a) or get(s, a, b, **k)
+  )
+  (here / 'a').write_text('changed here behind its back')
+  storage.local(url)
+  assert [Path(name).name for name in fetched] == ['a'] and (here / 'a').read_text() == '1'
+
+
+def test_nothing_that_is_being_made_is_seen(url):
+  here = storage.local(url)
+  for name in ('checkpoints/01/state/x', 'params/y', 'params.orbax-checkpoint-tmp/z', 'metrics'):
+    (here / name).parent.mkdir(parents=True, exist_ok=True)
+    (here / name).write_text(name)
+  storage.push()
+  assert names(url) == {'metrics'}
+  (here / 'checkpoints' / '01' / 'manifest.json').write_text('{}')
+  (here / 'artifact.json').write_text('{}')
+  (here / 'params.orbax-checkpoint-tmp' / 'z').unlink()
+  order = []
+  kind = type(store(url))
+  put_file = kind.put_file
+  with pytest.MonkeyPatch.context() as patch:
+    seen = lambda place: order.append(place.partition(f'{url}/')[2])
+    patch.setattr(kind, 'put_file', lambda s, a, b: seen(b) or put_file(s, a, b))
+    storage.push()
+  assert order.index('checkpoints/01/state/x') < order.index('checkpoints/01/manifest.json')
+  assert order[-1] == 'artifact.json' and names(url) >= set(order)
+
+
+def test_a_folder_that_goes_loses_what_vouches_for_it_first(url):
+  put(url, **{'checkpoints/01/manifest.json': '{}', 'checkpoints/01/state': 'x', 'k': '1'})
+  here = storage.local(url)
+  (here / 'checkpoints' / '01' / 'manifest.json').unlink()
+  (here / 'checkpoints' / '01' / 'state').unlink()
+  gone = []
+  kind = type(store(url))
+  rm_file = kind.rm_file
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(kind, 'rm_file', lambda s, a: gone.append(Path(a).name) or rm_file(s, a))
+    storage.push()
+  assert gone == ['manifest.json', 'state'] and names(url) == {'k'}
+
+
+def test_parts_of_a_folder_are_enough_for_some(url):
+  put(url, **{'a': '1', 'checkpoints/02/x': '2', 'deep/checkpoints/y': '3'})
+  here = storage.local(url, without=('checkpoints',))
+  assert (here / 'deep' / 'checkpoints' / 'y').is_file() and not (here / 'checkpoints').exists()
+  storage.push()
+  assert 'checkpoints/02/x' in names(url)
+  assert (storage.local(f'{url}/checkpoints/02') / 'x').read_text() == '2'
+  assert (storage.local(url) / 'checkpoints' / '02' / 'x').is_file()
+
+
+def test_a_folder_around_one_that_is_worked_on_leaves_it_alone(url):
+  put(url, **{'sft/a': '1', 'sft2/b': '2'})
+  inner = storage.local(f'{url}/sft')
+  (inner / 'new').write_text('not in the store yet')
+  outer = storage.local(url)
+  assert inner == outer / 'sft' and (inner / 'new').is_file()
+  assert (outer / 'sft2' / 'b').read_text() == '2'
+  storage.push()
+  assert names(url) == {'sft/a', 'sft/new', 'sft2/b'}
+
+
+def test_a_job_pushes_while_it_runs_and_when_it_fails(url):
+  here = storage.local(url)
+  with pytest.raises(RuntimeError), storage.pushing(0.01):
+    (here / 'one').parent.mkdir(parents=True, exist_ok=True)
+    (here / 'one').write_text('1')
+    while 'one' not in names(url):
+      pass
+    (here / 'two').write_text('2')
+    raise RuntimeError
+  assert names(url) == {'one', 'two'}
+
+
+def test_two_processes_do_not_share_copies(url):
+  other = subprocess.run(
+    [sys.executable, '-c', 'from llm_jax import storage; print(storage.root())'],
+    capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  assert Path(other.stdout.strip()).name == '0'
+  assert storage.root().name == '0'  # that one has ended
+  other = subprocess.run(
+    [sys.executable, '-c', 'from llm_jax import storage; print(storage.root())'],
+    capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  assert Path(other.stdout.strip()).name == '1'
+
+
+@pytest.mark.parametrize(
+  'path, message',
+  [
+    ('nowhere://bucket/x', 'no store nowhere:// is known'),
+    ('memory://', 'names no folder'),
+    ('memory://a/../../etc', 'names no folder'),
+    ('gs://bucket/x', "pip install 'llm_jax\\[gcs\\]'"),
+    ('s3://bucket/x', "pip install 'llm_jax\\[s3\\]'"),
+  ],
+)
+def test_what_is_refused_in_one_line(path, message, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'gcsfs', None)
+  monkeypatch.setitem(sys.modules, 's3fs', None)
+  with pytest.raises(BadInput, match=message) as error:
+    storage.local(path)
+  assert '\n' not in str(error.value)
+
+
+def test_a_store_that_refuses_is_named(url, monkeypatch):
+  def find(*args, **kwargs):
+    raise PermissionError('403: you may not')
+
+  monkeypatch.setattr(type(store(url)), 'find', find)
+  with pytest.raises(BadInput, match='no permission: 403: you may not'):
+    storage.local(f'{url}/x')
