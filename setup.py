@@ -35,11 +35,12 @@ EXTRAS = {
   # Compiles for TPUs on a machine without one; of the version that jax names, as another cannot.
   'libtpu': ['jax[tpu]; sys_platform == "linux" and platform_machine == "x86_64"'],
   'gpu': ['jax[cuda13]'],
-  'data': ['pyarrow', 'zstandard'],  # Parquet and .zst corpora
+  'data': ['pyarrow>=14.0.1', 'zstandard'],  # Parquet and .zst corpora
   'gcs': ['gcsfs'],  # folders on gs://
   's3': ['s3fs'],  # and on s3://
   'hf': ['safetensors'],  # read and write Hugging Face checkpoints
   'log': ['matplotlib', 'tensorboardX'],
+  'search': ['urllib3>=2.2,<3'],  # the tool web_search
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported
 }
 EXTRAS['test'] = [
@@ -47,6 +48,7 @@ EXTRAS['test'] = [
   *EXTRAS['libtpu'],
   *EXTRAS['hf'],
   *EXTRAS['log'],
+  *EXTRAS['search'],
   'pyright[nodejs]>=1.1.400',  # Node.js as a wheel, so that nothing is fetched outside of PyPI
   'pytest>=8',
   'pytest-xdist>=3.6',

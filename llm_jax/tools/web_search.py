@@ -1,15 +1,12 @@
 """Search through an HTTP service that answers with JSON, as SearXNG or a retrieval server does."""
 
-import http.client
 import json
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from llm_jax.options import Count, Positive, checked
+from llm_jax.tools.fetch import Refused, fetch, parsed
 from llm_jax.types import BadInput
 
 _LARGEST = 4 * 2**20  # bytes of a response
@@ -27,6 +24,7 @@ def make(
   top: Count = 3,
   max_chars: Count = 400,
   timeout: Positive = 5.0,
+  private: bool = False,
 ) -> Callable[[str], str]:
   """A function that sends each call to a search service, as one request without retries.
 
@@ -40,7 +38,10 @@ def make(
       as it is.
     top: how many results are shown, with a blank line between them.
     max_chars: characters after which a result is truncated.
-    timeout: seconds to wait for the connection, and for the whole answer.
+    timeout: seconds for all of it, from the name of the host to the last byte.
+    private: whether the host of the url may be in a private network although it is a name, as in
+      'http://searxng:8080'; `localhost` and numbers say that of themselves. Nobody is asked there
+      because a service redirects to it.
 
   Returns:
     A function from a question to results. It raises ValueError for an empty or overlong question,
@@ -49,55 +50,43 @@ def make(
   Raises:
     BadInput: an option that cannot be used.
   """
-  parts = urllib.parse.urlsplit(url)
-  if parts.scheme not in ('http', 'https') or not parts.hostname:
-    raise BadInput(f'web_search: url {url!r} is not a web address; use http://host/path')
+  try:
+    host = parsed(url).host
+  except Refused as error:
+    raise BadInput(f'web_search: url {error}') from None
 
   def search(call: str) -> str:
     question = call.strip()
     if not 0 < len(question) <= _LONGEST_CALL:
       raise ValueError(f'web_search: give a question of 1 to {_LONGEST_CALL} characters')
-    where = f'web_search: {parts.hostname}'
-    answer = _ask(_request(url, method, parameter, question), timeout, where)
-    results = _below(answer, field, where)
+    where = f'web_search: {host}'
+    limits: Any = dict(timeout=timeout, largest=_LARGEST, private=private)
+    try:
+      body = fetch(**_request(url, method, parameter, question), **limits)
+    except OSError as error:
+      raise type(error)(f'{where} {error}') from None
+    results = _below(_json(body, where), field, where)
     shown = [_shown(result, text)[:max_chars].rstrip() for result in results[:top]]
     return '\n\n'.join(one for one in shown if one) or 'Nothing was found.'
 
   return search
 
 
-def _request(url: str, method: str, parameter: str, question: str) -> urllib.request.Request:
+def _request(url: str, method: str, parameter: str, question: str) -> dict[str, Any]:
+  """What `fetch` is asked for."""
   headers = {'Accept': 'application/json', 'User-Agent': 'llm_jax'}
+  question = question.encode('utf-8', 'replace').decode()  # a model may say half a character
   if method == 'POST':
     body = json.dumps({parameter: question}).encode()
     headers['Content-Type'] = 'application/json'
-    return urllib.request.Request(url, data=body, headers=headers, method='POST')
+    return {'url': url, 'body': body, 'headers': headers, 'method': method}
   parts = urllib.parse.urlsplit(url)
   query = [*urllib.parse.parse_qsl(parts.query, keep_blank_values=True), (parameter, question)]
   full = parts._replace(query=urllib.parse.urlencode(query), fragment='')
-  return urllib.request.Request(urllib.parse.urlunsplit(full), headers=headers)
+  return {'url': urllib.parse.urlunsplit(full), 'headers': headers}
 
 
-def _ask(request: urllib.request.Request, timeout: float, where: str) -> Any:
-  """The parsed response."""
-  end, body, piece = time.monotonic() + timeout, b'', b'more'
-  try:
-    with urllib.request.urlopen(request, timeout=timeout) as response:
-      # In pieces, because the timeout of a socket starts anew with every byte that comes.
-      while piece and len(body) <= _LARGEST and time.monotonic() < end:
-        piece = response.read1(2**16)
-        body += piece
-  except urllib.error.HTTPError as error:
-    raise OSError(f'{where} answered with HTTP status {error.code}') from None
-  except (OSError, http.client.HTTPException) as error:
-    reason = getattr(error, 'reason', error)
-    if isinstance(reason, TimeoutError):
-      raise TimeoutError(f'{where} took longer than {timeout:g} seconds') from None
-    raise OSError(f'{where} cannot be reached: {reason}') from None
-  if len(body) > _LARGEST:
-    raise OSError(f'{where} answered with more than {_LARGEST} bytes')
-  if piece:
-    raise TimeoutError(f'{where} took longer than {timeout:g} seconds')
+def _json(body: bytes, where: str) -> Any:
   try:
     return json.loads(body)
   except (ValueError, RecursionError):
