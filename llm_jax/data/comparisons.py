@@ -78,18 +78,19 @@ def input_pair(record: Record) -> Preference:
 
 def continued_pair(record: Record) -> Preference:
   """chosen and rejected, after the messages of a conversation."""
-  found = led(record, dialogue(get(record, 'conversations|messages')))
+  found = led(record, dialogue(record['conversations']))
   return found, [answer(get(record, CHOSEN)), answer(get(record, REJECTED))], _margin(record)
 
 
 def whole_pair(record: Record) -> Preference:
   """chosen and rejected are conversations; the prompt is how both begin."""
   both = [get(record, CHOSEN), get(record, REJECTED)]
-  both = [
-    transcript(v) if isinstance(v, str) and not isinstance(parsed(v), list) else messages(v)
-    for v in both
-  ]
-  shared, answers = _divided(*both)
+  texts = [isinstance(v, str) and not isinstance(parsed(v), list) for v in both]
+  null = [name for name in f'{PROMPT}|input'.split('|') if name in record]
+  if null and all(texts) and not both[0].startswith('\n\nHuman:'):
+    raise BadRow(f'{null[0]} is null')
+  read = [transcript(v) if is_text else messages(v) for v, is_text in zip(both, texts, strict=True)]
+  shared, answers = _divided(*read)
   return led(record, shared), answers, _margin(record)
 
 
@@ -103,7 +104,7 @@ def last_rejected(record: Record) -> Preference:
 
 def preferred_output(record: Record) -> Preference:
   """The preferences of OpenAI and Together."""
-  asks = record['input']
+  asks = parsed(record['input'])
   answers = [messages(record[name]) for name in ('preferred_output', 'non_preferred_output')]
   return led(asks, messages(asks['messages'])), answers, None
 
@@ -198,8 +199,9 @@ def ranking(record: Record) -> Preference:
 
 def nectar(record: Record) -> Preference:
   """Answers with a rank each."""
-  answers = [item['answer'] for item in record['answers']]
-  return ranking({**record, 'answers': answers, 'ranks': [i['rank'] for i in record['answers']]})
+  items = parsed(record['answers'])
+  answers, ranks = ([item[name] for item in items] for name in ('answer', 'rank'))
+  return ranking({**record, 'answers': answers, 'ranks': ranks})
 
 
 def rated(record: Record) -> Preference:
@@ -209,7 +211,7 @@ def rated(record: Record) -> Preference:
   are rated, since it has known errors (huggingface.co/datasets/openbmb/UltraFeedback).
   """
   first: dict[float, str] = {}
-  for item in record['completions']:
+  for item in parsed(record['completions']):
     aspects = (item.get('annotations') or {}).values()
     ratings = [str((aspect or {}).get('Rating')) for aspect in aspects]
     numbers = [float(rating) for rating in ratings if re.fullmatch(r'\d+(\.\d+)?', rating)]
@@ -262,31 +264,33 @@ def summaries(record: Record) -> Preference:
   else:
     prompt = f'Article:\n{info["article"]}\n\nTL;DR:'
   texts = [summary['text'] for summary in record['summaries']]
-  return _best(said(prompt, 'user'), texts, record['choice'])
+  return _best(said(prompt, 'user'), texts, _number(record['choice']))
 
 
 def best_of(record: Record) -> Preference:
   """Samples of which one is the best (arXiv:1909.08593)."""
   names = sorted(name for name in record if re.fullmatch(r'sample\d+', name))
-  return _best(said(record['query'], 'user'), [record[name] for name in names], record['best'])
+  return _best(
+    said(record['query'], 'user'), [record[name] for name in names], _number(record['best'])
+  )
 
 
 def llmbar(record: Record) -> Preference:
   """LLMBar: `label` is the number of the better one, 1 or 2."""
   both = [record['output_1'], record['output_2']]
-  return _best(said(record['input'], 'user'), both, int(_number(record['label'])) - 1)
+  return _best(said(record['input'], 'user'), both, _number(record['label']) - 1)
 
 
 def pku(record: Record) -> Preference:
   """PKU-SafeRLHF (arXiv:2406.15513): which answer is more helpful, not which one is safer."""
   both = [record['response_0'], record['response_1']]
-  return _best(prompt_of(record), both, int(_number(record['better_response_id'])))
+  return _best(prompt_of(record), both, _number(record['better_response_id']))
 
 
 def shp(record: Record) -> Preference:
   """SHP (arXiv:2110.08420): a post and two comments; `labels` is 1 if A has more votes."""
   both = [record['human_ref_A'], record['human_ref_B']]
-  return _best(said(record['history'], 'user'), both, 1 - int(_number(record['labels'])))
+  return _best(said(record['history'], 'user'), both, 1 - _number(record['labels']))
 
 
 def helpsteer2(record: Record) -> Preference:
@@ -304,7 +308,7 @@ def helpsteer3(record: Record) -> Preference:
 def arena(record: Record) -> Preference:
   """Two conversations of an arena, and the name of the winner, or 'tie'."""
   both = [messages(record[name]) for name in ('conversation_a', 'conversation_b')]
-  better = {'model_a': 0, 'model_b': 1}.get(record['winner'])
+  better = {'model_a': 0, 'model_b': 1}.get(str(record['winner']))
   if better is None:
     raise BadRow('tie')
   shared, answers = _divided(*both)
@@ -319,9 +323,10 @@ def _strong(prompt: Messages, both: Sequence[Any], strength: Any) -> Preference:
   return prompt, ranked, float(abs(number))
 
 
-def _best(prompt: Messages, answers: Sequence[Any], best: int) -> Preference:
+def _best(prompt: Messages, answers: Sequence[Any], best: float) -> Preference:
   """The best answer first, and the others in the order of the record, which says nothing else."""
+  first = [one for i, one in enumerate(answers) if i == best]
   others = [one for i, one in enumerate(answers) if i != best]
-  if len(others) == len(answers):
+  if not first:
     raise BadRow('no answer is the best')
-  return prompt, [_said(one) for one in (answers[best], *others)], None
+  return prompt, [_said(one) for one in first + others], None

@@ -5,6 +5,7 @@ column that is None counts as absent, and columns that no format knows are ignor
 means is in docs/data_formats.md. Answers are lists of messages, nearly always of a single one.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -45,7 +46,7 @@ def conversation(record: Record) -> Messages:
     BadInput: its columns fit no known format, or several, or hold something unexpected.
     BadRow: the format is known, but this record is broken.
   """
-  _check(record)
+  check(record)
   label = get(record, LABEL)
   is_flag = isinstance(label, (bool, int, float)) or chat.truth(label) is not None
   if is_flag and reader(record, LABELLED):
@@ -71,7 +72,7 @@ def preference(record: Record, *, least: int = 2) -> Preference:
   Raises:
     BadInput, BadRow: as `conversation`; BadRow also if there are fewer than `least` answers.
   """
-  _check(record)
+  check(record)
   if read := reader(record, PREFERENCES):
     prompt, answers, margin = read(record)
     if len(answers) < least:
@@ -86,7 +87,7 @@ def unpaired(record: Record) -> Labelled:
   Raises:
     BadInput, BadRow: as `conversation`.
   """
-  _check(record)
+  check(record)
   if read := reader(record, LABELLED):
     prompt, said, label = read(record)
     return complete(prompt), _checked(said), label
@@ -106,34 +107,38 @@ def labelled(record: Record) -> list[Labelled]:
 
 
 def reader(record: Record, formats: Mapping[str, Callable]) -> Callable | None:
-  """The reader of the format with the most columns among those that the record has.
+  """The reader of the format that asks for the most columns among those that the record has.
 
-  Where several have the most, all of them have to read the same.
+  Where several do, all of them have to read the same.
   """
-  formats = {**formats, **_REFUSED}
-  there = {name for name, value in record.items() if value is not None}
-  columns_of = {format: set(format.split(' + ')) for format in formats}
-  fitting = [
-    format
-    for format, columns in columns_of.items()
-    if all(there & set(column.split('|')) for column in columns)
-  ]
-  most = [f for f in fitting if not any(columns_of[f] < columns_of[g] for g in fitting)]
-  for column in columns_of[most[0]] if most else ():
-    if len(both := sorted(there & set(column.split('|')))) > 1:
-      raise BadInput(f'columns {" and ".join(both)} say the same; remove those that do not count')
+  there = frozenset(name for name, value in record.items() if value is not None)
+  most = _fitting(there, (*formats, *_REFUSED))
+  readers = [formats.get(format) or _REFUSED[format] for format in most]
   if len(most) < 2:
-    return formats[most[0]] if most else None
+    return readers[0] if most else None
 
   def agreed(record: Record) -> Any:
-    found = [formats[format](record) for format in most]
+    found = [read(record) for read in readers]
     if any(one != found[0] for one in found):
       raise BadInput(
-        f'columns {_columns(record)} could be {" or ".join(most)}; remove those that do not count'
+        f'columns {columns_of(record)} could be {" or ".join(most)}; remove those that do not count'
       )
     return found[0]
 
   return agreed
+
+
+@functools.lru_cache(maxsize=256)
+def _fitting(there: frozenset[str], formats: tuple[str, ...]) -> list[str]:
+  """The formats whose columns are there, without those that another one of them includes."""
+  sets_of = {f: [set(column.split('|')) for column in f.split(' + ')] for f in formats}
+  fitting = [f for f, columns in sets_of.items() if all(there & names for names in columns)]
+  asks_all = lambda f, g: all(any(own <= names for own in sets_of[f]) for names in sets_of[g])
+  most = [f for f in fitting if not any(asks_all(g, f) and not asks_all(f, g) for g in fitting)]
+  for names in sets_of[most[0]] if most else ():
+    if len(both := sorted(there & names)) > 1:
+      raise BadInput(f'columns {" and ".join(both)} say the same; remove those that do not count')
+  return most
 
 
 def unknown(record: Record, formats: list[str]) -> BadInput:
@@ -141,19 +146,23 @@ def unknown(record: Record, formats: list[str]) -> BadInput:
   for format in sorted(formats, key=lambda format: -format.count(' + ')):
     columns = [[name for name in c.split('|') if name in record] for c in format.split(' + ')]
     if all(columns):
-      null = next(names for names in columns if all(record[name] is None for name in names))
-      return BadRow(f'{null[0]} is null')
+      null = [names[0] for names in columns if all(record[name] is None for name in names)]
+      if null:
+        return BadRow(f'{null[0]} is null')
+  there = f'columns {columns_of(record)} are of no known format'
+  if advice := next((_ADVICE[name] for name in _ADVICE if record.get(name) is not None), None):
+    return BadInput(f'{there}: {advice}')
   near = [f for f in formats if any(get(record, column) is not None for column in f.split(' + '))]
-  return BadInput(
-    f'columns {_columns(record)} are of no known format; choose from: {"; ".join(near or formats)}'
-  )
+  return BadInput(f'{there}; choose from: {"; ".join(near or formats)}')
 
 
-def _columns(record: Record) -> str:
-  return ', '.join(name for name, value in record.items() if value is not None) or '(none)'
+def columns_of(record: Record) -> str:
+  """The names of the columns that are not null, for errors."""
+  names = [name for name, value in record.items() if value is not None]
+  return ', '.join(names[:30] + ['...'] * (len(names) > 30)) or '(none)'
 
 
-def _check(record: Record) -> None:
+def check(record: Record) -> None:
   """Refuses what would be lost: pictures, sounds, and how much a record weighs.
 
   Raises:
@@ -201,10 +210,12 @@ def _of_thoughts(prompt: str, thoughts: str, said: str) -> Callable[[Record], Me
   """A reasoning and an answer in columns of their own; where there are several, the first ones."""
 
   def read(record: Record) -> Messages:
-    (found,) = answer(record[said])
     thinking = parsed(record[thoughts])
     thinking = thinking[0] if isinstance(thinking, list) else thinking
-    return [*prompt_of(record, prompt), {**found, 'thinking': thinking}]
+    return [
+      *prompt_of(record, prompt),
+      {'role': 'assistant', 'content': record[said], 'thinking': thinking},
+    ]
 
   return read
 
@@ -213,6 +224,11 @@ def _of_instances(record: Record) -> Messages:
   """Self-Instruct: a task with examples, of which the first is taken."""
   first = parsed(record['instances'])[0]
   return prompt_of({**record, 'input': first['input']}) + answer(first['output'])
+
+
+def _of_continued_pair(record: Record) -> Messages:
+  prompt, answers, _ = comparisons.continued_pair(record)
+  return prompt + answers[0]
 
 
 def _of_calls(record: Record) -> Messages:
@@ -247,7 +263,7 @@ def _label(record: Record) -> bool:
 
 def _refuse(why: str) -> Callable[[Record], NoReturn]:
   def read(record: Record) -> NoReturn:
-    raise BadInput(f'columns {_columns(record)}: {why}')
+    raise BadInput(f'columns {columns_of(record)}: {why}')
 
   return read
 
@@ -257,6 +273,7 @@ CONVERSATIONS: dict[str, Callable[[Record], Messages]] = {
   f'{PROMPT} + {_ANSWER}': _of_prompt,
   'data': messages_of,
   'instruction + instances': _of_instances,
+  f'conversations + {CHOSEN} + {REJECTED}': _of_continued_pair,
   f'{PROMPT} + input + {_ANSWER}': _of_prompt,
   f'input + {_ANSWER}': _of_columns('input', _ANSWER),
   'inputs + targets': _of_columns('inputs', 'targets'),
@@ -276,7 +293,7 @@ PREFERENCES: dict[str, Callable[[Record], Preference]] = {
   f'{PROMPT} + {CHOSEN} + {REJECTED}': comparisons.pair,
   f'{PROMPT} + input + {CHOSEN} + {REJECTED}': comparisons.pair,
   f'input + {CHOSEN} + {REJECTED}': comparisons.input_pair,
-  f'conversations|messages + {CHOSEN} + {REJECTED}': comparisons.continued_pair,
+  f'conversations + {CHOSEN} + {REJECTED}': comparisons.continued_pair,
   f'{CHOSEN} + {REJECTED}': comparisons.whole_pair,
   'messages + rejected_response': comparisons.last_rejected,
   'input + preferred_output + non_preferred_output': comparisons.preferred_output,
@@ -298,12 +315,8 @@ LABELLED: dict[str, Callable[[Record], Labelled]] = {
   f'{PROMPT} + {_ANSWER} + {LABEL}': _of_label,
   f'{MESSAGES} + {LABEL}': _messages_of_label,
 }
+# These ask for more columns than a format that would read them wrongly.
 _REFUSED: dict[str, Callable[[Record], NoReturn]] = {
-  'segments': _refuse(
-    'segments are texts in a template already, which is not known here; write messages, with '
-    'train: false on those that are not trained'
-  ),
-  'input_ids': _refuse('the ids of another tokenizer; write texts or messages'),
   f'{PROMPT} + completions + labels': _refuse(
     'labels of single steps are not read; write completion and label, one record an answer'
   ),
@@ -314,4 +327,10 @@ _REFUSED: dict[str, Callable[[Record], NoReturn]] = {
   'message_tree_id + prompt': _refuse(
     'a whole tree of messages; use the flat file, with one message a line'
   ),
+}
+_ADVICE = {
+  'text': 'a text is no conversation; use data packed, or write messages',
+  'segments': 'segments are texts in a template already, which is not known here; write messages, '
+  'with train: false on those that are not trained',
+  'input_ids': 'they are the ids of another tokenizer; write texts or messages',
 }

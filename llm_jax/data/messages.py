@@ -254,7 +254,7 @@ def _messages_of(item: Any, is_arrow: bool) -> Messages:
     for question, reply in _TURNS:
       if question in item and reply in item:
         pair = {'user': item[question], 'assistant': item[reply]}
-        return [{'role': role, 'content': words} for role, words in pair.items()]
+        return [{'role': role, 'content': _content(words)} for role, words in pair.items()]
   raise BadInput(
     f"{str(item)[:60]!r} is no message; write {{'role': ..., 'content': ...}} or "
     "{'from': ..., 'value': ...}"
@@ -285,14 +285,17 @@ def _message(item: Record, is_arrow: bool) -> dict[str, Any]:
 
 
 def _content(content: Any) -> Any:
-  """Content whose parts have the names and keys of `chat`; what it has no name for stays."""
-  if not isinstance(content, list):
+  """Content whose parts have the names and keys of `chat`, which refuses what it cannot read."""
+  if content is None or isinstance(content, str):
     return content
+  if not isinstance(content, list):
+    raise BadInput(f'content is {str(content)[:60]!r}; write a text or a list of parts')
   parts = [{'type': 'text', 'text': part} if isinstance(part, str) else part for part in content]
   for i, part in enumerate(parts):
     if isinstance(part, Mapping) and (part.get('type') in _PARTS or 'thinking' in part):
       kind = _PARTS.get(part['type'], part['type'])
       parts[i] = {'type': kind, 'text': get(part, 'text|thinking')}
+  chat.parts(parts)
   return parts
 
 

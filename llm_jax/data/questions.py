@@ -13,16 +13,18 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_jax.data import formats
+from llm_jax.data.comparisons import CHOSEN
 from llm_jax.data.families import dialogue
 from llm_jax.data.formats import MESSAGES as _MESSAGES
 from llm_jax.data.formats import BadRow, Messages, Record, get, reader
 from llm_jax.data.messages import complete, text_of
+from llm_jax.text import chat
 from llm_jax.types import BadInput
 
 Question = tuple[Messages, str]
 
 _PROMPT = f'{formats.PROMPT}|problem'
-_GOLD = 'answer|ground_truth|final_answer|gold|label'
+_GOLD = 'answer|ground_truth|final_answer|expected_answer|gold|label'
 _NUMBERS = 'nums|numbers'
 _LAST_LINE = re.compile(r'^####(.*)\Z', re.MULTILINE)
 _BOXED = re.compile(r'\\(?:boxed|fbox)\s*\{')
@@ -44,6 +46,7 @@ def question(record: Record) -> Question:
     BadInput: its columns fit no known format, or several, or hold something unexpected.
     BadRow: the format is known, but this record is broken.
   """
+  formats.check(record)
   prompt, gold = _read(record)
   prompt = complete(prompt)
   if not any(text_of(message).strip() for message in prompt):
@@ -52,11 +55,14 @@ def question(record: Record) -> Question:
 
 
 def _read(record: Record) -> Question:
-  if get(record, formats.LABEL) in (True, False) and reader(record, formats.LABELLED):
+  label = get(record, formats.LABEL)
+  if chat.truth(label) is not None and reader(record, formats.LABELLED):
     return formats.unpaired(record)[0], ''
+  if isinstance(label, bool):  # and hence no gold answer
+    raise formats.unknown(record, [*formats.LABELLED])
   if read := reader(record, _QUESTIONS):
     return read(record)
-  ranked = isinstance(record.get('output'), list)
+  ranked = isinstance(record.get('output'), list) or get(record, CHOSEN) is not None
   if not ranked and reader(record, formats.CONVERSATIONS):
     prompt, answer = _last_turn(formats.conversation(record))
     return prompt, gold_of(text_of(answer[-1])) if answer else ''

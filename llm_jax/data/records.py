@@ -2,7 +2,7 @@
 
 builtin[:family]   the records of `llm_jax.data.families`, with their own splits
 chats/*.jsonl.gz   files as in `llm_jax.data.sources`, each record in a format of
-                   `llm_jax.data.formats`
+                   `llm_jax.data.formats`, or a message of `llm_jax.data.trees`
 """
 
 import hashlib
@@ -10,8 +10,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from llm_jax.data import families
-from llm_jax.data.formats import BadRow
+from llm_jax.data import families, trees
+from llm_jax.data.formats import BadRow, columns_of
 from llm_jax.data.sources import open_records
 from llm_jax.options import suggest
 from llm_jax.types import BadInput
@@ -74,8 +74,11 @@ def read(
       continue
     except BadInput as error:
       raise BadInput(f'{where}: {error}') from error
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-      raise BadInput(f'{where}: a column does not hold what its name says ({error!r})') from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+      raise BadInput(
+        f'{where}: a column does not hold what its name says ({error!r}); the columns are '
+        f'{columns_of(record if isinstance(record, Mapping) else {})}'
+      ) from error
     if not hashed or _split_of(opening(item), validation_fraction) == split:
       yield where, item
 
@@ -113,7 +116,7 @@ def _records(spec: str, kind: str, split: str) -> Iterator[tuple[str, Any]]:
   elif spec.startswith('tfds:'):
     raise BadInput(f'{spec}: TFDS is read for texts only; write the records to a .jsonl file')
   else:
-    yield from open_records(spec)
+    yield from trees.grown(open_records(spec), kind)
 
 
 def _split_of(messages: Sequence[Mapping[str, Any]], fraction: float) -> str:

@@ -4,9 +4,9 @@
   tfds:<name>[/<config>][:<version>][@<data_dir>]  a prepared dataset; nothing is downloaded
   data/part-*.jsonl.zst                            a path or a glob; `**` goes into folders
 
-Files are `.jsonl` (one JSON object a line), `.json` (the same, or one array of objects), `.parquet`
-or `.txt`, each optionally followed by `.gz` or `.zst`. A `.txt` file is one document. Options come
-last, as in a URL:
+Files are `.jsonl` (one JSON object a line), `.json` (the same, or one array or table), `.csv`,
+`.tsv`, `.parquet` or `.txt`, each optionally followed by `.gz` or `.zst`. A `.txt` file is one
+document. Options come last, as in a URL:
 
   ?field=content    the field, column or feature that holds the text; as the keyword `field`
   ?split=blank      a .txt file holds several documents, with blank lines between them
@@ -33,11 +33,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
-from llm_jax.data import builtin
+from llm_jax.data import builtin, tables
 from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
-_SUFFIXES = ('.jsonl', '.json', '.parquet', '.txt')
+_SUFFIXES = ('.jsonl', '.json', '.parquet', '.csv', '.tsv', '.txt')
 _COMPRESSED = ('.gz', '.zst')
 _EXTRAS = {'.parquet': 'pyarrow', '.zst': 'zstandard'}
 _TXT_SPLITS = ('blank', 'line')
@@ -89,7 +89,7 @@ def open_source(spec: str, *, split: str = 'train', field: str = 'text') -> Sour
 
 
 def open_records(spec: str) -> Iterator[tuple[str, Any]]:
-  """(place, record) of every record in the `.jsonl`, `.json` or `.parquet` files that `spec` names.
+  """(place, record) of every record in the files that `spec` names, which may be all but `.txt`.
 
   A record is what a line, an element of the array or a row holds; the place names it in errors.
 
@@ -102,10 +102,9 @@ def open_records(spec: str) -> Iterator[tuple[str, Any]]:
   paths = _paths(spec)
   for path in paths:
     if _kind(path) == '.txt':
-      raise BadInput(f'{path}: text has no records; use .jsonl, .json or .parquet')
+      raise BadInput(f'{path}: text has no records; use .jsonl, .json, .csv, .tsv or .parquet')
     _check_file(path)
-  readers = {'.parquet': _parquet_rows, '.jsonl': _json_rows, '.json': _json_rows}
-  return _never_empty(paths, lambda path: readers[_kind(path)](path), 'record')
+  return _never_empty(paths, _rows, 'record')
 
 
 def _options(spec: str) -> tuple[str, dict[str, str]]:
@@ -241,12 +240,11 @@ def _open_files(spec: str, options: Mapping[str, str], field: str) -> Source:
   readers = {
     '.txt': functools.partial(_txt, split=split),
     '.parquet': functools.partial(_parquet, field=field),
-    '.jsonl': functools.partial(_jsonl, field=field),
-    '.json': functools.partial(_jsonl, field=field),
   }
+  others = functools.partial(_field, field=field)
 
   def read() -> Iterator[str]:
-    return _never_empty(paths, lambda path: readers[_kind(path)](path), 'document')
+    return _never_empty(paths, lambda path: readers.get(_kind(path), others)(path), 'document')
 
   name = repr(spec)
   name += f', field={field!r}' if has_fields else ''
@@ -400,8 +398,9 @@ def _txt(path: str, split: str | None) -> Iterator[str]:
       yield text
 
 
-def _jsonl(path: str, field: str) -> Iterator[str]:
-  for where, row in _json_rows(path):
+def _field(path: str, field: str) -> Iterator[str]:
+  """The texts in a field of JSON, CSV or TSV."""
+  for where, row in _rows(path):
     if not isinstance(row, dict):
       raise BadInput(
         f'{where}: {type(row).__name__} instead of an object; write {{"{field}": ...}}'
@@ -411,34 +410,17 @@ def _jsonl(path: str, field: str) -> Iterator[str]:
     yield _text(row[field], where, field)
 
 
-def _json_rows(path: str) -> Iterator[tuple[str, Any]]:
-  """Place and value of every line that is not blank, or of every element of a `.json` array."""
-  lines = ((number, line) for number, line in _lines(path) if line.strip())
-  for number, line in lines:
-    if _kind(path) == '.json' and line.lstrip().startswith('['):
-      text = line + ''.join(line for _, line in lines)
-      yield from _json_array(path, number, text)
-      return
-    where = f'{path}, line {number}'
-    try:
-      row = json.loads(line.rstrip('\r\n'))
-    except json.JSONDecodeError as error:
-      raise BadInput(
-        f'{where}: not JSON ({error.msg} in column {error.colno}); write one JSON object a line'
-      ) from error
-    yield where, row
-
-
-def _json_array(path: str, number: int, text: str) -> Iterator[tuple[str, Any]]:
-  try:
-    rows = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise BadInput(
-      f'{path}: from line {number} on not a JSON array ({error.msg}); write one array of objects, '
-      'or one object a line'
-    ) from error
-  for i, row in enumerate(rows):
-    yield f'{path}, element {i}', row
+def _rows(path: str) -> Iterator[tuple[str, Any]]:
+  """Place and value of every record."""
+  match _kind(path):
+    case '.parquet':
+      return _parquet_rows(path)
+    case '.jsonl':
+      return tables.json_lines(path, _lines(path))
+    case '.json':
+      return tables.json_rows(path, _lines(path))
+    case kind:
+      return tables.csv_rows(path, _lines(path), {'.csv': ',', '.tsv': '\t'}[kind])
 
 
 def _parquet(path: str, field: str) -> Iterator[str]:

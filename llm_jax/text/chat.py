@@ -240,24 +240,25 @@ def _turn(message: Message, i: int) -> Turn:
   thoughts = [message[key] for key in _THINKING if message.get(key)]
   if any(not isinstance(thought, str) or thought != thoughts[0] for thought in thoughts):
     raise BadInput(f'{where}: {" and ".join(_THINKING)} must be one text; write thinking only')
-  parts = [Part('thinking', thought) for thought in thoughts[:1]]
+  found = [Part('thinking', thought) for thought in thoughts[:1]]
   calls = message.get('tool_calls') or []
   content = message.get('content')
   if isinstance(content, str):
-    parts.append(Part('text', content))
+    found.append(Part('text', content))
   elif content is not None or not calls:
-    parts += _content(content, where)
-  parts += [_call(call, where) for call in calls]
-  for part in parts:
+    found += parts(content, where)
+  found += [_call(call, where) for call in calls]
+  for part in found:
     if role != 'assistant' and part.kind != 'text':
       raise BadInput(f'{where}: {role} has a {part.kind}; only the assistant can')
-  return Turn(role, parts, answers=role == 'assistant', trained=trained)
+  return Turn(role, found, answers=role == 'assistant', trained=trained)
 
 
-def _content(content: Any, where: str) -> list[Part]:
+def parts(content: Any, where: str = 'chat') -> list[Part]:
+  """The parts of a content that is a list of them; BadInput for others, such as pictures."""
   if not isinstance(content, Sequence):
     raise BadInput(f'{where}: content is {type(content).__name__}; use a string or a list of parts')
-  parts = []
+  found = []
   for part in content:
     kind = part.get('type') if isinstance(part, Mapping) else None
     if kind not in ('text', *MARKS) or not isinstance(part.get('text'), str):
@@ -265,8 +266,8 @@ def _content(content: Any, where: str) -> list[Part]:
         f"{where}: a part must be {{'type': ..., 'text': a string}} of type text, "
         f'{", ".join(MARKS)}; this one is {str(part)[:60]!r}'
       )
-    parts.append(Part(kind, part['text']))
-  return parts
+    found.append(Part(kind, part['text']))
+  return found
 
 
 def _call(call: Mapping[str, Any], where: str) -> Part:

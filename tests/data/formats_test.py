@@ -290,9 +290,9 @@ def test_bad_rows(read, record, reason):
 @pytest.mark.parametrize(
   ('read', 'record', 'message'),
   [
-    (formats.conversation, {'text': 'a', 'id': 1}, 'columns text, id are of no known format'),
+    (formats.conversation, {'a': 'a', 'id': 1}, 'columns a, id are of no known format'),
     (formats.conversation, {'text': None}, r'columns \(none\) are of no known format'),
-    (formats.preference, {'messages': []}, 'from: conversations.* chosen.* rejected.*; messages'),
+    (formats.preference, {'messages': []}, 'choose from: messages . rejected_response'),
     (formats.unpaired, {'prompt': 'a'}, r'choose from: prompt\|instruction'),
     (formats.conversation, {'messages': [], 'conversations': []}, 'and messages say the same'),
     (
@@ -324,7 +324,7 @@ def test_unusable_columns(read, record, message):
 
 def test_the_message_lists_every_format():
   with pytest.raises(BadInput) as caught:
-    formats.preference({'text': 'a'})
+    formats.preference({'a': 'a'})
   for columns in (
     'chosen_response + rejected',
     'info + summaries + choice',

@@ -214,8 +214,8 @@ def test_bad_options(tokenizer, write, options, message):
 
 
 def test_the_place_of_what_cannot_be_read(tokenizer, write):
-  path = write([{'prompt': 'the'}, {'text': 'a'}])
-  with pytest.raises(BadInput, match=r'line 2: columns text are of no known format; choose'):
+  path = write([{'prompt': 'the'}, {'a': 'a'}])
+  with pytest.raises(BadInput, match=r'line 2: columns a are of no known format; choose'):
     make(tokenizer, path)
   path = write([{'prompt': [{'role': 'system', 'content': 'be'}]}])
   with pytest.raises(BadInput, match=r'line 1: chat: template plain has no form for more than'):

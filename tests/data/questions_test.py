@@ -153,7 +153,7 @@ def test_bad_rows(record, reason):
 @pytest.mark.parametrize(
   ('record', 'message'),
   [
-    ({'text': 'a', 'id': 1}, r'columns text, id are of no known format; choose from: prompt\|'),
+    ({'a': 'a', 'id': 1}, r'columns a, id are of no known format; choose from: prompt\|'),
     ({'prompt': 'a', 'question': 'a'}, 'prompt and question say the same'),
     ({'prompt': 'a', 'answer': '1', 'gold': '2'}, 'answer and gold say the same'),
     ({'prompt': 'a', 'answer': '1', 'reward_model': VERL}, 'could be .* remove those that do not'),

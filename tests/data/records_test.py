@@ -88,7 +88,7 @@ def test_bad_rows_are_handed_on_once(tmp_path):
 @pytest.mark.parametrize(
   ('row', 'message'),
   [
-    ({'text': 'a'}, 'line 2: columns text are of no known format; choose from: messages'),
+    ({'a': 'a'}, 'line 2: columns a are of no known format; choose from: messages'),
     (5, 'line 2: int instead of an object'),
     ({'info': {}, 'summaries': [], 'choice': 0}, 'line 2: a column does not hold what its name'),
   ],

@@ -188,12 +188,12 @@ def test_glob_without_a_match(folder):
   assert bad('data/*.jsonl').startswith(f'data/*.jsonl: no file matches in {os.getcwd()}')
 
 
-@pytest.mark.parametrize('name', ['a.csv', 'a', 'a.gz', 'a.jsonl.bz2', 'a.csv.gz'])
+@pytest.mark.parametrize('name', ['a.xlsx', 'a', 'a.gz', 'a.jsonl.bz2', 'a.xml.gz'])
 def test_unknown_suffix(folder, name):
   write(name, 'text')
   message = bad(name)
   assert message.startswith(f'{name}: unknown suffix ')
-  assert message.endswith('.jsonl, .json, .parquet, .txt, each also with .gz or .zst behind it')
+  assert message.endswith('.parquet, .csv, .tsv, .txt, each also with .gz or .zst behind it')
 
 
 def test_empty_file(folder):

@@ -1,0 +1,112 @@
+"""Rows of JSON, CSV and TSV, each with the place that names it in errors.
+
+JSON is one object a line. A `.json` file may also be one array of objects, one object over many
+lines, or what pandas writes with any `orient`, so `Dataset.to_json` and `DataFrame.to_json` need no
+options. The first line of CSV and TSV names the columns, and an empty cell is None.
+"""
+
+import csv
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from llm_jax.types import BadInput
+
+Lines = Iterable[tuple[int, str]]  # number, from 1, and text with its line end
+Rows = Iterator[tuple[str, Any]]
+
+
+def json_lines(path: str, lines: Lines) -> Rows:
+  """Place and value of every line that is not blank."""
+  for number, line in lines:
+    if line.strip():
+      where = f'{path}, line {number}'
+      try:
+        row = json.loads(line.rstrip('\r\n'))
+      except json.JSONDecodeError as error:
+        raise BadInput(
+          f'{where}: not JSON ({error.msg} in column {error.colno}); write one JSON object a line'
+        ) from error
+      yield where, row
+
+
+def json_rows(path: str, lines: Lines) -> Rows:
+  """Place and value of every record of a `.json` file."""
+  there = ((number, line) for number, line in lines if line.strip())
+  first = list(itertools.islice(there, 2))
+  if not first:
+    return
+  number, line = first[0]
+  if len(first) > 1 and not line.lstrip().startswith('[') and _is_json(line):
+    yield from json_lines(path, itertools.chain(first, there))
+    return
+  text = ''.join(line for _, line in itertools.chain(first, there))
+  try:
+    value = json.loads(text)
+  except json.JSONDecodeError as error:
+    what = 'a JSON array' if text.lstrip().startswith('[') else 'JSON'
+    raise BadInput(
+      f'{path}: from line {number} on not {what} ({error.msg} in line {error.lineno} of it); '
+      'write one array of objects, or one object a line'
+    ) from error
+  if isinstance(value, list):
+    yield from ((f'{path}, element {i}', row) for i, row in enumerate(value))
+  else:
+    table = _table(value)
+    yield from [(f'{path}, row {key}', row) for key, row in table] or [(f'{path}, line 1', value)]
+
+
+def csv_rows(path: str, lines: Lines, delimiter: str) -> Rows:
+  """Place and columns of every row. Cells with a line end or a delimiter stand in quotes."""
+  csv.field_size_limit(2**31 - 1)
+  reader = csv.reader((line for _, line in lines), delimiter=delimiter, strict=True)
+  names: list[str] | None = None
+  line = 1
+  try:
+    for cells in reader:
+      where, line = f'{path}, line {line}', reader.line_num + 1
+      if names is None:
+        names = cells
+        if not all(names) or len(set(names)) < len(names):
+          raise BadInput(f'{where}: columns {names} need names that differ')
+      elif cells and len(cells) != len(names):
+        raise BadInput(
+          f'{where}: {len(cells)} cells, but {len(names)} columns ({", ".join(names)}); put cells '
+          'with a delimiter in quotes'
+        )
+      elif cells:
+        yield where, {name: cell or None for name, cell in zip(names, cells, strict=True)}
+  except csv.Error as error:
+    raise BadInput(f'{path}, line {line}: {error}; write quotes in a cell twice') from error
+
+
+def _is_json(line: str) -> bool:
+  try:
+    json.loads(line)
+  except ValueError:
+    return False
+  return True
+
+
+def _table(value: Any) -> list[tuple[str, Any]]:
+  """The rows of a table that pandas wrote by index, by column or split; [] if it is none.
+
+  >>> _table({'a': {'0': 1, '1': 2}, 'b': {'0': 3, '1': 4}})
+  [('0', {'a': 1, 'b': 3}), ('1', {'a': 2, 'b': 4})]
+  """
+  if not isinstance(value, dict) or not value:
+    return []
+  if {'columns', 'data'} <= value.keys() <= {'columns', 'data', 'index'}:
+    rows = [dict(zip(value['columns'], row, strict=True)) for row in value['data']]
+    return [(str(i), row) for i, row in enumerate(rows)]
+  if value.keys() == {'schema', 'data'}:
+    return [(str(i), row) for i, row in enumerate(value['data'])]
+  if not all(isinstance(some, dict) and some for some in value.values()):
+    return []
+  if all(key.isdigit() for key in value):
+    return list(value.items())
+  keys = [list(column) for column in value.values()]
+  if all(some == keys[0] for some in keys) and all(key.isdigit() for key in keys[0]):
+    return [(key, {name: column[key] for name, column in value.items()}) for key in keys[0]]
+  return []
