@@ -86,9 +86,10 @@ def _belongs(char: str, before: str, after: str) -> bool:
     return unicodedata.category(last) == 'Sm' or unicodedata.name(last, '').startswith('CJK UNI')
   if char == '\u200d' and _pictograph(before[-2:-1] if last in '\ufe0e\ufe0f' else last):
     return _pictograph(after)
-  if char in '\u200c\u200d' or '\u180b' <= char <= '\u180f':
-    return last.isprintable() and unicodedata.name(last, '').split(' ')[0] in SCRIPTS
-  return False
+  script = unicodedata.name(last, '').split(' ')[0]
+  if '\u180b' <= char <= '\u180f':
+    return script == 'MONGOLIAN'
+  return char in '\u200c\u200d' and script in SCRIPTS
 
 
 def _pictograph(char: str) -> bool:
