@@ -13,9 +13,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import best_of_n, chat, distill, dpo, evaluate, reward, sample, sft
+from configs import pipeline as recipes
 from llm_jax import artifact
 from llm_jax.data import packed, sources
 from llm_jax.files import difference, inside
+from llm_jax.jobs import pipeline
 from llm_jax.jobs.trust import trusted
 from llm_jax.main import run
 from llm_jax.models import huggingface
@@ -205,6 +207,14 @@ def test_what_a_config_trusts():
   assert trusted(ConfigDict({'model': {'name': 'mine'}, 'loss': {'name': 'other'}})) == ('mine',)
   assert trusted(ConfigDict(stages | {'trust': 'x/y.py'})) == ('x/y.py', 'a.b')
   assert trusted({'model': {'name': 'transformer'}, 'data': {'name': 'mine.data'}}) == ()
+
+
+def test_stages_trust_what_any_of_them_names():
+  c = recipes.build('every', ('tokenize', 'pretrain', 'sft', 'best_of_n'))
+  assert all(pipeline._stage(c, name) is c[name] for name in c.stages)
+  c.sft.model.name = 'mine.model'
+  assert pipeline._stage(c, 'best_of_n').trust == ('mine.model',)
+  assert pipeline._stage(c, 'tokenize') is c.tokenize and 'trust' not in c.best_of_n
 
 
 # --- other files -------------------------------------------------------------------------------
