@@ -38,7 +38,11 @@ EXTRAS = {
   'data': ['pyarrow>=14.0.1', 'zstandard'],  # Parquet and .zst corpora
   'gcs': ['gcsfs'],  # folders on gs://
   's3': ['s3fs'],  # and on s3://
-  'hf': ['safetensors'],  # read and write Hugging Face checkpoints
+  'hf': [
+    'jinja2',
+    'safetensors',
+    'tokenizers>=0.20',
+  ],  # Hugging Face models and what is around them
   'log': ['matplotlib', 'tensorboardX'],
   'search': ['urllib3>=2.2,<3'],  # the tool web_search
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported

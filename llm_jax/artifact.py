@@ -21,8 +21,8 @@ from llm_jax.find import call, find, named
 from llm_jax.models import lora
 from llm_jax.models.compute import Compute, without_compute
 from llm_jax.parallel.parameters import abstract_params, path_of, shardings
-from llm_jax.text.tokenizer import Tokenizer
-from llm_jax.types import BadInput, Model, Params
+from llm_jax.text import folder as tokenizers
+from llm_jax.types import BadInput, Model, Params, Tokenizer
 
 FILE = 'artifact.json'
 ENDS = (FILE, 'tokenize.json', 'summary.json')  # a stage writes one of them, when it is finished
@@ -139,7 +139,7 @@ def load(
   damage = difference(folder / 'params', about['files'])
   if damage:
     raise BadInput(f'artifact: {str(folder / "params")!r} is {damage}; train it again')
-  tokenizer = Tokenizer.load(folder / 'tokenizer')
+  tokenizer = tokenizers.load(folder / 'tokenizer')
   if tokenizer.fingerprint != about['tokenizer']:
     raise BadInput(
       f'artifact: {str(folder / "tokenizer")!r} is not the tokenizer it was trained with; '

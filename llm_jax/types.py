@@ -5,6 +5,7 @@ Shape letters, in names such as `logits_BLV`:
   tokens of a teacher), L length, N layers, P prompt, S keys, V vocabulary.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -155,16 +156,46 @@ class Model(Protocol):
 
 
 class Tokenizer(Protocol):
-  """Text to ids and back: what stages ask of `text/tokenizer.py`."""
+  """Text to ids and back: what stages ask of `text/tokenizer.py` and `text/tokenizer_json.py`.
+
+  Attributes:
+    vocab_size: V. A model may have more rows.
+    begin: ids that go before a document: the begin, or nothing.
+    stop_ids: ids that end an answer, the end of a document first.
+    specials: name -> id of every control token.
+    gaps: ids below V without a token.
+    token_bytes: int32 [V], UTF-8 bytes of text that each id stands for; 0 for control tokens.
+    prefix_after: ids after which a text gets a blank that it does not have; mostly empty.
+    normalizes: what `decode(encode(text))` may change in a text, in words; empty if nothing.
+    fingerprint: changes with the ids that it gives.
+    chat_template: Jinja text, or None.
+  """
 
   vocab_size: int
-  bos_id: int
-  eos_id: int
-  pad_id: int
+  begin: tuple[int, ...]
+  stop_ids: tuple[int, ...]
   specials: dict[str, int]
+  gaps: tuple[int, ...]
   token_bytes: Any
+  prefix_after: frozenset[int]
+  normalizes: tuple[str, ...]
   fingerprint: str
   chat_template: str | None
+
+  @property
+  def bos_id(self) -> int | None:
+    """The begin of a document; None in families without one."""
+    ...
+
+  @property
+  def eos_id(self) -> int:
+    """The end of a document; BadInput if the tokenizer names none."""
+    ...
+
+  @property
+  def pad_id(self) -> int:
+    """What fills rows; masks hide it, so it may be another one's id."""
+    ...
 
   def encode(self, text: str) -> list[int]:
     """Ids of a text, of which none is a control token."""
@@ -174,12 +205,22 @@ class Tokenizer(Protocol):
     """`encode` of many."""
     ...
 
-  def decode(self, ids: Iterable[int], specials: bool = False) -> str:
-    """The text of ids; control tokens are shown if `specials`, else left out."""
+  def encode_pieces(
+    self, conversations: Sequence[Sequence[tuple[str, bool]]], threads: int | None = None
+  ) -> list[list[list[int]]]:
+    """Ids of each piece (text, whether it names a control token) of each conversation."""
+    ...
+
+  def decode(self, ids: Iterable[int], specials: bool = False, after: int | None = None) -> str:
+    """The text of ids that follow the id `after`; control tokens are shown if `specials`."""
     ...
 
   def special(self, name: str) -> int:
     """The id of a control token; BadInput if there is none of that name."""
+    ...
+
+  def save(self, folder: str | os.PathLike) -> None:
+    """Writes the files that `text/folder.py` reads."""
     ...
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 VOCAB, WANTED = 16, 7
 SHAPE = dict(vocab_size=VOCAB, dim=32, num_layers=1, num_heads=2, max_length=16)
-TOKENIZER = SimpleNamespace(vocab_size=VOCAB, eos_id=0)
+TOKENIZER = SimpleNamespace(vocab_size=VOCAB, stop_ids=(0,), gaps=())
 LONGEST, NEW, ANSWERS = 4, 8, 64  # tokens of a prompt, tokens of an answer, answers of a rollout
 
 

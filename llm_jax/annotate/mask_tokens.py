@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llm_jax.options import Share, checked
 from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
@@ -35,7 +36,8 @@ def make(
     raise BadInput('annotate: mask_tokens needs model.causal=False; a causal model sees no mask')
   if mask_share + random_share > 1:
     raise BadInput('annotate: mask_tokens: mask_share + random_share exceed 1')
-  mask_id, specials = tokenizer.special('<|mask|>'), max(tokenizer.specials.values()) + 1
+  mask_id = tokenizer.special('<|mask|>')
+  ordinary = jnp.asarray(np.flatnonzero(tokenizer.token_bytes))  # ids that stand for some text
 
   @jax.jit
   def annotate(params: Params, batch: Batch, rng: Array) -> Batch:
@@ -44,7 +46,7 @@ def make(
     pick_rng, how_rng, token_rng = jax.random.split(rng, 3)
     chosen = (jax.random.uniform(pick_rng, shape) < fraction) & (batch['mask'] > 0)
     how = jax.random.uniform(how_rng, shape)
-    other = jax.random.randint(token_rng, shape, specials, tokenizer.vocab_size)
+    other = ordinary[jax.random.randint(token_rng, shape, 0, len(ordinary))]
     hidden = jnp.where(
       how < mask_share, mask_id, jnp.where(how < mask_share + random_share, other, tokens)
     )

@@ -85,7 +85,7 @@ def make(
     repetition_penalty=repetition_penalty,
     allowed_V=spoken(model, tokenizer),
   )
-  stop = [tokenizer.eos_id, *(chat.stop_ids(tokenizer, template) if template else ())]
+  stop = [*tokenizer.stop_ids, *(chat.stop_ids(tokenizer, template) if template else ())]
   known = None
   if tools:
     by_name = make_tools(tools, where='annotate.sample.tools')

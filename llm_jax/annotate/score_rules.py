@@ -86,7 +86,7 @@ def make(
   weight = 1.0 if overlong_weight is None else overlong_weight
   ddof = 1 if whiten_ddof is None else whiten_ddof
   eps = 1e-8 if whiten_eps is None else whiten_eps
-  stops = {tokenizer.eos_id, *(chat.stop_ids(tokenizer, template) if template else ())}
+  stops = {*tokenizer.stop_ids, *(chat.stop_ids(tokenizer, template) if template else ())}
   stop_ids = jnp.asarray(sorted(stops))
 
   @jax.jit

@@ -156,9 +156,15 @@ class Verify:
     sampled = [tokens_BGL[at][mask_BGL[at]].tolist() for at in places]
     before = [tokens_BGL[at][: mask_BGL[at].argmax()][-_TAIL:].tolist() for at in places]
     spell = functools.partial(spelled, self._tokenizer)
-    texts = [thoughts.said(*map(spell, both)) for both in zip(sampled, before, strict=True)]
+    after = [ids[-1] if ids else None for ids in before]
+    texts = [
+      thoughts.said(*both)
+      for both in zip(map(spell, sampled, after), map(spell, before), strict=True)
+    ]
     if self._specials:
-      shown = [self._tokenizer.decode(ids, specials=True) for ids in sampled]
+      shown = [
+        self._tokenizer.decode(ids, True, last) for ids, last in zip(sampled, after, strict=True)
+      ]
       texts = [text._replace(answer=all_) for text, all_ in zip(texts, shown, strict=True)]
     asked = valid.copy()
     results = self._scores(texts, [gold_B[b] for b, _ in places], [record_B[b] for b, _ in places])

@@ -40,12 +40,20 @@ def make(
   """
   bytes_V = np.zeros(model.shape.vocab_size, np.float32)
   bytes_V[: len(tokenizer.token_bytes)] = tokenizer.token_bytes
+  prefix_V = np.zeros(model.shape.vocab_size, bool)
+  prefix_V[sorted(tokenizer.prefix_after)] = True
 
   @jax.jit
   def sums(params: Params, batch: Batch, bytes_V: Array) -> tuple[Array, Array, Array]:
     mask = batch['mask']
     nats = -(score(model, params, batch) * mask).sum()
-    return nats, mask.sum(), (bytes_V[batch.get('target', batch['tokens'])] * mask).sum()
+    bytes_BL = bytes_V[batch.get('target', batch['tokens'])]
+    if (
+      tokenizer.prefix_after
+    ):  # the blank that the tokenizer put before a text is none of its bytes
+      prefixed_BL = jnp.roll(jnp.asarray(prefix_V)[batch['tokens']], 1, -1) & (bytes_BL > 0)
+      bytes_BL -= prefixed_BL
+    return nats, mask.sum(), (bytes_BL * mask).sum()
 
   def evaluate(params: Params) -> Metrics:
     nats, tokens, size = jnp.zeros(()), jnp.zeros(()), jnp.zeros(())

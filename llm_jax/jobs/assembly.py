@@ -11,8 +11,7 @@ from llm_jax.jobs.design import Design, check_loss
 from llm_jax.jobs.evaluations import Evaluation
 from llm_jax.jobs.start import Start, find_tokenizer
 from llm_jax.sampling import complete
-from llm_jax.text.tokenizer import Tokenizer
-from llm_jax.types import Annotate, BadInput, Params, Samples
+from llm_jax.types import Annotate, BadInput, Params, Samples, Tokenizer
 
 Row = Mapping[str, np.ndarray]
 

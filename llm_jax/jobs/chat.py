@@ -141,6 +141,7 @@ class Chat:
     self._samplers: dict[bool, Sampler] = {}
     # Of the answer that is being written.
     self._begin, self._ids, self._said, self._shown = 0, [], '', 0
+    self._after: int | None = None
     self.messages: list[Mapping[str, Any]] = []
     self._reset()
     shape = self._model.shape
@@ -180,6 +181,7 @@ class Chat:
     self.messages.append({'role': 'user', 'content': text})
     prompt_BP, mask_BP = self._prompt()
     self._begin, self._ids, self._said, self._shown = prompt_BP.shape[1], [], '', 0
+    self._after = int(prompt_BP[0, -1])
     self._turn += 1
     self._seen: list[tuple[float, int]] = []  # when how many tokens were there
     rng = jax.random.fold_in(jax.random.key(self._seed), self._turn)
@@ -192,7 +194,7 @@ class Chat:
     self._print()
     say()
     say(self._pace(), style='dim')
-    said = message(self._tokenizer, self._ids, template=self._template)
+    said = message(self._tokenizer, self._ids, template=self._template, after=self._after)
     self.messages.append(_without_calls(said))
     return self._said
 
@@ -227,7 +229,7 @@ class Chat:
         self._model,
         self._tokenizer,
         max_new=self._max_new,
-        stop=tuple({self._tokenizer.eos_id, *chat.stop_ids(self._tokenizer, self._template)}),
+        stop=tuple(chat.stop_ids(self._tokenizer, self._template)),
         tools=Tools(make_tools(self._groups, where='tools')) if on else None,
         watch=self._show,
       )
@@ -245,7 +247,7 @@ class Chat:
       np.asarray(x)[0, self._begin :] for x in (rows.tokens_RS, rows.cache.segment)
     )
     ids = tokens_S[segment_S > 0].tolist()
-    self._ids, text = ids, self._tokenizer.decode(ids, specials=True)
+    self._ids, text = ids, self._tokenizer.decode(ids, specials=True, after=self._after)
     for token in chat.stop_ids(self._tokenizer, self._template):
       text = text.removesuffix(self._tokenizer.decode([token], specials=True))
     whole = text.rstrip('\ufffd')

@@ -242,7 +242,7 @@ def _records(
   found = []
   for b, (messages, i) in enumerate(zip(asked, index, strict=True)):
     both = zip(fields['tokens'][b], fields['mask'][b], strict=True)
-    said = [message(tokenizer, t[span(m)], template=template) for t, m in both]
+    said = [_said(tokenizer, t, span(m), template) for t, m in both]
     scores = zip(fields['reward'][b].tolist(), fields['valid'][b].tolist(), strict=True)
     found.append(
       {
@@ -253,6 +253,11 @@ def _records(
       }
     )
   return found
+
+
+def _said(tokenizer: Tokenizer, row_L: np.ndarray, answer: slice, template: str) -> dict[str, Any]:
+  after = int(row_L[answer.start - 1]) if answer.start else None
+  return message(tokenizer, row_L[answer], template=template, after=after)
 
 
 def _gather(folder: Path, minimum: float | None) -> None:

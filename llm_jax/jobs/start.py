@@ -12,10 +12,10 @@ from llm_jax.jobs.chain import Part
 from llm_jax.jobs.design import Design
 from llm_jax.jobs.trust import trusted
 from llm_jax.parallel.parameters import shardings
-from llm_jax.text import tokenizer
+from llm_jax.text import folder
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.step import TrainState, abstract_state, make_state, start_state
-from llm_jax.types import BadInput, Model, Params
+from llm_jax.types import BadInput, Model, Params, Tokenizer
 
 
 class Start(NamedTuple):
@@ -132,7 +132,7 @@ def check_artifacts(
         )
 
 
-def find_tokenizer(begins: Start, parts: Sequence[Part]) -> tokenizer.Tokenizer:
+def find_tokenizer(begins: Start, parts: Sequence[Part]) -> Tokenizer:
   """That of the artifact a run starts from; or what its corpus, or else a teacher, was written in.
 
   Raises:
@@ -145,7 +145,7 @@ def find_tokenizer(begins: Start, parts: Sequence[Part]) -> tokenizer.Tokenizer:
       'train: no tokenizer: start from an artifact with config.init.params, or name tokenized data '
       'with config.data.path'
     )
-  return tokenizer.Tokenizer.load(Path(homes[0]) / 'tokenizer')
+  return folder.load(Path(homes[0]) / 'tokenizer')
 
 
 def fresh_params(model: Model, seed: int) -> Params:

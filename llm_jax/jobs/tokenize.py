@@ -25,9 +25,10 @@ from llm_jax.jobs.corpus_report import Progress, print_summary
 from llm_jax.options import Count, at_least, suggest
 from llm_jax.options import check as check_options
 from llm_jax.parallel.mesh import on_one_host
+from llm_jax.text import folder as tokenizers
+from llm_jax.text import tokenizer as own
 from llm_jax.text.terminal import say
-from llm_jax.text.tokenizer import Tokenizer
-from llm_jax.types import BadInput
+from llm_jax.types import BadInput, Tokenizer
 
 # Characters encoded at once: enough to keep the threads busy, few enough to keep the lists small.
 _SLICE = 1 << 20
@@ -49,7 +50,7 @@ class Fields:
 def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], Sequence[str]]]:
   """(group of the config, the function that its options are for, those that the job fills in)."""
   yield '', tokenize, ()
-  yield 'tokenizer', Tokenizer.train, ('seed',)
+  yield 'tokenizer', own.Tokenizer.train, ('seed',)
   yield 'tokenizer', _trained_tokenizer, ()
 
 
@@ -76,7 +77,7 @@ def check(config: Any) -> None:
       raise BadInput(f'validation: no source {name!r}; {suggest(name, list(given["sources"]))}')
   words = given.get('tokenizer', {})
   if 'path' not in words:
-    check_options(Tokenizer.train, words, where='tokenizer', supplied=('seed',))
+    check_options(own.Tokenizer.train, words, where='tokenizer', supplied=('seed',))
   elif others := sorted(words.keys() - {'path'}):
     raise BadInput(
       f'tokenizer.{others[0]} is of no use with tokenizer.path, which is trained already; '
@@ -146,8 +147,8 @@ def tokenize(
   streams = open_streams(
     settings['sources'], settings['validation'], fraction=validation_fraction, seed=seed
   )
-  if known and (folder / 'tokenizer' / 'tokenizer.model').is_file():
-    words = Tokenizer.load(folder / 'tokenizer')
+  if known and tokenizers.holds(folder / 'tokenizer'):
+    words = tokenizers.load(folder / 'tokenizer')
   else:
     words = _new_tokenizer(streams, settings)
     # Recorded only now, so that what was wrong with text or options can be corrected in place.
@@ -179,7 +180,7 @@ def _new_tokenizer(streams: Iterable[Stream], settings: Mapping[str, Any]) -> To
     text for stream in streams for text in documents(stream) if stream.split_of(text) == 'train'
   )
   start = time.monotonic()
-  tokenizer = call(Tokenizer.train, options, texts, where='tokenizer', seed=settings['seed'])
+  tokenizer = call(own.Tokenizer.train, options, texts, where='tokenizer', seed=settings['seed'])
   say(
     f'tokenize: trained a vocabulary of {tokenizer.vocab_size} in {time.monotonic() - start:.1f} s'
   )
@@ -190,9 +191,12 @@ def _trained_tokenizer(*, path: str = '') -> Tokenizer:
   """A tokenizer that is there already.
 
   Args:
-    path: folder of a tokenizer to use again, in the place of all other options.
+    path: folder of a tokenizer to use again, in the place of all other options: `tokenizer` of a
+      stage, or a Hugging Face model.
   """
-  return Tokenizer.load(path)
+  found = tokenizers.load(path)
+  found.eos_id  # noqa: B018, which says now if there is none
+  return found
 
 
 def _pack_source(
@@ -224,7 +228,8 @@ def _pack_source(
       f'sources.{folder.name}: no training documents in {settings["sources"][folder.name]!r}; '
       'give it more text, or another validation_fraction'
     )
-  return {split: _totals(counts, settings['length']) for split, counts in shards.items()}
+  around = len(tokenizer.begin) + 1
+  return {split: _totals(counts, settings['length'], around) for split, counts in shards.items()}
 
 
 def _batches(stream: Stream, shard_documents: int) -> Iterator[tuple[str, list[str]]]:
@@ -265,11 +270,11 @@ def _write_shard(
 def _encode(
   tokenizer: Tokenizer, texts: list[str], threads: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """tokens_T and lengths_D of the documents, each as bos + text + eos."""
-  bos, eos = tokenizer.bos_id, tokenizer.eos_id
+  """tokens_T and lengths_D of the documents, each as its begin, if it has one, text and end."""
+  eos = tokenizer.eos_id
   arrays, lengths = [], []
   for some in _slices(texts):
-    ids = [[bos, *document, eos] for document in tokenizer.encode_batch(some, threads)]
+    ids = [[*tokenizer.begin, *document, eos] for document in tokenizer.encode_batch(some, threads)]
     lengths += map(len, ids)
     flat = itertools.chain.from_iterable(ids)
     arrays.append(np.fromiter(flat, packed.token_dtype(tokenizer.vocab_size)))
@@ -288,11 +293,14 @@ def _slices(texts: list[str]) -> Iterator[list[str]]:
     yield some
 
 
-def _totals(shards: list[dict[str, int]], length: int) -> dict[str, Any]:
-  """Sums over shards; `bytes_per_token` leaves out bos and eos, `padding` is a share of 0 to 1."""
+def _totals(shards: list[dict[str, int]], length: int, around: int) -> dict[str, Any]:
+  """Sums over shards; `padding` is a share of 0 to 1.
+
+  `bytes_per_token` leaves out begin and end, of which each document has `around`.
+  """
   names = ('documents', 'bytes', 'tokens', 'rows')
   total: dict[str, Any] = {name: sum(shard[name] for shard in shards) for name in names}
-  text_tokens = total['tokens'] - 2 * total['documents']
+  text_tokens = total['tokens'] - around * total['documents']
   total['bytes_per_token'] = round(total['bytes'] / max(text_tokens, 1), 4)
   total['padding'] = round(1 - total['tokens'] / max(total['rows'] * length, 1), 6) if shards else 0
   total['shard_rows'] = [shard['rows'] for shard in shards]

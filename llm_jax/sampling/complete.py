@@ -59,7 +59,7 @@ def make(
       f'{model.shape.max_length} positions of the model; lower max_new or shorten the prompts'
     )
   choose = call(pick.make, how, where='sample', offered={'allowed_V': spoken(model, tokenizer)})
-  stop = tuple({tokenizer.eos_id, *(chat.stop_ids(tokenizer, template) if template else ())})
+  stop = tuple({*tokenizer.stop_ids, *(chat.stop_ids(tokenizer, template) if template else ())})
   sampler = Sampler(
     model,
     tokenizer,
@@ -78,8 +78,8 @@ def make(
       rng = jax.random.fold_in(jax.random.key(seed), start)
       out = sampler(params, prompt_BP[rows], mask_BP[rows], rng)
       tokens_BL, mask_BL = jax.device_get((out['tokens'], out['mask']))
-      both = zip(tokens_BL, mask_BL, strict=True)
-      answers += [spelled(tokenizer, tokens_L[mask_L > 0]) for tokens_L, mask_L in both]
+      for tokens_L, mask_L, prompt_P in zip(tokens_BL, mask_BL, prompt_BP[rows], strict=True):
+        answers.append(spelled(tokenizer, tokens_L[mask_L > 0], after=int(prompt_P[-1])))
     return answers[: len(ids)]
 
   return complete
@@ -87,16 +87,19 @@ def make(
 
 def spoken(model: Model, tokenizer: Tokenizer) -> np.ndarray | None:
   """bool [V]: which ids stand for something, for a model may have more rows than words; or None."""
-  if model.shape.vocab_size == tokenizer.vocab_size:
+  if model.shape.vocab_size == tokenizer.vocab_size and not tokenizer.gaps:
     return None
-  return np.arange(model.shape.vocab_size) < tokenizer.vocab_size
+  allowed_V = np.arange(model.shape.vocab_size) < tokenizer.vocab_size
+  allowed_V[list(tokenizer.gaps)] = False
+  return allowed_V
 
 
 def _encoded(tokenizer: Tokenizer, prompt: Prompt, template: str | None) -> list[int]:
   if template is None:
     if not isinstance(prompt, str):
       raise BadInput('sample: a conversation as a prompt needs a chat template')
-    return [tokenizer.bos_id, *tokenizer.encode(prompt)]
+    # A model needs something to go on from: after the end of a document another one begins.
+    return [*tokenizer.begin, *tokenizer.encode(prompt)] or [tokenizer.eos_id]
   messages = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else prompt
   ids, _ = chat.encode(tokenizer, chat.pieces(messages, template=template, answer=True))
   return ids

@@ -180,8 +180,10 @@ class Sampler:
       calls.made[i] += 1
       said, failed = self._run(ids[:-1])
       calls.failed[i] += failed
-      body = self._tokenizer.encode(said.encode('utf-8', 'replace').decode())[: width - 2]
-      result = [self._result[0], *body, self._result[1]]
+      before, after = ((name, True) for name in MARKS['result'])
+      text = (said.encode('utf-8', 'replace').decode(), False)
+      _, body, _ = self._tokenizer.encode_pieces([(before, text, after)])[0]
+      result = [self._result[0], *body[: width - 2], self._result[1]]
       tokens_RT[i, : len(result)], length_R[i] = result, len(result)
     length = self._global(length_R)
     if not bool((length > 0).any()):
@@ -196,7 +198,7 @@ class Sampler:
     begin = last(start_id)
     if begin <= last(end_id):  # the mark belongs to an earlier call
       return f'error: a call begins with {MARKS["search"][0]}', True
-    name, text = next(iter(by_name)), self._tokenizer.decode(ids[begin + 1 :])
+    name, text = next(iter(by_name)), self._tokenizer.decode(ids[begin + 1 :], after=start_id)
     try:
       asked = json.loads(text)
     except (ValueError, RecursionError):

@@ -147,16 +147,13 @@ def encode_all(
 ) -> list[tuple[list[int], list[int]]]:
   """`encode` of many conversations; a text that occurs often is encoded once."""
   listed = [list(found) for found in conversations]
-  texts = sorted({piece.text for found in listed for piece in found if not piece.control})
-  ids_of = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
+  for name in dict.fromkeys(piece.text for found in listed for piece in found if piece.control):
+    _control_id(tokenizer, name)
+  pairs = [[(piece.text, piece.control) for piece in found] for found in listed]
   encoded = []
-  for found in listed:
-    ids, mask = [], []
-    for piece in found:
-      some = [_control_id(tokenizer, piece.text)] if piece.control else ids_of[piece.text]
-      ids += some
-      mask += [int(piece.trainable)] * len(some)
-    encoded.append((ids, mask))
+  for found, parts in zip(listed, tokenizer.encode_pieces(pairs), strict=True):
+    mask = [int(p.trainable) for p, some in zip(found, parts, strict=True) for _ in some]
+    encoded.append(([i for some in parts for i in some], mask))
   return encoded
 
 
@@ -175,14 +172,16 @@ def check(ids: Sequence[int], mask: Sequence[int], tokenizer: Tokenizer) -> None
     raise BadInput('chat: no token is trainable; the conversation needs an answer of the assistant')
   if all(mask):
     raise BadInput('chat: every token is trainable; something has to come before the answer')
-  if (begun := list(ids).count(tokenizer.bos_id)) > 1:
+  bos = tokenizer.bos_id
+  # Some families end a turn with the token that begins a text, which then says nothing.
+  if bos is not None and bos not in tokenizer.stop_ids and (begun := list(ids).count(bos)) > 1:
     raise BadInput(f'chat: {begun} begin-of-text tokens; the template writes one, so add none')
 
 
 def stop_ids(tokenizer: Tokenizer, template: str = 'llm_jax') -> list[int]:
   """Ids that end an answer: the stop token of the template first, then the end of a document."""
   stop = _control_id(tokenizer, _template(template).stop)
-  return [stop] if stop == tokenizer.eos_id else [stop, tokenizer.eos_id]
+  return list(dict.fromkeys([stop, *tokenizer.stop_ids]))
 
 
 def specials(template: str) -> list[str]:

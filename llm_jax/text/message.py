@@ -23,7 +23,7 @@ _SHOWN += [
 
 
 def message(
-  tokenizer: Tokenizer, ids: Iterable[int], *, template: str = 'llm_jax'
+  tokenizer: Tokenizer, ids: Iterable[int], *, template: str = 'llm_jax', after: int | None = None
 ) -> dict[str, Any]:
   """What the assistant said, so that `chat.pieces` with this template writes the same ids again.
 
@@ -42,8 +42,9 @@ def message(
     tokenizer: of the model.
     ids: of an answer; its stop token is left out.
     template: one of TEMPLATES.
+    after: the id that stands before them, if it is known.
   """
-  parts = _marked(tokenizer, ids)
+  parts = _marked(tokenizer, ids, after)
   parts = [p for p in parts if p.kind == 'text' or p.kind in _FORMS.get(template, ())]
   if template == 'chatml' and len(parts) == 1:
     parts = _chatml_parts(parts[0].text)
@@ -59,7 +60,7 @@ def message(
   return {**said, 'tool_calls': calls} if calls else said
 
 
-def spelled(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
+def spelled(tokenizer: Tokenizer, ids: Iterable[int], after: int | None = None) -> str:
   """All that was said as a text in which marks are spelled out, for people and for rewards.
 
   `llm_jax.rewards.thoughts` reads such a text. Control tokens that are no marks are left out.
@@ -67,7 +68,7 @@ def spelled(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
   names = tokenizer.specials
   shown = {names[mark] for mark in _SHOWN if mark in names}
   hidden = set(names.values()) - shown
-  return tokenizer.decode([i for i in map(int, ids) if i not in hidden], specials=True)
+  return tokenizer.decode([i for i in map(int, ids) if i not in hidden], True, after)
 
 
 def span(mask: Sequence[int]) -> slice:
@@ -80,7 +81,7 @@ def span(mask: Sequence[int]) -> slice:
   return slice(places[0], places[-1] + 1) if places else slice(0, 0)
 
 
-def _marked(tokenizer: Tokenizer, ids: Iterable[int]) -> list[Part]:
+def _marked(tokenizer: Tokenizer, ids: Iterable[int], after: int | None) -> list[Part]:
   """Parts by control tokens."""
   marks = {
     tokenizer.specials[name]: (kind, place == 0)
@@ -92,17 +93,20 @@ def _marked(tokenizer: Tokenizer, ids: Iterable[int]) -> list[Part]:
   said: list[int] = []
   # A thought may hold calls and their results, which are parts of their own.
   thinking, inner, since = False, '', 0
+  last = after
 
   def close(kind: str, even_empty: bool = False) -> None:
-    text = tokenizer.decode(said)
+    text = tokenizer.decode(said, after=after)
     if text or even_empty:
       parts.append(Part(kind, text))
     said.clear()
 
   for i in map(int, ids):
     if i not in marks:
+      after = after if said else last
       said.append(i)
       continue
+    last = i
     kind, starts = marks[i]
     if inner and (starts or kind == inner or kind == 'thinking'):
       close(inner, even_empty=True)

@@ -60,10 +60,17 @@ class Tokenizer:
     chat_template: the Jinja text that turns messages into a string, or None.
     vocab_size: V, the number of ids.
     pad_id, bos_id, eos_id: ids of padding, begin and end of a document.
+    begin, stop_ids: what goes before a document, and what ends an answer.
     specials: name -> id of every control token.
     token_bytes: int32 [V], UTF-8 bytes of text that each id stands for; 0 for control tokens.
     fingerprint: sha256 hex digest of the model.
   """
+
+  # What this make has none of, and the other does: ids without a token, a blank before a text that
+  # has none, and changes of the text.
+  gaps: tuple[int, ...] = ()
+  prefix_after: frozenset[int] = frozenset()
+  normalizes: tuple[str, ...] = ()
 
   def __init__(self, model: bytes, chat_template: str | None = None):
     """`model` holds the bytes of a SentencePiece `tokenizer.model`."""
@@ -77,6 +84,7 @@ class Tokenizer:
       processor.eos_id(),
     )
     pieces = [processor.id_to_piece(i) for i in range(self.vocab_size)]
+    self.begin, self.stop_ids = (self.bos_id,), (self.eos_id,)
     self.specials = {p: i for i, p in enumerate(pieces) if processor.is_control(i)}
     self._bytes = [self._piece_bytes(i, piece) for i, piece in enumerate(pieces)]
     self._shown = list(self._bytes)
@@ -220,21 +228,33 @@ class Tokenizer:
         ids = ids + self._byte_ids + next(parts)
       yield ids
 
-  def decode(self, ids: Iterable[int], specials: bool = False) -> str:
+  def encode_pieces(
+    self, conversations: Sequence[Sequence[tuple[str, bool]]], threads: int | None = None
+  ) -> list[list[list[int]]]:
+    """Ids of each piece (text, whether it is the name of a control token) of each conversation.
+
+    Raises:
+      BadInput: there is no such control token.
+    """
+    texts = sorted({text for pieces in conversations for text, control in pieces if not control})
+    ids = dict(zip(texts, self.encode_batch(texts, threads), strict=True))
+    some = lambda text, control: [self.special(text)] if control else ids[text]
+    return [[some(*piece) for piece in pieces] for pieces in conversations]
+
+  def decode(self, ids: Iterable[int], specials: bool = False, after: int | None = None) -> str:
     """The text of `ids`; bytes that are not UTF-8 show as the replacement character U+FFFD.
 
     Args:
       ids: integers in [0, V).
       specials: show control tokens by their names instead of leaving them out.
+      after: the id that stands before them, which changes nothing in this make.
 
     Raises:
       BadInput: an id outside [0, V).
     """
+    del after
     table = self._shown if specials else self._bytes
-    ids = [int(i) for i in ids]
-    if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
-      wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
-      raise BadInput(f'decode: id {wrong} is outside the vocabulary 0..{self.vocab_size - 1}')
+    ids = check_ids(ids, self.vocab_size)
     return b''.join([table[i] for i in ids]).decode('utf-8', errors='replace')
 
   def special(self, name: str) -> int:
@@ -257,6 +277,15 @@ class Tokenizer:
 
   def __repr__(self) -> str:
     return f'Tokenizer(vocab_size={self.vocab_size}, fingerprint={self.fingerprint[:12]!r})'
+
+
+def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
+  """The ids as a list; BadInput if one is outside [0, V)."""
+  ids = [int(i) for i in ids]
+  if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+    wrong = next(i for i in ids if not 0 <= i < vocab_size)
+    raise BadInput(f'decode: id {wrong} is outside the vocabulary 0..{vocab_size - 1}')
+  return ids
 
 
 def check_unicode(text: str, where: str) -> None:

@@ -15,8 +15,7 @@ from llm_jax.types import BadInput
 MASK, VOCAB = 3, 40
 TOKENIZER = types.SimpleNamespace(
   special={'<|mask|>': MASK}.__getitem__,
-  specials={'<|pad|>': 0, '<|mask|>': MASK, '<|end|>': 5},
-  vocab_size=VOCAB,
+  token_bytes=np.repeat([0, 1], [6, VOCAB - 6]),
 )
 MODEL = make(vocab_size=VOCAB, dim=16, num_layers=1, num_heads=2, hidden_dim=16, causal=False)
 

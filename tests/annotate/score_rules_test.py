@@ -15,7 +15,7 @@ from llm_jax.types import BadInput
 
 FIXTURES = Path(__file__).parents[1] / 'fixtures'
 EOS, NEW = 2, 8
-PLAIN = SimpleNamespace(eos_id=EOS)
+PLAIN = SimpleNamespace(stop_ids=(EOS,))
 
 
 def batch_of(lengths, ends, reward, width=NEW + 2):

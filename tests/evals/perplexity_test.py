@@ -14,7 +14,7 @@ from llm_jax.parallel.mesh import make_mesh
 
 VOCAB = 16
 BYTES = np.array([0, 0, 0, 1, 1, 2, 3, 4, 1, 1, 2, 5, 7, 1, 1, 2], np.int32)
-TOKENIZER = types.SimpleNamespace(token_bytes=BYTES)
+TOKENIZER = types.SimpleNamespace(token_bytes=BYTES, prefix_after=frozenset())
 
 
 class Bigrams:

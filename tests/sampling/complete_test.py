@@ -29,7 +29,7 @@ def tokenizer():
 @pytest.fixture
 def numbers(tokenizer, monkeypatch):
   """The same tokenizer, but what it decodes stays a list of ids, so that no two are confused."""
-  monkeypatch.setattr(complete, 'spelled', lambda tokenizer, ids: ids.tolist())
+  monkeypatch.setattr(complete, 'spelled', lambda tokenizer, ids, after: ids.tolist())
   return tokenizer
 
 

@@ -235,7 +235,11 @@ class Letters:
   def encode(self, text):
     return [8 + ord(letter) % 11 for letter in text]
 
-  def decode(self, ids):
+  def encode_pieces(self, conversations):
+    one = lambda text, control: [self.special(text)] if control else self.encode(text)
+    return [[one(*piece) for piece in pieces] for pieces in conversations]
+
+  def decode(self, ids, after=None):
     return ''.join(chr(97 + int(i)) for i in ids)
 
 
