@@ -91,10 +91,7 @@ def make(
       rows[name] = Conversations(*arrange(fitting, length, pack=pack, pad=tokenizer.pad_id))
   _report(split, length, rows, counts)
   if not rows:
-    raise BadInput(
-      f'data: no conversations are left in the {split} split of {chosen}; '
-      'raise length or validation_fraction, or choose another overlong'
-    )
+    raise records.none_left('conversations', split, chosen, counts)
   if weights is not None:
     weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
   return Mixture(rows, weights)

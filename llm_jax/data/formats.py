@@ -33,7 +33,7 @@ MESSAGES = 'messages|conversations|conversation'
 _ANSWER = 'completion|response|output|answer|generation'
 LABEL = 'label|kto_tag'
 _MEDIA = ('image', 'images', 'audio', 'audios', 'video', 'videos')
-_WEIGHTS = ('weight', 'sample_weight', 'loss_weight', 'train')
+_WEIGHTS = ('weight', 'sample_weight', 'loss_weight', 'loss_mask', 'train_mask', 'train')
 
 
 def conversation(record: Record) -> Messages:
@@ -48,8 +48,7 @@ def conversation(record: Record) -> Messages:
   """
   check(record)
   label = get(record, LABEL)
-  is_flag = isinstance(label, (bool, int, float)) or chat.truth(label) is not None
-  if is_flag and reader(record, LABELLED):
+  if isinstance(label, (bool, int, float, str)) and reader(record, LABELLED):
     raise BadInput(
       f'a record with a label (here {label!r}) may be a bad example; keep the good ones without '
       'that column, or use data preferences with kind unpaired'

@@ -132,10 +132,7 @@ def make(
       )
   _report(split, length, rows, counts)
   if not rows:
-    raise BadInput(
-      f'data: no preferences are left in the {split} split of {chosen}; '
-      'raise length or validation_fraction, or choose another overlong'
-    )
+    raise records.none_left('preferences', split, chosen, counts)
   if weights is not None:
     weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
   return Mixture(rows, weights)

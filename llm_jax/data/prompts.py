@@ -123,10 +123,7 @@ def make(
       'or set it among the options of the reward'
     )
   if not rows:
-    raise BadInput(
-      f'data: no prompts are left in the {split} split of {chosen}; '
-      'raise length, answer_bytes or validation_fraction, or choose another overlong'
-    )
+    raise records.none_left('prompts', split, chosen, counts)
   if weights is not None:
     weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
   widest = max(len(prompt.record) for some in rows.values() for prompt in some)

@@ -7,6 +7,7 @@ chats/*.jsonl.gz   files as in `llm_jax.data.sources`, each record in a format o
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +18,14 @@ from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
 Item = TypeVar('Item')
+# Reasons that are not the records' own.
+_TOO_LONG = (
+  'dropped',
+  'no trained token',
+  'prompt too long',
+  'answer too long',
+  'more answers than group',
+)
 
 
 def read(
@@ -102,6 +111,22 @@ def chosen(
       f'data.validation_fraction {validation_fraction}: use a share from 0 up to below 1'
     )
   return found
+
+
+def none_left(what: str, split: str, sources: Mapping[str, str], counts: Counter[str]) -> BadInput:
+  """The error where no row is left, with what became of the records.
+
+  >>> print(none_left('prompts', 'train', {'mine': 'a.jsonl'}, Counter({'tie': 3})))
+  data: no prompts are left in the train split of {'mine': 'a.jsonl'} (3 tie); mend the records
+  """
+  found = ', '.join(f'{count:,} {reason}' for reason, count in counts.most_common(3) if count)
+  advice = 'mend the records' if found else 'raise validation_fraction, or give it more records'
+  if any(counts[reason] for reason in _TOO_LONG):
+    advice = 'raise length, answer_bytes or group, or choose another overlong'
+  return BadInput(
+    f'data: no {what} are left in the {split} split of {dict(sources)}'
+    f'{found and f" ({found})"}; {advice}'
+  )
 
 
 def _is_builtin(spec: str) -> bool:

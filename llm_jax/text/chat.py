@@ -30,6 +30,7 @@ TRAIN_ON = ('all', 'last')
 TRAINED = (
   'train',
   'weight',
+  'trained',
   'trainable',
   'training',
   'train_on_turn',

@@ -210,6 +210,17 @@ def test_conversations_without_an_answer_are_counted(tokenizer, tmp_path, capsys
   assert '1 left out: broken list of tools' in line
 
 
+def test_where_nothing_is_left_the_error_says_why(tokenizer, tmp_path):
+  path = tmp_path / 'a.jsonl'
+  rows = [{'prompt': 'the', 'completion': None}] * 3 + [{'messages': None}, dialogue('the', '')]
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  with pytest.raises(BadInput, match=r'\(3 completion is null, 1 messages is null, 1 no answer\)'):
+    make(tokenizer, str(path))
+  path.write_text(json.dumps(dialogue('the', 'cat')) + '\n')
+  with pytest.raises(BadInput, match='; raise validation_fraction, or give it more records'):
+    make(tokenizer, str(path), split='validation')
+
+
 # --- sources -----------------------------------------------------------------------------------
 
 
