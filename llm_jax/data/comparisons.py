@@ -17,6 +17,7 @@ from llm_jax.data.messages import (
   asked,
   dialogue,
   get,
+  is_null,
   led,
   messages,
   parsed,
@@ -51,7 +52,7 @@ def prompt_of(record: Record, column: str = PROMPT) -> Messages:
       found = said(f'{value}\n\n{more}', 'user')
   else:
     found = messages(value)
-  history = parsed(record.get('history') or [])
+  history = parsed(get(record, 'history') or [])
   if isinstance(history, str):
     raise BadInput(f'history is {history[:60]!r}; write pairs of texts, or messages')
   return led(record, messages(history) + found)
@@ -164,7 +165,7 @@ def _margin(record: Record) -> float | None:
       raise BadRow('margin is not finite')
     return float(margin)
   for names in _SCORES:
-    if all(record.get(name) is not None for name in names):
+    if not any(is_null(record.get(name)) for name in names):
       better, worse = (_number(record[name], name) for name in names)
       if not math.isfinite(better - worse):
         raise BadRow('score is not finite')

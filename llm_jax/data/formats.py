@@ -21,8 +21,10 @@ from llm_jax.data.messages import (
   dialogue,
   get,
   glaive,
+  is_null,
   led,
   parsed,
+  refuse_media,
 )
 from llm_jax.text import chat
 from llm_jax.types import BadInput
@@ -32,7 +34,6 @@ Labelled = tuple[Messages, Messages, bool]
 MESSAGES = 'messages|conversations|conversation'
 _ANSWER = 'completion|response|output|answer|generation'
 LABEL = 'label|kto_tag'
-_MEDIA = ('image', 'images', 'audio', 'audios', 'video', 'videos')
 _WEIGHTS = ('weight', 'sample_weight', 'loss_weight', 'loss_mask', 'train_mask', 'train')
 
 
@@ -110,7 +111,7 @@ def reader(record: Record, formats: Mapping[str, Callable]) -> Callable | None:
 
   Where several do, all of them have to read the same.
   """
-  there = frozenset(name for name, value in record.items() if value is not None)
+  there = frozenset(name for name, value in record.items() if not is_null(value))
   most = _fitting(there, (*formats, *_REFUSED))
   readers = [formats.get(format) or _REFUSED[format] for format in most]
   if len(most) < 2:
@@ -145,7 +146,7 @@ def unknown(record: Record, formats: list[str]) -> BadInput:
   for format in sorted(formats, key=lambda format: -format.count(' + ')):
     columns = [[name for name in c.split('|') if name in record] for c in format.split(' + ')]
     if all(columns):
-      null = [names[0] for names in columns if all(record[name] is None for name in names)]
+      null = [names[0] for names in columns if all(is_null(record[name]) for name in names)]
       if null:
         return BadRow(f'{null[0]} is null')
   there = f'columns {columns_of(record)} are of no known format'
@@ -157,7 +158,7 @@ def unknown(record: Record, formats: list[str]) -> BadInput:
 
 def columns_of(record: Record) -> str:
   """The names of the columns that are not null, for errors."""
-  names = [name for name, value in record.items() if value is not None]
+  names = [name for name, value in record.items() if not is_null(value)]
   return ', '.join(names[:30] + ['...'] * (len(names) > 30)) or '(none)'
 
 
@@ -167,11 +168,9 @@ def check(record: Record) -> None:
   Raises:
     BadRow: its weight is 0.
   """
-  for name in _MEDIA:
-    if record.get(name):
-      raise BadInput(f'{name} is {str(record[name])[:60]!r}; only texts are read, so leave it out')
+  refuse_media(record)
   for name in _WEIGHTS:
-    if (weight := record.get(name)) is not None:
+    if (weight := get(record, name)) is not None:
       if chat.truth(weight) is None:
         raise BadInput(f'{name} of the record is {weight!r}; use 1 or 0, or remove the column')
       if not chat.truth(weight):

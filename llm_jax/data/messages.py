@@ -6,6 +6,7 @@ What says whether an answer is trained becomes `train: False`, calls become `too
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,6 +50,7 @@ _TURNS = (
   ('question', 'answer'),
   ('prompt', 'response'),
 )
+_MEDIA = ('image', 'images', 'audio', 'audios', 'video', 'videos')
 _PARTS = {'input_text': 'text', 'output_text': 'text', 'reasoning': 'thinking'}
 _HH = re.compile(r'\n\n(Human|Assistant):')
 _HELPSTEER = re.compile(r'\s*<extra_id_1>(User|Assistant)\n')
@@ -67,8 +69,13 @@ class BadRow(BadInput):
 
 def get(record: Record, column: str) -> Any:
   """The value of the one column of `a|b` that is there, or None."""
-  found = [record[name] for name in column.split('|') if record.get(name) is not None]
+  found = [record[name] for name in column.split('|') if not is_null(record.get(name))]
   return found[0] if found else None
+
+
+def is_null(value: Any) -> bool:
+  """Whether there is no value: None, or the NaN that pandas writes for it."""
+  return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def parsed(value: Any) -> Any:
@@ -140,6 +147,13 @@ def calling(calls: Any) -> Messages:
   calls = parsed(calls)
   listed = calls if isinstance(calls, list) else [calls]
   return [{'role': 'assistant', 'content': None, 'tool_calls': [_call(c, False) for c in listed]}]
+
+
+def refuse_media(of: Record) -> None:
+  """Raises BadInput if a record or a message has pictures or sounds."""
+  for name in _MEDIA:
+    if get(of, name):
+      raise BadInput(f'{name} is {str(of[name])[:60]!r}; only texts are read, so leave it out')
 
 
 def complete(found: Messages) -> Messages:
@@ -266,6 +280,7 @@ def _message(item: Record, is_arrow: bool) -> dict[str, Any]:
   role = _ROLES.get(name)
   if role is None:
     raise BadInput(f'no role {name!r}; {suggest(name, list(_ROLES))}')
+  refuse_media(item)
   content = get(item, 'content|value|text')
   if name in ('function_call', 'tool_call'):
     return calling(content)[0]

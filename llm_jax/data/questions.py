@@ -17,7 +17,7 @@ from llm_jax.data.comparisons import CHOSEN
 from llm_jax.data.families import dialogue
 from llm_jax.data.formats import MESSAGES as _MESSAGES
 from llm_jax.data.formats import BadRow, Messages, Record, get, reader
-from llm_jax.data.messages import complete, text_of
+from llm_jax.data.messages import complete, is_null, text_of
 from llm_jax.text import chat
 from llm_jax.types import BadInput
 
@@ -55,6 +55,8 @@ def question(record: Record) -> Question:
 
 
 def _read(record: Record) -> Question:
+  if any(record.get(name) is not None and is_null(record[name]) for name in _GOLD.split('|')):
+    raise BadRow('gold is not finite')
   label = get(record, formats.LABEL)
   if chat.truth(label) is not None and reader(record, formats.LABELLED):
     return formats.unpaired(record)[0], ''
