@@ -6,6 +6,7 @@ open-instruct, GSM8K (arXiv:2110.14168) and its relatives SVAMP (arXiv:2103.0719
 (github.com/Jiayi-Pan/TinyZero), and every format that `formats` knows.
 """
 
+import ast
 import itertools
 import math
 import re
@@ -18,6 +19,8 @@ from llm_jax.data.families import dialogue
 from llm_jax.data.formats import MESSAGES as _MESSAGES
 from llm_jax.data.formats import BadRow, Messages, Record, get, reader
 from llm_jax.data.messages import complete, is_null, text_of
+from llm_jax.rewards.final_answer import stated
+from llm_jax.rewards.thoughts import said
 from llm_jax.text import chat
 from llm_jax.types import BadInput
 
@@ -27,6 +30,7 @@ _PROMPT = f'{formats.PROMPT}|problem'
 _GOLD = 'answer|ground_truth|final_answer|expected_answer|gold|label'
 _NUMBERS = 'nums|numbers'
 _LAST_LINE = re.compile(r'^####(.*)\Z', re.MULTILINE)
+_LIST_OF_TEXTS = re.compile(r"\[\s*['\"]")
 _BOXED = re.compile(r'\\(?:boxed|fbox)\s*\{')
 
 
@@ -36,7 +40,8 @@ def question(record: Record) -> Question:
   The prompt of a conversation ends with the last message of the user, and the assistant's reply is
   the gold answer unless a column holds one. Preferences and labelled answers have none, since the
   better of two may be wrong. Of a gold text the last line counts if it begins with ####, or else
-  the content of the last \\boxed{}, or else all of it. For Countdown it is 'target; n1 n2 n3'.
+  the content of the last \\boxed{}, or else what it ends in after 'The answer is', or else all of
+  it, without thoughts. For Countdown it is 'target; n1 n2 n3'.
 
   >>> prompt, gold = question({'question': 'What is 6 * 7?', 'answer': '6 * 7 = 42\\n#### 42'})
   >>> gold
@@ -95,7 +100,7 @@ def _last_turn(messages: Messages) -> tuple[Messages, Messages]:
 
 
 def gold_of(value: Any) -> str:
-  """The gold answer of a column that holds a text, a number, a list of one, or a Countdown task."""
+  """The gold answer of a column: a text, a number, a list of one or its text, a Countdown task."""
   if isinstance(value, list) and len(value) == 1:
     value = value[0]
   if isinstance(value, dict) and 'target' in value:
@@ -107,9 +112,22 @@ def gold_of(value: Any) -> str:
       raise BadRow('gold is not finite')
     value = int(value) if value.is_integer() else value
   text = str(value).strip()
+  if _LIST_OF_TEXTS.match(text):
+    try:
+      return gold_of(ast.literal_eval(text))
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+      if isinstance(error, BadInput):
+        raise
+  text = said(text).answer.strip() or text
   if marked := _LAST_LINE.search(text):
     return marked[1].strip()
-  return _boxed(text) or text
+  return _boxed(text) or _stated_last(text) or text
+
+
+def _stated_last(text: str) -> str | None:
+  """The value after 'The answer is' where a solution ends with it, as those of MetaMathQA do."""
+  found, bare = stated(text) or '', lambda text: text.rstrip(' .*$')
+  return found if re.search(r'\d', found) and bare(text).endswith(bare(found)) else None
 
 
 def _boxed(text: str) -> str:

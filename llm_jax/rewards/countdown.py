@@ -4,7 +4,7 @@ from collections import Counter
 from fractions import Fraction
 
 from llm_jax.rewards.arithmetic import BadExpression, Node, evaluate, parse
-from llm_jax.rewards.math_equal import stated, tagged
+from llm_jax.rewards.final_answer import stated, tagged
 from llm_jax.rewards.thoughts import said
 from llm_jax.types import BadInput
 

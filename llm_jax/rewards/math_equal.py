@@ -1,9 +1,7 @@
 """1 where a solution ends in the right answer, in the sense of MATH, arXiv:2103.03874, and GSM8K.
 
-The final answer is the first of these that exists: the content of the last \\boxed{...}; what
-follows the last '####'; what follows the first 'The answer is' (`exact_answer` says why the first);
-the last number. Thoughts are not read (rewards/thoughts.py), and if a text contains
-<answer>...</answer>, only what the last of them holds. The gold answer may be bare or a solution.
+rewards/final_answer.py finds the final answer. The gold answer may be bare, a solution that ends in
+it, or a list of one in a text, such as '["34"]'.
 
 Two answers are equal if they are the same number, however written (1/2, 0.5, \\frac12, 5e-1); the
 same formula after multiplying out; tuples, intervals or matrices with the same brackets and
@@ -12,16 +10,27 @@ or inequality up to a factor; or the same words. As in MATH, units, currencies a
 ignored: 50% is 50 and not 0.5. 'x = 5' is the same as '5'.
 """
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from types import MappingProxyType
 from typing import NamedTuple
 
 from llm_jax.rewards.arithmetic import BadExpression, approximate, constant, expand, monic
+from llm_jax.rewards.final_answer import (
+  LONGEST,
+  OTHER_NUMBER,
+  final_answer,
+  marked,
+  number_of,
+  plain_markdown,
+  stated,
+)
+from llm_jax.rewards.notation import closing, uniform
 from llm_jax.rewards.thoughts import said
 from llm_jax.types import BadInput
 
-_LONGEST = 400  # characters; a longer final answer is right only if it is the same text
 _MOST_PARTS = 64
 _DEEPEST = 8  # a set of tuples of ...
 _MOST_BOXES = 8  # that are tried, from the last one
@@ -45,89 +54,73 @@ def reward(answer: str, gold: str, *, tolerance: float = 1e-6, any_number: bool 
   Raises:
     BadInput: the gold answer is empty.
   """
-  wanted = _marked(gold) or gold.strip()
+  wanted = gold_answer(gold)
   if not wanted:
     raise BadInput('math_equal: the gold answer is empty; give every prompt an answer')
   found = final_answer(answer, any_number=any_number)
   if found is None:
     return 0.0
-  if max(len(found), len(wanted)) > _LONGEST:
+  if max(len(found), len(wanted)) > LONGEST:  # right only if it is the same text
     return float(found.split() == wanted.split())
   right = _read(wanted)
+  found = _inner(found)
   if right.kind == 'number' and constant(right.terms) is not None:
     found = _LETTER_UNIT.sub('', found)  # beside a formula, the m of '5 m' may be its variable
-  return float(_same(_read(found), right, tolerance))
+  if right.kind == 'text' and len(right.text) == 1 and (choice := _CHOICE.match(found)):
+    found = choice[1] or choice[2]
+  ours = _read(found)
+  if _has_words(ours) and not _has_words(right) and (one := number_of(found)):
+    ours = _read(one)
+  return float(_same(ours, right, tolerance))
 
 
-# --- finding the final answer ------------------------------------------------------------------
+def gold_answer(gold: str) -> str:
+  """The answer in a gold text: of a solution the final one, of a list in a text its only element.
 
-_BOX = re.compile(r'\\(?:boxed|fbox)(?![a-z])\s*')
-_STATED = re.compile(
-  r'[Tt]he (?:final |correct )?answer is\b'
-  r'(?:[\s*_`:$]|\\[(\[]|(?:about|approximately|exactly|roughly)\b)*'
-)
-_SENTENCE_ENDS = re.compile(
-  r'\n|[.!?](?=[\s*$]|$)|;| \((?=[a-z]{2})|,? (?:because|since|as|so|which|where|but|not|if|for)\b'
-)
-_NUMBER = re.compile(r'(?<![\w)])-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?')
-_LETTER_UNIT = re.compile(r'(?<=\d) +[CFJKLNVWghms]\.?$')
-
-
-def final_answer(text: str, *, any_number: bool = True) -> str | None:
-  """The text of the final answer of a solution, or None."""
-  text = said(text).answer
-  inside = tagged(text)
-  text = text if inside is None else inside
-  found = _marked(text) or stated(text)
-  if found is None and inside is not None and len(text) <= _LONGEST and '\n' not in text.strip():
-    found = text.strip()
-  if found is None and any_number and (numbers := _NUMBER.findall(text)):
-    found = numbers[-1].rstrip(',')
-  return found or None
+  >>> gold_answer('2 + 3 = 5. The answer is: 5'), gold_answer('["34"]'), gold_answer('[3, 4]')
+  ('5', '34', '[3, 4]')
+  """
+  text = gold.strip()
+  if re.match(r"\[ *['\"]", text):
+    try:
+      listed = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+      listed = ()
+    if len(listed) == 1 and isinstance(listed[0], str):
+      text = listed[0].strip()
+  text = said(text).answer or text
+  return marked(text) or stated(text) or text
 
 
-def tagged(text: str) -> str | None:
-  """What the last <answer>...</answer> holds, or None."""
-  before, closed, _ = text.rpartition('</answer>')
-  start = before.rfind('<answer>')
-  return before[start + len('<answer>') :] if closed and start >= 0 else None
+def number(text: str) -> Fraction | None:
+  """The rational number that an answer is, with units or not, or None.
 
-
-def stated(text: str) -> str | None:
-  """What follows the first 'The answer is', to the end of its sentence, or None."""
-  match = _STATED.search(text)
-  if match is None:
+  >>> number('$2,500$ apples'), number('7/8'), number('about 7')
+  (Fraction(2500, 1), Fraction(7, 8), Fraction(7, 1))
+  """
+  if len(text) > LONGEST:
     return None
-  rest = text[match.end() :]
-  if match[0].endswith(' **'):
-    rest = rest.replace('**', '', 1)  # the end of what is printed in bold
-  return _SENTENCE_ENDS.split(rest, maxsplit=1)[0].strip(' *_`')
+  inner = _LETTER_UNIT.sub('', _inner(text))
+  value = _read(inner)
+  if _has_words(value) and (found := number_of(inner)):
+    value = _read(found)
+  if value.kind == '=' and _is_name(value.text):
+    value = value.parts[1]
+  return constant(value.terms) if value.kind == 'number' else None
 
 
-def _marked(text: str) -> str | None:
-  """What the last box holds, or what follows the last '####', or None."""
-  starts = [match.end() for match in _BOX.finditer(text)]
-  for start in starts[: -_MOST_BOXES - 1 : -1]:
-    window = text[start : start + 4 * _LONGEST]
-    if not window.startswith('{'):
-      return re.split(r'[\s$]', window, maxsplit=1)[0]
-    end = _closing(window, 0)
-    if end is not None:
-      return window[1:end].strip()
-  _, marker, after = text.rpartition('####')
-  return after.strip().partition('\n')[0] if marker else None
+def _inner(found: str) -> str:
+  """An answer without the words and styles around it: \\text{The answer is 5}."""
+  found = uniform(plain_markdown(found))
+  return stated(found.translate(_NO_ROMAN)) or found if '‹' in found or len(found) > 9 else found
 
 
-def _closing(text: str, start: int) -> int | None:
-  """Where the brace that opens at `start` is closed, or None."""
-  depth = 0
-  for i in range(start, len(text)):
-    if text[i] in '{}' and text[i - 1 : i] != '\\':
-      depth += 1 if text[i] == '{' else -1
-      if depth == 0:
-        return i
-  return None
-
+_LETTER_UNIT = re.compile(r'(?<=\d) +[CFJKLNVWghms]\.?$')
+_NO_ROMAN = str.maketrans({'‹': '', '›': ''})
+_CHOICE = re.compile(
+  r'(?:.{0,20}(?:option|choice)(?: is)? )?(?:[(‹]+([A-J])[)›]+|([A-J])(?:[).:]+|$))(?=[\s.:)]|$)',
+  re.IGNORECASE,
+)
 
 # --- reading it --------------------------------------------------------------------------------
 
@@ -150,17 +143,27 @@ class Value(NamedTuple):
 
 _ANY_ORDER = ('set', '∪', 'all')
 
-_CHARACTERS = str.maketrans({
-  '−': '-', '–': '-', '×': '*', '·': '*', '÷': '/', '√': '\\sqrt ', 'π': '\\pi ', '∞': '\\infty ',
-  '²': '^2', '³': '^3', '°': '', '£': '', '€': '', '\xa0': ' ', '‹': '', '›': '', '⦃': '', '⦄': '',
-})  # fmt: skip
 _CLEANING = [
   (re.compile(pattern), replacement)
   for pattern, replacement in (
-    (r'\\(?:left|right|[bB]igg?[lr]?|displaystyle)(?![a-z])|\\!|(?<!\\)\\[()\[\]]', ''),
-    (r'(?<!\\)\\[,;:> ]|\\q?quad(?![a-z])|~|\s+', ' '),
-    (r'\\?[$%]|\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-z]))|\\degree', ''),
-    (r'\{,\}', ','),
+    (r'(?<!\\)\\[()\[\]]', ''),
+    (r'\\?[$%]|[€£¥₹₽₩]|\\(?:euro|pounds|yen)(?![a-z])', ''),
+    (
+      r'(?:°|\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-z]))|\\degree(?![a-z])) ?(?:‹?[CFK]›?(?![a-z]))?',
+      '',
+    ),
+    (r'(?<=\d)\{,\}(?=\d)', '.'),
+    (r'·', '*'),
+    (r'√ ?(\d+(?:\.\d+)?)', r'\\sqrt{\1}'),
+    (r'√', r'\\sqrt '),
+    (r'π', r'\\pi '),
+    (r'∞', r'\\infty '),
+    (r'(?:\b(?:minus|negative) +|[负負])(?=[\d.\\])', '-'),
+    (r'(?:\\approx|\\simeq)(?![a-z])|≈', '='),
+    (r'(?<=\d) ?[万萬만](?!\d)', '*10^4 '),
+    (r'(?<=\d) ?[亿億억](?!\d)', '*10^8 '),
+    (r'(?<=\d)千(?![\d克米瓦])', '*10^3 '),
+    (r'(?<=\d)百(?![\d分])', '*10^2 '),
     (r'\\(?:cdot|times|ast)(?![a-z])', '*'),
     (r'\\div(?![a-z])', '/'),
     (r'\\(?:le|leq|leqslant)(?![a-z])|<=', '≤'),
@@ -168,36 +171,46 @@ _CLEANING = [
     (r'\\lt(?![a-z])', '<'),
     (r'\\gt(?![a-z])', '>'),
     (r'\\[cdt]frac', r'\\frac'),
-    (r'\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox) ?\{([^{}]*)\}', r'‹\1›'),
     (r'\\(?:\{|lbrace)', '⦃'),
     (r'\\(?:\}|rbrace)', '⦄'),
     (r'\\cup(?![a-z])', '∪'),
     (r'\\pm(?![a-z])', '±'),
     (r'^ *[A-Za-z] ?\\in(?![a-z])', ''),
     (r'‹ ?(?:and|or) ?›|\b(?:and|or)\b', ','),
-    (r'(?<=\d) ?‹? ?thousand\b ?›?', '*10^3 '),
-    (r'(?<=\d) ?‹? ?million\b ?›?', '*10^6 '),
-    (r'(?<=\d) ?‹? ?billion\b ?›?', '*10^9 '),
+    (r'(?<=\d) ?‹? ?thousand(?![a-z]) ?›?', '*10^3 '),
+    (r'(?<=\d) ?‹? ?million(?![a-z]) ?›?', '*10^6 '),
+    (r'(?<=\d) ?‹? ?billion(?![a-z]) ?›?', '*10^9 '),
   )
 ]
 _THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])')
 _MATRIX = re.compile(r'\\begin\{([pb]matrix)\}(.*)\\end\{\1\}')
 _NAME = re.compile(r'[A-Za-z\\‹› ]+(?:\([A-Za-z]\))?(?:_\{?\w+\}?)?')
 _WORDS = re.compile(r"(?=.*[A-Za-z])[A-Za-z‹›'. -]+|\([A-Za-z]\)|‹\([A-Za-z]\)›")
-_SHORT_UNITS = r'(?:cm|mm|km|m|mi|ft|yd|in|kg|mg|g|lb|oz|ml|mL|hr|h|min|sec|s)'
+_SHORT_UNITS = (
+  r'(?:cm|mm|km|dm|nm|m|mi|ft|yd|in|ha|kg|mg|g|lb|oz|ml|mL|cl|dl|hr|h|min|sec|ms|s|Hz|kHz|kW|kJ|kN'
+  r'|Pa|kPa|mol|mph|rad|deg)'
+)
+_OTHER_CJK = (
+  r'[十百半多余餘几幾兆万萬亿億만억천백조여]|千(?![克米瓦])|分之|以[上下]|未[满満]|이상|이하|미만'
+)
+_CJK = r'[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]'
 _UNIT = re.compile(
   r'(?:‹[^‹›]*›'
   rf'|(?<=\d)(?!(?:[mghs])\b){_SHORT_UNITS}\b'
   rf'|(?<=[ ›])(?:{_SHORT_UNITS}/{_SHORT_UNITS}|(?![mghs]\b){_SHORT_UNITS})\b'
-  r'|(?<=[ ›])(?!(?:squared|cubed|factorial|choose|dozen|hundred|trillion|sqrt)\b)[A-Za-z]{3,}\b'
+  rf'|(?<=[ ›])(?!(?:{OTHER_NUMBER})\b)[A-Za-zÀ-ɏ]{{3,}}\b'
+  rf'|(?<=[ ›\d])(?!(?:{OTHER_NUMBER})\b)[Ѐ-ۿऀ-෿฀-๿]+\.?'
+  rf'|(?<=[\d)›}} ])(?!{_OTHER_CJK}){_CJK}+'
   r') ?›?\.?(?: ?\^ ?\{? ?[23] ?\}?)? ?/? ?$'
 )
+# Letters that are words, and no product of variables.
+_PROSE = re.compile(r'(?<![\\A-Za-z])(?!sqrt)(?:[A-Za-z]{4,}|[A-Za-z]{2,} [A-Za-z]{2,})')
 _MIXED = re.compile(r'(?<![\w.)/^])(\d+) (\d+)/(\d+)(?![\w.])')
 _WHOLE_BEFORE = re.compile(r'(?<![\w.)/^])(\d+) ?$')
 
 
 def _read(text: str) -> Value:
-  text = text.translate(_CHARACTERS)
+  text = uniform(plain_markdown(text))
   for pattern, replacement in _CLEANING:
     text = pattern.sub(replacement, text)
   return _value(text, 0)
@@ -206,6 +219,8 @@ def _read(text: str) -> Value:
 def _value(text: str, depth: int) -> Value:
   """What a cleaned text says."""
   text = text.strip().rstrip('.,').strip()
+  while text.startswith('{') and closing(text, 0) == len(text) - 1:
+    text = text[1:-1].strip()
   if depth > _DEEPEST:
     return _as_text(text)
   within = lambda pieces: tuple(_value(piece, depth + 1) for piece in pieces if piece.strip())
@@ -290,6 +305,8 @@ def _formula(text: str) -> Value:
   if _WORDS.fullmatch(text):
     return _as_text(text.strip('‹()›'))
   bare = _without_units(text)
+  if _PROSE.search(bare):
+    return _as_text(text)
   try:
     return Value('number', terms=expand(_plain(bare)), decimal='.' in bare)
   except BadExpression:
@@ -336,7 +353,7 @@ def _argument(text: str, start: int) -> tuple[str, int]:
   while text[start : start + 1] == ' ':
     start += 1
   if text[start : start + 1] == '{':
-    end = _closing(text, start)
+    end = closing(text, start)
     if end is None:
       raise BadExpression('a brace is not closed')
     return _plain(text[start + 1 : end]), end + 1
@@ -347,6 +364,10 @@ def _argument(text: str, start: int) -> tuple[str, int]:
 
 
 # --- comparing ---------------------------------------------------------------------------------
+
+
+def _has_words(value: Value) -> bool:
+  return value.kind == 'text' or (value.kind != '=' and any(map(_has_words, value.parts)))
 
 
 def _same(ours: Value, gold: Value, tolerance: float) -> bool:

@@ -166,3 +166,27 @@ def test_unusable_columns(record, message):
     questions.question(record)
   assert not isinstance(caught.value, BadRow)
   assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('value', 'gold'),
+  [
+    ('We add 2 and 3. The answer is: 5', '5'),
+    ('So $x = 5$. The answer is $\\frac{1}{8}$.', '$\\frac{1}{8}$'),
+    (
+      'The answer is 5, and 5 is odd. So it is odd.',
+      'The answer is 5, and 5 is odd. So it is odd.',
+    ),
+    ('["34"]', '34'),
+    ("['x + 1']", 'x + 1'),
+    ('[3, 4]', '[3, 4]'),
+    ('<think>The answer is 3.</think>5', '5'),
+  ],
+)
+def test_gold_texts_that_hold_more_than_the_answer(value, gold):
+  assert questions.gold_of(value) == gold
+
+
+def test_a_gold_list_of_several_texts_is_refused():
+  with pytest.raises(BadInput, match='is no gold answer; write one text or number'):
+    questions.gold_of('["3", "4"]')

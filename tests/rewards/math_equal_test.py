@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from llm_jax.rewards.math_equal import final_answer, reward
+from llm_jax.rewards.final_answer import final_answer
+from llm_jax.rewards.math_equal import reward
 from llm_jax.types import BadInput
 
 _MATRIX = '\\begin{pmatrix}'
@@ -179,7 +180,9 @@ SOLUTIONS = [
   ('He has 7 cars, so 3', '7', 0),
   ('That costs $1,250, I think.', '1250', 1),
   ('It falls to -3 degrees', '-3', 1),
-  ('10-3', '3', 1),  # a dash after a digit is no sign
+  ('10-3', '-3', 0),  # a dash after a digit is no sign
+  ('10-3', '3', 0),  # and a part of a formula no answer
+  ('It is \\boxed{4}, I mean \\boxed{}.', '4', 0),
   ('We get 3/4 of it.', '0.75', 1),
   ('<think>The answer is 4.</think> The answer is 5.', '5', 1),
   ('<think>\\boxed{4}</think><answer>5</answer>', '4', 0),
