@@ -136,6 +136,7 @@ def _sentence(text: str) -> str:
 
 
 _AROUND = ' *_`"\'“”„«»「」『』'
+_TAG = re.compile(r'</?(?:b|i|u|em|strong|span|p|code|br ?/?)>')
 _EMPHASIS = re.compile(
   r'(?<![0-9A-Za-z_)\]}*\\])(\*\*\*?|__)(?=[^\s*_])([^*\n]{1,400}?)(?<=[^\s])\1(?!\*)'
 )
@@ -143,14 +144,14 @@ _EMPHASIS = re.compile(
 
 def plain_markdown(text: str) -> str:
   """A text without the marks of bold print; a power such as 2**5 stays."""
-  return _EMPHASIS.sub(r' \2 ', text)
+  return _EMPHASIS.sub(r' \2 ', _TAG.sub(' ', text))
 
 
 # --- numbers and formulas in prose -------------------------------------------------------------
 
 # As in Pandoc, a dollar before a space or a digit ends no formula: it may be a currency.
 _MATH = (
-  r'(?<![\\$])\$\$?(?=[^\s$])[^$]{1,400}(?<=[^\s\\])\$\$?(?!\d)'
+  r'\$\$[^$]{1,400}\$\$|(?<![\\$])\$\$?(?=[^\s$])[^$]{1,400}(?<=[^\s\\])\$\$?(?!\d)'
   r'|(?<![\\$])\$\$?\s+[^$\n]*\\[A-Za-z][^$\n]*\s\$\$?'
   r'|\\\((?:(?!\\\)).){1,400}\\\)|\\\[(?:(?!\\\]).){1,400}\\\]'
 )
@@ -161,7 +162,8 @@ _NUMBER = (
 _TOKEN = (
   rf'(?:{_MATH}|{_NUMBER}|\\[A-Za-z]+(?:\{{[^{{}}\n]{{0,60}}\}})?|\\[{{}},;:!%$ ]'
   r'|‹[^‹›]*›|[-+*/^_=<>≤≥≈±√π∞()\[\]{}!%°$€£¥₹,:∪]'
-  rf'|(?<![{_LETTER}])[A-Za-zα-ω](?![{_LETTER}])|(?<=\d) (?:and|or) (?=[-$]?\d))'
+  rf'|(?<![{_LETTER}\'])[A-Za-zα-ω](?![{_LETTER}])'
+  r'|(?<=[\d$)\]]) (?:and|or) (?=[-$\\]*[\d(]|\$[A-Za-z\\]))'
 )
 _RUN = re.compile(rf'{_TOKEN}(?: ?{_TOKEN})*', re.DOTALL)
 _CJK = '\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af'
@@ -175,13 +177,14 @@ OTHER_NUMBER = (
   r'|ألف|آلاف|مليون|مليار|हज़ार|हजार|लाख|करोड़'
 )
 _BEHIND = re.compile(
-  rf' ?(?:{OTHER_NUMBER})\b| (?:to|through|until|bis) (?=[-$]?\d)|[{_LETTER}]+\d*|[{_CJK}]{{1,20}}',
+  rf' ?(?:{OTHER_NUMBER})\b| (?:to|through|until|bis) (?=[-$]?\d)'
+  rf'| or (?:more|less|so|above|below)\b|\.\.\.|…|[{_LETTER}]+\d*|[{_CJK}]{{1,20}}',
   re.IGNORECASE,
 )
 _SIGN = re.compile(r'(?:\b(?:minus|negative) |[负負])$', re.IGNORECASE)
 # Words before a number that make another one of it.
 _FUNCTION = re.compile(
-  r'(?:\b(?:not|log|ln|lg|arc\w{3}|sin|cos|tan|cot|exp|sqrt|abs|max|min|gcd|lcm|mod)'
+  r'(?:n\'t|\b(?:not|log|ln|lg|arc\w{3}|sin|cos|tan|cot|exp|sqrt|abs|max|min|gcd|lcm|mod)'
   r'|\d ?(?:to|through|until|bis|分之|至|到)) ?$',
   re.IGNORECASE,
 )
@@ -205,7 +208,8 @@ def number_of(text: str) -> str | None:
     return None
   if found[0][0]:
     return found[0][1]
-  return found[0][1] if len(found) == 1 and not _HEDGED.search(text) else None
+  sentence = len(text.split()) > 3  # and no name, such as 'Step 3'
+  return found[0][1] if len(found) == 1 and sentence and not _HEDGED.search(text) else None
 
 
 def _numbers(text: str, ends: str = '') -> list[tuple[bool, str]]:
@@ -223,7 +227,8 @@ def _numbers(text: str, ends: str = '') -> list[tuple[bool, str]]:
     glued = start > 0 and re.match(rf'[{_LETTER}_]', text[start - 1])
     if glued and run[0] in '-.0123456789':
       continue  # mp3, COVID-19
-    cut = _trimmed(run, ends, text[:start].rpartition('\n')[2].strip() == '')
+    begins_line = bool(ends) and not text[:start].rpartition('\n')[2].strip()
+    cut = _trimmed(run, ends, begins_line)
     if not _HAS_VALUE.search(cut):
       continue
     if glued and run[0] in '([{^_':
@@ -245,7 +250,7 @@ def _trimmed(run: str, ends: str, begins_line: bool) -> str:
   run = re.sub(r'^[A-Za-z] (?=[\d$\\-])', '', run)
   while True:
     before = run
-    run = run.rstrip(' =:,+*/^_<-([{' + ends)
+    run = run.rstrip(' =:,*/^_<-([{' + ends)
     run = re.sub(r'(?<=[\d}%])(?:, [A-Za-z]| (?![CFJKLNVWghms])[A-Za-z])$', '', run)
     for opening, close in ('()', '[]', '{}'):
       if run.endswith(close) and run[-2:-1] != '\\' and run.count(close) > run.count(opening):
@@ -258,7 +263,8 @@ def _trimmed(run: str, ends: str, begins_line: bool) -> str:
 
 def _begins_with_value(text: str) -> bool:
   match = re.match(
-    rf'(?:{_MATH}|[-+±$€£¥₹(\[{{√ \\]*(?:\d|\.\d)|\\[A-Za-z{{]|[A-Za-z] ?[=^+*/]|[π∞])', text
+    rf'(?:{_MATH}|[-+±$€£¥₹(\[{{√ \\]*(?:\d|\.\d)|\\[A-Za-z{{]|[A-Za-z] ?[=^+*/]|\(?[A-J]\)|[π∞])',
+    text,
   )
   return match is not None
 

@@ -68,9 +68,9 @@ def reward(answer: str, gold: str, *, tolerance: float = 1e-6, any_number: bool 
     found = _LETTER_UNIT.sub('', found)  # beside a formula, the m of '5 m' may be its variable
   if right.kind == 'text' and len(right.text) == 1 and (choice := _CHOICE.match(found)):
     found = choice[1] or choice[2]
-  ours = _read(found)
+  ours = _parsed(found)
   if _has_words(ours) and not _has_words(right) and (one := number_of(found)):
-    ours = _read(one)
+    ours = _parsed(one)
   return float(_same(ours, right, tolerance))
 
 
@@ -101,9 +101,9 @@ def number(text: str) -> Fraction | None:
   if len(text) > LONGEST:
     return None
   inner = _LETTER_UNIT.sub('', _inner(text))
-  value = _read(inner)
+  value = _parsed(inner)
   if _has_words(value) and (found := number_of(inner)):
-    value = _read(found)
+    value = _parsed(found)
   if value.kind == '=' and _is_name(value.text):
     value = value.parts[1]
   return constant(value.terms) if value.kind == 'number' else None
@@ -112,13 +112,13 @@ def number(text: str) -> Fraction | None:
 def _inner(found: str) -> str:
   """An answer without the words and styles around it: \\text{The answer is 5}."""
   found = uniform(plain_markdown(found))
-  return stated(found.translate(_NO_ROMAN)) or found if '‹' in found or len(found) > 9 else found
+  return stated(found.translate(_NO_ROMAN)) or found
 
 
 _LETTER_UNIT = re.compile(r'(?<=\d) +[CFJKLNVWghms]\.?$')
 _NO_ROMAN = str.maketrans({'‹': '', '›': ''})
 _CHOICE = re.compile(
-  r'(?:.{0,20}(?:option|choice)(?: is)? )?(?:[(‹]+([A-J])[)›]+|([A-J])(?:[).:]+|$))(?=[\s.:)]|$)',
+  r'(?:.{0,20}(?:option|choice)(?: is)? )?(?:[(‹]+([A-J])[)›]|([A-J])(?:\)|[.:]*(?=\s|$)))',
   re.IGNORECASE,
 )
 
@@ -153,6 +153,13 @@ _CLEANING = [
       '',
     ),
     (r'(?<=\d)\{,\}(?=\d)', '.'),
+    (r'(?<=\d)(?:\.\.\.|…|\\[cl]?dots(?![a-z]))', '…'),
+    (r'^ ?(?:\\(?:approx|simeq|sim)(?![a-z])|[≈~]) ?', ''),
+    (
+      r'^ ?‹? ?(?:about|approximately|roughly|exactly|around|only|USD|EUR|Rs\.?) ?›? ?(?=[-\d.\\])',
+      '',
+    ),
+    (r'(?<=\d) x (?=\d)', '*'),
     (r'·', '*'),
     (r'√ ?(\d+(?:\.\d+)?)', r'\\sqrt{\1}'),
     (r'√', r'\\sqrt '),
@@ -184,18 +191,18 @@ _CLEANING = [
 ]
 _THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])')
 _MATRIX = re.compile(r'\\begin\{([pb]matrix)\}(.*)\\end\{\1\}')
-_NAME = re.compile(r'[A-Za-z\\‹› ]+(?:\([A-Za-z]\))?(?:_\{?\w+\}?)?')
+_NAME = re.compile(r'[A-Za-z\\‹› ]+(?:\([A-Za-z\d, ]+\))?(?:_\{?\w+\}?)?')
 _WORDS = re.compile(r"(?=.*[A-Za-z])[A-Za-z‹›'. -]+|\([A-Za-z]\)|‹\([A-Za-z]\)›")
 _SHORT_UNITS = (
   r'(?:cm|mm|km|dm|nm|m|mi|ft|yd|in|ha|kg|mg|g|lb|oz|ml|mL|cl|dl|hr|h|min|sec|ms|s|Hz|kHz|kW|kJ|kN'
-  r'|Pa|kPa|mol|mph|rad|deg)'
+  r'|Pa|kPa|mol|mph|rad|deg|Fr|Rs|kr|zł|Kč)'
 )
 _OTHER_CJK = (
   r'[十百半多余餘几幾兆万萬亿億만억천백조여]|千(?![克米瓦])|分之|以[上下]|未[满満]|이상|이하|미만'
 )
 _CJK = r'[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]'
 _UNIT = re.compile(
-  r'(?:‹[^‹›]*›'
+  r'(?:‹(?! ?(?:st|nd|rd|th)›)[^‹›]*›'
   rf'|(?<=\d)(?!(?:[mghs])\b){_SHORT_UNITS}\b'
   rf'|(?<=[ ›])(?:{_SHORT_UNITS}/{_SHORT_UNITS}|(?![mghs]\b){_SHORT_UNITS})\b'
   rf'|(?<=[ ›])(?!(?:{OTHER_NUMBER})\b)[A-Za-zÀ-ɏ]{{3,}}\b'
@@ -210,7 +217,11 @@ _WHOLE_BEFORE = re.compile(r'(?<![\w.)/^])(\d+) ?$')
 
 
 def _read(text: str) -> Value:
-  text = uniform(plain_markdown(text))
+  return _parsed(uniform(plain_markdown(text)))
+
+
+def _parsed(text: str) -> Value:
+  """What a text in uniform notation says."""
   for pattern, replacement in _CLEANING:
     text = pattern.sub(replacement, text)
   return _value(text, 0)

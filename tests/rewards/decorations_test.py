@@ -221,6 +221,39 @@ def test_gold_answers_in_their_solutions():
       assert math_equal.reward(f'\\boxed{{{other}}}', text) == 0, (other, text)
 
 
+@pytest.mark.parametrize(
+  ('text', 'gold', 'verdict'),
+  [
+    ('The answer is:\n\n$$\n5\n$$', '5', 1),
+    ('{"answer": "5"}', '5', 1),
+    ('Answer: <b>5</b>', '5', 1),
+    ('The answer is about 5.', '5', 1),
+    ("The answer isn't 5.", '5', 0),
+    ('The answer is not 5 but 6.', '5', 0),
+    ('The answer is 5 or more.', '5', 0),
+    ('The answer is 5+.', '5', 0),
+    ('So $x=3$ and $y=5$.', '5', 0),
+    ('The roots are 3 and 5', '5', 0),
+    ('\\boxed{\\text{Step 5}}', '5', 0),
+    ('\\boxed{\\text{USD } 5}', '5', 1),
+    ('\\boxed{5\\text{th}}', '5', 0),
+    ('\\boxed{0.555...}', '0.555', 0),
+    ('Answer: B) 5 km', 'B', 1),
+    ('The correct option is (B).', 'B', 1),
+    ('The answer is B)5.', 'C', 0),
+    ('f(2) = 5', '5', 1),
+    ('12 x 3 = 36', '36', 1),
+    ('He needs 5-3=2 more.', '2', 1),
+    ('\\boxed{5 \\text{ m}}', '5', 1),
+    ('\\boxed{46 250 \\text{ m}}', '46250', 1),
+    ('#### The answer is 5', '5', 1),
+    ('5\n####', '5', 0),
+  ],
+)
+def test_words_around_an_answer(text, gold, verdict):
+  assert math_equal.reward(text, gold) == verdict
+
+
 def test_exact_answer_needs_a_number():
   with pytest.raises(BadInput, match="the gold answer 'Paris' is no number; use math_equal"):
     exact_answer.reward('The answer is Paris.', 'Paris')
