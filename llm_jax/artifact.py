@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 import llm_jax
-from llm_jax.files import difference, manifest, sha256, write_json
+from llm_jax.files import difference, manifest, read_json, sha256, write_json
 from llm_jax.find import call, find, named
 from llm_jax.models import lora
 from llm_jax.models.compute import Compute, without_compute
@@ -27,6 +27,8 @@ from llm_jax.types import BadInput, Model, Params, Tokenizer
 FILE = 'artifact.json'
 ENDS = (FILE, 'tokenize.json', 'summary.json')  # a stage writes one of them, when it is finished
 MADE_FROM = 'made_from.json'
+# What helps where an artifact is damaged: its run can publish it again.
+AGAIN = 'copy the folder again, or delete artifact.json and give the command that made it again'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +61,13 @@ class Artifact:
 
 
 def save(path: str | Path, artifact: Artifact) -> None:
-  """Writes the folder; `artifact.json` comes last, so a folder that has it is whole."""
+  """Writes the folder; `artifact.json` comes last, so a folder that has it is whole.
+
+  Raises:
+    BadInput: a parameter is not finite; then nothing is written.
+  """
   folder = Path(path).absolute()
+  _check_finite(artifact.params, folder)
   main = jax.process_index() == 0
   if main:
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,6 +98,17 @@ def save(path: str | Path, artifact: Artifact) -> None:
     write_json(folder / FILE, about)
 
 
+def _check_finite(params: Params, folder: Path) -> None:
+  """Raises BadInput, naming the first array with a number that is not finite."""
+  counts = jax.jit(lambda tree: jax.tree.map(lambda x: (~jnp.isfinite(x)).sum(), tree))(params)
+  for path, count in jax.tree_util.tree_flatten_with_path(jax.device_get(counts))[0]:
+    if count:
+      raise BadInput(
+        f'{folder}: {count} numbers of the parameter {path_of(path)} are not finite, so nothing is '
+        'published; train in another workdir with a lower learning rate or other options'
+      )
+
+
 def describe(path: str | Path) -> dict[str, Any]:
   """`artifact.json` as a dict.
 
@@ -106,13 +124,11 @@ def describe(path: str | Path) -> dict[str, Any]:
       'give the command that made it again, it resumes'
     )
   try:
-    about = json.loads((folder / FILE).read_text())
+    about = read_json(folder / FILE, AGAIN)
     model, files = without_compute(about['model']), dict(about['files'])
     return {**about, 'model': model, 'config': {**about['config'], 'model': model}, 'files': files}
-  except (ValueError, KeyError, TypeError, AttributeError):
-    raise BadInput(
-      f'artifact: {str(folder / FILE)!r} cannot be read, it is damaged; train it again'
-    ) from None
+  except (KeyError, TypeError, AttributeError):
+    raise BadInput(f'{folder / FILE} is damaged: it does not describe a model; {AGAIN}') from None
 
 
 def load(
@@ -138,7 +154,7 @@ def load(
   about = describe(folder)
   damage = difference(folder / 'params', about['files'])
   if damage:
-    raise BadInput(f'artifact: {str(folder / "params")!r} is {damage}; train it again')
+    raise BadInput(f'artifact: {str(folder / "params")!r} is {damage}; {AGAIN}')
   tokenizer = tokenizers.load(folder / 'tokenizer')
   if tokenizer.fingerprint != about['tokenizer']:
     raise BadInput(
@@ -267,7 +283,9 @@ def holds(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[s
   if not (folder / 'config.json').is_file():
     return False
   drop = lambda c: {k: v for k, v in c.items() if k not in may_change}
-  theirs = json.loads((folder / 'config.json').read_text())
+  theirs = read_json(
+    folder / 'config.json', 'delete this file if your command is the one that began the run'
+  )
   if 'model' in theirs and 'compute' not in theirs:  # from when both were one group
     theirs['model'] = without_compute(theirs['model'])
   differing = _differences(drop(theirs), drop(json.loads(json.dumps(config))))
@@ -296,7 +314,8 @@ def claim(path: str | Path, config: Mapping[str, Any]) -> None:
 def made_from(path: str | Path) -> dict[str, str]:
   """Folder or file -> its `digest` when the run began; empty where that was not written down."""
   record = Path(path) / MADE_FROM
-  return json.loads(record.read_text()) if record.is_file() else {}
+  forget = 'delete this file, if what the stage was made from is still the same'
+  return read_json(record, forget) if record.is_file() else {}
 
 
 def finished(path: str) -> str | None:

@@ -15,14 +15,13 @@ import fcntl
 import functools
 import hashlib
 import itertools
-import json
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from llm_jax.files import write_json
+from llm_jax.files import read_json, write_json
 from llm_jax.types import BadInput
 
 SECONDS = 30.0  # between pushes in the background
@@ -277,7 +276,7 @@ def _record(url: str) -> None:
 
 def _recorded(url: str) -> dict[str, _File]:
   try:
-    known = json.loads(_record_path(url).read_text())
+    known = read_json(_record_path(url), '')
     return {name: _File(theirs, (ours[0], ours[1])) for name, (theirs, ours) in known.items()}
   except (OSError, ValueError, TypeError, AttributeError, IndexError):
     return {}  # then everything is fetched again

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from llm_jax import artifact
+from llm_jax.files import read_json
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.parallel.parameters import shardings
 from llm_jax.text.tokenizer import Tokenizer
@@ -90,7 +91,7 @@ def test_the_folder_explains_itself(folder, tokenizer):
 
 def test_how_a_model_is_run_is_chosen_where_it_is_loaded(copy):
   """Older artifacts say it among the fields of the model, from a machine that was not this one."""
-  about = json.loads((copy / artifact.FILE).read_text())
+  about = read_json(copy / artifact.FILE, '')
   old = GROUP | dict(attention='cudnn', dtype='bfloat16', remat='dots', scan_layers=False)
   about['model'] = about['config']['model'] = old
   (copy / artifact.FILE).write_text(json.dumps(about))
@@ -228,7 +229,7 @@ def test_a_claimed_folder_takes_the_same_config_again(tmp_path):
   assert artifact.holds(folder, CONFIG) is False
   artifact.claim(folder, CONFIG)
   assert artifact.holds(folder, CONFIG) is True
-  held = json.loads((folder / 'config.json').read_text())
+  held = read_json(folder / 'config.json', '')
   assert held == CONFIG | {'steps': ['a', 'b']}
   assert sorted(p.name for p in folder.iterdir()) == ['config.json', artifact.MADE_FROM]
 

@@ -7,6 +7,8 @@ them back, and a changed template, tokenizer, length or reference cannot meet an
 
 import hashlib
 import os
+import sys
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 from llm_jax import artifact
 from llm_jax.losses.logprobs import score
 from llm_jax.options import Positive, checked
+from llm_jax.text.terminal import say
 from llm_jax.types import Adapted, Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('tokens',)
@@ -24,7 +27,7 @@ WRITES = ('ref_logp', 'kl_ref_logp')  # the second where there are `kl_tokens`
 ARTIFACTS = ('path',)
 # Fields that a log-probability depends on.
 _DEPENDS_ON = ('tokens', 'position', 'segment', 'target', 'prompt')
-_DIGEST = 16  # bytes
+_DIGEST, _HEADER = 16, 28  # bytes; a header is a digest, a count and a CRC-32
 
 
 @checked(where='annotate.reference')
@@ -79,7 +82,7 @@ def make(
     if not keeps:
       return logp(frozen, batch)
     if not memory:
-      name = f'{_fingerprint(frozen)}-{temperature:g}.bin'
+      name = f'{_fingerprint(frozen)}-{temperature:g}.logp'
       memory.append(_Memory(Path(cache) / name))
     return memory[0](batch, lambda: logp(frozen, batch))
 
@@ -98,15 +101,15 @@ def _of(batch: Batch, prefix: str) -> Batch:
 
 
 class _Memory:
-  """Log-probabilities by example; `compute` is asked only where one of a batch is new.
+  """Log-probabilities by example; `compute` is asked only where one of a batch is new or damaged.
 
-  The file is a sequence of records: digest, number of floats, floats. A record that a kill cut
-  short ends the file, and is written anew.
+  The file is a sequence of records: digest, number of floats, CRC-32 of all else in it, floats. A
+  record that a kill cut short ends the file, and is written anew.
   """
 
   def __init__(self, path: Path) -> None:
     self._path = path
-    self._place: dict[bytes, tuple[int, int]] = {}  # digest -> offset and count of its floats
+    self._place: dict[bytes, tuple[int, int]] = {}  # digest -> its record, and the count of floats
     self._coming: list[tuple[list[bytes], Any]] = []  # computed, and not written yet
     path.parent.mkdir(parents=True, exist_ok=True)
     end = self._index() if path.exists() else 0
@@ -117,19 +120,22 @@ class _Memory:
     """Notes where every whole record is; returns where the last one ends."""
     size, at = self._path.stat().st_size, 0
     with open(self._path, 'rb') as file:
-      while at + _DIGEST + 8 <= size:
+      while at + _HEADER <= size:
         file.seek(at)
         digest, count = file.read(_DIGEST), int.from_bytes(file.read(8), 'little')
-        start = at + _DIGEST + 8
-        if start + 4 * count > size:
+        if at + _HEADER + 4 * count > size:
           break
-        self._place[digest] = (start, count)
-        at = start + 4 * count
+        self._place[digest] = (at, count)
+        at += _HEADER + 4 * count
     return at
 
   def __call__(self, batch: Batch, compute: Callable[[], Array]) -> Array:
     digests = _digests(batch)
     waiting = {digest for several, _ in self._coming for digest in several}
+    for digest in digests:
+      if digest in self._place and not self._is_whole(digest):
+        say(f'{self._path}: a record is damaged and computed again', file=sys.stderr)
+        del self._place[digest]
     known = [digest in self._place or digest in waiting for digest in digests]
     self._write(everything=any(known))
     if not all(known):
@@ -137,7 +143,7 @@ class _Memory:
       if not any(known):  # the usual first epoch: the host need not wait for the device
         return self._coming[-1][1]
       self._write(everything=True)
-    values = np.stack([self._read(digest) for digest in digests])
+    values = np.stack([np.frombuffer(self._read(digest)[_HEADER:], '<f4') for digest in digests])
     return jax.device_put(values.reshape(batch['tokens'].shape), batch['tokens'].sharding)
 
   def _write(self, *, everything: bool) -> None:
@@ -147,14 +153,23 @@ class _Memory:
       for digest, row in zip(digests, np.asarray(values), strict=True):
         if digest not in self._place:  # the number that was used before stays the number
           at = self._file.seek(0, os.SEEK_END)
-          self._file.write(digest + row.size.to_bytes(8, 'little') + row.astype('<f4').tobytes())
-          self._place[digest] = (at + _DIGEST + 8, row.size)
+          head, floats = digest + row.size.to_bytes(8, 'little'), row.astype('<f4').tobytes()
+          self._file.write(head + _crc(head, floats) + floats)
+          self._place[digest] = (at, row.size)
     self._file.flush()
 
-  def _read(self, digest: bytes) -> np.ndarray:
-    start, count = self._place[digest]
-    self._file.seek(start)
-    return np.frombuffer(self._file.read(4 * count), '<f4')
+  def _read(self, digest: bytes) -> bytes:
+    at, count = self._place[digest]
+    self._file.seek(at)
+    return self._file.read(_HEADER + 4 * count)
+
+  def _is_whole(self, digest: bytes) -> bool:
+    record = self._read(digest)
+    return record[_HEADER - 4 : _HEADER] == _crc(record[: _HEADER - 4], record[_HEADER:])
+
+
+def _crc(head: bytes, floats: bytes) -> bytes:
+  return zlib.crc32(floats, zlib.crc32(head)).to_bytes(4, 'little')
 
 
 def _digests(batch: Batch) -> list[bytes]:

@@ -5,8 +5,9 @@ A document that does not fit becomes several pieces, and each piece is a segment
 """
 
 import functools
-import json
 import operator
+import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from llm_jax.data.mixture import Mixture
-from llm_jax.files import inside, replacing
+from llm_jax.files import inside, read_json, replacing, write_json
 from llm_jax.options import suggest
+from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
 
 WRITES = ('tokens', 'mask', 'position', 'segment')
@@ -161,19 +163,30 @@ def write_shard(
   segment_RL: np.ndarray,
   counts: Mapping[str, int],
 ) -> None:
-  """Writes `tokens-`, `segment-` and last `shard-<number>.json`, which marks the shard as done."""
+  """Writes `tokens-`, `segment-`, `sums-` and last `shard-<number>.json`: now the shard is done."""
   folder.mkdir(parents=True, exist_ok=True)
-  for name, array in (('tokens', tokens_RL), ('segment', segment_RL)):
+  sums_R = np.array([_sum(*row) for row in zip(tokens_RL, segment_RL, strict=True)], np.uint32)
+  for name, array in (('tokens', tokens_RL), ('segment', segment_RL), ('sums', sums_R)):
     with replacing(folder / f'{name}-{shard:05d}.npy') as file:
       np.save(file, array)
-  with replacing(folder / f'shard-{shard:05d}.json') as file:
-    file.write(json.dumps(dict(counts), sort_keys=True).encode())
+  write_json(folder / f'shard-{shard:05d}.json', {**counts, 'sums': zlib.crc32(sums_R)})
+
+
+def _sum(tokens_L: np.ndarray, segment_L: np.ndarray) -> int:
+  """The CRC-32 of a row."""
+  return zlib.crc32(segment_L, zlib.crc32(tokens_L))
 
 
 def read_shard(folder: Path, shard: int) -> dict[str, int] | None:
-  """The counts of a finished shard, or None."""
+  """The counts of a finished shard; None where there is none, or it is damaged."""
   path = folder / f'shard-{shard:05d}.json'
-  return json.loads(path.read_text()) if path.is_file() else None
+  if not path.is_file():
+    return None
+  try:
+    return read_json(path, 'it is made again')
+  except BadInput as error:
+    say(error, file=sys.stderr)
+    return None
 
 
 def row_of(tokens_L: np.ndarray, segment_L: np.ndarray) -> dict[str, np.ndarray]:
@@ -197,21 +210,55 @@ def row_of(tokens_L: np.ndarray, segment_L: np.ndarray) -> dict[str, np.ndarray]
 
 
 class MappedRows:
-  """The rows of one source and split, memory-mapped; `[i]` gives one row as in `make`."""
+  """The rows of one source and split, memory-mapped; `[i]` gives one row as in `make`.
 
-  def __init__(self, folder: Path, shard_rows: list[int]):
-    self._folder = folder
+  A row is compared with its checksum whenever it is read, and its ids with the vocabulary. Folders
+  of before have no checksums, and only their ids are looked at.
+
+  Args:
+    folder: of the shards.
+    shard_rows: R of each shard.
+    length: L, tokens of a row.
+    vocab_size: V; ids are below it.
+  """
+
+  def __init__(self, folder: Path, shard_rows: list[int], length: int, vocab_size: int):
+    self._folder, self._length, self._vocab_size = folder, length, vocab_size
     self._ends = np.cumsum(shard_rows)
     self._maps = functools.cache(self._open)
 
-  def _open(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-    arrays = []
-    for name in ('tokens', 'segment'):
-      path = self._folder / f'{name}-{shard:05d}.npy'
-      if not path.is_file():
-        raise BadInput(f'{path} is missing; copy the whole folder again or make it with {TOKENIZE}')
-      arrays.append(np.load(path, mmap_mode='r', allow_pickle=False))
-    return arrays[0], arrays[1]
+  def _open(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    rows = int(np.diff(self._ends, prepend=0)[shard])
+    # The types are compared, because the checksums of other byte orders would be the same.
+    tokens_RL = self._array('tokens', shard, (rows, self._length), ('uint16', 'uint32'))
+    segment_RL = self._array('segment', shard, (rows, self._length), ('uint16',))
+    path = _there(self._folder / f'shard-{shard:05d}.json')
+    wanted = read_json(path, _remedy(path)).get('sums')
+    if wanted is None:
+      return tokens_RL, segment_RL, None
+    sums_R = self._array('sums', shard, (rows,), ('uint32',))
+    if zlib.crc32(sums_R) != wanted:
+      raise self._damaged('sums', shard, 'it differs from its checksum')
+    return tokens_RL, segment_RL, sums_R
+
+  def _array(
+    self, name: str, shard: int, shape: tuple[int, ...], dtypes: tuple[str, ...]
+  ) -> np.ndarray:
+    path = _there(self._folder / f'{name}-{shard:05d}.npy')
+    try:
+      array = np.load(path, mmap_mode='r', allow_pickle=False)
+    except Exception as error:  # a damaged header is evaluated as Python, which may say anything
+      raise self._damaged(name, shard, f'NumPy cannot read it ({type(error).__name__})') from None
+    if array.shape != shape or array.dtype not in map(np.dtype, dtypes):
+      found = f'it holds {array.dtype}{list(array.shape)}, not {dtypes[0]}{list(shape)}'
+      raise self._damaged(name, shard, found)
+    return array
+
+  def _damaged(self, name: str, shard: int, what: str) -> BadInput:
+    path = self._folder / f'{name}-{shard:05d}.npy'
+    return BadInput(
+      f'{path} is damaged: {what}; {_remedy(self._folder / f"shard-{shard:05d}.json")}'
+    )
 
   def __len__(self) -> int:
     return int(self._ends[-1])
@@ -221,15 +268,35 @@ class MappedRows:
     if not 0 <= index < len(self):
       raise IndexError(f'row {index} of {len(self)}')
     shard = int(np.searchsorted(self._ends, index, side='right'))
-    tokens_RL, segment_RL = self._maps(shard)
+    tokens_RL, segment_RL, sums_R = self._maps(shard)
     row = index - int(self._ends[shard])  # counted from the end of the shard, so negative
-    return row_of(tokens_RL[row], segment_RL[row])
+    tokens_L, segment_L = np.array(tokens_RL[row]), np.array(segment_RL[row])
+    if sums_R is not None and _sum(tokens_L, segment_L) != sums_R[row]:
+      raise self._damaged('tokens', shard, f'row {len(tokens_RL) + row} differs from its checksum')
+    if (largest := tokens_L.max()) >= self._vocab_size:
+      what = f'row {len(tokens_RL) + row} has the id {largest}, of {self._vocab_size}'
+      raise self._damaged('tokens', shard, what)
+    return row_of(tokens_L, segment_L)
 
   def __reduce__(self):
-    return MappedRows, (self._folder, np.diff(self._ends, prepend=0).tolist())
+    rows = np.diff(self._ends, prepend=0).tolist()
+    return MappedRows, (self._folder, rows, self._length, self._vocab_size)
 
   def __repr__(self) -> str:
     return f'MappedRows({str(self._folder)!r}, {len(self)})'
+
+
+def _there(path: Path) -> Path:
+  if not path.is_file():
+    raise BadInput(f'{path} is missing; copy the whole folder again or make it with {TOKENIZE}')
+  return path
+
+
+def _remedy(shard: Path) -> str:
+  return (
+    f'copy the folder again, or delete {shard} and tokenize.json and tokenize again, which makes '
+    'only what is missing'
+  )
 
 
 def make(
@@ -258,8 +325,9 @@ def make(
     segment.
 
   Raises:
-    BadInput: there is no finished folder at `path`, its tokenizer or length differs, the split or a
-      source is unknown, or there are no rows.
+    BadInput: there is no finished folder at `path`, it is damaged, its tokenizer or length differs,
+      the split or a source is unknown, or there are no rows. A row that is damaged is refused when
+      it is read.
   """
   folder = Path(path)
   if not (folder / 'tokenize.json').is_file():
@@ -267,7 +335,7 @@ def make(
       f'data.path {path}: no finished tokenized data (tokenize.json is missing); '
       f'{TOKENIZE} makes or finishes it'
     )
-  made = json.loads((folder / 'tokenize.json').read_text(encoding='utf-8'))
+  made = read_json(folder / 'tokenize.json', 'delete it and tokenize again, which keeps the rows')
   if made['fingerprint'] != tokenizer.fingerprint:
     raise BadInput(
       f'data.path {path}: made by tokenizer {made["fingerprint"][:12]}, but this run has '
@@ -294,5 +362,8 @@ def make(
   if weights is not None:
     absent = made['sources'].keys() - shards.keys()  # sources without rows in this split
     weights = {name: weight for name, weight in weights.items() if name not in absent}
-  rows = {name: MappedRows(inside(folder, name) / split, counts) for name, counts in shards.items()}
+  rows = {
+    name: MappedRows(inside(folder, name) / split, counts, made['length'], tokenizer.vocab_size)
+    for name, counts in shards.items()
+  }
   return Mixture(rows, weights)

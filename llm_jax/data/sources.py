@@ -34,6 +34,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from llm_jax.data import builtin, tables
+from llm_jax.files import damage_of
 from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
@@ -257,6 +258,8 @@ def _check_file(path: str) -> None:
     raise BadInput(f'{path}: the file is empty; fill it or leave it out')
   for suffix in {_kind(path), Path(path).suffix.lower()} & _EXTRAS.keys():
     _extra(suffix, path)
+  if damage := damage_of(Path(path)):
+    raise BadInput(f'{path} is damaged: {damage}; if you changed it yourself, give it another name')
 
 
 def _never_empty(

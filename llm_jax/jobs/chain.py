@@ -17,6 +17,7 @@ from llm_jax.options import check, options_of, resolve
 from llm_jax.types import BadInput, Tokenizer
 
 MAKES = {'data': 'make', 'annotate': 'make', 'losses': 'loss_fn'}
+IDS = ('tokens', 'target', 'prompt', 'kl_tokens')  # fields of a row that hold ids
 # What the job hands to whoever names it, beside what comes from the step that samples.
 OFFERED = ('model', 'mesh', 'template', 'trust', 'split', 'columns')
 
@@ -212,7 +213,7 @@ def read_rows(
   split: str,
   offered: Mapping[str, Any] | None = None,
 ) -> Sequence[Mapping[str, np.ndarray]]:
-  """The rows of a chain's data, with the columns that its annotators ask for.
+  """The rows of a chain's data, with the columns that its annotators ask for; see `Known`.
 
   Raises:
     BadInput: there are none, or the data cannot bring columns along.
@@ -235,7 +236,36 @@ def read_rows(
   )
   if not len(rows):
     raise BadInput(f'data: the {split} split of {dict(data.group)} has no rows; give it more text')
-  return rows
+  return Known(rows, tokenizer.vocab_size)
+
+
+class Known:
+  """The same rows, each of them looked at when it is read: of an id that no model knows JAX would
+  make NaN without a word.
+  """
+
+  def __init__(self, rows: Sequence[Mapping[str, np.ndarray]], vocab_size: int) -> None:
+    self._rows, self._vocab_size = rows, vocab_size
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> Mapping[str, np.ndarray]:
+    row = self._rows[index]
+    for name in IDS:
+      if name in row and not 0 <= row[name].min() <= row[name].max() < self._vocab_size:
+        wrong = row[name].min() if row[name].min() < 0 else row[name].max()
+        raise BadInput(
+          f'data: row {index} has the id {wrong} in {name!r}, but the tokenizer knows '
+          f'0..{self._vocab_size - 1}; the data is damaged, or was made with another tokenizer'
+        )
+    return row
+
+  def __getattr__(self, name: str) -> Any:  # such as `messages`
+    return getattr(self.__dict__['_rows'], name)
+
+  def __repr__(self) -> str:
+    return repr(self._rows)
 
 
 def written(parts: Sequence[Part]) -> Collection[str]:

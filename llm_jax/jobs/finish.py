@@ -48,18 +48,24 @@ def best(state: TrainState, checkpoints: Checkpoints, made: Assembly, seed: int)
   Raises:
     BadInput: its files are damaged.
   """
-  found = checkpoints.best()
-  if not found:
+  step = checkpoints.best()
+  if step is None:
     return state
-  if damage := checkpoints.damage(found['step']):
-    raise BadInput(f'publish: the best checkpoint, step {found["step"]}, is {damage}')
-  return restored(checkpoints, found['step'], made.design, seed)
+  if damage := checkpoints.damage(step):
+    raise BadInput(f'publish: the best checkpoint, step {step}, is {damage}')
+  return restored(checkpoints, step, made.design, seed)
 
 
 def publish(
   config: Any, whole: Mapping[str, Any], state: TrainState, made: Assembly, begins: Start
 ) -> None:
-  """Writes the artifact of a finished run into its workdir."""
+  """Writes the artifact of a finished run into its workdir.
+
+  Raises:
+    BadInput: parameters are not finite, or no loss ever was.
+  """
+  if jax.process_index() == 0:
+    _check_losses(Path(config.workdir))
   model, params = made.design.model.published(optimizer.averaged_params(state))
   if 'centre' in config:
     params = _centred(config, made, model, params)
@@ -78,6 +84,17 @@ def publish(
       parent=begins.source,
     ),
   )
+
+
+def _check_losses(folder: Path) -> None:
+  """Raises BadInput where losses were measured, and none of them is finite."""
+  records = metrics.read(folder)
+  losses = [r[k] for r in records for k in r if k == 'loss' or k.endswith('/loss')]
+  if losses and all(loss is None for loss in losses):
+    raise BadInput(
+      f'{folder}: no loss of this run is finite, so nothing is published; look at the data and '
+      'the options of model and optimizer, and train in another workdir'
+    )
 
 
 def _centred(config: Any, made: Assembly, model: Model, params: Params) -> Params:

@@ -7,7 +7,6 @@ from has been made again; `config.stale` says what happens then.
 
 import dataclasses
 import itertools
-import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,12 @@ import jax
 from ml_collections import ConfigDict
 
 from llm_jax import artifact
-from llm_jax.files import write_json
+from llm_jax.files import read_json, write_json
 from llm_jax.find import call, find
 from llm_jax.jobs import report
 from llm_jax.jobs.option_list import fields
 from llm_jax.jobs.trust import trusted
+from llm_jax.lock import locked
 from llm_jax.options import check as check_options
 from llm_jax.options import suggest
 from llm_jax.parallel.mesh import make_mesh, on_one_host
@@ -79,6 +79,7 @@ def check(config: Any) -> None:
   fields = {field: value for field, value in config.items() if not is_stage(value)}
   check_options(Fields, fields, where='config')
   names = _selected(config)
+  seconds(config.workdir)  # refuses what is damaged
   stale = stale_stages(config, names)
   if stale and config.stale == 'refuse':
     told = '; '.join(f'{name} was made from {path}' for name, path in stale.items())
@@ -124,6 +125,11 @@ def _runs(config: Any, name: str, stale: Collection[str]) -> bool:
 
 def main(config: Any) -> None:
   """Runs the stages that are not finished, then writes the report."""
+  with locked(config.workdir, take=jax.process_index() == 0):
+    _run(config)
+
+
+def _run(config: Any) -> None:
   names = _selected(config)
   for number, name in enumerate(names, 1):
     stage = config[name]
@@ -163,7 +169,7 @@ def _make_room(config: Any, name: str) -> None:
 def seconds(folder: str | Path) -> dict[str, float]:
   """Stage -> wall time of all its runs; of one that was killed what it took until then is lost."""
   path = Path(folder) / TIMES
-  return json.loads(path.read_text()) if path.is_file() else {}
+  return read_json(path, 'delete it, and these times are not known') if path.is_file() else {}
 
 
 def _count(folder: Path, name: str, passed: float) -> None:

@@ -7,6 +7,7 @@ compared with and the evaluations stay the same. `report.json` has all numbers o
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 
 from llm_jax import artifact, options
-from llm_jax.files import write_json
+from llm_jax.files import read_json, write_json
 from llm_jax.jobs import evaluations, report_page
 from llm_jax.jobs.page import markdown, page
 from llm_jax.jobs.trust import trusted
@@ -24,6 +25,7 @@ from llm_jax.options import NotNegative
 from llm_jax.parallel.mesh import batch_shards, make_mesh
 from llm_jax.text.terminal import say
 from llm_jax.training import metrics
+from llm_jax.types import BadInput
 
 OFFERED = ('record',)
 
@@ -116,7 +118,8 @@ def _facts(stage: Any) -> dict[str, Any]:
   """What a finished stage left in its own files."""
   folder, ended = Path(stage.workdir), artifact.finished(stage.workdir)
   if ended and stage.job != 'train':
-    return {'job': stage.job, **json.loads(Path(ended).read_text())}
+    again = 'delete it and give the command again, which goes on from what is there'
+    return {'job': stage.job, **read_json(Path(ended), again)}
   about = artifact.describe(folder)
   records = metrics.read(folder)
   rates = [r['tokens_per_second'] for r in records if 'tokens_per_second' in r]
@@ -147,7 +150,12 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
   groups = evaluations.possible(config.report.evals.to_dict(), config[name].data.get('template'))
   seen = hashlib.sha256(json.dumps([groups, artifact.digests([path, groups])]).encode())
   kept = Path(config.workdir) / 'report' / f'{name}.json'
-  if kept.is_file() and (known := json.loads(kept.read_text())).pop('of') == seen.hexdigest():
+  try:
+    known = read_json(kept, 'it is measured again') if kept.is_file() else {}
+  except BadInput as error:
+    say(error, file=sys.stderr)
+    known = {}
+  if known.pop('of', None) == seen.hexdigest():
     return known
   say(f'asking {path}')
   own = trusted(config)

@@ -8,7 +8,7 @@ losses read as they are.
 import dataclasses
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +17,11 @@ import numpy as np
 
 from llm_jax import artifact, options
 from llm_jax.evals import best_of_n
-from llm_jax.files import write_json, write_lines
+from llm_jax.files import json_line, read_json, read_lines, sha256, write_json, write_lines
 from llm_jax.find import call
 from llm_jax.jobs import annotators, chain
 from llm_jax.jobs.trust import trusted
+from llm_jax.lock import locked
 from llm_jax.models.compute import Compute
 from llm_jax.options import Count, at_least
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
@@ -184,7 +185,16 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
   if summary.is_file():
     say(f'{folder} is finished; delete it to sample again.\n{_told(folder)}\n{_next(config)}')
     return
-  made = _load(config, mesh)
+  with locked(folder, take=jax.process_index() == 0) as is_there:
+    _sample_all(config, mesh, is_there)
+  if jax.process_index() == 0:
+    seconds = time.perf_counter() - began
+    say(f'{_told(folder)}\n{seconds:.0f} s. {_next(config)}')
+
+
+def _sample_all(config: Any, mesh: jax.sharding.Mesh, is_there: Callable[[], None]) -> None:
+  """Samples what is missing; `is_there` asks whether the folder remains."""
+  folder, made = Path(config.workdir), _load(config, mesh)
   parts = chain.chain(config)
   template = config.data.get('template', made.template)
   offered = {'template': template}
@@ -196,6 +206,7 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
   for number, start in enumerate(range(0, count, size)):
     path = folder / 'parts' / f'{number:06d}-{host:03d}.jsonl'
     if path.is_file():
+      _read_part(path)  # what is damaged is said now, and not after all else was sampled
       continue
     mine = range(start + host * size // hosts, start + (host + 1) * size // hosts)
     index = [i for i in mine if i < count]
@@ -206,15 +217,15 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
     batch = annotated(annotate, made.params, batch, config.seed, number)
     asked = [_asked(rows, i, made.tokenizer) for i in index]
     found = _records(batch, asked, index, made.tokenizer, template or 'plain')
+    is_there()
     if not (folder / 'parts').is_dir():
       artifact.claim(folder, config.to_dict())  # not before something was scored
       (folder / 'parts').mkdir(exist_ok=True)
-    write_lines(path, found)
+    write_lines(path, map(json_line, found))
     progress.update(min(start + size, count) - progress.n)
   progress.close()
   if host == 0:
     _gather(folder, config.get('minimum'))
-    say(f'{_told(folder)}\n{time.perf_counter() - began:.0f} s. {_next(config)}')
 
 
 def _asked(rows: Any, index: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
@@ -265,9 +276,8 @@ def _gather(folder: Path, minimum: float | None) -> None:
   say = lambda said: [said if isinstance(said, dict) else {'role': 'assistant', 'content': said}]
   lines, firsts, means, bests, kls, unscored, low = [], [], [], [], [], 0, 0
   n = 0
-  for path in sorted((folder / 'parts').iterdir()):
-    for line in path.read_text().split('\n')[:-1]:
-      record = json.loads(line)
+  for path in sorted((folder / 'parts').glob('*.jsonl')):
+    for record in _read_part(path):
       n, choice = len(record['scores']), best_of_n.best(record['scores'])
       if choice is None:
         unscored += 1
@@ -284,7 +294,8 @@ def _gather(folder: Path, minimum: float | None) -> None:
         continue
       chosen, rejected = (say(record['candidates'][i]) for i in choice)
       lines.append({**record, 'completion': chosen, 'chosen': chosen, 'rejected': rejected})
-  write_lines(folder / 'answers.jsonl', lines)
+  plain = (json.dumps(line, ensure_ascii=False).encode() + b'\n' for line in lines)
+  write_lines(folder / 'answers.jsonl', plain)  # for others to read, so its sum is elsewhere
   average = lambda values: round(float(np.mean(values)), 4) if values else None
   write_json(
     folder / 'summary.json',
@@ -298,12 +309,18 @@ def _gather(folder: Path, minimum: float | None) -> None:
       'best': average(bests),
       'kl': average(kls),
       'kl_bound': round(best_of_n.bound(n), 4) if n else None,
+      'files': {'answers.jsonl': sha256(folder / 'answers.jsonl')},
     },
   )
 
 
+def _read_part(path: Path) -> list[dict[str, Any]]:
+  remedy = 'delete the file and give the command again, which samples it anew'
+  return [record for _, record in read_lines(path, remedy)]
+
+
 def _told(folder: Path) -> str:
-  s = json.loads((folder / 'summary.json').read_text())
+  s = read_json(folder / 'summary.json', 'delete it and give the command again')
   return (
     f'{s["written"]} of {s["prompts"]} prompts are in {folder / "answers.jsonl"} '
     f'({s["unscored"]} without a score, {s["below_minimum"]} below the minimum).\n'

@@ -22,6 +22,7 @@ from llm_jax.data.splits import Stream, documents, open_streams
 from llm_jax.files import write_json
 from llm_jax.find import call
 from llm_jax.jobs.corpus_report import Progress, print_summary
+from llm_jax.lock import locked
 from llm_jax.options import Count, at_least, suggest
 from llm_jax.options import check as check_options
 from llm_jax.parallel.mesh import on_one_host
@@ -144,8 +145,23 @@ def tokenize(
   if (folder / 'tokenize.json').is_file():
     say(f'tokenize: {workdir} is finished already')
     return
+  with locked(folder) as is_there:
+    _tokenize(folder, settings, known, threads, is_there)
+
+
+def _tokenize(
+  folder: Path,
+  settings: Mapping[str, Any],
+  known: bool,
+  threads: int | None,
+  is_there: Callable[[], None],
+) -> None:
+  """Tokenizes into a folder that no other process works on; `is_there` asks whether it remains."""
   streams = open_streams(
-    settings['sources'], settings['validation'], fraction=validation_fraction, seed=seed
+    settings['sources'],
+    settings['validation'],
+    fraction=settings['validation_fraction'],
+    seed=settings['seed'],
   )
   if known and tokenizers.holds(folder / 'tokenizer'):
     words = tokenizers.load(folder / 'tokenizer')
@@ -156,7 +172,7 @@ def tokenize(
     words.save(folder / 'tokenizer')
   progress = Progress()
   report = {
-    name: _pack_source(folder / name, words, group, settings, threads, progress)
+    name: _pack_source(folder / name, words, group, settings, threads, progress, is_there)
     for name, group in itertools.groupby(streams, key=lambda stream: stream.source)
   }
   progress.close()
@@ -164,11 +180,11 @@ def tokenize(
     'config': settings,
     'fingerprint': words.fingerprint,
     'vocab_size': words.vocab_size,
-    'length': length,
+    'length': settings['length'],
     'sources': report,
   }
   write_json(folder / 'tokenize.json', finished)
-  print_summary(workdir, finished)
+  print_summary(str(folder), finished)
 
 
 def _new_tokenizer(streams: Iterable[Stream], settings: Mapping[str, Any]) -> Tokenizer:
@@ -206,6 +222,7 @@ def _pack_source(
   settings: Mapping[str, Any],
   threads: int | None,
   progress: Progress,
+  is_there: Callable[[], None],
 ) -> dict[str, dict[str, Any]]:
   """Writes the missing shards of one source; returns split -> its row of the summary."""
   shards: dict[str, list[dict[str, int]]] = {'train': [], 'validation': []}
@@ -215,6 +232,7 @@ def _pack_source(
       size = sum(len(text.encode()) for text in texts)
       counts = packed.read_shard(folder / split, number)
       if counts is None:
+        is_there()
         counts = _write_shard(folder / split, number, tokenizer, texts, size, settings, threads)
       elif (counts['documents'], counts['bytes']) != (len(texts), size):
         raise BadInput(

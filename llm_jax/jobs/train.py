@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from llm_jax.jobs.assembly import Assembly, assemble
 from llm_jax.jobs.design import check_loss, design
 from llm_jax.jobs.rollout_rules import reuse_of
 from llm_jax.jobs.start import Start, check_artifacts, restored, start
+from llm_jax.lock import locked
 from llm_jax.options import Count
 from llm_jax.parallel.mesh import batch_shards, peak_flops
 from llm_jax.text.terminal import say
@@ -141,15 +142,20 @@ def main(config: Any) -> None:
     say(f'{folder} is finished; delete it to train again. {finish.next_step(config)}')
     return
   made = design(config)
-  with jax.set_mesh(made.mesh):
+  with jax.set_mesh(made.mesh), locked(folder, take=jax.process_index() == 0) as is_there:
     begins = start(config, made.model)
-    _train(config, whole, assemble(config, made, begins), begins, began)
+    _train(config, whole, assemble(config, made, begins), begins, began, is_there)
 
 
 def _train(
-  config: Any, whole: Mapping[str, Any], made: Assembly, begins: Start, began: float
+  config: Any,
+  whole: Mapping[str, Any],
+  made: Assembly,
+  begins: Start,
+  began: float,
+  is_there: Callable[[], None],
 ) -> None:
-  """Runs the loop with its hooks and writes the artifact."""
+  """Runs the loop with its hooks and writes the artifact; `is_there` asks for the folder."""
   folder, model = Path(config.workdir), made.design.model
   folder.mkdir(parents=True, exist_ok=True)
   checkpoints = Checkpoints(folder / 'checkpoints', max_to_keep=config.max_to_keep)
@@ -218,7 +224,7 @@ def _train(
     carry=lambda: _carried(made, config),
     reuse=reuse_of(config),
   )
-  hooks = (_claim(folder, whole), log, shown, actions)
+  hooks = (lambda *_: is_there(), _claim(folder, whole), log, shown, actions)
   with actions.handle_signals():
     try:
       state = fit(state, batch_fn, step_fn, total_steps=config.total_steps, hooks=hooks)

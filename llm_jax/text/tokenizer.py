@@ -8,7 +8,6 @@ no text can produce: a user who types `<|im_start|>` gets plain characters.
 import hashlib
 import heapq
 import io
-import json
 import os
 import random
 import re
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from llm_jax.files import replacing
+from llm_jax.files import read_json, replacing, write_json
 from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
@@ -92,7 +91,7 @@ class Tokenizer:
       self._shown[i] = name.encode()
     self._byte_ids = [processor.piece_to_id(f'<0x{b:02X}>') for b in _SPACE.encode()]
     self.token_bytes = np.array([len(b) for b in self._bytes], np.int32)
-    self.fingerprint = hashlib.sha256(model).hexdigest()
+    self.fingerprint = _fingerprint(model)
 
   def _piece_bytes(self, i: int, piece: str) -> bytes:
     if self._processor.is_control(i) or self._processor.is_unknown(i):
@@ -170,7 +169,7 @@ class Tokenizer:
     """The tokenizer that `save` left in `folder`.
 
     Raises:
-      BadInput: no tokenizer there, or its two files do not belong together.
+      BadInput: no tokenizer there, a damaged one, or two files that do not belong together.
     """
     folder = Path(folder)
     for name in ('tokenizer.model', 'special_tokens.json'):
@@ -179,14 +178,17 @@ class Tokenizer:
           f'{folder}: no tokenizer here ({name} is missing); '
           'python -m llm_jax.main --config=configs/tokenize.py makes one'
         )
-    described = json.loads((folder / 'special_tokens.json').read_text(encoding='utf-8'))
+    described = read_json(folder / 'special_tokens.json', 'copy the folder again')
+    model = (folder / 'tokenizer.model').read_bytes()
+    if described.get('fingerprint', fingerprint := _fingerprint(model)) != fingerprint:
+      raise BadInput(f'{folder}/tokenizer.model is damaged, or another one; copy the folder again')
     try:
-      tokenizer = cls((folder / 'tokenizer.model').read_bytes(), described['chat_template'])
+      tokenizer = cls(model, described.get('chat_template'))
     except RuntimeError as error:
       raise BadInput(
         f'{folder}/tokenizer.model: not a SentencePiece model; copy the file again'
       ) from error
-    if described['specials'] != tokenizer.specials:
+    if described.get('specials') != tokenizer.specials:
       raise BadInput(
         f'{folder}: special_tokens.json and tokenizer.model name different special tokens; '
         'copy both files from the same folder'
@@ -197,11 +199,14 @@ class Tokenizer:
     """Writes `tokenizer.model` and `special_tokens.json`, each in one atomic step."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    described = {'specials': self.specials, 'chat_template': self.chat_template}
-    text = json.dumps(described, indent=2, ensure_ascii=False) + '\n'
-    for name, data in (('special_tokens.json', text.encode()), ('tokenizer.model', self._model)):
-      with replacing(folder / name) as file:
-        file.write(data)
+    described = {
+      'specials': self.specials,
+      'chat_template': self.chat_template,
+      'fingerprint': self.fingerprint,
+    }
+    write_json(folder / 'special_tokens.json', described)
+    with replacing(folder / 'tokenizer.model') as file:
+      file.write(self._model)
 
   def encode(self, text: str) -> list[int]:
     """Ids of `text`, without any special token.
@@ -286,6 +291,10 @@ def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
     wrong = next(i for i in ids if not 0 <= i < vocab_size)
     raise BadInput(f'decode: id {wrong} is outside the vocabulary 0..{vocab_size - 1}')
   return ids
+
+
+def _fingerprint(model: bytes) -> str:
+  return hashlib.sha256(model).hexdigest()
 
 
 def check_unicode(text: str, where: str) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints to trust: Orbax writes them, a manifest of sha256 sums vouches for them."""
 
-import json
+import math
 import shutil
 import sys
 import threading
@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from llm_jax.files import MANIFEST, difference, manifest, write_json
+from llm_jax.files import MANIFEST, difference, manifest, read_json, write_json
 from llm_jax.text.terminal import say
+from llm_jax.types import BadInput
 
-STATE, BEST = 'state', 'best.json'
+STATE = 'state'
 
 
 class Checkpoints:
@@ -57,19 +58,19 @@ class Checkpoints:
       if jax.process_index() == 0:
         about = {'step': step, 'score': score, 'carry': carry, 'files': manifest(target)}
         write_json(target / MANIFEST, about)
-        self._tidy(step, score)
+        self._tidy(step)
     except BaseException as error:  # raised again by wait(), in the thread of the training loop
       self._error = error
 
-  def _tidy(self, step: int, score: float | None) -> None:
-    best = self.best()
-    if score is not None and (best is None or score < best['score']):
-      best = {'step': step, 'score': score}
-      write_json(self.folder / BEST, best)
+  def _tidy(self, step: int) -> None:
+    try:
+      best = self.best()
+    except BadInput:
+      return  # the one that cannot be read may be the best, so all of them stay
     # Newer folders are from before a resume that had to skip them.
     newest = [s for s in self.steps() if s <= step][-self.max_to_keep :]
     for old in self.folder.iterdir():
-      if old.name.isdigit() and int(old.name) not in (*newest, best and best['step']):
+      if old.name.isdigit() and int(old.name) not in (*newest, best):
         shutil.rmtree(old)
 
   def wait(self) -> None:
@@ -85,10 +86,23 @@ class Checkpoints:
     """Steps of the finished checkpoints, ascending; their files are not compared with the sums."""
     return sorted(int(p.parent.name) for p in self.folder.glob(f'[0-9]*/{MANIFEST}'))
 
-  def best(self) -> dict[str, Any] | None:
-    """`step` and `score` of the checkpoint with the lowest validation loss, if any."""
-    path = self.folder / BEST
-    return json.loads(path.read_text()) if path.exists() else None
+  def best(self) -> int | None:
+    """The step of the checkpoint with the lowest validation loss, if any; the first of equal ones.
+
+    Raises:
+      BadInput: a manifest is damaged.
+    """
+    scores = {step: self._about(step).get('score') for step in self.steps()}
+    known = [(score, step) for step, score in scores.items() if score is not None]
+    return min((both for both in known if math.isfinite(both[0])), default=(0, None))[1]
+
+  def _about(self, step: int) -> dict[str, Any]:
+    """The manifest of a checkpoint."""
+    folder = self.folder / f'{step:08d}'
+    about = read_json(folder / MANIFEST, f'delete {folder}')
+    if not isinstance(about.get('files'), dict):
+      raise BadInput(f'{folder / MANIFEST} is damaged: it lists no files; delete {folder}')
+    return about
 
   def newest(self) -> int | None:
     """The newest whole checkpoint; every newer folder that is not whole is named on stderr."""
@@ -105,10 +119,10 @@ class Checkpoints:
     """What is wrong with a checkpoint, in words; None if it is whole."""
     folder = self.folder / f'{step:08d}'
     try:
-      listed = json.loads((folder / MANIFEST).read_text())['files']
+      listed = self._about(step)['files']
     except FileNotFoundError:
       return 'half-written, it has no manifest'
-    except (ValueError, KeyError, TypeError):
+    except BadInput:
       return 'its manifest cannot be read'
     return difference(folder, listed)
 
@@ -124,4 +138,4 @@ class Checkpoints:
 
   def carried(self, step: int) -> Any:
     """The `carry` saved at `step`; None if there was none."""
-    return json.loads((self.folder / f'{step:08d}' / MANIFEST).read_text()).get('carry')
+    return self._about(step).get('carry')

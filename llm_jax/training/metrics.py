@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import json
 import math
 import operator
 import sys
@@ -13,9 +12,11 @@ from typing import Any
 
 import jax
 
+from llm_jax.files import json_line
 from llm_jax.options import suggest
 from llm_jax.text.terminal import bar
 from llm_jax.text.visible import visible
+from llm_jax.training import history
 from llm_jax.training.loop import Interrupted
 from llm_jax.training.step import TrainState
 from llm_jax.types import BadInput, Mean, Metrics
@@ -96,9 +97,8 @@ class Log:
     self._file = self._board = None
     if jax.process_index() == 0:
       path = folder / 'metrics.jsonl'
-      kept = [r for r in read(folder) if r['step'] <= start_step] if path.exists() else []
-      path.write_text(''.join(json.dumps(r) + '\n' for r in kept))
-      self._file = path.open('a', buffering=1)
+      history.rewind(path, start_step)
+      self._file = path.open('ab', buffering=0)
       if importlib.util.find_spec('tensorboardX'):
         from tensorboardX import SummaryWriter
 
@@ -142,7 +142,7 @@ class Log:
       k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()
     }
     if self._file is not None:
-      self._file.write(json.dumps(known) + '\n')
+      self._file.write(json_line(known))
     if self._board is not None:
       for name, value in record.items():
         if name != 'step' and isinstance(value, int | float):
@@ -256,14 +256,8 @@ def _short(value: float) -> str:
 
 
 def read(folder: str | Path) -> list[dict[str, Any]]:
-  """The records of a run's metrics.jsonl; a last line that a kill left incomplete is dropped."""
-  records = []
-  for line in (Path(folder) / 'metrics.jsonl').read_text().splitlines():
-    try:
-      records.append(json.loads(line))
-    except ValueError:
-      break
-  return records
+  """The records of a run's metrics.jsonl; see `history.read`."""
+  return history.read(Path(folder) / 'metrics.jsonl')
 
 
 def _evaluated(records: list[dict[str, Any]], metric: str) -> dict[str, list[tuple[int, float]]]:

@@ -1,6 +1,5 @@
 """The hook that shows what the policy said: `rollouts.jsonl`, and a few lines in the log."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from llm_jax.files import json_line
 from llm_jax.parallel.mesh import local_rows
+from llm_jax.training import history
 from llm_jax.training.step import TrainState
 from llm_jax.types import Batch, Metrics
 
@@ -43,17 +44,16 @@ class Rollouts:
   ) -> None:
     self._last, self._decode, self._every, self._count = last, decode, every, count
     self._path = folder / 'rollouts.jsonl'
-    if self._path.exists() and jax.process_index() == 0:
-      kept = [r for r in read(folder) if r['step'] <= start_step]
-      self._path.write_text(''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in kept))
+    if jax.process_index() == 0:
+      history.rewind(self._path, start_step)
 
   def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
     del state, metrics
     if step % self._every == 0:
       found = self.records(step)
       if found and jax.process_index() == 0:
-        with self._path.open('a') as file:
-          file.writelines(json.dumps(r, ensure_ascii=False) + '\n' for r in found)
+        with self._path.open('ab') as file:
+          file.writelines(map(json_line, found))
 
   def records(self, step: int) -> list[dict[str, Any]]:
     """The answers to the first prompts of the last rollout."""
@@ -98,11 +98,5 @@ class Rollouts:
 
 
 def read(folder: str | Path) -> list[dict[str, Any]]:
-  """The records of a run's rollouts.jsonl; a last line cut short by a kill is left out."""
-  records = []
-  for line in (Path(folder) / 'rollouts.jsonl').read_text().splitlines():
-    try:
-      records.append(json.loads(line))
-    except ValueError:
-      break
-  return records
+  """The records of a run's rollouts.jsonl; see `history.read`."""
+  return history.read(Path(folder) / 'rollouts.jsonl')

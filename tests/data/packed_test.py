@@ -154,7 +154,7 @@ def test_weights_choose_sources(folder, tokenizer):
 def test_rows_are_read_only_maps_with_a_stable_repr(folder, tokenizer):
   rows = packed.make(tokenizer, path=str(folder))
   assert repr(rows) == repr(packed.make(tokenizer, path=str(folder)))
-  one = packed.MappedRows(folder / 'a' / 'train', [5, 3])
+  one = packed.MappedRows(folder / 'a' / 'train', [5, 3], 8, 300)
   one[0]
   assert isinstance(one._maps(0)[0], np.memmap)
   again = pickle.loads(pickle.dumps(one))

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from configs import pretrain
 from configs import sample as sample_config
 from llm_jax import artifact
+from llm_jax.files import read_json
 from llm_jax.jobs import start, train
 from llm_jax.main import run
 from llm_jax.parallel.mesh import make_mesh
@@ -109,7 +110,7 @@ def test_what_a_run_leaves(base):
   assert (about['step'], about['stage'], about['parent']) == (4, 'pretrain', None)
   assert about['config']['optimizer']['learning_rate'] == 3e-3
   assert 'tokenize' not in about['config']  # a config of its own, in its own folder
-  told = json.loads((folder / 'config.json').read_text())
+  told = read_json(folder / 'config.json', '')
   assert told == about['config'] | {'compute': {'scan_layers': True}}
   assert {p.name for p in folder.iterdir()} >= {
     'params', 'artifact.json', 'tokenizer', 'metrics.jsonl', 'config.json', 'loss.png',

@@ -16,7 +16,7 @@ from configs import best_of_n, chat, distill, dpo, evaluate, reward, sample, sft
 from configs import pipeline as recipes
 from llm_jax import artifact
 from llm_jax.data import packed, sources
-from llm_jax.files import difference, inside
+from llm_jax.files import difference, inside, read_json
 from llm_jax.jobs import pipeline
 from llm_jax.jobs.trust import trusted
 from llm_jax.main import run
@@ -61,7 +61,7 @@ def nothing_runs(root, monkeypatch):
 
 
 def poison(root, change):
-  about = json.loads((root / 'mine' / artifact.FILE).read_text())
+  about = read_json(root / 'mine' / artifact.FILE, '')
   change(about)
   (root / 'theirs' / artifact.FILE).write_text(json.dumps(about))
 
@@ -169,7 +169,7 @@ def places(value, path=()):
 
 def test_nothing_is_imported_whatever_a_description_says_wherever(root):
   """The loss, the annotators and the data of the run that made it are as good as the model."""
-  about = json.loads((root / 'mine' / artifact.FILE).read_text())
+  about = read_json(root / 'mine' / artifact.FILE, '')
   about['config'] |= {
     'job': 'train', 'loss': {'name': 'x'}, 'data': {'name': 'x', 'template': 'x'},
     'annotate': {'steps': ['x'], 'x': {'path': 'x'}}, 'evals': {'x': {'name': 'x'}},

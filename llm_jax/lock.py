@@ -1,0 +1,114 @@
+"""A lock on a folder: one process at a time writes there."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from llm_jax.types import BadInput
+
+LOCK = '.lock'
+_held: set[str] = set()  # folders that this process has locked
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path, *, take: bool = True) -> Iterator[Callable[[], None]]:
+  """While in this context, other processes that want the folder are refused.
+
+  The lock belongs to the operating system (`fcntl.lockf` on the file `.lock`, which says who has
+  it), so it ends with its process, however that ends. It holds between machines that share the
+  folder where their file system has such locks, as NFS 4 does; where there are none, nothing is
+  locked. A process may enter twice. A folder that was made for the lock and stayed empty is removed
+  again.
+
+  Args:
+    folder: made if it is missing.
+    take: False, for all hosts of a job but the first, takes no lock.
+
+  Returns:
+    A function that raises BadInput once the folder was deleted or replaced. An error that comes out
+    of the context meanwhile is replaced by that one, since it follows from it.
+
+  Raises:
+    BadInput: another process has the lock.
+  """
+  folder = Path(folder)
+  key = os.path.realpath(folder)
+  if not take or key in _held:
+    yield lambda: None
+    return
+  is_new = not folder.exists()
+  file = _acquire(folder)
+
+  def check() -> None:
+    if not _is_at(file, folder / LOCK):
+      raise BadInput(
+        f'{folder} was deleted or replaced while this command was at work there; give it again'
+      )
+
+  _held.add(key)
+  try:
+    yield check
+  except Exception:
+    check()
+    raise
+  finally:
+    _held.discard(key)
+    if _is_at(file, folder / LOCK):
+      (folder / LOCK).unlink()
+      if is_new and not any(folder.iterdir()):
+        folder.rmdir()
+    file.close()
+
+
+def _acquire(folder: Path) -> IO[str]:
+  while True:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+      file = open(folder / LOCK, 'a+')  # noqa: SIM115, closing it would end the lock
+    except FileNotFoundError:  # its owner removed the folder between our two calls
+      continue
+    try:
+      fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      if error.errno in (errno.EACCES, errno.EAGAIN):
+        owner = _owner(file)
+        file.close()
+        raise BadInput(
+          f'{folder}: {owner} is at work there; wait until it ends, stop it, or choose another '
+          '--config.workdir'
+        ) from None
+      if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+        raise
+    if _is_at(file, folder / LOCK):
+      break
+    file.close()  # its owner removed it between our two calls
+  file.truncate(0)
+  json.dump({'host': socket.gethostname(), 'pid': os.getpid(), 'since': time.time()}, file)
+  file.flush()
+  return file
+
+
+def _owner(file: IO[str]) -> str:
+  """Who wrote the file of a lock, and how long ago."""
+  try:
+    file.seek(0)
+    said = json.load(file)
+    minutes = (time.time() - said['since']) / 60
+    return f'process {int(said["pid"])} on {said["host"]!r}, for {minutes:.0f} minutes now,'
+  except (ValueError, KeyError, TypeError):
+    return 'another process'
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+  """Whether the open file is the one that a path leads to."""
+  try:
+    return os.path.samestat(os.fstat(file.fileno()), path.stat())
+  except FileNotFoundError:
+    return False
