@@ -11,6 +11,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh

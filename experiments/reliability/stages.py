@@ -1,6 +1,7 @@
 """A pipeline that has every kind of stage, in the smallest numbers: seconds of work a stage.
 
-python -m llm_jax.main --config=experiments/reliability/stages.py:/tmp/somewhere
+python -m llm_jax.main --config=experiments/reliability/stages.py:somewhere
+python -m llm_jax.main --config=experiments/reliability/stages.py:somewhere,sft  # one stage
 """
 
 import json
@@ -36,8 +37,13 @@ def write_corpus(folder: Path) -> None:
     (folder / f'{name}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
-def get_config(folder: str, steps: int = STEPS) -> ConfigDict:
-  """The pipeline in `<folder>/run` on the corpus in `<folder>/data`, which is made if missing."""
+def get_config(place: str) -> ConfigDict:
+  """The pipeline in `<folder>/run` on the corpus in `<folder>/data`, which is made if missing.
+
+  Args:
+    place: the folder; with a comma and a name, the config of that stage alone.
+  """
+  folder, _, only = place.partition(',')
   data = Path(folder) / 'data'
   if not data.is_dir():
     write_corpus(data)
@@ -67,7 +73,7 @@ def get_config(folder: str, steps: int = STEPS) -> ConfigDict:
     if 'policy' not in stage.model:
       stage.model.update(SHAPE)
     stage.compute.scan_layers = True
-    stage.total_steps, stage.batch_size, stage.accumulate = steps, 8, 1
+    stage.total_steps, stage.batch_size, stage.accumulate = STEPS, 8, 1
     stage.log_every, stage.eval_every, stage.checkpoint_every = 1, 2, 2
     stage.optimizer.update(name='adamw', learning_rate=3e-3, warmup_steps=1)
     stage.evals.validation.max_rows, stage.sample.prompts, stage.stop = 8, (), ConfigDict()
@@ -80,4 +86,4 @@ def get_config(folder: str, steps: int = STEPS) -> ConfigDict:
   evals.rollouts.annotate.sample.max_new = 6
   evals.rollouts.data.sources.builtin = f'{data}/questions.jsonl'
   evals.rollouts.data.update(length=96, split='train')
-  return c
+  return c[only].copy_and_resolve_references() if only else c

@@ -169,12 +169,12 @@ def write_shard(
   for name, array in (('tokens', tokens_RL), ('segment', segment_RL), ('sums', sums_R)):
     with replacing(folder / f'{name}-{shard:05d}.npy') as file:
       np.save(file, array)
-  write_json(folder / f'shard-{shard:05d}.json', {**counts, 'sums': zlib.crc32(sums_R)})
+  write_json(folder / f'shard-{shard:05d}.json', {**counts, 'sums': zlib.crc32(sums_R.tobytes())})
 
 
 def _sum(tokens_L: np.ndarray, segment_L: np.ndarray) -> int:
   """The CRC-32 of a row."""
-  return zlib.crc32(segment_L, zlib.crc32(tokens_L))
+  return zlib.crc32(segment_L.tobytes(), zlib.crc32(tokens_L.tobytes()))
 
 
 def read_shard(folder: Path, shard: int) -> dict[str, int] | None:
@@ -237,7 +237,7 @@ class MappedRows:
     if wanted is None:
       return tokens_RL, segment_RL, None
     sums_R = self._array('sums', shard, (rows,), ('uint32',))
-    if zlib.crc32(sums_R) != wanted:
+    if zlib.crc32(sums_R.tobytes()) != wanted:
       raise self._damaged('sums', shard, 'it differs from its checksum')
     return tokens_RL, segment_RL, sums_R
 
@@ -270,7 +270,7 @@ class MappedRows:
     shard = int(np.searchsorted(self._ends, index, side='right'))
     tokens_RL, segment_RL, sums_R = self._maps(shard)
     row = index - int(self._ends[shard])  # counted from the end of the shard, so negative
-    tokens_L, segment_L = np.array(tokens_RL[row]), np.array(segment_RL[row])
+    tokens_L, segment_L = tokens_RL[row], segment_RL[row]
     if sums_R is not None and _sum(tokens_L, segment_L) != sums_R[row]:
       raise self._damaged('tokens', shard, f'row {len(tokens_RL) + row} differs from its checksum')
     if (largest := tokens_L.max()) >= self._vocab_size:

@@ -236,7 +236,8 @@ def read_rows(
   )
   if not len(rows):
     raise BadInput(f'data: the {split} split of {dict(data.group)} has no rows; give it more text')
-  return Known(rows, tokenizer.vocab_size)
+  known: Any = Known(rows, tokenizer.vocab_size)
+  return known
 
 
 class Known:
