@@ -153,10 +153,10 @@ def json_line(record: Mapping[str, Any]) -> bytes:
   return json.dumps(sealed(record), ensure_ascii=False).encode() + b'\n'
 
 
-def write_lines(path: Path, lines: Iterable[bytes]) -> None:
-  """Writes a file of lines whole or not at all."""
+def write_lines(path: Path, records: Iterable[Any]) -> None:
+  """Writes a file of JSON lines whole or not at all; `sealed` records have their checksum."""
   with replacing(path) as file:
-    file.writelines(lines)
+    file.writelines(json.dumps(record, ensure_ascii=False).encode() + b'\n' for record in records)
 
 
 def read_lines(path: Path, remedy: str, *, grows: bool = False) -> list[tuple[bytes, Any]]:

@@ -41,7 +41,7 @@ def test_a_json_file_comes_back_or_is_refused(tmp_path, record):
 @pytest.mark.parametrize('grows', [False, True])
 def test_lines_come_back_or_are_refused(tmp_path, grows):
   path = tmp_path / 'x.jsonl'
-  files.write_lines(path, map(files.json_line, RECORDS))
+  files.write_lines(path, map(files.sealed, RECORDS))
   read = lambda: tuple(record for _, record in files.read_lines(path, 'do this', grows=grows))
   assert read() == RECORDS
   for data in flips(path.read_bytes(), 800):

@@ -6,7 +6,6 @@ losses read as they are.
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from llm_jax import artifact, options
 from llm_jax.evals import best_of_n
-from llm_jax.files import json_line, read_json, read_lines, sha256, write_json, write_lines
+from llm_jax.files import read_json, read_lines, sealed, sha256, write_json, write_lines
 from llm_jax.find import call
 from llm_jax.jobs import annotators, chain
 from llm_jax.jobs.trust import trusted
@@ -221,7 +220,7 @@ def _sample_all(config: Any, mesh: jax.sharding.Mesh, is_there: Callable[[], Non
     if not (folder / 'parts').is_dir():
       artifact.claim(folder, config.to_dict())  # not before something was scored
       (folder / 'parts').mkdir(exist_ok=True)
-    write_lines(path, map(json_line, found))
+    write_lines(path, map(sealed, found))
     progress.update(min(start + size, count) - progress.n)
   progress.close()
   if host == 0:
@@ -294,8 +293,7 @@ def _gather(folder: Path, minimum: float | None) -> None:
         continue
       chosen, rejected = (say(record['candidates'][i]) for i in choice)
       lines.append({**record, 'completion': chosen, 'chosen': chosen, 'rejected': rejected})
-  plain = (json.dumps(line, ensure_ascii=False).encode() + b'\n' for line in lines)
-  write_lines(folder / 'answers.jsonl', plain)  # for others to read, so its sum is elsewhere
+  write_lines(folder / 'answers.jsonl', lines)  # for others to read, so its sum is elsewhere
   average = lambda values: round(float(np.mean(values)), 4) if values else None
   write_json(
     folder / 'summary.json',

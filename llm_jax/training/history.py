@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from llm_jax.files import read_lines, write_lines
+from llm_jax.files import read_lines, replacing
 from llm_jax.types import BadInput
 
 REMEDY = 'put a copy of the file back, or take the line out'
@@ -25,7 +25,9 @@ def rewind(path: Path, step: int) -> None:
     BadInput: a line is damaged, so that nothing is changed.
   """
   if path.exists():
-    write_lines(path, [line for line, record in _lines(path) if record['step'] <= step])
+    kept = [line for line, record in _lines(path) if record['step'] <= step]
+    with replacing(path) as file:
+      file.writelines(kept)
 
 
 def _lines(path: Path) -> list[tuple[bytes, Any]]:
