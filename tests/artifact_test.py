@@ -1,6 +1,8 @@
 """What one stage leaves is what the next one finds, on any mesh; what is not whole is refused."""
 
+import dataclasses
 import json
+import random
 import shutil
 
 import jax
@@ -115,6 +117,34 @@ def test_saving_again_replaces_the_whole(copy, tokenizer):
   artifact.save(copy, made)
   loaded = artifact.load(copy, make_mesh(data=1))
   assert loaded.step == 8 and bits(loaded.params) == bits(params)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_not_published(copy, tmp_path, tokenizer, value):
+  made = artifact.load(copy, make_mesh(data=1))
+  leaves, tree = jax.tree.flatten(made.params)
+  leaves[-1] = leaves[-1].at[(0,) * leaves[-1].ndim].set(value)
+  made = dataclasses.replace(made, params=jax.tree.unflatten(tree, leaves))
+  for path in (copy, tmp_path / 'new'):
+    with pytest.raises(BadInput, match=r'1 numbers of the parameter .* are not finite'):
+      artifact.save(path, made)
+  assert not (tmp_path / 'new').exists() and artifact.load(copy, make_mesh(data=1)).step == 7
+
+
+@pytest.mark.parametrize('name', ['artifact.json', 'tokenizer/special_tokens.json'])
+def test_a_damaged_byte_of_what_describes_it_is_refused(copy, tokenizer, name):
+  path, draw = copy / name, random.Random(0)
+  whole = path.read_bytes()
+  read = lambda: (artifact.describe(copy), Tokenizer.load(copy / 'tokenizer').chat_template)
+  wanted = read()
+  for _ in range(150):
+    data = bytearray(whole)
+    data[draw.randrange(len(data))] ^= draw.randrange(1, 256)
+    path.write_bytes(data)
+    try:
+      assert read() == wanted
+    except BadInput as error:
+      assert str(path) in str(error) and '\n' not in str(error)
 
 
 def test_a_save_that_is_killed_leaves_no_artifact(copy, tokenizer, monkeypatch):

@@ -218,11 +218,17 @@ class MappedRows:
   Args:
     folder: of the shards.
     shard_rows: R of each shard.
-    length: L, tokens of a row.
-    vocab_size: V; ids are below it.
+    length: L, tokens of a row; None does not look.
+    vocab_size: V; ids are below it. None does not look.
   """
 
-  def __init__(self, folder: Path, shard_rows: list[int], length: int, vocab_size: int):
+  def __init__(
+    self,
+    folder: Path,
+    shard_rows: list[int],
+    length: int | None = None,
+    vocab_size: int | None = None,
+  ):
     self._folder, self._length, self._vocab_size = folder, length, vocab_size
     self._ends = np.cumsum(shard_rows)
     self._maps = functools.cache(self._open)
@@ -242,14 +248,17 @@ class MappedRows:
     return tokens_RL, segment_RL, sums_R
 
   def _array(
-    self, name: str, shard: int, shape: tuple[int, ...], dtypes: tuple[str, ...]
+    self, name: str, shard: int, shape: tuple[int | None, ...], dtypes: tuple[str, ...]
   ) -> np.ndarray:
     path = _there(self._folder / f'{name}-{shard:05d}.npy')
     try:
       array = np.load(path, mmap_mode='r', allow_pickle=False)
     except Exception as error:  # a damaged header is evaluated as Python, which may say anything
-      raise self._damaged(name, shard, f'NumPy cannot read it ({type(error).__name__})') from None
-    if array.shape != shape or array.dtype not in map(np.dtype, dtypes):
+      said = ' '.join(str(error).split())
+      raise self._damaged(name, shard, f'NumPy cannot read it ({said})') from None
+    sizes = zip(shape, array.shape, strict=False)
+    fits = array.ndim == len(shape) and all(wanted in (None, size) for wanted, size in sizes)
+    if not fits or array.dtype not in map(np.dtype, dtypes):
       found = f'it holds {array.dtype}{list(array.shape)}, not {dtypes[0]}{list(shape)}'
       raise self._damaged(name, shard, found)
     return array
@@ -273,7 +282,7 @@ class MappedRows:
     tokens_L, segment_L = tokens_RL[row], segment_RL[row]
     if sums_R is not None and _sum(tokens_L, segment_L) != sums_R[row]:
       raise self._damaged('tokens', shard, f'row {len(tokens_RL) + row} differs from its checksum')
-    if (largest := tokens_L.max()) >= self._vocab_size:
+    if self._vocab_size and (largest := tokens_L.max()) >= self._vocab_size:
       what = f'row {len(tokens_RL) + row} has the id {largest}, of {self._vocab_size}'
       raise self._damaged('tokens', shard, what)
     return row_of(tokens_L, segment_L)

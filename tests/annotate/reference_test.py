@@ -117,6 +117,28 @@ def test_a_record_that_a_kill_cut_short_is_made_anew(folder, mesh, tmp_path, mon
   assert len(asked) == 2
 
 
+def test_a_damaged_record_is_computed_again(folder, mesh, tmp_path, capsys):
+  model, batch = artifact.build(GROUP), batch_of(mesh, 1)
+  make = lambda: reference.make(
+    model, None, mesh=mesh, path=str(folder / 'one'), cache=str(tmp_path)
+  )
+  annotate = make()
+  first = annotate({}, batch, KEY)['ref_logp']
+  annotate({}, batch, KEY)  # by now it has been written
+  (file,) = tmp_path.iterdir()
+  whole = file.read_bytes()
+  record = len(whole) // 4
+  for place in (0, 15, 16, 17, 23, 24, 27, 28, record - 1, record + 20, 3 * record + 30):
+    data = bytearray(whole)
+    data[place] ^= 64
+    file.write_bytes(data)
+    np.testing.assert_array_equal(make()({}, batch, KEY)['ref_logp'], first)
+    said = capsys.readouterr().err
+    assert f'{file}: a record is damaged' in said or place % record < 28  # the header says where
+  np.testing.assert_array_equal(make()({}, batch, KEY)['ref_logp'], first)
+  assert not capsys.readouterr().err
+
+
 def test_without_a_cache_and_for_mismatched_rows(folder, mesh):
   batch = batch_of(mesh, 1)
   batch |= {f'kl_{k}': v for k, v in batch_of(mesh, 2).items()}

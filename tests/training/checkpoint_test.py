@@ -14,6 +14,7 @@ from llm_jax.parallel.mesh import make_mesh
 from llm_jax.training import checkpoint, optimizer
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.step import TrainState, abstract_state, make_state
+from llm_jax.types import BadInput
 
 MODEL = transformer.make(vocab_size=64, dim=16, num_layers=2, num_heads=2)
 TX, _ = optimizer.make(total_steps=10, ema=0.9)
@@ -207,6 +208,26 @@ def test_the_best_is_kept_besides(tmp_path):
   later.save(6, small(6), score=0.5)
   later.wait()
   assert later.steps() == [6] and later.best() == 6
+
+
+def test_while_a_manifest_is_damaged_nothing_is_best_and_nothing_is_deleted(tmp_path):
+  checkpoints = Checkpoints(tmp_path, max_to_keep=1)
+  for step, score in ((1, 1.0), (2, 2.0)):
+    checkpoints.save(step, small(step), score=score)
+  checkpoints.wait()
+  path = tmp_path / '00000001' / checkpoint.MANIFEST
+  whole = path.read_bytes()
+  path.write_bytes(whole.replace(b'"score": 1.0', b'"score": 9.0'))
+  checkpoints.save(3, small(3), score=1.5)
+  checkpoints.wait()
+  assert checkpoints.steps() == [1, 2, 3]
+  with pytest.raises(BadInput, match=r'00000001/manifest\.json is damaged'):
+    checkpoints.best()
+  path.write_bytes(whole)
+  assert checkpoints.best() == 1
+  checkpoints.save(4, small(4), score=float('nan'))
+  checkpoints.wait()
+  assert checkpoints.steps() == [1, 4] and checkpoints.best() == 1
 
 
 def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(tmp_path):
