@@ -263,7 +263,7 @@ def test_every_stage_leaves_its_part_of_the_report(finished):
   assert measured['ppo']['rollouts/kl'] != 0 and measured['reward'] is None
   assert 'rollouts/kl' not in measured['pretrain'] and 'rollouts/reward' in measured['ppo']
   assert facts['stages']['best_of_n']['n'] == 3
-  times = json.loads((folder / pipeline.TIMES).read_text())
+  times = pipeline.seconds(folder)
   assert set(times) == {*EVERY_KIND, 'report'} and all(seconds >= 0 for seconds in times.values())
 
 
