@@ -95,6 +95,7 @@ def save(path: str | Path, artifact: Artifact) -> None:
       },
       'commit': commit(),
       'files': manifest(folder / 'params'),
+      'tokenizer_files': manifest(folder / 'tokenizer'),
     }
     write_json(folder / FILE, about)
 
@@ -153,9 +154,9 @@ def load(
   """
   folder = Path(path).absolute()
   about = describe(folder)
-  damage = difference(folder / 'params', about['files'])
-  if damage:
-    raise BadInput(f'artifact: {str(folder / "params")!r} is {damage}; {AGAIN}')
+  for name, listed in (('params', 'files'), ('tokenizer', 'tokenizer_files')):
+    if damage := difference(folder / name, about.get(listed, {})):
+      raise BadInput(f'artifact: {str(folder / name)!r} is {damage}; {AGAIN}')
   tokenizer = tokenizers.load(folder / 'tokenizer')
   if tokenizer.fingerprint != about['tokenizer']:
     raise BadInput(

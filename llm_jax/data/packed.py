@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llm_jax.data.mixture import Mixture
-from llm_jax.files import inside, read_json, replacing, write_json
+from llm_jax.files import difference, inside, read_json, replacing, write_json
 from llm_jax.options import suggest
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
@@ -345,6 +345,8 @@ def make(
       f'{TOKENIZE} makes or finishes it'
     )
   made = read_json(folder / 'tokenize.json', 'delete it and tokenize again, which keeps the rows')
+  if damage := difference(folder / 'tokenizer', made.get('files', {})):
+    raise BadInput(f'{folder}/tokenizer is {damage}; copy the folder again')
   if made['fingerprint'] != tokenizer.fingerprint:
     raise BadInput(
       f'data.path {path}: made by tokenizer {made["fingerprint"][:12]}, but this run has '

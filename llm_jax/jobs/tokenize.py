@@ -19,7 +19,7 @@ import numpy as np
 from llm_jax import artifact
 from llm_jax.data import packed
 from llm_jax.data.splits import Stream, documents, open_streams
-from llm_jax.files import write_json
+from llm_jax.files import manifest, write_json
 from llm_jax.find import call
 from llm_jax.jobs.corpus_report import Progress, print_summary
 from llm_jax.lock import locked
@@ -180,6 +180,7 @@ def _tokenize(
     'config': settings,
     'fingerprint': words.fingerprint,
     'vocab_size': words.vocab_size,
+    'files': manifest(folder / 'tokenizer'),
     'length': settings['length'],
     'sources': report,
   }
