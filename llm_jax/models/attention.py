@@ -1,6 +1,7 @@
 """Attention (arXiv:1706.03762) with grouped key heads, rotary positions and a cache."""
 
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,19 @@ from llm_jax.parallel.mesh import HEAD_AXES, constrain
 from llm_jax.types import Array, BadInput
 
 
+class Angles(NamedTuple):
+  """Cosines and sines of rotary positions.
+
+  Attributes:
+    new: of the tokens given, [B, L, E/2] each.
+    cached: of all keys of a cache [B, S, E/2], where that holds keys that are not turned yet; None
+      where keys are turned once, before they are kept.
+  """
+
+  new: tuple[Array, Array]
+  cached: tuple[Array, Array] | None = None
+
+
 class Attention(nn.Module):
   """Multi-head attention of one block; parameters q, k, v `[D, heads, E]` and o `[H, E, D]`."""
 
@@ -22,9 +36,11 @@ class Attention(nn.Module):
   qkv_bias: bool
   out_bias: bool
   qk_norm: str | None  # kind of norm
+  qk_norm_wide: bool  # over all heads as one
   norm_eps: float
   out_scale: float
   query_scale: float | None = None  # of scores; None: 1 / sqrt(E)
+  sinks: bool = False
   fuse: bool = False
   product_dtype: str | None = None
 
@@ -33,7 +49,7 @@ class Attention(nn.Module):
     self,
     x_BLD: Array,
     attend: Attend,
-    angles: tuple[Array, Array] | None,
+    angles: Angles | None,
     layer: Layer | None,
     slots: Slots | None,
   ) -> tuple[Array, Layer | None]:
@@ -42,7 +58,7 @@ class Attention(nn.Module):
     Args:
       x_BLD: normed activations.
       attend: the product of attention, of a backend in models/attend.
-      angles: rotary cosines and sines [B, L, E/2], or None.
+      angles: of rotary positions, or None.
       layer: keys and values so far, of a cache (models/cache.py), or None.
       slots: where new ones go, with a cache.
     """
@@ -56,26 +72,39 @@ class Attention(nn.Module):
         x + bias(n).astype(dtype) for n, x in (('q', q_BLHE), ('k', k_BSKE), ('v', v_BSKE))
       )
     if self.qk_norm:
-      q_BLHE = Norm(self.qk_norm, self.norm_eps, name='q_norm')(q_BLHE)
-      k_BSKE = Norm(self.qk_norm, self.norm_eps, name='k_norm')(k_BSKE)
+      q_BLHE, k_BSKE = self._normed('q_norm', q_BLHE), self._normed('k_norm', k_BSKE)
     if angles is not None:
-      q_BLHE, k_BSKE = rotate(q_BLHE, *angles), rotate(k_BSKE, *angles)
+      q_BLHE = rotate(q_BLHE, *angles.new)
+      k_BSKE = k_BSKE if angles.cached else rotate(k_BSKE, *angles.new)
     if self.query_scale is not None:
       q_BLHE *= self.query_scale * size**0.5  # every backend divides by that root
     # Heads lead from here on: every product of attention is then a plain batch of matrices.
     swap = lambda x: transposed(x, (0, 2, 1, 3), self.product_dtype)
     q_BHLE, k_BKSE, v_BKSE = swap(q_BLHE), swap(k_BSKE), swap(v_BSKE)
+    see = attend
+    if self.sinks:
+      sink_H = jnp.asarray(self.param('sink', nn.initializers.zeros, (self.num_heads,)))
+      see = lambda q, k, v: attend(q, k, v, sink_H)
     if layer is None or slots is None:
-      out_BHLE = over_heads(attend, q_BHLE, k_BKSE.astype(dtype), v_BKSE.astype(dtype))
+      out_BHLE = over_heads(see, q_BHLE, k_BKSE.astype(dtype), v_BKSE.astype(dtype))
     else:
       layer = write(layer, k_BKSE, v_BKSE, slots)
-      out_BHLE = attend(q_BHLE, *read(layer, dtype))
+      k_BKSE, v_BKSE = read(layer, dtype)
+      if angles is not None and angles.cached:
+        k_BKSE = rotate(k_BKSE.swapaxes(1, 2), *angles.cached).swapaxes(1, 2)
+      out_BHLE = see(q_BHLE, k_BKSE, v_BKSE)
     init = fan_in(self.num_heads * size, self.out_scale)
     o_HED = self.param('o', init, (self.num_heads, size, dim))
     out_BLD = product(swap(out_BHLE), o_HED, axes=2, product_dtype=self.product_dtype)
     if self.out_bias:
       out_BLD += self.param('o_bias', nn.initializers.zeros, (dim,)).astype(dtype)
     return out_BLD, layer
+
+  def _normed(self, name: str, x_BLHE: Array) -> Array:
+    norm = Norm(self.qk_norm or 'rms', self.norm_eps, name=name)
+    if self.qk_norm_wide:
+      return norm(x_BLHE.reshape(*x_BLHE.shape[:2], -1)).reshape(x_BLHE.shape)
+    return norm(x_BLHE)
 
 
 def over_heads(attend: Attend, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:

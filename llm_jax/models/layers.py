@@ -11,6 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from llm_jax.models.rope_scaling import scaling_of
 from llm_jax.parallel.mesh import platform
 from llm_jax.types import Array
 
@@ -53,8 +54,11 @@ class Norm(nn.Module):
     return y.astype(x.dtype)
 
 
+GATED = ('swiglu', 'geglu')  # the kinds of MLP with a gate beside the hidden layer
+
+
 class MLP(nn.Module):
-  """SwiGLU or GEGLU (arXiv:2002.05202), or a hidden layer with tanh-GELU for 'gelu' (GPT-2)."""
+  """SwiGLU or GEGLU (arXiv:2002.05202), or a hidden layer with GELU (GPT-2); see `Shape.mlp`."""
 
   hidden_dim: int
   kind: str
@@ -62,21 +66,24 @@ class MLP(nn.Module):
   out_scale: float
   fuse: bool = False
   product_dtype: str | None = None
+  gate_bias: bool = False
 
   @nn.compact
   def __call__(self, x_BLD: Array) -> Array:
     dim, dtype = x_BLD.shape[-1], x_BLD.dtype
-    names = ('up', 'gate') if self.kind != 'gelu' else ('up',)
+    names = ('up', 'gate') if self.kind in GATED else ('up',)
     weights = [self.param(name, fan_in(dim), (dim, self.hidden_dim)) for name in names]
     hidden_BLF, *gate = products(x_BLD, weights, self.fuse, self.product_dtype)
     if self.bias:
       hidden_BLF += self.param('up_bias', nn.initializers.zeros, (self.hidden_dim,)).astype(dtype)
+    if self.gate_bias:
+      gate[0] += self.param('gate_bias', nn.initializers.zeros, (self.hidden_dim,)).astype(dtype)
     if self.kind == 'swiglu':
       hidden_BLF = gated(gate[0], hidden_BLF)
     elif self.kind == 'geglu':
       hidden_BLF *= jax.nn.gelu(gate[0], approximate=True)
     else:
-      hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=True)
+      hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=self.kind == 'gelu')
     init = fan_in(self.hidden_dim, self.out_scale)
     down_FD = self.param('down', init, (self.hidden_dim, dim))
     out_BLD = product(hidden_BLF, down_FD, product_dtype=self.product_dtype)
@@ -247,38 +254,44 @@ def fan_in(size: int, scale: float = 1.0) -> nn.initializers.Initializer:
 
 
 def rotary(
-  position_BL: Array, head_dim: int, theta: float, scaling: Mapping[str, float] | None = None
+  position_BL: Array,
+  head_dim: int,
+  theta: float,
+  scaling: Mapping[str, Any] | None = None,
+  length: Any = None,
 ) -> tuple[Array, Array]:
   """Cosines and sines [B, L, E/2] of rotary position embedding (arXiv:2104.09864), float32.
 
   Args:
     position_BL: positions, counted from 0 inside each segment.
-    head_dim: E, a multiple of 4.
+    head_dim: E, numbers of a head that are turned; a multiple of 4.
     theta: base of the frequencies.
-    scaling: a stretch for longer contexts: `factor` alone divides all frequencies
-      (arXiv:2306.15595); Llama 3.1's (public rule of its release) has `low_freq_factor`,
-      `high_freq_factor` and `original_length` beside it.
+    scaling: a stretch for longer contexts, see models/rope_scaling.py.
+    length: tokens of the longest row so far, for stretches that depend on it.
   """
   frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-  if scaling and len(scaling) == 1:
-    frequency = frequency / scaling['factor']
-  elif scaling:
-    # Wavelengths above the training length are stretched by `factor`, short ones are kept, and
-    # those between are interpolated.
-    turns = scaling['original_length'] * frequency / (2 * math.pi)
-    low, high = scaling['low_freq_factor'], scaling['high_freq_factor']
-    keep = jnp.clip((turns - low) / (high - low), 0, 1)
-    frequency = frequency * (keep + (1 - keep) / scaling['factor'])
+  magnitude = None
+  if scaling:
+    frequency, magnitude = scaling_of(scaling).stretch(frequency, theta, length)
   # The loop of two turns is a fence: whatever stands outside of a loop XLA for CPU fuses into its
   # readers, and takes every cosine again for each head of each layer.
   turn = lambda _, f: (None, jnp.stack([g(position_BL[..., None] * f) for g in (jnp.cos, jnp.sin)]))
   _, parts = jax.lax.scan(turn, None, frequency.reshape(2, -1))
   cos_BLE, sin_BLE = jnp.concatenate(parts, axis=-1)
+  if magnitude is not None:
+    cos_BLE, sin_BLE = cos_BLE * magnitude, sin_BLE * magnitude
   return cos_BLE, sin_BLE
 
 
 def rotate(x_BLHE: Array, cos_BLE: Array, sin_BLE: Array) -> Array:
-  """Turns the pairs (i, i + E/2) of each head by their angles; the Hugging Face pairing."""
+  """Turns the pairs (i, i + E/2) of each head by their angles; the Hugging Face pairing.
+
+  Where there are angles for the first numbers of a head only, the rest stays as it is.
+  """
+  turned = 2 * cos_BLE.shape[-1]
+  if turned < x_BLHE.shape[-1]:
+    first = rotate(x_BLHE[..., :turned], cos_BLE, sin_BLE)
+    return jnp.concatenate([first, x_BLHE[..., turned:]], axis=-1)
   first, second = jnp.split(x_BLHE.astype(jnp.float32), 2, axis=-1)
   cos, sin = cos_BLE[:, :, None], sin_BLE[:, :, None]
   rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

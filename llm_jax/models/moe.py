@@ -6,15 +6,15 @@ ragged groups. So the answer for a token does not depend on its neighbours, nor 
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from llm_jax.models.layers import fan_in, gated
-from llm_jax.options import Count, NotNegative
+from llm_jax.models.layers import MLP, fan_in, gated
+from llm_jax.options import Count, NotNegative, Positive, at_least
 from llm_jax.parallel.mesh import BATCH_AXES, divides
 from llm_jax.types import Array, BadInput
 
@@ -29,6 +29,10 @@ class Mixture:
     normalize: whether the k weights of a token add up to 1 (Mixtral, Qwen3), or are its softmax.
     balance: what keeps experts equally busy: 'loss', 'bias' or 'none'; see `Experts`.
     weight: of the balance, against one token's loss.
+    bias: biases on the router and on gate, up and down of each expert (gpt-oss).
+    clamp: the unit of gpt-oss, in which gate and up are cut at this number; None: SwiGLU.
+    shared_dim: hidden units of an MLP that every token goes through, beside its experts; 0: none.
+    shared_gate: what that one says is multiplied by a sigmoid of the token (Qwen2-MoE).
   """
 
   count: Count
@@ -36,16 +40,24 @@ class Mixture:
   normalize: bool = True
   balance: Literal['loss', 'bias', 'none'] = 'loss'
   weight: NotNegative = 0.01
+  bias: bool = False
+  clamp: Positive | None = None
+  shared_dim: Annotated[int, at_least(0)] = 0
+  shared_gate: bool = False
 
   def __post_init__(self) -> None:
     if self.per_token > self.count:
       raise BadInput(
         f'model.experts: per_token {self.per_token} must be from 1 to count {self.count}'
       )
+    if self.shared_gate and not self.shared_dim:
+      raise BadInput('model.experts: shared_gate needs a shared MLP; set shared_dim')
 
 
 class Experts(nn.Module):
-  """Top-k routed SwiGLU experts; parameters router [D, X], gate and up [X, D, F], down [X, F, D].
+  """Top-k routed experts; parameters router [D, X], gate and up [X, D, F], down [X, F, D].
+
+  With `mixture.bias` also router_offset [X], and gate_bias, up_bias [X, F], down_bias [X, D].
 
   Attributes:
     hidden_dim: F, of one expert.
@@ -72,19 +84,37 @@ class Experts(nn.Module):
       self.param('up', fan_in(dim), (X, dim, F)),
       self.param('down', fan_in(F, self.out_scale), (X, F, dim)),
     )
-    bias = None
-    if m.balance == 'bias':
-      bias = jnp.asarray(self.param('router_bias', nn.initializers.zeros, (X,)))
+    zeros = nn.initializers.zeros
+    bias = jnp.asarray(self.param('router_bias', zeros, (X,))) if m.balance == 'bias' else None
+    offset_X, biases = None, ()
+    if m.bias:
+      offset_X = jnp.asarray(self.param('router_offset', zeros, (X,)))
+      sizes = {'gate_bias': F, 'up_bias': F, 'down_bias': dim}
+      biases = tuple(self.param(name, zeros, (X, size)) for name, size in sizes.items())
+    shared_BLD = self._shared(x_BLD) if m.shared_dim else None
     if self.is_initializing():
       return x_BLD
-    prob_BLX = jax.nn.softmax(x_BLD.astype(jnp.float32) @ jnp.asarray(router_DX), axis=-1)
+    logit_BLX = x_BLD.astype(jnp.float32) @ jnp.asarray(router_DX)
+    prob_BLX = jax.nn.softmax(logit_BLX if offset_X is None else logit_BLX + offset_X, axis=-1)
     _, index_BLK = jax.lax.top_k(prob_BLX if bias is None else prob_BLX + bias, m.per_token)
     weight_BLK = jnp.take_along_axis(prob_BLX, index_BLK, axis=-1)
     if m.normalize:
       weight_BLK /= weight_BLK.sum(-1, keepdims=True)
-    out_BLD = dispatch(x_BLD, index_BLK, weight_BLK, *(w.astype(x_BLD.dtype) for w in weights))
+    cast = (jnp.asarray(w).astype(x_BLD.dtype) for w in (*weights, *biases))
+    out_BLD = dispatch(x_BLD, index_BLK, weight_BLK, *cast, clamp=m.clamp)
+    if shared_BLD is not None:
+      out_BLD += shared_BLD
     if m.balance != 'none':
       out_BLD = with_gradient_of(out_BLD, self._unbalance(prob_BLX, index_BLK, bias, real_BL))
+    return out_BLD
+
+  def _shared(self, x_BLD: Array) -> Array:
+    m, dim = self.mixture, x_BLD.shape[-1]
+    mlp = MLP(m.shared_dim, 'swiglu', bias=False, out_scale=self.out_scale, name='shared')
+    out_BLD = mlp(x_BLD)
+    if m.shared_gate:
+      gate_D1 = self.param('shared_gate', fan_in(dim), (dim, 1))
+      out_BLD *= jax.nn.sigmoid(x_BLD @ jnp.asarray(gate_D1).astype(x_BLD.dtype))
     return out_BLD
 
   def _unbalance(self, prob_BLX: Array, index_BLK: Array, bias: Any, real_BL: Array) -> Array:
@@ -125,18 +155,24 @@ with_gradient_of.defvjp(_saving, _backward)
 
 
 def dispatch(
-  x_BLD: Array, index_BLK: Array, weight_BLK: Array, gate: Array, up: Array, down: Array
+  x_BLD: Array, index_BLK: Array, weight_BLK: Array, *experts: Array, clamp: float | None = None
 ) -> Array:
   """The weighted sum of what each token's experts say, [B, L, D].
 
   On a mesh each device holds the experts of its place on the axis `expert`, gathers the tokens of
   its neighbours on that axis, and gives their parts back.
+
+  Args:
+    x_BLD: tokens.
+    index_BLK, weight_BLK: their experts, and how much each of these counts.
+    experts: gate, up and down, and perhaps the biases of these three.
+    clamp: see `Mixture`.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
-    return _local(x_BLD, index_BLK, weight_BLK, gate, up, down)
-  hidden = 'tensor' if divides(mesh, 'tensor', gate.shape[-1]) else None
-  own = 'expert' if divides(mesh, 'expert', len(gate)) else None
+    return _local(x_BLD, index_BLK, weight_BLK, *experts, clamp=clamp)
+  hidden = 'tensor' if divides(mesh, 'tensor', experts[0].shape[-1]) else None
+  own = 'expert' if divides(mesh, 'expert', len(experts[0])) else None
   # Rows that cannot be cut, such as a single prompt, are on every device.
   cut = divides(mesh, BATCH_AXES, len(x_BLD))
 
@@ -145,7 +181,10 @@ def dispatch(
     if own and cut:
       gather = lambda x: jax.lax.all_gather(x, 'expert', axis=0, tiled=True)
       x, index, weight = gather(x), gather(index), gather(weight)
-    out = _local(x, index - first, weight, *experts)
+    if hidden and len(experts) > 3:  # the bias of a sum over devices belongs to one of them
+      down_bias = jnp.where(jax.lax.axis_index('tensor') == 0, experts[5], 0)
+      experts = (*experts[:5], down_bias)
+    out = _local(x, index - first, weight, *experts, clamp=clamp)
     if own and cut:
       out = jax.lax.psum_scatter(out, 'expert', scatter_dimension=0, tiled=True)
     elif own:
@@ -155,18 +194,20 @@ def dispatch(
   along = 'sequence' if divides(mesh, 'sequence', x_BLD.shape[1]) else None
   rows = P(BATCH_AXES if cut else None, along)
   wide = P(own, None, hidden)
+  places = (wide, wide, P(own, hidden), P(own, hidden), P(own, hidden), P(own))
   return jax.shard_map(
     on_device,
-    in_specs=(rows, rows, rows, wide, wide, P(own, hidden)),
+    in_specs=(rows, rows, rows, *places[: len(experts)]),
     out_specs=rows,
     check_vma=False,
-  )(x_BLD, index_BLK, weight_BLK, gate, up, down)
+  )(x_BLD, index_BLK, weight_BLK, *experts)
 
 
 def _local(
-  x_BLD: Array, index_BLK: Array, weight_BLK: Array, gate: Array, up: Array, down: Array
+  x_BLD: Array, index_BLK: Array, weight_BLK: Array, *experts: Array, clamp: float | None = None
 ) -> Array:
   """`dispatch` on one device; an index outside of its experts is another device's."""
+  (gate, up, down), biases = experts[:3], experts[3:]
   dim, per_token, count = x_BLD.shape[-1], index_BLK.shape[-1], gate.shape[0]
   index_R = index_BLK.reshape(-1)  # R = tokens * k choices
   mine_R = (index_R >= 0) & (index_R < count)
@@ -175,10 +216,23 @@ def _local(
   rows_RD = x_BLD.reshape(-1, dim)[order_R // per_token]
   # What lies behind the last group is nobody's: a kernel may leave anything there, both ways.
   rows_RD = jnp.where(mine_R[order_R][:, None], rows_RD, 0)
-  multiply = lambda rows, weights: jax.lax.ragged_dot(rows, weights, sizes_X)
-  hidden_RF = gated(multiply(rows_RD, gate), multiply(rows_RD, up))
-  out_RD = multiply(hidden_RF, down)[jnp.argsort(order_R)]
+  expert_R = jnp.clip(index_R[order_R], 0, count - 1)
+
+  def multiply(rows: Array, weights: Array, *bias: Array) -> Array:
+    out = jax.lax.ragged_dot(rows, weights, sizes_X)
+    return out + bias[0][expert_R] if bias else out
+
+  gate_RF = multiply(rows_RD, gate, *biases[:1])
+  up_RF = multiply(rows_RD, up, *biases[1:2])
+  hidden_RF = gated(gate_RF, up_RF) if clamp is None else clamped(gate_RF, up_RF, clamp)
+  out_RD = multiply(hidden_RF, down, *biases[2:])[jnp.argsort(order_R)]
   share_R = jnp.where(mine_R, weight_BLK.reshape(-1), 0).astype(x_BLD.dtype)
   out_RD = jnp.where(mine_R[:, None], out_RD, 0) * share_R[:, None]
   lead = x_BLD.shape[:-1]
   return out_RD.reshape(math.prod(lead), per_token, dim).sum(1).reshape(*lead, dim)
+
+
+def clamped(gate: Array, up: Array, limit: float) -> Array:
+  """gate sigmoid(1.702 gate) (up + 1), gate cut above and up on both sides at `limit` (gpt-oss)."""
+  gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
+  return gate * jax.nn.sigmoid(1.702 * gate) * (up + 1)

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from flax.core import FrozenDict
 
 from llm_jax.models import moe
+from llm_jax.models.layers import GATED
+from llm_jax.models.rope_scaling import scaling_of
 from llm_jax.options import Count, Positive, at_least, check, suggest
 from llm_jax.types import BadInput
 
@@ -20,13 +22,13 @@ class Kind:
     window: how many keys a query sees, itself included; None sees all.
     rope: whether queries and keys are turned by their positions.
     rope_theta: base of the rotary frequencies.
-    rope_scaling: see `layers.rotary`; or None.
+    rope_scaling: fields of a kind in models/rope_scaling.py; or None.
   """
 
   window: Count | None = None
   rope: bool = True
   rope_theta: Positive = 10000.0
-  rope_scaling: Mapping[str, float] | None = None
+  rope_scaling: Mapping[str, Any] | None = None
 
 
 # What a kind sets; the rest, and all of 'local', are the fields of the shape.
@@ -52,15 +54,22 @@ class Shape:
     max_length: longest sequence; the number of learned positions.
     causal: False sees both sides, for masked language models.
     norm: 'rms', 'layer', or 'zero_centered_rms', which scales by 1 + its parameter (Gemma).
+    pre_norm: norms what attention and the MLP are given; False does not (OLMo 2).
     post_norm: also norms what attention and the MLP return, before it is added (Gemma 2).
     norm_eps: added to the variance.
-    mlp: 'swiglu', 'geglu' (a tanh-GELU gate, Gemma) or 'gelu'.
+    parallel: the MLP reads what attention reads, not what it leaves (GPT-NeoX, Falcon).
+    residual_scale: of what attention and the MLP add (Granite); or None.
+    mlp: 'swiglu', 'geglu' (a tanh-GELU gate, Gemma), 'gelu' (tanh, GPT-2) or 'exact_gelu' (erf).
     position: 'rope' or 'learned'.
     rope_theta: base of the rotary frequencies.
-    rope_scaling: Llama 3.1's, see `layers.rotary`; or None.
+    rope_scaling: fields of a kind in models/rope_scaling.py; or None.
+    rope_dim: how many numbers of each head, its first ones, are turned; default head_dim.
     qkv_bias: biases on q, k and v (Qwen2).
-    bias: biases on every product (GPT-2).
-    qk_norm: RMSNorm on each query and key head (Qwen3).
+    out_bias: a bias on o.
+    mlp_bias: biases on gate, up and down (Llama).
+    bias: biases on q, k, v, o, up and down (GPT-2).
+    qk_norm: RMSNorm on each query and key head (Qwen3); 'wide': on all of them as one (OLMo 2).
+    sinks: a score of each head that no key has takes part in its softmax (gpt-oss).
     window: how many keys a query of a local block sees, itself included; None sees all.
     layers: kinds of the blocks, a pattern that repeats, or the kinds of all N: 'local' (sees
       `window` keys), 'global' (sees all), 'nope' (sees all, without positions), or a name in
@@ -70,6 +79,7 @@ class Shape:
     logit_softcap: the same for logits.
     query_scale: scores are query_scale * q k; default head_dim ** -0.5.
     embedding_scale: of embeddings before the first block (Gemma: dim ** 0.5).
+    logit_divisor: logits are divided by it (Granite); or None.
     experts: fields of `moe.Mixture`, for experts in the place of the MLP; or None.
     head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
   """
@@ -84,15 +94,22 @@ class Shape:
   max_length: Count = 2048
   causal: bool = True
   norm: Literal['rms', 'layer', 'zero_centered_rms'] = 'rms'
+  pre_norm: bool = True
   post_norm: bool = False
   norm_eps: Positive = 1e-5
-  mlp: Literal['swiglu', 'geglu', 'gelu'] = 'swiglu'
+  parallel: bool = False
+  residual_scale: Positive | None = None
+  mlp: Literal['swiglu', 'geglu', 'gelu', 'exact_gelu'] = 'swiglu'
   position: Literal['rope', 'learned'] = 'rope'
   rope_theta: Positive = 10000.0
-  rope_scaling: Mapping[str, float] | None = None
+  rope_scaling: Mapping[str, Any] | None = None
+  rope_dim: Annotated[int, at_least(0)] = 0
   qkv_bias: bool = False
+  out_bias: bool = False
+  mlp_bias: bool = False
   bias: bool = False
-  qk_norm: bool = False
+  qk_norm: bool | Literal['wide'] = False
+  sinks: bool = False
   window: Count | None = None
   layers: Sequence[str] = ()
   kinds: Mapping[str, Mapping[str, Any]] | None = None
@@ -100,26 +117,30 @@ class Shape:
   logit_softcap: Positive | None = None
   query_scale: Positive | None = None
   embedding_scale: Positive | None = None
+  logit_divisor: Positive | None = None
   experts: Mapping[str, Any] | None = None
   head: Literal['tied', 'untied', 'scalar'] = 'tied'
 
   def __post_init__(self) -> None:
     for field in ('rope_scaling', 'kinds'):
-      if getattr(self, field) is not None:
-        object.__setattr__(self, field, FrozenDict(getattr(self, field)))  # so it can be hashed
+      if (group := getattr(self, field)) is not None:
+        object.__setattr__(self, field, FrozenDict(_hashable(group)))
+    if self.rope_scaling is not None:
+      scaling_of(self.rope_scaling)
     pattern = tuple(self.layers) or ('local' if self.window else 'global',)
     object.__setattr__(self, 'layers', pattern)
     self._check_pattern()
     if self.experts is not None:
       check(moe.Mixture, self.experts, where='model.experts')
-      if self.mlp != 'swiglu' or self.bias:
+      if self.mlp != 'swiglu' or self.bias or self.mlp_bias:
         raise BadInput('model.experts: experts are swiglu without biases; change mlp or bias')
       mixture = dataclasses.asdict(moe.Mixture(**self.experts))
       object.__setattr__(self, 'experts', FrozenDict(mixture))
     for field, default in (
       ('num_kv_heads', self.num_heads),
       ('head_dim', self.dim // self.num_heads),
-      ('hidden_dim', 64 * math.ceil(self.dim * (4 if self.mlp == 'gelu' else 8 / 3) / 64)),
+      ('rope_dim', self.head_dim or self.dim // self.num_heads),
+      ('hidden_dim', 64 * math.ceil(self.dim * (8 / 3 if self.gated else 4) / 64)),
     ):
       if not getattr(self, field):
         object.__setattr__(self, field, default)
@@ -129,12 +150,18 @@ class Shape:
       )
     if self.position == 'rope' and self.head_dim % 4:
       raise BadInput(f'model: rotary positions need a head_dim divisible by 4, not {self.head_dim}')
+    if self.position == 'rope' and (self.rope_dim % 4 or self.rope_dim > self.head_dim):
+      raise BadInput(
+        f'model: rope_dim {self.rope_dim}; choose a multiple of 4 up to head_dim {self.head_dim}'
+      )
 
   def _check_pattern(self) -> None:
     """Raises BadInput for a pattern of layers that cannot be."""
     names = [*dict.fromkeys((*KINDS, *(self.kinds or ())))]
     for name, fields in (self.kinds or {}).items():
       check(Kind, fields, where=f'model.kinds.{name}')
+      if fields.get('rope_scaling') is not None:
+        scaling_of(fields['rope_scaling'], where=f'model.kinds.{name}.rope_scaling')
     for name in self.layers:
       if name not in names:
         raise BadInput(f'model.layers: no kind {name!r}; {suggest(name, names)}')
@@ -158,7 +185,18 @@ class Shape:
     return Kind(**{**given, 'rope': given.get('rope', True) and self.position == 'rope'})
 
   @property
+  def gated(self) -> bool:
+    """Whether the MLP has a gate."""
+    return self.mlp in GATED
+
+  @property
   def blocks(self) -> tuple[Kind, ...]:
     """The kind of each of the N blocks."""
     kinds = [self.kind(name) for name in self.layers]
     return tuple(kinds * (self.num_layers // len(kinds)))
+
+
+def _hashable(group: Mapping[str, Any]) -> dict[str, Any]:
+  """A group with its lists as tuples, at any depth."""
+  fixed = lambda x: tuple(x) if isinstance(x, list) else x
+  return {k: _hashable(v) if isinstance(v, Mapping) else fixed(v) for k, v in group.items()}

@@ -16,6 +16,7 @@ from llm_jax.models.cache import Cache
 from llm_jax.models.cache import empty as make_cache
 from llm_jax.models.compute import POLICIES, Compute, compute_of
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, swap_last_axes
+from llm_jax.models.rope_scaling import scaling_of
 from llm_jax.models.shape import Kind, Shape
 from llm_jax.options import check, options_of
 from llm_jax.parallel.mesh import constrain
@@ -24,7 +25,7 @@ from llm_jax.types import Array, BadInput
 
 
 class Block(nn.Module):
-  """Pre-norm residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
+  """Residual block: x + attention(norm(x)), then x + mlp(norm(x)); the shape may say otherwise."""
 
   shape: Shape
   compute: Compute
@@ -49,26 +50,44 @@ class Block(nn.Module):
       num_kv_heads=s.num_kv_heads,
       head_dim=s.head_dim,
       qkv_bias=s.qkv_bias or s.bias,
-      out_bias=s.bias,
+      out_bias=s.out_bias or s.bias,
       qk_norm=rms if s.qk_norm else None,
+      qk_norm_wide=s.qk_norm == 'wide',
       norm_eps=s.norm_eps,
       out_scale=out_scale,
       query_scale=s.query_scale,
+      sinks=s.sinks,
       fuse=c.fuse,
       product_dtype=c.product_dtype,
       name='attention',
-    )(Norm(s.norm, s.norm_eps, name='attention_norm')(x_BLD), attend, angles, layer, slots)
+    )(self._pre('attention', x_BLD), attend, angles, layer, slots)
+    before_BLD = x_BLD
     x_BLD += self._post('attention', attended_BLD)
-    normed_BLD = Norm(s.norm, s.norm_eps, name='mlp_norm')(x_BLD)
+    normed_BLD = self._pre('mlp', before_BLD if s.parallel else x_BLD)
     if s.experts is not None:
       experts = moe.Experts(s.hidden_dim, moe.Mixture(**s.experts), out_scale, name='experts')
       return x_BLD + self._post('mlp', experts(normed_BLD, real)), layer
-    mlp = MLP(s.hidden_dim, s.mlp, s.bias, out_scale, c.fuse, c.product_dtype, name='mlp')
+    mlp = MLP(
+      s.hidden_dim,
+      s.mlp,
+      s.mlp_bias or s.bias,
+      out_scale,
+      c.fuse,
+      c.product_dtype,
+      gate_bias=s.mlp_bias and s.gated,
+      name='mlp',
+    )
     return x_BLD + self._post('mlp', mlp(normed_BLD)), layer
+
+  def _pre(self, part: str, x_BLD: Array) -> Array:
+    s = self.shape
+    return Norm(s.norm, s.norm_eps, name=f'{part}_norm')(x_BLD) if s.pre_norm else x_BLD
 
   def _post(self, part: str, x_BLD: Array) -> Array:
     s = self.shape
-    return Norm(s.norm, s.norm_eps, name=f'{part}_post_norm')(x_BLD) if s.post_norm else x_BLD
+    if s.post_norm:
+      x_BLD = Norm(s.norm, s.norm_eps, name=f'{part}_post_norm')(x_BLD)
+    return x_BLD if s.residual_scale is None else x_BLD * s.residual_scale
 
 
 class Embedding(nn.Module):
@@ -140,7 +159,7 @@ class Transformer(Model):
       self.head = Head(s, self.compute.product_dtype)
 
   def _init_blocks(self, rng: Array) -> Any:
-    x_BLD, nothing = jnp.zeros((1, 1, self.shape.dim)), lambda q, k, v: q
+    x_BLD, nothing = jnp.zeros((1, 1, self.shape.dim)), lambda q, *rest: q
     block = Block(self.shape, self.compute, parent=None)
     init = lambda key: block.init(key, x_BLD, nothing, None)['params']
     return jax.vmap(init)(jax.random.split(rng, self.shape.num_layers))
@@ -150,7 +169,7 @@ class Transformer(Model):
     """Who sees whom in a block of a kind."""
     s = self.shape
     return attend.AttentionSpec(
-      s.causal, kind.window, s.attention_softcap, not cached, self.compute.product_dtype
+      s.causal, kind.window, s.attention_softcap, not cached, self.compute.product_dtype, s.sinks
     )
 
   @nn.nowrap
@@ -164,10 +183,20 @@ class Transformer(Model):
     c, spec, size = self.compute, self.attention_spec(kind, cached), self.shape.head_dim
     return attend.choose(c.attention, spec, head_dim=size, length=length, dtype=c.dtype)
 
-  def _angles(self, position_BL: Array, kind: Kind) -> tuple[Array, Array] | None:
+  def _angles(
+    self, positions: attend.Positions, kind: Kind, cached: bool
+  ) -> attention.Angles | None:
     if not kind.rope:
       return None
-    return rotary(position_BL, self.shape.head_dim, kind.rope_theta, kind.rope_scaling)
+    size, theta, scaling = self.shape.rope_dim, kind.rope_theta, kind.rope_scaling
+    if scaling is None or not scaling_of(scaling).moves:
+      return attention.Angles(rotary(positions.q_position, size, theta, scaling))
+    # Angles change as rows grow, so a cache holds keys that have not been turned.
+    length = jnp.where(positions.k_segment > 0, positions.k_position, 0).max() + 1
+    turn = lambda position: rotary(position, size, theta, scaling, length)
+    return attention.Angles(
+      turn(positions.q_position), turn(positions.k_position) if cached else None
+    )
 
   def __call__(
     self,
@@ -214,7 +243,7 @@ class Transformer(Model):
       # Parameters are made from a single token, which no kernel would take.
       backend = 'xla' if self.is_initializing() else self._backend(kind, length, cached)
       see = attend.load(backend).make(positions, self.attention_spec(kind, cached))
-      angles = self._angles(position_BL, kind)
+      angles = self._angles(positions, kind, cached)
 
       def run(params: Any, x_BLD: Array, layer: Any) -> tuple[Array, Any]:
         return block.apply({'params': params}, x_BLD, see, angles, segment_BL > 0, layer, slots)
@@ -253,6 +282,8 @@ class Transformer(Model):
       logits_V = product(hidden_D, table_DV, dtype=jnp.float32, product_dtype=product_dtype)
     else:
       logits_V = self.head(hidden_D)
+    if s.logit_divisor is not None:
+      logits_V /= s.logit_divisor
     if s.logit_softcap is not None:
       logits_V = s.logit_softcap * jnp.tanh(logits_V / s.logit_softcap)
     return logits_V
@@ -312,10 +343,11 @@ class Transformer(Model):
     """
     s = self.shape
     attention = s.dim * s.head_dim * (2 * s.num_heads + 2 * s.num_kv_heads)
-    mlp = s.dim * s.hidden_dim * (2 if s.mlp == 'gelu' else 3)
+    mlp = s.dim * s.hidden_dim * (3 if s.gated else 2)
     if s.experts is not None:
       mixture = moe.Mixture(**s.experts)
-      mlp = mixture.per_token * mlp + s.dim * mixture.count
+      shared = s.dim * (3 * mixture.shared_dim + mixture.shared_gate)
+      mlp = mixture.per_token * mlp + s.dim * mixture.count + shared
     head = s.dim * (1 if s.head == 'scalar' else s.vocab_size)
 
     def scores(kind: Kind) -> float:

@@ -193,7 +193,7 @@ def _activations(model: Any, remat: str, sizes: Mapping[str, int]) -> tuple[floa
   # Room for all tokens of the neighbours, and for each as often as it has experts.
   places = s.experts['per_token'] * sizes['expert'] if s.experts else 1
   wide = places * s.hidden_dim / tensor
-  hidden = wide * (1 if s.mlp == 'gelu' else 2)
+  hidden = wide * (2 if s.gated else 1)
   routed = 2 * places * s.dim if s.experts else 0
   products = heads + keys + s.dim + hidden + s.dim
   everything = products + 3 * s.dim + (heads + keys) + heads + wide + routed

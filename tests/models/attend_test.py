@@ -41,7 +41,7 @@ def heads_of(length, heads=4, kv_heads=2, size=8, rows=2, dtype=jnp.float32):
   return [jnp.asarray(draw.normal(size=shape), dtype) for shape in shapes]
 
 
-def textbook(positions, spec, q_BHLE, k_BKSE, v_BKSE):
+def textbook(positions, spec, q_BHLE, k_BKSE, v_BKSE, sink_H=None):
   """Whole score matrices; a query that sees nothing gives 0."""
   group = q_BHLE.shape[1] // k_BKSE.shape[1]
   k, v = (jnp.repeat(x, group, axis=1) for x in (k_BKSE, v_BKSE))  # neighbours share a key head
@@ -51,6 +51,8 @@ def textbook(positions, spec, q_BHLE, k_BKSE, v_BKSE):
   see = xla.seen(*positions, spec)[:, None]
   weight = jnp.where(see, jnp.exp(score), 0)
   total = weight.sum(-1, keepdims=True)
+  if sink_H is not None:
+    total += jnp.exp(sink_H)[:, None, None]
   return jnp.einsum('bhls,bhse->bhle', weight / jnp.where(total == 0, 1, total), v)
 
 
@@ -89,6 +91,20 @@ def test_packed_and_padded_rows(monkeypatch, backend, spec, length):
   monkeypatch.setattr(chunked, 'BLOCK', 4)
   positions = positions_of((-3, 6, 1, length - 12, -2), (length - 9, 9))
   assert_same(backend, positions, spec, heads_of(length))
+
+
+@pytest.mark.parametrize('backend', [xla, chunked], ids=['xla', 'chunked'])
+def test_sinks_take_a_share_and_learn(monkeypatch, backend):
+  monkeypatch.setattr(xla, 'QUERY_BLOCK', 4)
+  monkeypatch.setattr(chunked, 'BLOCK', 4)
+  *qkv, grad = heads_of(17)
+  sink_H = jnp.array([-1.0, 0.5, 2.0, 40.0])  # the last one leaves nothing, and overflows nothing
+  spec = AttentionSpec(window=5, softcap=0.7, sinks=True)
+  assert_same(backend, positions_of((-3, 6, 8), (8, 9)), spec, (*qkv, sink_H, grad))
+  for kernel in (cudnn, splash):
+    assert 'no sinks' in kernel.refuses(
+      AttentionSpec(sinks=True), head_dim=64, length=128, dtype='bfloat16'
+    )
 
 
 @specs

@@ -5,17 +5,13 @@ transformers 5.24 in float32 (theirs).
 """
 
 import functools
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llm_jax.losses.logprobs import score
-from llm_jax.models.huggingface.families import LLAMA
 from llm_jax.models.transformer import make, period
 from llm_jax.types import BadInput
 
@@ -110,70 +106,3 @@ def test_flops_count_the_keys_of_each_kind():
 def test_patterns_that_cannot_be(options, message):
   with pytest.raises(BadInput, match=message):
     build(**(dict(num_layers=2) | options))
-
-
-# What a shape says of these families, beside the sizes in their config.json.
-GEMMA2 = dict(
-  norm='zero_centered_rms', post_norm=True, mlp='geglu', layers=('local', 'global', 'local'),
-  embedding_scale=32**0.5,
-)  # fmt: skip
-FAMILIES = {
-  'gemma2': GEMMA2,
-  'gemma3': dict(
-    GEMMA2, layers=GEMMA, qk_norm=True, rope_theta=1e6, kinds={'local': {'rope_theta': 1e4},
-    'global': {'rope_scaling': {'factor': 8.0}}},
-  ),
-  'smollm3': dict(layers=('global', 'global', 'nope'), rope_theta=2e6),
-}  # fmt: skip
-NORMS = {  # where there are four of a layer
-  'post_attention_layernorm': 'attention_post_norm',
-  'pre_feedforward_layernorm': 'mlp_norm',
-  'post_feedforward_layernorm': 'mlp_post_norm',
-}
-
-
-@pytest.mark.parametrize('scan', [True, False], ids=['scanned', 'unrolled'])
-@pytest.mark.parametrize('family', FAMILIES)
-def test_logits_of_families_with_patterns(family, scan):
-  with np.load(Path(__file__).parents[1] / 'fixtures' / f'model_{family}.npz') as file:
-    z = dict(file)
-  c = json.loads(z['config'][()])
-  options = FAMILIES[family]
-  model = make(
-    compute=dict(scan_layers=scan), vocab_size=c['vocab_size'], dim=c['hidden_size'],
-    num_layers=c['num_hidden_layers'], num_heads=c['num_attention_heads'],
-    num_kv_heads=c['num_key_value_heads'], hidden_dim=c['intermediate_size'],
-    head_dim=c.get('head_dim') or 0, norm_eps=c['rms_norm_eps'],
-    window=c['sliding_window'], query_scale=c.get('query_pre_attn_scalar', 8) ** -0.5,
-    attention_softcap=c.get('attn_logit_softcapping'),
-    logit_softcap=c.get('final_logit_softcapping'), **options,
-  )  # fmt: skip
-  params = converted(z, model)
-  for side in ('right', 'left'):
-    mask = z[f'{side}_mask'].astype(np.int32)
-    position = np.maximum(mask.cumsum(axis=1) - 1, 0)
-    logits = logits_of(model, params, z[f'{side}_ids'], position, mask)
-    real = mask == 1
-    np.testing.assert_allclose(logits[real], z[f'{side}_logits'][real], atol=1e-4)
-
-
-def converted(z, model):
-  """Parameters from arrays under their names."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-  wanted = {path: leaf.shape for path, leaf in flatten_dict(shapes, sep='/').items()}
-  ours = {path: np.zeros(shape, np.float32) for path, shape in wanted.items()}
-  used = set()
-  for name, array in ((k[2:], v) for k, v in z.items() if k.startswith('p.')):
-    _, *layer = name.split('.layers.')
-    number, _, rest = layer[0].partition('.') if layer else ('', '', name)
-    part = rest.split('.')[0]
-    if model.shape.post_norm and part in NORMS:
-      path = f'blocks/{NORMS[part]}/scale'
-    else:
-      path = LLAMA[f'model.layers.{{}}.{rest}' if layer else name]
-    array = array.T if name.endswith('proj.weight') else array
-    place = ours[path][int(number)] if layer else ours[path]
-    place[...] = array.reshape(place.shape)
-    used.add(path)
-  assert used == {*wanted}
-  return unflatten_dict(ours, sep='/')

@@ -30,6 +30,9 @@ VARIANTS = {
   'masked': dict(causal=False),
   'unrolled': dict(compute=dict(scan_layers=False)),
   'experts': dict(experts=dict(count=4, balance='bias')),
+  'gpt-oss': dict(sinks=True, out_bias=True, experts=dict(count=4, bias=True, clamp=7.0)),
+  'shared': dict(experts=dict(count=4, shared_dim=8, shared_gate=True)),
+  'biases': dict(mlp_bias=True, qk_norm='wide', pre_norm=False, post_norm=True),
 }
 
 
@@ -87,9 +90,11 @@ def test_what_is_decayed_exact_or_low_rank():
   for options in VARIANTS.values():
     for path in flat(shapes_of(**options)):
       facts = facts_of(path)
-      assert (facts.inputs == 0) == bool(re.search(r'norm/|bias$|embedding/|head/scalar$', path))
-      assert facts.exact == bool(re.search(r'norm/|router|head/(scalar|bias)$', path))
-      low_rank = r'blocks/(attention/[qkvo]|mlp/(gate|up|down))$|head/kernel$'
+      assert (facts.inputs == 0) == bool(
+        re.search(r'norm/|bias$|offset$|sink$|embedding/|head/scalar$', path)
+      )
+      assert facts.exact == bool(re.search(r'norm/|router|sink$|head/(scalar|bias)$', path))
+      low_rank = r'blocks/(attention/[qkvo]|.*(mlp|shared)/(gate|up|down))$|head/kernel$'
       assert facts.low_rank == bool(re.search(low_rank, path))
 
 
@@ -104,7 +109,9 @@ def test_no_matrix_is_whole_on_every_device(name):
       shard = math.prod(placed[path].shard_shape(leaf.shape))
       cut = math.prod(leaf.shape) // shard
       # Head biases, positions and routers have one axis to cut, weights have two.
-      assert cut == (2 if path.endswith(('_bias', 'position', 'router')) else 4), path
+      assert cut == (2 if path.endswith(('_bias', 'position', 'router', 'shared_gate')) else 4), (
+        path
+      )
       matrices += 1
     else:
       assert leaf.size <= 2 * 64 * 4, path

@@ -2,9 +2,10 @@
 
 A backend has two functions. `refuses(spec, head_dim=, length=, dtype=)` says why it cannot, or
 None; `make(positions, spec)` gives `attend(q [B, H, L, E], k [B, K, S, E], v [B, K, S, E])`, which
-returns [B, H, L, E], so that what all layers share is worked out once. Every backend gives the same
-numbers, up to the rounding of its operands, and the softmax is in float32. What a query that sees
-nothing (padding) gets is unspecified, and finite.
+returns [B, H, L, E], so that what all layers share is worked out once. With `spec.sinks` it is
+given a fourth array [H]: scores that take part in the softmax of a head and have no value. Every
+backend gives the same numbers, up to the rounding of its operands, and the softmax is in float32.
+What a query that sees nothing (padding) gets is unspecified, and finite.
 """
 
 import importlib
@@ -18,7 +19,7 @@ from llm_jax.types import Array, BadInput
 BACKENDS = ('xla', 'chunked', 'cudnn', 'splash')
 LONG = 2048  # from here on `auto` prefers memory that grows with the length, not with its square
 
-Attend = Callable[[Array, Array, Array], Array]
+Attend = Callable[..., Array]
 
 
 class AttentionSpec(NamedTuple):
@@ -30,6 +31,7 @@ class AttentionSpec(NamedTuple):
     softcap: scores are c tanh(score / c); or None.
     aligned: query i stands where key i stands. False with a cache.
     product_dtype: to which operands of float32 products are rounded, where a backend does those.
+    sinks: whether each head has a score that no key has.
   """
 
   causal: bool = True
@@ -37,6 +39,7 @@ class AttentionSpec(NamedTuple):
   softcap: float | None = None
   aligned: bool = True
   product_dtype: str | None = None
+  sinks: bool = False
 
 
 class Positions(NamedTuple):

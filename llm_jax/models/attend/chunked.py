@@ -54,14 +54,16 @@ def make(positions: Positions, spec: AttentionSpec) -> Attend:
   ranges = lambda pairs: (pairs.argmax(1), pairs.shape[1] - pairs[:, ::-1].argmax(1))
   plan = Plan(where, ranges(pair_NN), ranges(pair_NN.T))
 
-  def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:
+  def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, sink_H: Any = None) -> Array:
     batch, heads, _, size = q_BHLE.shape
     kv_heads = k_BKSE.shape[1]
+    if sink_H is not None:
+      sink_H = sink_H.astype(jnp.float32).reshape(kv_heads, -1, 1)
     wide = (*((0, 0),) * 2, pad[1], (0, 0))
     q = _cut(jnp.pad(q_BHLE * size**-0.5, wide), count, axis=2)
     q_NBKGIE = q.reshape(count, batch, kv_heads, heads // kv_heads, block, size)
     k_NBKJE, v_NBKJE = (_cut(jnp.pad(x, wide), count, axis=2) for x in (k_BKSE, v_BKSE))
-    out_NBKGIE: Any = _attend(spec, plan, q_NBKGIE, k_NBKJE, v_NBKJE)
+    out_NBKGIE: Any = _attend(spec, plan, q_NBKGIE, k_NBKJE, v_NBKJE, sink_H)
     out_BHNIE = jnp.moveaxis(out_NBKGIE.reshape(count, batch, heads, block, size), 0, 2)
     return out_BHNIE.reshape(batch, heads, -1, size)[:, :, :length]
 
@@ -92,9 +94,9 @@ def _pairs(where: Positions, spec: AttentionSpec, block: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-  spec: AttentionSpec, plan: Plan, q_NBKGIE: Array, k_NBKJE: Array, v_NBKJE: Array
+  spec: AttentionSpec, plan: Plan, q_NBKGIE: Array, k_NBKJE: Array, v_NBKJE: Array, sink_KG1: Any
 ) -> Array:
-  return _saving(spec, plan, q_NBKGIE, k_NBKJE, v_NBKJE)[0]
+  return _saving(spec, plan, q_NBKGIE, k_NBKJE, v_NBKJE, sink_KG1)[0]
 
 
 def _scores(
@@ -110,7 +112,9 @@ def _scores(
   return raw, see[:, None, None], slope
 
 
-def _forward(spec: AttentionSpec, plan: Plan, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+def _forward(
+  spec: AttentionSpec, plan: Plan, q: Array, k: Array, v: Array, sink_KG1: Any
+) -> tuple[Array, Array]:
   """Outputs [N, B, K, G, I, E] and logsumexp of each query's scores [N, B, K, G, I], float32."""
 
   def queries(block: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
@@ -128,6 +132,8 @@ def _forward(spec: AttentionSpec, plan: Plan, q: Array, k: Array, v: Array) -> t
 
     zero = jnp.zeros(q_BKGIE.shape, jnp.float32)
     carry = (zero, jnp.full_like(zero[..., 0], FLOOR), jnp.zeros_like(zero[..., 0]))
+    if sink_KG1 is not None:  # a score that has been seen, and whose value is 0
+      carry = (zero, zero[..., 0] + sink_KG1, jnp.ones_like(zero[..., 0]))
     out, top, total = jax.lax.fori_loop(first, last, keys, carry)
     blind = total == 0
     total = jnp.where(blind, 1, total)
@@ -138,16 +144,18 @@ def _forward(spec: AttentionSpec, plan: Plan, q: Array, k: Array, v: Array) -> t
   return jax.lax.map(queries, (q, jnp.arange(len(q)), *plan.keys_of))
 
 
-def _saving(spec: AttentionSpec, plan: Plan, q: Array, k: Array, v: Array) -> tuple[Array, Any]:
+def _saving(
+  spec: AttentionSpec, plan: Plan, q: Array, k: Array, v: Array, sink_KG1: Any
+) -> tuple[Array, Any]:
   dtype = q.dtype
   q, k, v = (x.astype(spec.product_dtype or dtype) for x in (q, k, v))
-  out, logsumexp = _forward(spec, plan, q, k, v)
+  out, logsumexp = _forward(spec, plan, q, k, v, sink_KG1)
   out, logsumexp = (checkpoint_name(x, 'attention') for x in (out.astype(dtype), logsumexp))
-  return out, (plan, q, k, v, out, logsumexp)
+  return out, (plan, q, k, v, out, logsumexp, sink_KG1)
 
 
 def _backward(spec: AttentionSpec, saved: Any, grad: Array) -> tuple[Any, ...]:
-  plan, q, k, v, out, logsumexp = saved
+  plan, q, k, v, out, logsumexp, sink_KG1 = saved
   dtype = out.dtype
   delta = (out.astype(jnp.float32) * grad).sum(-1)  # over the keys, the sum of weight * dweight
   grad = grad.astype(q.dtype)
@@ -171,7 +179,10 @@ def _backward(spec: AttentionSpec, saved: Any, grad: Array) -> tuple[Any, ...]:
 
   dq = jnp.zeros(q.shape, jnp.float32)
   dq, (dk, dv) = jax.lax.scan(keys, dq, (k, v, jnp.arange(len(k)), *plan.queries_of))
-  return None, dq.astype(dtype), dk, dv
+  dsink_KG1 = None
+  if sink_KG1 is not None:
+    dsink_KG1 = -(jnp.exp(sink_KG1 - logsumexp) * delta).sum((0, 1, 4))[..., None]
+  return None, dq.astype(dtype), dk, dv, dsink_KG1
 
 
 def _product(spec: str, a: Array, b: Array) -> Array:

@@ -29,6 +29,8 @@ def refuses(spec: AttentionSpec, *, head_dim: int, dtype: Any, **asked: Any) -> 
     return 'is for causal training only'
   if spec.softcap is not None:
     return 'has no soft-cap'
+  if spec.sinks:
+    return 'has no sinks'
   if head_dim % 8 or head_dim > 128:
     return f'needs a head_dim that is a multiple of 8 up to 128, not {head_dim}'
   if platform() != 'gpu':

@@ -19,6 +19,8 @@ def refuses(spec: AttentionSpec, *, length: int, **asked: Any) -> str | None:
   del asked
   if not spec.aligned:
     return 'has no cache'
+  if spec.sinks:
+    return 'has no sinks'
   if length % LANES:
     return f'needs rows of a multiple of {LANES} tokens, not {length}'
   return None

@@ -38,9 +38,11 @@ def make(positions: Positions, spec: AttentionSpec) -> Attend:
   """Attention whose masks are made once; memory grows with the square of the length."""
   parts = cut(positions, spec)
 
-  def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:
+  def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, sink_H: Any = None) -> Array:
     outs: Any = [
-      _attend(spec, q_BHLE[:, :, p.queries], k_BKSE[:, :, p.keys], v_BKSE[:, :, p.keys], p.bias)
+      _attend(
+        spec, q_BHLE[:, :, p.queries], k_BKSE[:, :, p.keys], v_BKSE[:, :, p.keys], p.bias, sink_H
+      )
       for p in parts
     ]
     return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=2)
@@ -93,14 +95,14 @@ def seen(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-  spec: AttentionSpec, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array
+  spec: AttentionSpec, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array, sink_H: Any
 ) -> Array:
   """Attention of one part; the gradient multiplies operands as short as those of its products."""
-  return _saving(spec, q_BHLE, k_BKSE, v_BKSE, bias_B1LS)[0]
+  return _saving(spec, q_BHLE, k_BKSE, v_BKSE, bias_B1LS, sink_H)[0]
 
 
 def _saving(
-  spec: AttentionSpec, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array
+  spec: AttentionSpec, q_BHLE: Array, k_BKSE: Array, v_BKSE: Array, bias_B1LS: Array, sink_H: Any
 ) -> tuple[Array, Any]:
   short = spec.product_dtype or q_BHLE.dtype
   q_BKRE = _rows(q_BHLE * q_BHLE.shape[-1] ** -0.5, k_BKSE).astype(short)
@@ -110,15 +112,25 @@ def _saving(
   if spec.softcap is not None:
     bent_BHLS = jnp.tanh(score_BHLS / spec.softcap)
     score_BHLS, slope = spec.softcap * bent_BHLS, _rows(1 - bent_BHLS**2, k_BKSE)
-  weight_BHLS = jax.nn.softmax(score_BHLS + bias_B1LS, axis=-1)
+  score_BHLS += bias_B1LS
+  sunk_BKR1 = None  # the share of each query that its sink takes
+  if sink_H is None:
+    weight_BHLS = jax.nn.softmax(score_BHLS, axis=-1)
+  else:
+    sink_H11 = sink_H.astype(jnp.float32)[:, None, None]
+    top_BHL1 = jnp.maximum(score_BHLS.max(-1, keepdims=True), sink_H11)
+    weight_BHLS, sunk_BHL1 = jnp.exp(score_BHLS - top_BHL1), jnp.exp(sink_H11 - top_BHL1)
+    total_BHL1 = weight_BHLS.sum(-1, keepdims=True) + sunk_BHL1
+    weight_BHLS /= total_BHL1
+    sunk_BKR1 = _rows(sunk_BHL1 / total_BHL1, k_BKSE)
   weight_BKRS = _rows(weight_BHLS, k_BKSE).astype(short)
   out_BHLE = _product(weight_BKRS, v_BKSE).reshape(q_BHLE.shape).astype(q_BHLE.dtype)
-  return out_BHLE, (q_BKRE, k_BKSE, v_BKSE, weight_BKRS, slope)
+  return out_BHLE, (q_BKRE, k_BKSE, v_BKSE, weight_BKRS, slope, sunk_BKR1)
 
 
 def _backward(spec: AttentionSpec, saved: Any, grad_BHLE: Array) -> tuple[Any, ...]:
   del spec
-  q_BKRE, k_BKSE, v_BKSE, weight_BKRS, slope = saved
+  q_BKRE, k_BKSE, v_BKSE, weight_BKRS, slope, sunk_BKR1 = saved
   grad_BKRE = _rows(grad_BHLE, k_BKSE).astype(k_BKSE.dtype)
   dv_BKSE = _product(swap_last_axes(weight_BKRS), grad_BKRE)
   dweight_BKRS, wide_BKRS = (
@@ -127,11 +139,16 @@ def _backward(spec: AttentionSpec, saved: Any, grad_BHLE: Array) -> tuple[Any, .
   )
   # Rounded weights do not add up to 1; what all keys of a query share must have no gradient.
   total_BKR1 = wide_BKRS.sum(-1, keepdims=True)
+  if sunk_BKR1 is not None:
+    total_BKR1 += sunk_BKR1
   mean_BKR1 = (dweight_BKRS * wide_BKRS).sum(-1, keepdims=True) / total_BKR1
   dscore_BKRS = (wide_BKRS * (dweight_BKRS - mean_BKR1) * slope).astype(k_BKSE.dtype)
   dq_BHLE = _product(dscore_BKRS, k_BKSE).reshape(grad_BHLE.shape) * grad_BHLE.shape[-1] ** -0.5
   dk_BKSE = _product(swap_last_axes(dscore_BKRS), q_BKRE)
-  return (*(x.astype(grad_BHLE.dtype) for x in (dq_BHLE, dk_BKSE, dv_BKSE)), None)
+  dsink_H = None
+  if sunk_BKR1 is not None:
+    dsink_H = -(sunk_BKR1 * mean_BKR1).reshape(grad_BHLE.shape[:-1]).sum((0, 2))
+  return (*(x.astype(grad_BHLE.dtype) for x in (dq_BHLE, dk_BKSE, dv_BKSE)), None, dsink_H)
 
 
 _attend.defvjp(_saving, _backward)

@@ -19,7 +19,7 @@ from llm_jax.models import transformer
 from llm_jax.models.compute import Compute
 from llm_jax.models.huggingface.arrays import listed, plan
 from llm_jax.models.huggingface.config import config_of, shape_of, text_of
-from llm_jax.models.huggingface.families import SCORE_BIAS
+from llm_jax.models.huggingface.family import SCORE_BIAS
 from llm_jax.models.huggingface.rules import bad
 from llm_jax.models.shape import Shape
 from llm_jax.models.transformer import Transformer

@@ -20,14 +20,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from llm_jax.models.huggingface.config import config_of
-from llm_jax.models.huggingface.families import FAMILIES, SCORE_BIAS, Family
+from llm_jax.models.huggingface.families import FAMILIES
+from llm_jax.models.huggingface.family import SCORE_BIAS, Family
 from llm_jax.models.huggingface.rules import bad
 from llm_jax.models.shape import Shape
 from llm_jax.models.transformer import Transformer
 from llm_jax.parallel.parameters import facts_of
 
 # Constants that old checkpoints store beside the weights: causal masks and rotary frequencies.
-CONSTANTS = ('.attn.bias', '.attn.masked_bias', '.rotary_emb.inv_freq')
+CONSTANTS = ('.attn.bias', '.attention.bias', '.masked_bias', '.rotary_emb.inv_freq')
 
 
 class Source(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 from llm_jax.models import moe
 from llm_jax.models.huggingface.families import FAMILIES
 from llm_jax.models.huggingface.rules import Config, bad
+from llm_jax.models.rope_scaling import Dynamic, scaling_of
 from llm_jax.models.shape import Kind, Shape
 from llm_jax.types import BadInput
 
@@ -80,10 +81,10 @@ def _tried(shape: Shape, name: str) -> tuple[dict[str, Any], list[tuple[str, Any
     theirs = _function(Shape(**shape_of(config)))
   except BadInput as error:  # what was written cannot be
     return config, [('config', str(error), None)] * 99
-  if not family.fits(shape):
-    return config, [('num_heads', 'a divisor of dim', shape.num_heads)]
+  if wrong := family.cannot(shape):
+    return config, [(*wrong, getattr(shape, wrong[0]))]
   ours = _function(shape)
-  return config, [(key, theirs[key], ours[key]) for key in ours if theirs[key] != ours[key]]
+  return config, [(key, theirs.get(key), x) for key, x in ours.items() if theirs.get(key) != x]
 
 
 def _function(shape: Shape) -> dict[str, Any]:
@@ -97,15 +98,18 @@ def _function(shape: Shape) -> dict[str, Any]:
     kinds = tuple(Kind(window=kind.window, rope=False) for kind in shape.blocks)
   for field in dataclasses.fields(Kind):
     values = [getattr(kind, field.name) for kind in kinds]
-    values = [dict(value) if isinstance(value, Mapping) else value for value in values]
+    values = [scaling_of(x) if isinstance(x, Mapping) else x for x in values]
     said[field.name] = values[0] if all(value == values[0] for value in values) else values
   if shape.experts is not None:
     mixture = dataclasses.asdict(moe.Mixture(**shape.experts))
     said['experts'] = {k: v for k, v in mixture.items() if k not in ('balance', 'weight')}
   if shape.query_scale == shape.head_dim**-0.5:
     said['query_scale'] = None
-  if shape.embedding_scale == 1:
-    said['embedding_scale'] = None
+  for key in ('embedding_scale', 'residual_scale', 'logit_divisor'):
+    said[key] = None if said[key] == 1 else said[key]
+  if isinstance(said['rope_scaling'], Dynamic):
+    del said['max_length']  # theirs says where the stretch begins, and nothing of its end
   if shape.bias:
-    said['qkv_bias'] = True
+    said |= {'qkv_bias': True, 'out_bias': True}
+    said |= {} if shape.gated else {'mlp_bias': True, 'bias': False}
   return said

@@ -29,6 +29,52 @@ def windows() -> Rule:
   return Rule(read, write)
 
 
+def layered(period: int) -> Rule:
+  """Windows in the layers that `layer_types` names.
+
+  Args:
+    period: where it says nothing, every so many layers one sees all; `sliding_window_pattern` may
+      say another number.
+  """
+
+  def read(config: Config) -> dict[str, Any]:
+    count, step = need(config, 'num_hidden_layers'), config.get('sliding_window_pattern', period)
+    assumed = [SLIDING if (i + 1) % step else FULL for i in range(count)]
+    kinds = config.get('layer_types') or assumed
+    return patterned(
+      config.get('sliding_window'), ['local' if kind == SLIDING else 'global' for kind in kinds]
+    )
+
+  return Rule(read, types)
+
+
+def positioned() -> Rule:
+  """Windows and rotary positions in some layers each (SmolLM 3); 1 in `no_rope_layers`: rotary."""
+
+  def read(config: Config) -> dict[str, Any]:
+    count, step = need(config, 'num_hidden_layers'), config.get('no_rope_layer_interval', 4)
+    turned = config.get('no_rope_layers') or [int((i + 1) % step != 0) for i in range(count)]
+    window = config.get('sliding_window') if config.get('use_sliding_window') else None
+    assumed = [SLIDING if window and not turn else FULL for turn in turned]
+    kinds = config.get('layer_types') or assumed
+    name = {(True, True): 'local', (True, False): 'local_nope', (False, True): 'global'}
+    names = [
+      name.get((bool(window and kind == SLIDING), bool(turn)), 'nope')
+      for kind, turn in zip(kinds, turned, strict=True)
+    ]
+    own = {'kinds': {'local_nope': {'rope': False}}} if 'local_nope' in names else {}
+    return patterned(window, names) | own
+
+  def write(shape: Shape) -> dict[str, Any]:
+    turned = [int(kind.rope) for kind in shape.blocks]
+    return types(shape) | {
+      'use_sliding_window': any(kind.window for kind in shape.blocks),
+      'no_rope_layers': turned,
+    }
+
+  return Rule(read, write)
+
+
 def patterned(window: int | None, names: Sequence[str]) -> dict[str, Any]:
   """`window` and `layers` of a shape whose N blocks have these kinds, as short as can be.
 
