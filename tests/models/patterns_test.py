@@ -1,8 +1,4 @@
-"""Patterns of layers: kinds of blocks that repeat, scanned or one by one, and what families need.
-
-fixtures/model_{gemma2,gemma3,smollm3}.npz hold tiny random models and their logits, computed by
-transformers 5.24 in float32 (theirs).
-"""
+"""Patterns of layers: kinds of blocks that repeat, scanned or one by one."""
 
 import functools
 
