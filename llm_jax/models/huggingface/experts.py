@@ -1,6 +1,6 @@
 """Families with experts: Mixtral, Qwen-MoE, gpt-oss."""
 
-from llm_jax.models.huggingface.common import (
+from llm_jax.models.huggingface.entries import (
   COMMON,
   EVERY_LAYER,
   HIDDEN,

@@ -2,7 +2,7 @@
 
 import math
 
-from llm_jax.models.huggingface.common import DENSE, HIDDEN, LLAMA, UNBIASED
+from llm_jax.models.huggingface.entries import DENSE, HIDDEN, LLAMA, UNBIASED
 from llm_jax.models.huggingface.family import Family
 from llm_jax.models.huggingface.layers import layered
 from llm_jax.models.huggingface.rope import rope, rope_by_kind

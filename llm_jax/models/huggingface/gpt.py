@@ -1,6 +1,6 @@
 """Families with layer norms: GPT-2, GPT-NeoX (Pythia), StarCoder 2, Falcon."""
 
-from llm_jax.models.huggingface.common import (
+from llm_jax.models.huggingface.entries import (
   ENDS,
   HIDDEN,
   KV_HEADS,

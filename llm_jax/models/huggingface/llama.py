@@ -1,6 +1,6 @@
 """Llama and its dense relatives: Mistral, Qwen, Phi, OLMo, SmolLM, Granite."""
 
-from llm_jax.models.huggingface.common import (
+from llm_jax.models.huggingface.entries import (
   COMMON,
   HIDDEN,
   LLAMA,

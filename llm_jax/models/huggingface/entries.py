@@ -1,4 +1,4 @@
-"""What several families share: rules of config.json, and the names of Llama's arrays."""
+"""Entries of config.json and names of arrays that several families have, Llama's above all."""
 
 from collections.abc import Mapping
 from typing import Any
