@@ -10,10 +10,13 @@ _EQUATION = re.compile(r'\d *[-+*/] *\$?\d[\d,.]* *= *\$?-?\d')
 def reward(answer: str, gold: str = '', *, thinking: str = '') -> float:
   """1.0 if an equation, right or wrong, comes before 'The answer is'; `gold` does not matter.
 
-  What is worked out in thoughts comes before the answer.
-
   >>> reward('2 * 3 = 6. The answer is 6.'), reward('The answer is 6. 2 * 3 = 6.')
   (1.0, 0.0)
+
+  Args:
+    answer: what was said.
+    gold: not read.
+    thinking: what was thought before; an equation may stand there as well.
   """
   del gold
   text = said(answer)
