@@ -156,6 +156,12 @@ def test_a_field_or_a_group_is_unset():
     assert read(*some).annotate.reference.to_dict() == {'path': 'runs/y'}
 
 
+@pytest.mark.parametrize('source, group', [('tokenize', ''), ('pretrain', 'tokenize.')])
+def test_the_path_of_a_tokenizer_drops_the_options_for_training_one(source, group):
+  c = main.read_config(['main', f'--config={source}', f'--config.{group}tokenizer.path=x'])
+  assert (c.tokenize if group else c).tokenizer.to_dict() == {'path': 'x'}
+
+
 def test_fields_of_the_job_that_the_file_does_not_list_can_be_set_and_unset():
   c = read('--config.gradients=bfloat16', '--config.stop.repetition=0.5')
   assert (c.gradients, c.stop.to_dict()) == ('bfloat16', {'repetition': 0.5})

@@ -318,7 +318,7 @@ def make(
 ) -> Mixture:
   """The rows of a tokenized folder, as a random-access sequence.
 
-  Every document is bos + text + eos; one that is longer than a row continues in another segment.
+  Every document is begin + text + end; one that is longer than a row continues in another segment.
 
   Args:
     tokenizer: the one that made the folder.

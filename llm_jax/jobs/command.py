@@ -34,10 +34,11 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
   """The config of a command line, whose first word is the program.
 
   First goes what the command line takes away of what the file gave: fields and groups that are
-  `unset`, and where another `name` is given the options of the old one. What is left and given is
-  set by ml_collections, which checks its type. What the file does not list may be added to a group,
-  since a group is the keyword arguments of some function, and that function's signature is asked
-  later; so may a group inside of a group. The fields of a job itself are a closed list.
+  `unset`, and where another `name` is given the options of the old one. Where the `path` of a
+  tokenizer is given, the options for training one go. What is left and given is set by
+  ml_collections, which checks its type. What the file does not list may be added to a group, since
+  a group is the keyword arguments of some function, and that function's signature is asked later;
+  so may a group inside of a group. The fields of a job itself are a closed list.
 
   Raises:
     SystemExit: one line that names what is wrong.
@@ -49,6 +50,9 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
       _unset(config, name, [other for other, _ in changes])
     elif name.endswith('.name'):
       _rename(config, name, value)
+    elif name.endswith('tokenizer.path') and value and _lists(config, name.removesuffix('.path')):
+      # The others are for training one.
+      _unset(config, name.removesuffix('.path'), [name])
     elif name.endswith('annotate.steps') and value:
       _drop_annotators(config, name, value, [other for other, _ in changes])
   changes = [(name, value) for name, value in changes if value != UNSET]

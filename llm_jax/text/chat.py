@@ -20,6 +20,7 @@ from typing import Any
 from llm_jax.options import suggest
 from llm_jax.text.jinja import JINJA
 from llm_jax.text.templates import MARKS, TEMPLATES, Part, Piece, Template, Turn
+from llm_jax.text.tokenizer import BOS, EOS
 from llm_jax.types import BadInput, Tokenizer
 
 Message = Mapping[str, Any]
@@ -147,9 +148,7 @@ def encode_all(
   tokenizer: Tokenizer, conversations: Iterable[Iterable[Piece]]
 ) -> list[tuple[list[int], list[int]]]:
   """`encode` of many conversations; a text that occurs often is encoded once."""
-  listed = [list(found) for found in conversations]
-  for name in dict.fromkeys(piece.text for found in listed for piece in found if piece.control):
-    _control_id(tokenizer, name)
+  listed = [[own for piece in found for own in _own(tokenizer, piece)] for found in conversations]
   pairs = [[(piece.text, piece.control) for piece in found] for found in listed]
   encoded = []
   for found, parts in zip(listed, tokenizer.encode_pieces(pairs), strict=True):
@@ -158,13 +157,18 @@ def encode_all(
   return encoded
 
 
-def _control_id(tokenizer: Tokenizer, name: str) -> int:
-  if name not in tokenizer.specials:
+def _own(tokenizer: Tokenizer, piece: Piece) -> list[Piece]:
+  """The piece; or, of the begin and the end of a text, the tokenizer's own tokens for it."""
+  if not piece.control or piece.text in tokenizer.specials:
+    return [piece]
+  ids = {BOS: tokenizer.begin, EOS: tokenizer.stop_ids[:1]}.get(piece.text)
+  if ids is None:
     raise BadInput(
-      f'chat: this tokenizer has no control token {name}; use template llm_jax, or train a '
+      f'chat: this tokenizer has no control token {piece.text}; use template llm_jax, or train a '
       'tokenizer with specials for this one'
     )
-  return tokenizer.specials[name]
+  names = {i: name for name, i in tokenizer.specials.items()}
+  return [piece._replace(text=names[i]) for i in ids if i in names]
 
 
 def check(ids: Sequence[int], mask: Sequence[int], tokenizer: Tokenizer) -> None:
@@ -174,15 +178,16 @@ def check(ids: Sequence[int], mask: Sequence[int], tokenizer: Tokenizer) -> None
   if all(mask):
     raise BadInput('chat: every token is trainable; something has to come before the answer')
   bos = tokenizer.bos_id
-  # Some families end a turn with the token that begins a text, which then says nothing.
-  if bos is not None and bos not in tokenizer.stop_ids and (begun := list(ids).count(bos)) > 1:
+  # GPT-2 has one token for the begin and the end of a text, so several of them say nothing.
+  begun = 0 if bos is None or bos in tokenizer.stop_ids[:1] else list(ids).count(bos)
+  if begun > 1:
     raise BadInput(f'chat: {begun} begin-of-text tokens; the template writes one, so add none')
 
 
 def stop_ids(tokenizer: Tokenizer, template: str = 'llm_jax') -> list[int]:
   """Ids that end an answer: the stop token of the template first, then the end of a document."""
-  stop = _control_id(tokenizer, _template(template).stop)
-  return list(dict.fromkeys([stop, *tokenizer.stop_ids]))
+  stop = _own(tokenizer, Piece(_template(template).stop, control=True))
+  return list(dict.fromkeys([*(tokenizer.special(p.text) for p in stop), *tokenizer.stop_ids]))
 
 
 def specials(template: str) -> list[str]:

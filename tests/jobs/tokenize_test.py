@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from llm_jax.data import packed, splits
 from llm_jax.jobs import tokenize
+from llm_jax.text import folder
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
@@ -186,6 +188,45 @@ def test_bad_input_can_be_corrected_in_place(tmp_path, texts):
   with pytest.raises(BadInput, match='jsonlx'):
     tokenize.main(c)
   tokenize.main(config(tmp_path))
+
+
+@pytest.mark.parametrize('name', ['byte_level', 'sentencepiece'])
+def test_rows_of_a_hugging_face_tokenizer(tmp_path, texts, name):
+  pytest.importorskip('tokenizers')
+  source = Path(__file__).parents[1] / 'fixtures' / 'tokenizers' / name
+  c = config(tmp_path, length=512)
+  c.tokenizer = ConfigDict({'path': str(source)})
+  tokenize.main(c)
+  out = tmp_path / 'out'
+  tokenizer, report = (
+    folder.load(out / 'tokenizer'),
+    json.loads((out / 'tokenize.json').read_text()),
+  )
+  assert tokenizer.fingerprint == folder.load(source).fingerprint == report['fingerprint']
+  train = report['sources']['one']['train']
+  around = len(tokenizer.begin) + 1
+  tokens = train['tokens'] - around * train['documents']
+  assert train['bytes_per_token'] == pytest.approx(train['bytes'] / tokens, abs=1e-4)
+  every = [*texts['one'], *texts['two']]
+  wanted = [[*tokenizer.begin, *tokenizer.encode(text), tokenizer.eos_id] for text in every]
+  found = []
+  for split in ('train', 'validation'):
+    for row in packed.make(tokenizer, path=str(out), split=split):
+      segments = range(1, row['segment'].max() + 1)
+      found += [row['tokens'][row['segment'] == segment].tolist() for segment in segments]
+  assert sorted(found) == sorted(wanted)
+
+
+def test_a_tokenizer_without_an_end_is_refused_before_rows(tmp_path, texts):
+  pytest.importorskip('tokenizers')
+  source = Path(__file__).parents[1] / 'fixtures' / 'tokenizers' / 'sentencepiece'
+  (tmp_path / 'bare').mkdir()
+  (tmp_path / 'bare' / 'tokenizer.json').write_bytes((source / 'tokenizer.json').read_bytes())
+  c = config(tmp_path)
+  c.tokenizer = ConfigDict({'path': str(tmp_path / 'bare')})
+  with pytest.raises(BadInput, match='no file says which token ends a document'):
+    tokenize.main(c)
+  assert not (tmp_path / 'out').exists()
 
 
 def test_changed_text_is_noticed_on_restart(tmp_path, texts):

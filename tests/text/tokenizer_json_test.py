@@ -4,12 +4,19 @@ import json
 import pickle
 import random
 import re
+import types
 import unicodedata
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from llm_jax.text import folder
+from llm_jax.evals import perplexity
+from llm_jax.parallel.mesh import make_mesh
+from llm_jax.text import chat, folder
+from llm_jax.text.message import message
 from llm_jax.text.tokenizer_files import TokenizerFiles
 from llm_jax.text.tokenizer_json import TokenizerJson
 from llm_jax.types import BadInput
@@ -366,6 +373,55 @@ def test_no_end_is_said_by_who_needs_it():
   for name in ('eos_id', 'pad_id'):
     with pytest.raises(BadInput, match='"eos_token"'):
       getattr(tokenizer, name)
+
+
+@pytest.mark.parametrize('name', ['byte_level', 'sentencepiece'])
+def test_conversations_in_plain_text(name):
+  """Begin and end are the tokenizer's own; what its text reads like control tokens is text."""
+  tokenizer = folder.load(FIXTURES / name)
+  talk = [{'role': 'user', 'content': '<s>Once'}, {'role': 'assistant', 'content': ' upon</s>'}]
+  ((ids, mask),) = chat.encode_all(tokenizer, [chat.pieces(talk, template='plain')])
+  chat.check(ids, mask, tokenizer)
+  asked, said = ([i for i, m in zip(ids, mask, strict=True) if m == on] for on in (0, 1))
+  assert asked == [*tokenizer.begin, *tokenizer.encode('<s>Once')]
+  assert tokenizer.decode(said, after=asked[-1]) == ' upon</s>'
+  assert said[-1] == tokenizer.eos_id
+  assert chat.stop_ids(tokenizer, 'plain') == list(tokenizer.stop_ids)
+  prompt = chat.encode(tokenizer, chat.pieces(talk[:1], template='plain', answer=True))[0]
+  assert prompt == asked
+  heard = message(tokenizer, said, template='plain', after=asked[-1])
+  assert heard == talk[1]
+
+
+@pytest.mark.parametrize(
+  'template, lacks', [('llm_jax', '<|im_sep|>'), ('gemma', '<start_of_turn>')]
+)
+def test_a_template_whose_tokens_are_missing(template, lacks):
+  tokenizer = folder.load(FIXTURES / 'byte_level')
+  with pytest.raises(BadInput, match=re.escape(f'no control token {lacks}')):
+    chat.encode(tokenizer, chat.pieces([], template=template, answer=True))
+
+
+def test_a_prefix_is_no_byte_of_the_text():
+  """Bits per byte count the bytes of documents, whatever the tokenizer writes before them."""
+  tokenizer = folder.load(FIXTURES / 'sentencepiece')
+  texts_ = ['Once upon a time', ' there was', 'x']
+  length = 64
+  rows = []
+  for text in texts_:
+    ids = [*tokenizer.begin, *tokenizer.encode(text), tokenizer.eos_id]
+    row = {k: np.zeros(length, np.int32) for k in ('tokens', 'segment', 'position', 'mask')}
+    row['tokens'][: len(ids)] = ids
+    row['segment'][: len(ids)] = row['mask'][1 : len(ids)] = 1
+    rows.append(row | {'mask': row['mask'].astype(np.float32)})
+  V = tokenizer.vocab_size
+  model = types.SimpleNamespace(shape=types.SimpleNamespace(vocab_size=V, causal=True))
+  mesh = make_mesh(fsdp=1)
+  with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
+    flat = lambda model, params, batch: jnp.full(batch['tokens'].shape, -1.0)
+    patch.setattr(perplexity, 'score', flat)
+    found = perplexity.make(model, tokenizer, rows=rows, mesh=mesh, batch_size=8)({})
+  assert found['bits_per_byte'].count == sum(len(text.encode()) for text in texts_)
 
 
 def test_lone_surrogates(tokenizer):
