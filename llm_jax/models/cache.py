@@ -1,7 +1,7 @@
 """The keys and values of rows that are being written, each row at its own pace."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -67,6 +67,7 @@ class Cache:
 
   Attributes:
     layers: of each layer `k` and `v` [R, K, S, E]; as int8 with `k_scale`, `v_scale` [R, K, S, 1].
+      One whose values are made from what its `k` holds has no `v`.
     position: int32 [R, S], of the token in each slot.
     segment: int32 [R, S], its document; 0 where a slot holds nothing.
     index: int32 [R], the next slot of each row. No slot from there on holds anything.
@@ -133,7 +134,14 @@ class Cache:
 
 
 def empty(
-  rows: int, slots: int, *, num_layers: int, num_heads: int, head_dim: int, dtype: Any
+  rows: int,
+  slots: int,
+  *,
+  num_layers: int,
+  num_heads: int,
+  head_dim: int,
+  dtype: Any,
+  names: Sequence[str] = ('k', 'v'),
 ) -> Cache:
   """An empty cache.
 
@@ -145,27 +153,28 @@ def empty(
     head_dim: E.
     dtype: of keys and values. 'int8' keeps a byte a number and a float32 scale for each head of a
       token, the largest of its numbers over 127; what is read is off by half a scale at most.
+    names: what a layer holds.
   """
   empty = lambda size, dtype: jnp.zeros((rows, num_heads, slots, size), dtype)
   layer = lambda: (
-    {name: empty(head_dim, dtype) for name in ('k', 'v')}
-    | ({name: empty(1, 'float32') for name in ('k_scale', 'v_scale')} if dtype == 'int8' else {})
+    {name: empty(head_dim, dtype) for name in names}
+    | ({f'{name}_scale': empty(1, 'float32') for name in names} if dtype == 'int8' else {})
   )
   each_slot = lambda: jnp.zeros((rows, slots), jnp.int32)
   layers = tuple(layer() for _ in range(num_layers))
   return Cache(layers, each_slot(), each_slot(), jnp.zeros(rows, jnp.int32))
 
 
-def write(layer: Layer, k_RKLE: Array, v_RKLE: Array, slots: Slots) -> Layer:
-  """A layer with new keys and values."""
-  new = {'k': k_RKLE, 'v': v_RKLE}
+def write(layer: Layer, k_RKLE: Array, v_RKLE: Array | None, slots: Slots) -> Layer:
+  """A layer with new keys, and values where it holds any."""
+  new = {'k': k_RKLE} if v_RKLE is None else {'k': k_RKLE, 'v': v_RKLE}
   if 'k_scale' in layer:
     new = {name: part for key, x in new.items() for name, part in _quantized(key, x).items()}
   return {name: slots.put_heads(x, new[name]) for name, x in layer.items()}
 
 
 def read(layer: Layer, dtype: Any) -> tuple[Array, Array]:
-  """The keys and values [R, K, S, E] of a layer, for products of `dtype`."""
+  """The keys and values [R, K, S, E] of a layer, for products of `dtype`; keys twice without."""
 
   def one(name: str) -> Array:
     x_RKSE = layer[name]
@@ -173,7 +182,8 @@ def read(layer: Layer, dtype: Any) -> tuple[Array, Array]:
       x_RKSE = x_RKSE.astype(jnp.float32) * layer[f'{name}_scale']
     return x_RKSE.astype(dtype)
 
-  return one('k'), one('v')
+  k_RKSE = one('k')
+  return k_RKSE, one('v') if 'v' in layer else k_RKSE
 
 
 def _quantized(name: str, x_RKLE: Array) -> Layer:

@@ -33,6 +33,10 @@ class Mixture:
     clamp: the unit of gpt-oss, in which gate and up are cut at this number; None: SwiGLU.
     shared_dim: hidden units of an MLP that every token goes through, beside its experts; 0: none.
     shared_gate: what that one says is multiplied by a sigmoid of the token (Qwen2-MoE).
+    score: an expert's probability is a 'softmax' of all scores or a 'sigmoid' of its own.
+    groups: experts lie in so many groups, and are chosen from those whose two best are best.
+    top_groups: how many groups these are.
+    scale: of the weights of a token.
   """
 
   count: Count
@@ -44,12 +48,23 @@ class Mixture:
   clamp: Positive | None = None
   shared_dim: Annotated[int, at_least(0)] = 0
   shared_gate: bool = False
+  score: Literal['softmax', 'sigmoid'] = 'softmax'
+  groups: Count = 1
+  top_groups: Count = 1
+  scale: Positive = 1.0
 
   def __post_init__(self) -> None:
     if self.per_token > self.count:
       raise BadInput(
         f'model.experts: per_token {self.per_token} must be from 1 to count {self.count}'
       )
+    if self.count % self.groups or self.top_groups > self.groups:
+      raise BadInput(
+        f'model.experts: {self.top_groups} of {self.groups} groups of {self.count} experts; '
+        'choose a number of groups that divides count, and top_groups up to it'
+      )
+    if self.count // self.groups * self.top_groups < self.per_token:
+      raise BadInput('model.experts: top_groups hold fewer experts than per_token')
     if self.shared_gate and not self.shared_dim:
       raise BadInput('model.experts: shared_gate needs a shared MLP; set shared_dim')
 
@@ -95,11 +110,17 @@ class Experts(nn.Module):
     if self.is_initializing():
       return x_BLD
     logit_BLX = x_BLD.astype(jnp.float32) @ jnp.asarray(router_DX)
-    prob_BLX = jax.nn.softmax(logit_BLX if offset_X is None else logit_BLX + offset_X, axis=-1)
-    _, index_BLK = jax.lax.top_k(prob_BLX if bias is None else prob_BLX + bias, m.per_token)
+    if offset_X is not None:
+      logit_BLX += offset_X
+    prob_BLX = jax.nn.sigmoid(logit_BLX) if m.score == 'sigmoid' else jax.nn.softmax(logit_BLX)
+    _, index_BLK = jax.lax.top_k(
+      self._rank(prob_BLX if bias is None else prob_BLX + bias), m.per_token
+    )
     weight_BLK = jnp.take_along_axis(prob_BLX, index_BLK, axis=-1)
     if m.normalize:
       weight_BLK /= weight_BLK.sum(-1, keepdims=True)
+    if m.scale != 1:
+      weight_BLK *= m.scale
     cast = (jnp.asarray(w).astype(x_BLD.dtype) for w in (*weights, *biases))
     out_BLD = dispatch(x_BLD, index_BLK, weight_BLK, *cast, clamp=m.clamp)
     if shared_BLD is not None:
@@ -107,6 +128,17 @@ class Experts(nn.Module):
     if m.balance != 'none':
       out_BLD = with_gradient_of(out_BLD, self._unbalance(prob_BLX, index_BLK, bias, real_BL))
     return out_BLD
+
+  def _rank(self, score_BLX: Array) -> Array:
+    """Scores by which experts are chosen: none of groups that are not."""
+    m = self.mixture
+    if m.groups == 1:
+      return score_BLX
+    grouped_BLGX = score_BLX.reshape(*score_BLX.shape[:-1], m.groups, -1)
+    best_BLG2 = jax.lax.top_k(grouped_BLGX, min(2, grouped_BLGX.shape[-1]))[0]
+    _, index_BLK = jax.lax.top_k(best_BLG2.sum(-1), m.top_groups)
+    open_BLG = jax.nn.one_hot(index_BLK, m.groups).sum(-2) > 0
+    return jnp.where(open_BLG[..., None], grouped_BLGX, -jnp.inf).reshape(score_BLX.shape)
 
   def _shared(self, x_BLD: Array) -> Array:
     m, dim = self.mixture, x_BLD.shape[-1]

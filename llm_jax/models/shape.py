@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from flax.core import FrozenDict
 
 from llm_jax.models import moe
+from llm_jax.models.latent import Latent
 from llm_jax.models.layers import GATED
 from llm_jax.models.rope_scaling import scaling_of
 from llm_jax.options import Count, Positive, at_least, check, suggest
@@ -80,7 +81,10 @@ class Shape:
     query_scale: scores are query_scale * q k; default head_dim ** -0.5.
     embedding_scale: of embeddings before the first block (Gemma: dim ** 0.5).
     logit_divisor: logits are divided by it (Granite); or None.
+    latent: fields of `latent.Latent`, for keys and values from a short vector (DeepSeek); or None.
     experts: fields of `moe.Mixture`, for experts in the place of the MLP; or None.
+    dense_layers: so many first layers have an MLP all the same (DeepSeek).
+    dense_dim: F of these.
     head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
   """
 
@@ -118,7 +122,10 @@ class Shape:
   query_scale: Positive | None = None
   embedding_scale: Positive | None = None
   logit_divisor: Positive | None = None
+  latent: Mapping[str, Any] | None = None
   experts: Mapping[str, Any] | None = None
+  dense_layers: Annotated[int, at_least(0)] = 0
+  dense_dim: Annotated[int, at_least(0)] = 0
   head: Literal['tied', 'untied', 'scalar'] = 'tied'
 
   def __post_init__(self) -> None:
@@ -136,6 +143,15 @@ class Shape:
         raise BadInput('model.experts: experts are swiglu without biases; change mlp or bias')
       mixture = dataclasses.asdict(moe.Mixture(**self.experts))
       object.__setattr__(self, 'experts', FrozenDict(mixture))
+    if self.latent is not None:
+      self._check_latent()
+    if self.dense_layers and (self.experts is None or not 0 < self.dense_layers < self.num_layers):
+      raise BadInput(
+        f'model: dense_layers {self.dense_layers} are the first ones before those with experts; '
+        f'set config.model.experts and fewer than num_layers {self.num_layers}'
+      )
+    if bool(self.dense_layers) != bool(self.dense_dim):
+      raise BadInput('model: dense_layers and dense_dim go together; set both, or none')
     for field, default in (
       ('num_kv_heads', self.num_heads),
       ('head_dim', self.dim // self.num_heads),
@@ -154,6 +170,18 @@ class Shape:
       raise BadInput(
         f'model: rope_dim {self.rope_dim}; choose a multiple of 4 up to head_dim {self.head_dim}'
       )
+
+  def _check_latent(self) -> None:
+    """Raises BadInput for what latent attention does not have."""
+    check(Latent, self.latent or {}, where='model.latent')
+    object.__setattr__(self, 'latent', FrozenDict(dataclasses.asdict(Latent(**self.latent or {}))))
+    for field in ('qkv_bias', 'out_bias', 'bias', 'qk_norm', 'sinks'):
+      if getattr(self, field):
+        raise BadInput(f'model: latent attention has no {field}; leave it out')
+    if not 0 < self.rope_dim < self.head_dim or self.position != 'rope':
+      raise BadInput('model: latent attention turns a part of each head; set rope_dim < head_dim')
+    if any(k.rope_scaling and scaling_of(k.rope_scaling).moves for k in self.blocks):
+      raise BadInput('model: latent attention has no rope_scaling that moves with the length')
 
   def _check_pattern(self) -> None:
     """Raises BadInput for a pattern of layers that cannot be."""

@@ -1,6 +1,7 @@
 """The one Transformer: Llama, Qwen, Mixtral, GPT-2 and masked language models by its options."""
 
 import dataclasses
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from llm_jax.models import attend, attention, moe
+from llm_jax.models import attend, attention, latent, moe
 from llm_jax.models.cache import Cache
 from llm_jax.models.cache import empty as make_cache
 from llm_jax.models.compute import POLICIES, Compute, compute_of
@@ -42,25 +43,10 @@ class Block(nn.Module):
   ) -> tuple[Array, Any]:
     s, c = self.shape, self.compute
     x_BLD = checkpoint_name(x_BLD, 'block')
-    rms = 'rms' if s.norm == 'layer' else s.norm
     out_scale = (2 * s.num_layers) ** -0.5  # keeps the residual stream's size at depth (GPT-2)
     x_BLD = constrain(x_BLD, 'batch', 'sequence', None)
-    attended_BLD, layer = attention.Attention(
-      num_heads=s.num_heads,
-      num_kv_heads=s.num_kv_heads,
-      head_dim=s.head_dim,
-      qkv_bias=s.qkv_bias or s.bias,
-      out_bias=s.out_bias or s.bias,
-      qk_norm=rms if s.qk_norm else None,
-      qk_norm_wide=s.qk_norm == 'wide',
-      norm_eps=s.norm_eps,
-      out_scale=out_scale,
-      query_scale=s.query_scale,
-      sinks=s.sinks,
-      fuse=c.fuse,
-      product_dtype=c.product_dtype,
-      name='attention',
-    )(self._pre('attention', x_BLD), attend, angles, layer, slots)
+    pre_BLD = self._pre('attention', x_BLD)
+    attended_BLD, layer = self._attention(out_scale)(pre_BLD, attend, angles, layer, slots)
     before_BLD = x_BLD
     x_BLD += self._post('attention', attended_BLD)
     normed_BLD = self._pre('mlp', before_BLD if s.parallel else x_BLD)
@@ -78,6 +64,37 @@ class Block(nn.Module):
       name='mlp',
     )
     return x_BLD + self._post('mlp', mlp(normed_BLD)), layer
+
+  def _attention(self, out_scale: float) -> Any:
+    s, c = self.shape, self.compute
+    if s.latent is not None:
+      return latent.LatentAttention(
+        num_heads=s.num_heads,
+        head_dim=s.head_dim,
+        rope_dim=s.rope_dim,
+        latent=latent.Latent(**s.latent),
+        out_scale=out_scale,
+        query_scale=s.query_scale,
+        product_dtype=c.product_dtype,
+        name='attention',
+      )
+    rms = 'rms' if s.norm == 'layer' else s.norm
+    return attention.Attention(
+      num_heads=s.num_heads,
+      num_kv_heads=s.num_kv_heads,
+      head_dim=s.head_dim,
+      qkv_bias=s.qkv_bias or s.bias,
+      out_bias=s.out_bias or s.bias,
+      qk_norm=rms if s.qk_norm else None,
+      qk_norm_wide=s.qk_norm == 'wide',
+      norm_eps=s.norm_eps,
+      out_scale=out_scale,
+      query_scale=s.query_scale,
+      sinks=s.sinks,
+      fuse=c.fuse,
+      product_dtype=c.product_dtype,
+      name='attention',
+    )
 
   def _pre(self, part: str, x_BLD: Array) -> Array:
     s = self.shape
@@ -140,6 +157,8 @@ class Head(nn.Module):
 class Transformer(Model):
   """Decoder-only Transformer; `blocks` hold all layers stacked on their first axis.
 
+  The first layers of a model with experts may have none: these are `dense_blocks`.
+
   Call it with `apply(params, tokens, position, segment, cache)`; `method='hidden'` stops before
   the head and `method='unembed'` is the head alone, so that a loss can take it block by block.
   """
@@ -152,17 +171,23 @@ class Transformer(Model):
     s = self.shape
     self.embedding = Embedding(s, self.compute.dtype)
     # Read as they are, so that a weight may also come as a LowRank (models/lora.py).
-    made = lambda: self.param('blocks', self._init_blocks)
-    self.blocks = made() if self.is_initializing() else self.get_variable('params', 'blocks')
+    made = lambda name, shape, count: (
+      self.param(name, functools.partial(self._init_blocks, shape, count))
+      if self.is_initializing()
+      else self.get_variable('params', name)
+    )
+    self.blocks = made('blocks', s, s.num_layers - s.dense_layers)
+    if s.dense_layers:
+      self.dense_blocks = made('dense_blocks', dense_of(s), s.dense_layers)
     self.final_norm = Norm(s.norm, s.norm_eps)
     if s.head != 'tied':
       self.head = Head(s, self.compute.product_dtype)
 
-  def _init_blocks(self, rng: Array) -> Any:
-    x_BLD, nothing = jnp.zeros((1, 1, self.shape.dim)), lambda q, *rest: q
-    block = Block(self.shape, self.compute, parent=None)
+  def _init_blocks(self, shape: Shape, count: int, rng: Array) -> Any:
+    x_BLD, nothing = jnp.zeros((1, 1, shape.dim)), lambda q, *rest: q
+    block = Block(shape, self.compute, parent=None)
     init = lambda key: block.init(key, x_BLD, nothing, None)['params']
-    return jax.vmap(init)(jax.random.split(rng, self.shape.num_layers))
+    return jax.vmap(init)(jax.random.split(rng, count))
 
   @nn.nowrap
   def attention_spec(self, kind: Kind, cached: bool = False) -> attend.AttentionSpec:
@@ -181,6 +206,8 @@ class Transformer(Model):
   @nn.nowrap
   def _backend(self, kind: Kind, length: int, cached: bool = False) -> str:
     c, spec, size = self.compute, self.attention_spec(kind, cached), self.shape.head_dim
+    if self.shape.latent is not None:
+      size = max(size, self.shape.latent['value_dim'])
     return attend.choose(c.attention, spec, head_dim=size, length=length, dtype=c.dtype)
 
   def _angles(
@@ -236,14 +263,14 @@ class Transformer(Model):
       positions = positions._replace(k_position=cache.position, k_segment=cache.segment)
     cached, kinds = cache is not None, s.blocks
     x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
-    block = Block(s, c, parent=None)
 
-    def of(kind: Kind) -> Any:
+    def of(kind: Kind, shape: Shape) -> Any:
       """A block of a kind; its masks and angles are made here, once for all of them."""
       # Parameters are made from a single token, which no kernel would take.
       backend = 'xla' if self.is_initializing() else self._backend(kind, length, cached)
       see = attend.load(backend).make(positions, self.attention_spec(kind, cached))
       angles = self._angles(positions, kind, cached)
+      block = Block(shape, c, parent=None)
 
       def run(params: Any, x_BLD: Array, layer: Any) -> tuple[Array, Any]:
         return block.apply({'params': params}, x_BLD, see, angles, segment_BL > 0, layer, slots)
@@ -252,10 +279,17 @@ class Transformer(Model):
         return run
       return jax.checkpoint(run, policy=POLICIES[c.remat], prevent_cse=not c.scan_layers)
 
-    runs = {kind: of(kind) for kind in dict.fromkeys(kinds)}
+    first = s.dense_layers  # these stand before what repeats
+    runs = {kind: of(kind, s) for kind in dict.fromkeys(kinds[first:])}
+    dense = {kind: of(kind, dense_of(s)) for kind in dict.fromkeys(kinds[:first])}
+    new_layers = []
+    for i, params in enumerate(unstack(self.dense_blocks, first) if first else ()):
+      x_BLD, layer = dense[kinds[i]](params, x_BLD, cache.layers[i] if cache else None)
+      new_layers.append(layer)
+    kinds, count = kinds[first:], s.num_layers - first
     if c.scan_layers and cache is None:
       size = period(kinds)
-      scanned, rest = repeats(self.blocks, size, s.num_layers)
+      scanned, rest = repeats(self.blocks, size, count)
 
       def repeat(x_BLD: Array, params: Any) -> tuple[Array, None]:
         for kind, one in zip(kinds[:size], [params] if size == 1 else unstack(params, size)):
@@ -263,12 +297,11 @@ class Transformer(Model):
         return x_BLD, None
 
       x_BLD, _ = jax.lax.scan(repeat, x_BLD, scanned)
-      for kind, params in zip(kinds[s.num_layers - len(rest) :], rest, strict=True):
+      for kind, params in zip(kinds[count - len(rest) :], rest, strict=True):
         x_BLD, _ = runs[kind](params, x_BLD, None)
     else:
-      new_layers = []
-      for i, params in enumerate(unstack(self.blocks, s.num_layers)):
-        x_BLD, layer = runs[kinds[i]](params, x_BLD, cache.layers[i] if cache else None)
+      for i, params in enumerate(unstack(self.blocks, count)):
+        x_BLD, layer = runs[kinds[i]](params, x_BLD, cache.layers[first + i] if cache else None)
         new_layers.append(layer)
       if cache is not None:
         cache = dataclasses.replace(cache, layers=tuple(new_layers))
@@ -301,7 +334,9 @@ class Transformer(Model):
       return x if facts_of(path).exact else x.astype(self.compute.dtype)
 
     params = jax.tree_util.tree_map_with_path(cast, params)
-    layers = {**params, 'blocks': tuple(unstack(params['blocks'], self.shape.num_layers))}
+    first = self.shape.dense_layers
+    count = {'blocks': self.shape.num_layers - first} | ({'dense_blocks': first} if first else {})
+    layers = {**params, **{name: tuple(unstack(params[name], n)) for name, n in count.items()}}
     model = self
     if self.shape.head == 'tied':
       model = Transformer(dataclasses.replace(self.shape, head='untied'), self.compute)
@@ -315,13 +350,15 @@ class Transformer(Model):
   def make_cache(self, batch: int, slots: int) -> Cache:
     """An empty cache for `batch` rows of at most `slots` tokens."""
     s = self.shape
+    latent = s.latent is not None
     return make_cache(
       batch,
       slots,
       num_layers=s.num_layers,
-      num_heads=s.num_kv_heads,
-      head_dim=s.head_dim,
+      num_heads=1 if latent else s.num_kv_heads,
+      head_dim=s.latent['kv_rank'] + s.rope_dim if s.latent is not None else s.head_dim,
       dtype=self.compute.cache_dtype or self.compute.dtype,
+      names=('k',) if latent else ('k', 'v'),
     )
 
   def num_params(self) -> int:
@@ -342,8 +379,13 @@ class Transformer(Model):
     appendix B, made aware of causality and windows).
     """
     s = self.shape
-    attention = s.dim * s.head_dim * (2 * s.num_heads + 2 * s.num_kv_heads)
-    mlp = s.dim * s.hidden_dim * (3 if s.gated else 2)
+    attention, size = s.dim * s.head_dim * (2 * s.num_heads + 2 * s.num_kv_heads), 2 * s.head_dim
+    if s.latent is not None:
+      own = latent.Latent(**s.latent)
+      attention = latent.weights_per_token(s.dim, s.num_heads, s.head_dim, s.rope_dim, own)
+      size = s.head_dim + (own.value_dim or s.head_dim - s.rope_dim)
+    gates = 3 if s.gated else 2
+    mlp = s.dim * s.hidden_dim * gates
     if s.experts is not None:
       mixture = moe.Mixture(**s.experts)
       shared = s.dim * (3 * mixture.shared_dim + mixture.shared_gate)
@@ -354,13 +396,25 @@ class Transformer(Model):
       reach = min(kind.window or length, length)
       # Mean number of keys a query sees: growing to `reach`, then constant.
       seen = reach - reach * (reach - 1) / (2 * length) if s.causal else length
-      return 2 * seen * s.num_heads * s.head_dim
+      return seen * s.num_heads * size
 
     return {
-      'weights': 6.0 * s.num_layers * (attention + mlp),
+      'weights': 6.0
+      * (
+        s.num_layers * attention
+        + (s.num_layers - s.dense_layers) * mlp
+        + s.dense_layers * s.dim * s.dense_dim * gates
+      ),
       'scores': sum(6.0 * n * scores(kind) for kind, n in Counter(s.blocks).items()),
       'head': 6.0 * head,
     }
+
+
+def dense_of(shape: Shape) -> Shape:
+  """The shape of a block without experts in a model that has some."""
+  return dataclasses.replace(
+    shape, experts=None, hidden_dim=shape.dense_dim, dense_layers=0, dense_dim=0
+  )
 
 
 def period(kinds: Sequence[Kind]) -> int:
@@ -393,7 +447,7 @@ def unstack(blocks: Any, num_layers: int) -> Sequence[Any]:
 
 
 # Groups of `config.model`, and what their fields are those of.
-GROUPS = {'': Shape, 'experts': moe.Mixture}
+GROUPS = {'': Shape, 'experts': moe.Mixture, 'latent': latent.Latent}
 
 
 def make(*, compute: Mapping[str, Any] | Compute | None = None, **shape: Any) -> Transformer:

@@ -52,6 +52,8 @@ PARAMETERS: tuple[Parameter, ...] = (
   Parameter(
     r'blocks/attention/o$', P(None, 'tensor', None, 'fsdp'), stacked=1, inputs=2, low_rank=True
   ),
+  Parameter(r'blocks/attention/(q|kv)_a$', P(None, 'fsdp', None), **_MATRIX),
+  Parameter(r'blocks/attention/(q|kv)_b$', P(None, 'fsdp', 'tensor', None), **_MATRIX),
   Parameter(r'blocks/attention/[qkv]_bias$', P(None, 'tensor', None), stacked=1),
   Parameter(r'blocks/attention/o_bias$', P(), stacked=1),
   Parameter(r'blocks/attention/sink$', P(None, 'tensor'), stacked=1, exact=True),

@@ -135,7 +135,8 @@ def _muon_axes(params: Any) -> Any:
 
   def axes(key_path: tuple[Any, ...], leaf: Array) -> contrib.MuonDimensionNumbers | None:
     path, facts = path_of(key_path), facts_of(path_of(key_path))
-    if not (facts.inputs and path.startswith('blocks/')):  # nor of a part of a model, or additions
+    layers = path.startswith(('blocks/', 'dense_blocks/'))  # not of a part of a model, or additions
+    if not (facts.inputs and layers):
       return None
     first, last = facts.stacked, facts.stacked + facts.inputs
     inputs, outputs = tuple(range(first, last)), tuple(range(last, leaf.ndim))

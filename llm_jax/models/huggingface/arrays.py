@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict
 
 from llm_jax.models.huggingface.config import config_of
 from llm_jax.models.huggingface.families import FAMILIES
-from llm_jax.models.huggingface.family import SCORE_BIAS, Family
+from llm_jax.models.huggingface.family import SCORE_BIAS, Entry, Family
 from llm_jax.models.huggingface.rules import bad
 from llm_jax.models.shape import Shape
 from llm_jax.models.transformer import Transformer
@@ -41,6 +41,8 @@ class Source(NamedTuple):
     shapes: of each part.
     shape: of their array.
     transposed: theirs is [out, in] (a torch Linear) where ours is [in, out].
+    pairs: how many numbers of each group, its last ones, are turned by positions, if in theirs the
+      two that are turned together are neighbours; in ours they are half of them apart.
     groups: how often the parts take turns on that axis. 1 is one after the other; the number of key
       heads gives each of them its queries, its key and its value; that of columns interleaves.
   """
@@ -52,17 +54,22 @@ class Source(NamedTuple):
   shape: tuple[int, ...]
   transposed: bool
   groups: int
+  pairs: int = 0
 
   def read(self, array: np.ndarray) -> dict[str, np.ndarray]:
     """The part of each parameter, by its path: a view where there can be one.
 
     Raises:
-      BadInput: the array has another shape.
+      BadInput: the array has another shape, or is no float of 16 bits or more.
     """
+    if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize < 2:
+      raise bad(f'{self.name} is stored as {array.dtype}; take weights of 16 or 32 bits')
     if array.shape != self.shape:
       raise bad(f'{self.name} has shape {array.shape}, but the model needs {self.shape}')
     array = array.swapaxes(-1, -2) if self.transposed else array
     array = array.reshape(*array.shape[:-1], self.groups, -1)
+    if self.pairs:
+      array = self._turned(array, (-1, 2))
     widths = [self._merged(shape)[-1] for shape in self.shapes]
     ends = np.cumsum([width // self.groups for width in widths])[:-1]
     parts = np.split(array, ends, axis=-1)
@@ -78,8 +85,16 @@ class Source(NamedTuple):
       ],
       axis=-1,
     )
+    if self.pairs:
+      array = self._turned(array, (2, -1))
     array = array.reshape(*array.shape[:-2], -1)
     return np.ascontiguousarray(array.swapaxes(-1, -2) if self.transposed else array)
+
+  def _turned(self, array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The last `pairs` numbers as a matrix of a shape, transposed."""
+    kept, last = np.split(array, [array.shape[-1] - self.pairs], axis=-1)
+    turned = last.reshape(*last.shape[:-1], *shape).swapaxes(-1, -2).reshape(last.shape)
+    return np.concatenate([kept, turned], axis=-1)
 
   def _merged(self, shape: Sequence[int]) -> tuple[int, ...]:
     """Shape of a part as they see it, [..., in, out] or [..., out]."""
@@ -102,7 +117,7 @@ class Plan(NamedTuple):
   tied: str | None
 
   def of(self) -> dict[tuple[str, int | None], list[Source]]:
-    """The sources of each parameter of ours, by its path and layer (None outside of layers)."""
+    """The sources of each parameter of ours, by path and first index (None where it has none)."""
     found: dict[tuple[str, int | None], list[Source]] = {}
     for source in self.sources:
       for path in source.paths:
@@ -154,21 +169,36 @@ def _plan(shape: Shape, name: str) -> Plan:
   tied = family.heads[0] if shape.head == 'tied' else None
   sources = []
   for theirs, entry in family.entries.items():
-    if entry.ours[0] not in shapes:
-      continue
-    for index in np.ndindex(shapes[entry.ours[0]][: theirs.count('{}')]):
-      parts = tuple(shapes[path][len(index) :] for path in entry.ours)
-      first, *more = (merged(path, part, len(index)) for path, part in zip(entry.ours, parts))
-      wanted = (*first[:-1], first[-1] + sum(one[-1] for one in more))
-      wanted = (*wanted[:-2], *wanted[:-3:-1]) if entry.transposed else wanted
-      groups = _groups(entry.turns, parts)
-      sources.append(
-        Source(theirs.format(*index), entry.ours, index, parts, wanted, entry.transposed, groups)
-      )
+    for stack in ('blocks/', 'dense_blocks/'):
+      ours = tuple(path.replace('blocks/', stack, 1) for path in entry.ours)
+      if ours[0] not in shapes or (stack != 'blocks/' and ours == entry.ours):
+        continue
+      # Layers with an MLP stand before those with experts; each kind is a stack of its own.
+      before = shape.dense_layers if ours[0].startswith('blocks/') else 0
+      for index in np.ndindex(shapes[ours[0]][: theirs.count('{}')]):
+        number = (index[0] + before, *index[1:]) if index else ()
+        sources.append(_source(theirs.format(*number), entry, ours, index, shapes, shape))
   held = {path for source in sources for path in source.paths}
   if homeless := [path for path in shapes if path not in held]:
     raise bad(f'{name} has no array for {listed(homeless)}')
   return Plan(family, tuple(sorted(sources, key=lambda one: one.index[:1])), shapes, tied)
+
+
+def _source(
+  name: str,
+  entry: Entry,
+  ours: tuple[str, ...],
+  index: tuple[int, ...],
+  shapes: Mapping[str, tuple[int, ...]],
+  shape: Shape,
+) -> Source:
+  """The source of one array of theirs."""
+  parts = tuple(shapes[path][len(index) :] for path in ours)
+  first, *more = (merged(path, part, len(index)) for path, part in zip(ours, parts))
+  wanted = (*first[:-1], first[-1] + sum(one[-1] for one in more))
+  wanted = (*wanted[:-2], *wanted[:-3:-1]) if entry.transposed else wanted
+  groups, pairs = _groups(entry.turns, parts), shape.rope_dim if entry.paired else 0
+  return Source(name, ours, index, parts, wanted, entry.transposed, groups, pairs)
 
 
 def _groups(turns: str, parts: Sequence[Sequence[int]]) -> int:

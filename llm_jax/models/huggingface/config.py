@@ -55,8 +55,6 @@ def config_of(shape: Shape, family: str | None = None) -> dict[str, Any]:
   """
   if family is not None and family not in FAMILIES:
     raise bad(f'model_type {family!r} is not supported; choose from: {", ".join(FAMILIES)}')
-  if shape.experts is not None and moe.Mixture(**shape.experts).balance == 'bias':
-    raise bad('no family of theirs has experts balanced by a bias')
   tried = [(name, *_tried(shape, name)) for name in ([family] if family else FAMILIES)]
   learned = lambda differing: any(key == 'position' for key, _, _ in differing)
   name, config, differing = min(tried, key=lambda one: (learned(one[2]), len(one[2])))
@@ -103,6 +101,7 @@ def _function(shape: Shape) -> dict[str, Any]:
   if shape.experts is not None:
     mixture = dataclasses.asdict(moe.Mixture(**shape.experts))
     said['experts'] = {k: v for k, v in mixture.items() if k not in ('balance', 'weight')}
+    said['experts']['balanced by a bias'] = mixture['balance'] == 'bias'
   if shape.query_scale == shape.head_dim**-0.5:
     said['query_scale'] = None
   for key in ('embedding_scale', 'residual_scale', 'logit_divisor'):

@@ -19,11 +19,13 @@ class Entry(NamedTuple):
     transposed: theirs is [out, in] (a torch Linear) where ours is [in, out].
     turns: how the parts of several paths take turns on its last axis of outputs: one after the
       other, for each key head its queries, key and value, or a column each.
+    paired: the numbers of a head that are turned stand there in pairs, and here in halves.
   """
 
   ours: tuple[str, ...]
   transposed: bool
   turns: Literal['none', 'heads', 'columns'] = 'none'
+  paired: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
