@@ -18,5 +18,8 @@ def get_config(size: str = 'tiny') -> ConfigDict:
     'What does each apple cost?',
   )
   c.sample.temperature, c.sample.max_new = 0.0, 80
-  c.next = 'Compare the stages: python -m llm_jax.main --config=configs/evaluate.py'
+  c.next = (
+    'Compare the stages: python -m llm_jax.main --config=configs/evaluate.py '
+    "--config.artifacts=\"('{init.params}', '{workdir}')\""
+  )
   return c

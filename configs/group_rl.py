@@ -54,7 +54,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
   c.stop = ConfigDict(dict(repetition=0.5))
   c.next = (
     'Compare the stages: python -m llm_jax.main --config=configs/evaluate.py '
-    f"--config.artifacts=\"('runs/{size}/sft', '{{workdir}}')\""
+    "--config.artifacts=\"('{init.params}', '{workdir}')\""
   )
   return c
 

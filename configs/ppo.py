@@ -67,6 +67,6 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.stop = ConfigDict(dict(answer_kl=30.0, repetition=0.5))
   c.next = (
     'Compare the stages: python -m llm_jax.main --config=configs/evaluate.py '
-    f"--config.artifacts=\"('runs/{size}/sft', '{{workdir}}')\""
+    "--config.artifacts=\"('{init.policy}', '{workdir}')\""
   )
   return c

@@ -17,10 +17,11 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 import llm_jax
-from llm_jax.files import difference, manifest, read_json, sha256, write_json
+from llm_jax.files import check_writable, difference, manifest, read_json, sha256, write_json
 from llm_jax.find import call, find, named
 from llm_jax.models import lora
 from llm_jax.models.compute import Compute, without_compute
+from llm_jax.options import is_local
 from llm_jax.parallel.parameters import abstract_params, path_of, shardings
 from llm_jax.text import folder as tokenizers
 from llm_jax.types import BadInput, Model, Params, Tokenizer
@@ -118,6 +119,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     BadInput: there is no artifact, or the run that makes it has not finished.
   """
   folder = Path(path)
+  if not is_local(path):
+    raise BadInput(f'artifact: {str(path)!r} is no folder of this machine; name that of a stage')
   if not folder.is_dir():
     raise BadInput(f'artifact: no folder {str(folder)!r}; run the stage that writes it first')
   if not (folder / FILE).is_file():
@@ -279,9 +282,11 @@ def holds(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[s
     may_change: top-level fields that a resumed run may give other values.
 
   Raises:
-    BadInput: the folder holds a run with another config; the message names the differing fields.
+    BadInput: nothing can be written there, or the folder holds a run with another config; the
+      message names the differing fields.
   """
   folder = Path(path)
+  check_writable(folder, 'workdir')
   if not (folder / 'config.json').is_file():
     return False
   drop = lambda c: {k: v for k, v in c.items() if k not in may_change}

@@ -40,6 +40,28 @@ def inside(folder: Path, name: str) -> Path:
   return folder / name
 
 
+def check_writable(path: Path, what: str) -> None:
+  """Whether a folder is there and can be written to, or can be made.
+
+  Args:
+    path: the folder.
+    what: it is; the message begins with it.
+
+  Raises:
+    BadInput: naming the folder or file that is in the way.
+  """
+  there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+  if not there.is_dir():
+    raise BadInput(
+      f'{what}: {str(there)!r} is a file, and no folder; choose another --config.{what}'
+    )
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise BadInput(
+      f'{what}: {str(there)!r} cannot be written to; change that (chmod, chown, mount), or choose '
+      f'another --config.{what}'
+    )
+
+
 def manifest(folder: Path) -> dict[str, str]:
   """Relative path -> sha256 of every file under `folder`, except the manifest itself."""
   sums = {}

@@ -155,7 +155,7 @@ def explained(error: Exception, name: str | Path) -> str:
   """One line on a mistake in a file of the user's, with its place; `name` where that is unknown."""
   said, place = ' '.join(str(error).split()) or 'raised', str(name)
   if isinstance(error, SyntaxError):
-    place, said = f'{error.filename}:{error.lineno}', str(error.msg)
+    place, said = f'{error.filename or name}:{error.lineno or 1}', str(error.msg)
   ours = (f'{Path(__file__).parent}{os.sep}', os.path.dirname(importlib.__file__), '<')
   steps = [s for s in traceback.extract_tb(error.__traceback__) if not s.filename.startswith(ours)]
   for step in steps:

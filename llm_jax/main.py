@@ -3,13 +3,19 @@
 `--help` says what can be run, and with a config all of its options; `--print` shows the config.
 """
 
+import contextlib
+import errno
 import os
 import re
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+if __name__ == '__main__':  # at once: an import that Ctrl-C breaks off may say anything
+  signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'SIGINT: stopped\n'), os._exit(130)))
 
 from absl import flags, logging
 from ml_collections import ConfigDict
@@ -29,15 +35,45 @@ def run(config: Any) -> None:
       finished returns at once. A job with a function `check` sees its config before any of that.
   """
   from llm_jax.find import find
+  from llm_jax.types import BadInput
 
+  required = config.get('requires') or ()
+  for name in required:
+    if not isinstance(config.get(name), ConfigDict) or 'job' not in config[name]:
+      raise BadInput(f'config: requires {required!r}; {name!r} is no config of a job')
   job = find('jobs', config.job)
   if hasattr(job, 'check'):
     job.check(config)
-  for name in config.get('requires', ()):
+  for name in required:
     run(config[name])
-  job.main(config)
+  try:
+    job.main(config)
+  except OSError as error:  # of a file that was open already, whose name the system does not say
+    if error.errno and error.filename is None:
+      error.filename = config.get('workdir') or None
+    raise
 
 
+STOPPED = 'SIGINT: stopped; give the same command again, and what was finished is kept'
+# What would help, by the number of an error of the system.
+CURES = {
+  **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'make room and give the same command again'),
+  errno.EFBIG: 'raise the limit of file sizes (ulimit -f), or choose another folder',
+  errno.EROFS: 'choose a folder that can be written to, such as another --config.workdir',
+  **dict.fromkeys((errno.EACCES, errno.EPERM), 'allow it (chmod, chown), or choose another folder'),
+  errno.ENOENT: 'it is missing, or was removed while it was needed; give the same command again',
+  **dict.fromkeys(
+    (errno.ENOTDIR, errno.EEXIST), 'there is a file where a folder should be; choose another folder'
+  ),
+  errno.EISDIR: 'there is a folder where a file should be; choose another name',
+  errno.ENAMETOOLONG: 'choose a shorter name',
+  errno.EMFILE: 'raise the limit of open files (ulimit -n)',
+  errno.EIO: 'the disk does not answer; copy the folder to another one',
+}
+SMALLER = (
+  'make it smaller: batch_size or more config.accumulate, the length of rows, config.model, or use '
+  'more devices'
+)
 # What JAX says where another process no longer answers.
 GONE = 'UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|Gloo|heartbeat|Connection'
 
@@ -63,7 +99,19 @@ def _rounds(config: ConfigDict) -> bool:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Reads the config, starts JAX on every host, runs the job, answers bad input with one line."""
+  """Reads the config, starts JAX on every host, runs the job.
+
+  Whatever goes wrong that is no mistake of this program ends here, in one line; see `told`.
+  """
+  try:
+    _main(argv)
+  except (Exception, KeyboardInterrupt) as error:
+    if (line := told(error)) is None:
+      raise
+    leave(line)
+
+
+def _main(argv: Sequence[str]) -> None:
   asked = [word for word in argv[1:] if word in ('--help', '-h', '--print', '--version')]
   rest = [word for word in argv if word not in asked]
   if asked or len(rest) == 1:
@@ -73,29 +121,71 @@ def main(argv: Sequence[str]) -> None:
   import jax
 
   from llm_jax.parallel.mesh import start_hosts
-  from llm_jax.training.loop import Interrupted
-  from llm_jax.types import BadInput
 
-  logging.set_verbosity(logging.WARNING)  # Orbax tells a story at INFO
+  logging.set_verbosity(logging.FATAL)  # what Orbax logs as an error it raises as well
   if not jax.config.values['jax_compilation_cache_dir']:
     cache = os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')
     jax.config.update('jax_compilation_cache_dir', str(Path(cache) / 'llm_jax' / 'compilation'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-  try:
-    start_hosts()
-    run(config)
-  except BadInput as error:
-    leave(f'error: {error}')
-  except Interrupted as stop:
-    leave(str(stop))
-  except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
-      raise
-    last = str(error).splitlines()[0]
-    if not re.search(GONE, last):
-      traceback.print_exc()
-      leave(f'stopped: host {jax.process_index()} failed. {last}')
-    leave(f'stopped: another host has left, or cannot be reached; start all of them again. {last}')
+  start_hosts()
+  run(config)
+
+
+def told(error: BaseException) -> str | None:
+  """One line for what the user, the machine or another host did; None for a mistake of ours.
+
+  >>> told(OSError(errno.ENOSPC, 'No space left on device', 'runs/x/metrics.jsonl'))
+  'error: runs/x/metrics.jsonl: No space left on device; make room and give the same command again'
+  >>> told(KeyError('loss')) is None
+  True
+  """
+  for cause in _causes(error):
+    # By name, for the classes are those of modules that import JAX, which may not be there yet.
+    kinds, said = [kind.__name__ for kind in type(cause).__mro__], ' '.join(str(cause).split())
+    if 'BadInput' in kinds:
+      return f'error: {said}'
+    if 'Interrupted' in kinds:
+      return said
+    if isinstance(cause, KeyboardInterrupt):
+      return STOPPED
+    if isinstance(cause, OSError) and cause.errno is not None:
+      where = (
+        cause.filename if cause.filename2 is None else f'{cause.filename} -> {cause.filename2}'
+      )
+      if where is not None or cause.errno in CURES:
+        return _disk(where, cause.errno)
+    if found := re.search(r"""local file "([^"]+).*os_error_code='(\d+)'""", said):  # tensorstore
+      return _disk(found[1], int(found[2]))
+    if isinstance(cause, MemoryError) or re.match('RESOURCE_EXHAUSTED: .*emory', said):
+      return f'error: out of memory: {said[:200] or "the machine has no more"}; {SMALLER}'
+    if 'JaxRuntimeError' in kinds and _hosts() > 1:
+      if re.search(GONE, said):
+        return f'stopped: another host has left, or cannot be reached; start all again. {said}'
+      traceback.print_exception(error)
+      return f'stopped: this host failed. {said}'
+  return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+  """An error and what it was raised from; not what was merely being handled at the time."""
+  cause: BaseException | None = error
+  while cause is not None:
+    yield cause
+    cause = cause.__cause__
+
+
+def _disk(where: Any, number: int) -> str:
+  """What the system said of a file, and what would help."""
+  place = f'{os.fsdecode(where) if isinstance(where, bytes) else where}: ' if where else ''
+  cure = CURES.get(number, 'look at the path, and give the same command again')
+  return f'error: {place}{os.strerror(number)}; {cure}'
+
+
+def _hosts() -> int:
+  """Processes of the run; 1 where JAX has not been started."""
+  jax = sys.modules.get('jax')
+  # Counting processes looks for devices, which may take longer than the check that says why.
+  return jax.process_count() if jax and jax.distributed.is_initialized() else 1
 
 
 def _tell(what: str, argv: Sequence[str]) -> None:
@@ -116,10 +206,7 @@ def _tell(what: str, argv: Sequence[str]) -> None:
 
 def leave(message: str) -> NoReturn:
   """Says why and ends the process; one of several without waiting for the others to end too."""
-  import jax
-
-  # Counting processes looks for devices, which may take longer than the check that says why.
-  if not jax.distributed.is_initialized() or jax.process_count() == 1:
+  if _hosts() == 1:
     sys.exit(visible(message, lines=False))
   say(visible(message, lines=False), file=sys.stderr)
   sys.stdout.flush()
@@ -131,9 +218,19 @@ def command() -> None:
   if not {'', os.getcwd()} & set(sys.path):
     sys.path.insert(0, os.getcwd())
   guard()
+  # Whatever a signal ends here is written whole or not at all, as for a process that is killed.
+  signal.signal(signal.SIGINT, lambda *_: (os.write(2, f'{STOPPED}\n'.encode()), os._exit(130)))
   logging.get_absl_handler().python_handler.stream = sys.stderr
   flags.FLAGS.mark_as_parsed()  # nothing is left for absl to parse; libraries ask whether it did
-  main(sys.argv)
+  try:
+    main(sys.argv)
+  except SystemExit as stop:
+    if not isinstance(stop.code, str):
+      raise
+    say(stop.code, file=sys.stderr)
+    with contextlib.suppress(OSError):
+      sys.stdout.flush()
+    os._exit(1)  # what libraries do at exit adds lines of its own, on a full disk for instance
 
 
 if __name__ == '__main__':

@@ -22,6 +22,7 @@ from llm_jax.types import BadInput
 
 F = TypeVar('F', bound=Callable[..., Any])
 NO_DEFAULT = inspect.Parameter.empty
+_NUMBERS = ('number', 'whole number')
 # Types as messages name them.
 NOUNS = {
   float: 'number',
@@ -34,7 +35,10 @@ NOUNS = {
 
 
 class Range(NamedTuple):
-  """Which numbers an option may be: in words, which follow 'a number', and as a test."""
+  """Which numbers or texts an option may be: in words, which follow 'a number', and as a test.
+
+  Every number is finite besides, whatever its range; see `held`.
+  """
 
   text: str
   holds: Callable[[Any], bool]
@@ -49,27 +53,18 @@ def within(low: float, high: float) -> Range:
   return Range(f'from {low} to {high}', lambda x: low <= x <= high)
 
 
-def between(low: float, high: float) -> Range:
-  """The open interval (low, high).
-
-  >>> between(0, 1).holds(1)
-  False
-  """
-  return Range(f'strictly between {low} and {high}', lambda x: low < x < high)
-
-
 def above(low: float, *, up_to: float | None = None) -> Range:
-  """Finite numbers above `low`, or the half-open interval (low, up_to].
+  """Numbers above `low`, or the half-open interval (low, up_to].
 
   >>> above(0).holds(0), above(0, up_to=0.5).holds(0.5)
   (False, True)
   """
   text = f'above {low}' + ('' if up_to is None else f', up to {up_to}')
-  return Range(text, lambda x: low < x < math.inf and (up_to is None or x <= up_to))
+  return Range(text, lambda x: low < x and (up_to is None or x <= up_to))
 
 
 def at_least(low: float, *, below: float | None = None) -> Range:
-  """Numbers from `low`, infinity included, or the half-open interval [low, below).
+  """Numbers from `low`, or the half-open interval [low, below).
 
   >>> at_least(0).holds(0), at_least(0, below=0.5).holds(0.5)
   (True, False)
@@ -78,12 +73,46 @@ def at_least(low: float, *, below: float | None = None) -> Range:
   return Range(text, lambda x: low <= x and (below is None or x < below))
 
 
+def is_local(path: Any) -> bool:
+  """Whether a path may be that of a file or folder here; not '', and no URL.
+
+  >>> is_local('runs/a'), is_local('gs://bucket/a'), is_local(' ')
+  (True, False, False)
+  """
+  return bool(str(path).strip()) and '://' not in str(path) and '\0' not in str(path)
+
+
+def _is_pattern(text: Any) -> bool:
+  try:
+    return bool(re.compile(text))
+  except (re.error, RecursionError, OverflowError):
+    return False
+
+
 Positive = Annotated[float, above(0)]
 NotNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, within(0, 1)]
 Count = Annotated[int, at_least(1)]
+Seed = Annotated[int, within(0, 2**32 - 1)]  # what JAX's keys and NumPy's generators both take
+Seconds = Annotated[float, above(0, up_to=24 * 3600)]
+Pattern = Annotated[str, Range('that is a regular expression', _is_pattern)]
+_PLACE = 'that names a file or folder of this machine'
+Place = Annotated[str, Range(_PLACE, is_local)]
+PlaceOrNone = Annotated[str, Range(f"{_PLACE}, or ''", lambda path: path == '' or is_local(path))]
 TopP = Annotated[float, above(0, up_to=1)]  # probability that the kept tokens have together
 MinP = Annotated[float, at_least(0, below=1)]
+
+
+def held(value: Any) -> bool:
+  """Whether arrays of this package can hold a number: 32 bits, and no infinity.
+
+  >>> [held(x) for x in (1e-7, 2**31, float('nan'), float('inf'), 1e39, 1e-50, 10**400)]
+  [True, True, False, False, False, False, False]
+  """
+  if isinstance(value, numbers.Integral):
+    return abs(int(value)) < 2**32
+  size = abs(float(value))
+  return size == 0 or 2.0**-149 <= size < 2.0**128
 
 
 class Option(NamedTuple):
@@ -327,6 +356,10 @@ def _advice(hint: Any, value: Any) -> str:
   if getattr(value, 'ndim', None) == 0 and hasattr(value, 'item'):
     value = value.item()  # a number of NumPy or JAX
   parts = _parts(hint)
+  number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  if number and not held(value) and any(_type(part) in _NUMBERS for part in parts):
+    size = 'be finite' if value != value or value in (math.inf, -math.inf) else 'fit into 32 bits'
+    return f'choose {" or ".join(map(_described, parts))}; it has to {size}'
   if any(_is(part, value) and all(r.holds(value) for r in _notes(part)) for part in parts):
     return ''
   for part in parts:

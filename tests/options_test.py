@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import math
 import pkgutil
 import re
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,14 @@ import numpy as np
 import pytest
 
 from llm_jax import find, options
+from llm_jax.jobs import sample
+from llm_jax.models import compute, lora, moe, shape
 from llm_jax.options import Count, NotNegative, Positive, Share, check, options_of, resolve
-from llm_jax.sampling import pick
+from llm_jax.parallel.mesh import make_mesh
+from llm_jax.sampling import complete, pick
+from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training import optimizer
+from llm_jax.training.batches import Batches
 from llm_jax.types import BadInput
 
 
@@ -87,8 +93,8 @@ def test_what_a_signature_allows(given):
   ('given', 'message'),
   [
     ({'beta': -1}, 'loss: beta -1; choose a number above 0'),
-    ({'beta': float('nan')}, 'choose a number above 0'),
-    ({'beta': float('inf')}, 'choose a number above 0'),
+    ({'beta': float('nan')}, 'choose a number above 0; it has to be finite'),
+    ({'beta': float('inf')}, 'choose a number above 0; it has to be finite'),
     ({'beta': True}, 'choose a number above 0'),
     ({'beta': '1'}, "loss: beta '1'; choose a number above 0"),
     ({'beta': None}, 'loss: beta None; choose a number above 0'),
@@ -252,11 +258,6 @@ def test_a_kind_refuses_what_it_does_not_use(given, message):
     surrogate(1, **given)
 
 
-def test_infinity_is_no_positive_number_and_no_upper_end():
-  assert not options.above(0).holds(float('inf'))
-  assert options.at_least(0).holds(float('inf')) and not options.at_least(0).holds(float('nan'))
-
-
 ROOMS = ('losses', 'annotate', 'data', 'evals', 'rewards', 'tools', 'jobs')
 # What a job fills in, and no config has to say.
 HOUSE = ('model', 'tokenizer', 'mesh', 'rows', 'loss_fn', 'annotate', 'allowed_V')
@@ -272,6 +273,13 @@ def files():
           yield f'{room}/{name}', getattr(module, word)
   yield 'training/optimizer', optimizer.make
   yield 'sampling/pick', pick.make
+  yield 'sampling/complete', complete.make
+  yield 'models/lora', lora.wrap
+  yield 'models/shape', shape.Shape
+  yield 'models/moe', moe.Mixture
+  yield 'models/compute', compute.Compute
+  yield 'text/tokenizer', Tokenizer.train
+  yield 'training/batches', Batches
 
 
 @pytest.mark.parametrize(
@@ -282,3 +290,33 @@ def test_every_option_of_every_file_says_what_it_means(where, function):
     assert name in HOUSE or option.meaning, f'{where}: {name} is not in the docstring'
     advice = options._advice(option.hint, option.default)
     assert option.required or option.kinds or not advice, f'{where}: {name} {option.default!r}'
+
+
+# Options of which a negative number has a meaning: -1 of a mesh stands for the rest of the devices.
+ANY_SIGN = ('simpo: alpha', 'minimum', 'missing_eos_score', 'make_mesh')
+
+
+def functions():
+  yield from files()
+  yield 'parallel/make_mesh', make_mesh
+  yield 'jobs/sample', sample.Printed
+  yield 'jobs/sample', sample.Best
+
+
+@pytest.mark.parametrize(
+  ('where', 'function'), functions(), ids=lambda x: x if isinstance(x, str) else ''
+)
+def test_no_option_takes_a_number_without_a_meaning(where, function):
+  """Every number has a range; none is infinite, too large or too small for 32 bits."""
+  for name, option in options_of(function).items():
+    kinds = option.type.split(' or ')
+    if name in HOUSE or not {'number', 'whole number'} & {*kinds}:
+      continue
+    wrong = [math.nan, math.inf, -math.inf, 1e39, 1e-50, 2**32, 10**400]
+    wrong += [True] * ('True or False' not in option.type) + [{}] * ('group' not in option.type)
+    wrong += ['nan', 'x'] * ('text' not in option.type)
+    wrong += [-1, -0.5] * (not any(f'{where}: {name}'.endswith(x) or x in where for x in ANY_SIGN))
+    if 'whole number' not in kinds:
+      wrong.remove(2**32)
+    for value in wrong:
+      assert options._advice(option.hint, value), f'{where}: {name} takes {value!r}'

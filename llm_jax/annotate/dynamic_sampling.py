@@ -15,6 +15,7 @@ from llm_jax.types import Array, Batch, Model, Params, Tokenizer
 
 READS = ('reward', 'mask')
 WRITES = ('keep', 'log/acceptance')
+COMPARES = True
 
 
 class DynamicSampling:

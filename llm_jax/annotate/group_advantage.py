@@ -18,6 +18,7 @@ WRITES = (
   *('advantage', 'log/zero_variance'),
   *('log/advantage_mean', 'log/advantage_std', 'log/advantage_max'),
 )
+COMPARES = lambda o: o['baseline'] != 'none' and o['single'] != 'raw'
 # A preset names only what is not the default, so that its other options can be changed alone.
 PRESETS: dict[str, dict[str, Any]] = {
   'grpo': dict(),  # as TRL does it

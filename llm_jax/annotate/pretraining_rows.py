@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from llm_jax.data import packed
-from llm_jax.options import Count, checked
+from llm_jax.options import Count, Place, checked
 from llm_jax.parallel.mesh import shard_batch
 from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
@@ -15,7 +15,9 @@ WRITES = ('ptx_tokens', 'ptx_mask', 'ptx_position', 'ptx_segment')
 
 
 @checked(where='annotate.pretraining_rows')
-def make(model: Model, tokenizer: Tokenizer, *, mesh: Any, path: str, rows: Count = 1) -> Annotate:
+def make(
+  model: Model, tokenizer: Tokenizer, *, mesh: Any, path: Place, rows: Count = 1
+) -> Annotate:
   """Writes `ptx_tokens`, `ptx_mask`, `ptx_position`, `ptx_segment` [B, rows * L].
 
   Which rows depends on the step alone. Several rows beside a prompt are joined, as further

@@ -18,7 +18,7 @@ import numpy as np
 
 from llm_jax import artifact
 from llm_jax.losses.logprobs import score
-from llm_jax.options import Positive, checked
+from llm_jax.options import PlaceOrNone, Positive, checked
 from llm_jax.text.terminal import say
 from llm_jax.types import Adapted, Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
@@ -36,8 +36,8 @@ def make(
   tokenizer: Tokenizer,
   *,
   mesh: Any,
-  path: str = '',
-  cache: str = '',
+  path: PlaceOrNone = '',
+  cache: PlaceOrNone = '',
   temperature: Positive = 1.0,
   trust: Sequence[str] = (),
 ) -> Annotate:

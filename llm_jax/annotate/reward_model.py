@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from llm_jax import artifact
 from llm_jax.annotate import stats
 from llm_jax.losses.reward import answer_scores
+from llm_jax.options import Place
 from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('tokens', 'mask', 'segment')
@@ -17,7 +18,7 @@ ARTIFACTS = ('path',)
 
 
 def make(
-  model: Model, tokenizer: Tokenizer, *, mesh: Any, path: str, trust: Sequence[str] = ()
+  model: Model, tokenizer: Tokenizer, *, mesh: Any, path: Place, trust: Sequence[str] = ()
 ) -> Annotate:
   """Writes `reward` [B, G], float32 whatever the reward model computes in, and `valid`.
 

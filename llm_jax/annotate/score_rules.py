@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.annotate import stats
-from llm_jax.options import Count, Positive, checked
+from llm_jax.options import Count, NotNegative, Positive, checked
 from llm_jax.text import chat
 from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
@@ -15,6 +15,7 @@ WRITES = lambda o: (
   *('reward', 'mask', 'log/missing_eos'),
   *(('log/overlong',) if o['overlong_buffer'] is not None else ()),
 )
+COMPARES = lambda o: o['whiten'] == 'group'
 
 
 @checked(where='annotate.score_rules')
@@ -25,7 +26,7 @@ def make(
   template: str | None,
   max_new: Count,
   missing_eos_score: float | None = None,
-  missing_eos_penalty: float | None = None,
+  missing_eos_penalty: NotNegative | None = None,
   overlong_buffer: Count | None = None,
   overlong_weight: Positive | None = None,
   mask_truncated: bool = False,

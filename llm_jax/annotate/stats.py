@@ -11,10 +11,15 @@ import jax.numpy as jnp
 
 from llm_jax.types import Array, BadInput, Batch
 
+# Rewards up to here have squares that float32 can add up; beyond, a reward is not known.
+LARGEST = 1e18
+
 
 def answers(batch: Batch) -> Array:
   """The answers that count, bool [B, G]: there is a token in `mask`, and the score is known."""
   there_BG = (batch['mask'] > 0).any(-1)
+  if 'reward' in batch:
+    there_BG &= jnp.abs(batch['reward']) <= LARGEST
   return there_BG & (batch['valid'] > 0) if 'valid' in batch else there_BG
 
 
@@ -104,6 +109,7 @@ def judged(batch: Batch, reward_BG: Array, valid_BG: Array) -> dict[str, Array]:
   """`reward` and `valid` [B, G] of one more judge: rewards add up, and all judges must be sure."""
   valid_BG = valid_BG & (batch['valid'] > 0) if 'valid' in batch else valid_BG
   reward_BG = reward_BG + batch['reward'] if 'reward' in batch else reward_BG
+  valid_BG &= jnp.abs(reward_BG) <= LARGEST
   return {
     'reward': jnp.where(valid_BG, reward_BG, 0).astype(jnp.float32),
     'valid': valid_BG.astype(jnp.float32),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax import artifact
-from llm_jax.options import at_least, checked
+from llm_jax.options import Place, at_least, checked
 from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('tokens',)
@@ -21,7 +21,7 @@ def make(
   tokenizer: Tokenizer,
   *,
   mesh: Any,
-  path: str,
+  path: Place,
   top_k: Annotated[int, at_least(0)] = 64,
   trust: Sequence[str] = (),
 ) -> Annotate:

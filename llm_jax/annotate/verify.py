@@ -1,7 +1,6 @@
 """Rewards that a program can check: RL with verifiable rewards, arXiv:2411.15124, section 6."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from llm_jax.annotate import stats
 from llm_jax.annotate.workers import Failure, run_all
 from llm_jax.data import prompts
 from llm_jax.find import find, last
-from llm_jax.options import Count, Positive, check, checked
+from llm_jax.options import Count, Seconds, check, checked
 from llm_jax.parallel.mesh import local_rows, shard_batch
 from llm_jax.rewards import columns, thoughts
 from llm_jax.text.message import spelled
@@ -65,7 +64,7 @@ def make(
   weights: Sequence[float] | None = None,
   options: Mapping[str, Mapping[str, Any]] | None = None,
   specials: bool = False,
-  timeout: Positive = 5.0,
+  timeout: Seconds = 5.0,
   workers: Count = 4,
 ) -> 'Verify':
   """Writes `reward` float32 [B, G], a weighted sum of `reward(answer, gold)`s, and `valid`.
@@ -76,9 +75,10 @@ def make(
   `completion` (rewards/columns.py). A file with `rewards(answers, golds, **columns)` gets lists, of
   all answers of a batch, and returns a list; None in it is no opinion.
 
-  A function that raises, takes too long or gives no finite number makes its answer invalid: `valid`
-  0 and `reward` 0, counted in `verify_failed`, so that it trains nothing. What a judge before it
-  wrote is added. Also logs `reward`, `reward_std` and, with several functions, `reward_<name>`.
+  A function that raises, takes too long or gives no number of at most 1e18, whose squares float32
+  can add up, makes its answer invalid: `valid` 0 and `reward` 0, counted in `verify_failed`, so
+  that it trains nothing. What a judge before it wrote is added. Also logs `reward`, `reward_std`
+  and, with several functions, `reward_<name>`.
 
   Args:
     model: unused.
@@ -239,8 +239,8 @@ class Verify:
 def _number(name: str, value: Any) -> float:
   if value is None:
     raise ValueError(f'{name}: no opinion')
-  if not math.isfinite(value := float(value)):
-    raise ValueError(f'{name}: a reward that is not finite: {value}')
+  if not abs(value := float(value)) <= stats.LARGEST:
+    raise ValueError(f'{name}: a reward that is not finite, or too large for float32: {value}')
   return value
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from llm_jax.data import formats, packed, records
 from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
-from llm_jax.options import at_least, checked
+from llm_jax.options import MinP, at_least, checked
 from llm_jax.text import chat
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
@@ -44,7 +44,7 @@ def make(
   pack: bool = True,
   weights: Mapping[str, float] | None = None,
   validation: Mapping[str, str] | None = None,
-  validation_fraction: float = 0.01,
+  validation_fraction: MinP = 0.01,
 ) -> Mixture:
   """Rows of packed conversations, as a random-access sequence; prints one line about them.
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm_jax.data import json_text
 from llm_jax.options import suggest
 from llm_jax.text import chat
 from llm_jax.types import BadInput
@@ -82,8 +83,8 @@ def parsed(value: Any) -> Any:
   """The list or object of a JSON text; everything else as it is."""
   if isinstance(value, str) and value.lstrip()[:1] in ('[', '{'):
     try:
-      return json.loads(value)
-    except (ValueError, RecursionError):
+      return json_text.loads(value)
+    except BadInput:
       return value
   return value
 

@@ -10,13 +10,13 @@ import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from llm_jax.data.mixture import Mixture
 from llm_jax.files import difference, inside, read_json, replacing, write_json
-from llm_jax.options import suggest
+from llm_jax.options import NotNegative, Place, at_least, suggest
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
 
@@ -311,10 +311,10 @@ def _remedy(shard: Path) -> str:
 def make(
   tokenizer: Tokenizer,
   *,
-  path: str,
+  path: Place,
   split: str = 'train',
-  length: int | None = None,
-  weights: Mapping[str, float] | None = None,
+  length: Annotated[int, at_least(2)] | None = None,
+  weights: Mapping[str, NotNegative] | None = None,
 ) -> Mixture:
   """The rows of a tokenized folder, as a random-access sequence.
 
@@ -342,7 +342,7 @@ def make(
   if not (folder / 'tokenize.json').is_file():
     raise BadInput(
       f'data.path {path}: no finished tokenized data (tokenize.json is missing); '
-      f'{TOKENIZE} makes or finishes it'
+      f'{TOKENIZE} --config.workdir={path} makes or finishes it'
     )
   made = read_json(folder / 'tokenize.json', 'delete it and tokenize again, which keeps the rows')
   if damage := difference(folder / 'tokenizer', made.get('files', {})):

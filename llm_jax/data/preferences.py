@@ -16,7 +16,7 @@ import numpy as np
 from llm_jax.data import formats, records
 from llm_jax.data.formats import BadRow, Messages
 from llm_jax.data.mixture import Mixture
-from llm_jax.options import Count, at_least, checked
+from llm_jax.options import Count, MinP, at_least, checked
 from llm_jax.text import chat
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
@@ -69,7 +69,7 @@ def make(
   mismatched: bool = False,
   weights: Mapping[str, float] | None = None,
   validation: Mapping[str, str] | None = None,
-  validation_fraction: float = 0.01,
+  validation_fraction: MinP = 0.01,
 ) -> Mixture:
   """Groups of answers, as a random-access sequence; prints one line about them.
 

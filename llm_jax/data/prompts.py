@@ -15,7 +15,7 @@ import numpy as np
 from llm_jax.data import formats, questions, records
 from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
-from llm_jax.options import Count, at_least, checked
+from llm_jax.options import Count, MinP, at_least, checked
 from llm_jax.rewards.columns import ALWAYS, pack
 from llm_jax.text import chat
 from llm_jax.text.terminal import say
@@ -47,7 +47,7 @@ def make(
   columns: Sequence[str] = (),
   weights: Mapping[str, float] | None = None,
   validation: Mapping[str, str] | None = None,
-  validation_fraction: float = 0.01,
+  validation_fraction: MinP = 0.01,
 ) -> Mixture:
   """Prompts and gold answers, as a random-access sequence; one line about them is printed.
 

@@ -35,7 +35,7 @@ from typing import IO, Any
 
 from llm_jax.data import builtin, tables
 from llm_jax.files import damage_of
-from llm_jax.options import suggest
+from llm_jax.options import is_local, suggest
 from llm_jax.types import BadInput
 
 _SUFFIXES = ('.jsonl', '.json', '.parquet', '.csv', '.tsv', '.txt')
@@ -278,6 +278,8 @@ def _never_empty(
 def _paths(spec: str) -> list[str]:
   """The files of a path or glob, sorted by name."""
   path = os.path.expanduser(spec)
+  if spec.strip() and not is_local(spec):
+    raise BadInput(f'{spec!r}: only files of this machine can be read; copy it here first')
   if os.path.isdir(path):
     raise BadInput(f'{spec}: is a folder; name the files in it, such as {path.rstrip("/")}/*.jsonl')
   if os.path.exists(path):
@@ -446,7 +448,7 @@ def _parquet_rows(path: str, field: str | None = None) -> Iterator[tuple[str, di
       for batch in file.iter_batches(_RECORDS, columns=None if field is None else [field]):
         for row in batch.to_pylist():
           yield f'{path}, row {next(rows)}', row
-  except pyarrow.ArrowException as error:
+  except (pyarrow.ArrowException, UnicodeDecodeError) as error:
     raise BadInput(f'{path}: not a whole Parquet file; make the file anew') from error
 
 

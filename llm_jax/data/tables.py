@@ -7,10 +7,10 @@ options. The first line of CSV and TSV names the columns, and an empty cell is N
 
 import csv
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from llm_jax.data import json_text
 from llm_jax.types import BadInput
 
 Lines = Iterable[tuple[int, str]]  # number, from 1, and text with its line end
@@ -23,11 +23,9 @@ def json_lines(path: str, lines: Lines) -> Rows:
     if line.strip():
       where = f'{path}, line {number}'
       try:
-        row = json.loads(line.rstrip('\r\n'))
-      except json.JSONDecodeError as error:
-        raise BadInput(
-          f'{where}: not JSON ({error.msg} in column {error.colno}); write one JSON object a line'
-        ) from error
+        row = json_text.loads(line.rstrip('\r\n'))
+      except BadInput as error:
+        raise BadInput(f'{where}: {error}; a line holds one JSON object') from error
       yield where, row
 
 
@@ -43,17 +41,20 @@ def json_rows(path: str, lines: Lines) -> Rows:
     return
   text = ''.join(line for _, line in itertools.chain(first, there))
   try:
-    value = json.loads(text)
-  except json.JSONDecodeError as error:
+    value = json_text.loads(text)
+  except BadInput as error:
     what = 'a JSON array' if text.lstrip().startswith('[') else 'JSON'
     raise BadInput(
-      f'{path}: from line {number} on not {what} ({error.msg} in line {error.lineno} of it); '
-      'write one array of objects, or one object a line'
+      f'{path}: from line {number} on not {what}: {error}; write one array of objects, or '
+      'one object a line'
     ) from error
   if isinstance(value, list):
     yield from ((f'{path}, element {i}', row) for i, row in enumerate(value))
   else:
-    table = _table(value)
+    try:
+      table = _table(value)
+    except (TypeError, ValueError):  # cells and columns that are not as many
+      raise BadInput(f'{path}: neither records nor a table; write one object a line') from None
     yield from [(f'{path}, row {key}', row) for key, row in table] or [(f'{path}, line 1', value)]
 
 
@@ -83,8 +84,8 @@ def csv_rows(path: str, lines: Lines, delimiter: str) -> Rows:
 
 def _is_json(line: str) -> bool:
   try:
-    json.loads(line)
-  except ValueError:
+    json_text.loads(line)
+  except BadInput:
     return False
   return True
 

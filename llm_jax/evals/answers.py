@@ -10,7 +10,7 @@ from llm_jax.data import questions as formats
 from llm_jax.data import records
 from llm_jax.data.formats import BadRow
 from llm_jax.find import find, last
-from llm_jax.options import Count, NotNegative, TopP, suggest
+from llm_jax.options import Count, NotNegative, Seed, TopP, suggest
 from llm_jax.options import check as check_options
 from llm_jax.rewards import columns
 from llm_jax.rewards.thoughts import Said, said
@@ -47,7 +47,7 @@ def make(
   top_k: Count | None = None,
   top_p: TopP | None = None,
   batch_size: Count | None = None,
-  seed: int = 0,
+  seed: Seed = 0,
   record: Callable[[Question, str], None] | None = None,
 ) -> Evaluate:
   """`evaluate(params) -> {'<family>/<score>': Mean}`.

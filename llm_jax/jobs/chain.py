@@ -89,13 +89,18 @@ def steps(group: Mapping[str, Any], where: str = 'annotate') -> list[Part]:
 
   That group is called as the step, or by its own name alone: `polite` for `mine.polite`.
   """
-  called = [last(step) for step in group['steps']]
+  if 'steps' not in group:
+    raise BadInput(f"{where}: 'steps' is missing; set config.{where}.steps, to () for none")
+  steps = group['steps']
+  if not isinstance(steps, (list, tuple)) or not all(isinstance(step, str) for step in steps):
+    raise BadInput(f"{where}: steps {steps!r}; choose a list of names, as ('sample', 'verify')")
+  called = [last(step) for step in steps]
   for i, short in enumerate(called):
     if short in called[:i]:
       raise BadInput(f'{where}: {short!r} comes twice in config.{where}.steps; once is enough')
   parts: list[Part] = []
   sampled: Mapping[str, Any] = {}
-  for step, short in zip(group['steps'], called, strict=True):
+  for step, short in zip(steps, called, strict=True):
     options = group.get(step, group.get(short, {}))
     parts.append(_part('annotate', f'{where}.{short}', step, options, sampled))
     if 'prompt' in (parts[-1].says('READS') or ()):

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import io
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +13,10 @@ import jax
 import numpy as np
 
 from llm_jax import artifact
-from llm_jax.find import find
+from llm_jax.find import call, find
 from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
-from llm_jax.options import Count, NotNegative, Share
+from llm_jax.options import Count, NotNegative, Place, Seed, TopP
 from llm_jax.options import check as check_options
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.sampling import pick
@@ -57,15 +59,15 @@ class Fields:
   """
 
   job: str
-  artifact: str
+  artifact: Place
   system: str
   max_new: Count
   temperature: NotNegative
-  top_p: Share | None
+  top_p: TopP | None
   tools: Mapping[str, Any]
   use_tools: bool
   mesh: Mapping[str, Any]
-  seed: int
+  seed: Seed
   compute: Mapping[str, Any] | None = None
   trust: Sequence[str] = ()
 
@@ -85,6 +87,9 @@ def check(config: Any) -> None:
     BadInput: naming the field or the folder.
   """
   check_options(Fields, config, where='config')
+  call(make_mesh, config.mesh, where='mesh')
+  for name, group in config.tools.items():
+    check_options(find('tools', name).make, group, where=f'tools.{name}')
   model = artifact.describe(config.artifact)['model']
   if not model.get('causal', True):
     raise BadInput(f'chat: {config.artifact!r} is a masked language model, it cannot answer')
@@ -100,25 +105,44 @@ def check(config: Any) -> None:
 
 def main(config: Any) -> None:
   """Reads a line, answers it, until there is no more."""
-  mesh = make_mesh(**config.mesh)
+  mesh = call(make_mesh, config.mesh, where='mesh')
+  if isinstance(sys.stdin, io.TextIOWrapper):
+    sys.stdin.reconfigure(errors='surrogateescape')  # else one bad byte takes other lines with it
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # which ends an answer, not the chat
   with jax.set_mesh(mesh), contextlib.suppress(EOFError, KeyboardInterrupt):
     talk = Chat(config, mesh)
     say(f'{config.artifact}: {talk.about}. /help says what else can be typed.')
     while True:
-      line = _read()
-      if line == '/quit':
-        return
-      if line.startswith('/'):
-        say(talk.command(line))
-      elif line:
-        talk.answer(line)
+      try:
+        line = _read()
+        if line == '/quit':
+          return
+        if line.startswith('/'):
+          say(talk.command(line))
+        elif line:
+          talk.answer(line)
+      except BadInput as error:  # this line cannot be answered; the next one may
+        say(str(error))
 
 
 def _read() -> str:
+  """A line of the user.
+
+  Raises:
+    BadInput: its bytes are not UTF-8.
+    EOFError: there are no more.
+  """
   if sys.stdin.isatty():
     with contextlib.suppress(ImportError):
       import readline  # noqa: F401, gives `input` its history and its keys
-  return input('\nyou> ' if sys.stdin.isatty() else '').strip()
+  line = input('\nyou> ' if sys.stdin.isatty() else '').strip()
+  try:
+    line.encode()
+  except UnicodeEncodeError as error:
+    raise BadInput(
+      f'chat: character {error.start + 1} of this line is not UTF-8; write it anew'
+    ) from None
+  return line
 
 
 class Chat:
@@ -178,8 +202,13 @@ class Chat:
 
     Ctrl-C ends the answer; what was written until then is remembered.
     """
+    before = list(self.messages)
     self.messages.append({'role': 'user', 'content': text})
-    prompt_BP, mask_BP = self._prompt()
+    try:
+      prompt_BP, mask_BP = self._prompt()
+    except BadInput:
+      self.messages = before
+      raise
     self._begin, self._ids, self._said, self._shown = prompt_BP.shape[1], [], '', 0
     self._after = int(prompt_BP[0, -1])
     self._turn += 1
@@ -213,7 +242,6 @@ class Chat:
       first = next(i for i, message in enumerate(kept) if message['role'] == 'user')
       later = next((i for i in range(first + 1, len(kept)) if kept[i]['role'] == 'user'), None)
       if later is None:
-        self.messages.pop()
         raise BadInput(f'chat: a question of {len(ids)} tokens; the model has room for {most}')
       kept = [*kept[:first], *kept[later:]]
     if len(kept) < len(self.messages):

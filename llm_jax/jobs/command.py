@@ -106,6 +106,8 @@ def load(source: str) -> ConfigDict:
   Raises:
     SystemExit: there is no such file, or it refuses.
   """
+  if '://' in source:
+    sys.exit(f'error: config: {source!r} is no file of this machine; copy it here first')
   name, colon, size = source.partition(':')
   path, configs = Path(name), configs_folder()
   if not path.is_file() and (configs / f'{name}.py').is_file():

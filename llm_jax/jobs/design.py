@@ -13,7 +13,7 @@ from llm_jax.jobs import chain
 from llm_jax.jobs.chain import Part
 from llm_jax.jobs.rollout_rules import check_rollout
 from llm_jax.options import suggest
-from llm_jax.parallel.mesh import batch_shards, make_mesh
+from llm_jax.parallel.mesh import batch_shards, device_memory, make_mesh
 from llm_jax.training import optimizer
 from llm_jax.types import FIELDS, BadInput, Field, LossFn, Model
 
@@ -49,10 +49,12 @@ def design(config: Any) -> Design:
   parts = chain.chain(config)
   chain.check_fields(parts)
   check_rollout(config, parts)
-  mesh = make_mesh(**config.mesh)
+  mesh = call(make_mesh, config.mesh, where='mesh')
   _check_rows(config, batch_shards(mesh))
   model = artifact.build(config.model.to_dict(), config.get('compute'))
   loss = parts[-1]
+  check_length(config, model.shape.max_length)
+  _check_memory(config, parts, model, mesh)
   tx, rate = call(
     optimizer.make, config.optimizer, where='optimizer', total_steps=config.total_steps
   )
@@ -77,6 +79,51 @@ def _check_rows(config: Any, shards: int) -> None:
     f'batch_size {batch} is not divisible by accumulate * data * fsdp * expert = '
     f'{config.accumulate} * {shards}; use {use}, or another config.accumulate'
   )
+
+
+def check_length(config: Any, most: int, lengths: Mapping[str, int] | None = None) -> None:
+  """Whether the rows of a stage fit into its model, as far as the options of its data tell.
+
+  Args:
+    config: of the stage.
+    most: positions of the model.
+    lengths: folder -> tokens of a row that a stage before it will write there; by default what the
+      jobs that the config requires say.
+
+  Raises:
+    BadInput: they do not.
+  """
+  parts = chain.chain(config)
+  data, samples = parts[0], chain.sampler(parts)
+  if lengths is None:
+    required = [config[name] for name in config.get('requires', ()) if 'length' in config[name]]
+    lengths = {job.workdir: job.length for job in required if 'workdir' in job}
+  length = data.options.get('length') or lengths.get(data.options.get('path', ''))
+  more = samples.options.get('max_new', 0) if samples is not None else 0
+  if isinstance(length, int) and length + more > most:
+    told = f'data.length {length}' + (
+      f' and {samples.where}.max_new {more}' if samples and more else ''
+    )
+    raise BadInput(
+      f'model: {told} are more than config.model.max_length {most}; raise it, or make shorter rows'
+    )
+
+
+def _check_memory(config: Any, parts: Sequence[Part], model: Model, mesh: Any) -> None:
+  """Whether parameters, and the rows of a batch, could be held by the devices at all."""
+  there = device_memory(mesh)
+  rows = config.batch_size * dict(config.get('rollout') or {}).get('minibatches', 1)
+  sizes = _sizes(parts, None, None)
+  row = 16 * sizes['L'] * max(sizes['G'], 1)  # four numbers of 32 bits a token
+  for what, size, cure in (
+    ('parameters', 4 * model.num_params(), 'choose a smaller config.model'),
+    (f'{rows} rows', rows * row, 'lower config.batch_size'),
+  ):
+    if there is not None and size > there:
+      raise BadInput(
+        f'memory: {what} take {size / 2**30:,.0f} GiB, and all devices have {there / 2**30:,.0f}; '
+        f'{cure}, or use more devices'
+      )
 
 
 def check_loss(made: Design, config: Any, row: Mapping[str, Any] | None = None) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import jax
 
 from llm_jax import artifact, options
-from llm_jax.files import write_json
+from llm_jax.files import check_writable, write_json
+from llm_jax.find import call
 from llm_jax.jobs import evaluations
 from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
+from llm_jax.options import Count, Place, Seed
 from llm_jax.parallel.mesh import batch_shards, make_mesh
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput
@@ -41,15 +43,15 @@ class Fields:
   """
 
   job: str
-  artifacts: Sequence[str]
+  artifacts: Sequence[Place]
   evals: Mapping[str, Any]
   families: Sequence[str] = ()
   split: str = 'test'
-  max_questions: int | None = None
+  max_questions: Count | None = None
   compute: Mapping[str, Any] | None = None
-  output: str
+  output: Place
   mesh: Mapping[str, Any]
-  seed: int = 0
+  seed: Seed = 0
   trust: Sequence[str] = ()
 
 
@@ -75,7 +77,8 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
     raise BadInput('evaluate: no artifacts; give --config.artifacts="(\'runs/tiny/sft\',)"')
   if not any(evaluations.chosen(config.evals)):
     raise BadInput('evaluate: no evaluations; give --config.evals.questions.name=answers')
-  shards = batch_shards(make_mesh(**config.mesh))
+  check_writable(Path(config.output).parent, 'output')
+  shards = batch_shards(call(make_mesh, config.mesh, where='mesh'))
   own = trusted(config)
   for path in config.artifacts:
     here = path not in coming
@@ -89,7 +92,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
 
 def main(config: Any) -> None:
   """Evaluates every artifact, writes metrics and answers to `config.output`, prints a table."""
-  mesh = make_mesh(**config.mesh)
+  mesh = call(make_mesh, config.mesh, where='mesh')
   metrics, answers = {}, {}
   with jax.set_mesh(mesh):
     for path in config.artifacts:

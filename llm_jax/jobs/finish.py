@@ -128,5 +128,18 @@ def summary(config: Any, model: Model, tokens: int, began: float) -> None:
 
 
 def next_step(config: Any) -> str:
-  """What the user may do now; a config writes `{workdir}` where the folder belongs."""
-  return config.next.format(workdir=config.workdir)
+  """What the user may do now; `{workdir}` or `{init.params}` stand for fields of the config.
+
+  Raises:
+    BadInput: `config.next` names a field that there is not.
+  """
+  try:
+    return config.get('next', '').format(**config)
+  except AttributeError:  # of a group that the user has emptied, such as `init` from scratch
+    return ''
+  except (IndexError, KeyError, ValueError) as error:
+    said = ' '.join(str(error).split())
+    raise BadInput(
+      f'config: next {config.next!r} cannot be filled in ({said}); braces hold a field, such as '
+      '{workdir}; write {{ and }} for braces'
+    ) from None

@@ -19,11 +19,13 @@ from llm_jax import artifact
 from llm_jax.files import read_json, write_json
 from llm_jax.find import call, find
 from llm_jax.jobs import report
+from llm_jax.jobs.design import check_length
 from llm_jax.jobs.option_list import fields
 from llm_jax.jobs.trust import trusted
 from llm_jax.lock import locked
+from llm_jax.models.shape import Shape
+from llm_jax.options import Place, Seed, suggest
 from llm_jax.options import check as check_options
-from llm_jax.options import suggest
 from llm_jax.parallel.mesh import make_mesh, on_one_host
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput
@@ -52,12 +54,12 @@ class Fields:
   """
 
   job: str
-  workdir: str
+  workdir: Place
   stages: Sequence[str]
   only: str
   start: str
   stale: Literal['refuse', 'retrain', 'keep']
-  seed: int
+  seed: Seed
   mesh: Mapping[str, int | None]
   report: Mapping[str, Any]
   trust: Sequence[str] = ()
@@ -88,8 +90,14 @@ def check(config: Any) -> None:
       'such a stage aside and run it again, or --config.stale=keep to use it as it is'
     )
   coming: dict[str, Any] = {}
+  lengths: dict[str, int] = {}
   for name in names:
     _check(config, name, coming)
+    if config[name].get('data', {}).get('path') in lengths:  # of a stage that may not have run
+      most = config[name].model.get('max_length', Shape.max_length)
+      check_length(config[name], most, lengths)
+    if isinstance(config[name].get('length'), int):
+      lengths[config[name].workdir] = config[name].length
     if _runs(config, name, stale):
       model = config[name].get('model')
       coming[config[name].workdir] = model and artifact.published(model.to_dict())

@@ -26,7 +26,7 @@ from llm_jax.jobs.design import abstract_batch
 from llm_jax.jobs.plan_report import as_json, in_words, lines, numbers
 from llm_jax.losses.logprobs import BLOCK_ELEMENTS, ON_ACCELERATORS
 from llm_jax.models.transformer import Transformer
-from llm_jax.options import Count, NotNegative, Positive, suggest
+from llm_jax.options import Count, NotNegative, Place, Positive, suggest
 from llm_jax.options import check as check_options
 from llm_jax.parallel.chips import Chip, find_chip
 from llm_jax.parallel.collectives import collectives
@@ -71,7 +71,7 @@ class Fields:
   search: bool
   compile: bool
   tries: Count
-  output: str
+  output: Place
 
 
 def groups(config: Any) -> Iterator[tuple[str, Any, Sequence[str]]]:

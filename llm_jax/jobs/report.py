@@ -17,6 +17,7 @@ import numpy as np
 
 from llm_jax import artifact, options
 from llm_jax.files import read_json, write_json
+from llm_jax.find import call
 from llm_jax.jobs import evaluations, report_page
 from llm_jax.jobs.page import markdown, page
 from llm_jax.jobs.trust import trusted
@@ -61,7 +62,7 @@ def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], tuple[str, ..
 def check(config: Any) -> None:
   """Raises BadInput for a field of `config.report` that cannot be."""
   options.check(Fields, config.report.to_dict(), where='report')
-  shards = batch_shards(make_mesh(**config.mesh))
+  shards = batch_shards(call(make_mesh, config.mesh, where='mesh'))
   stages = [config[name].workdir for name in config.stages]
   evaluations.check(
     config.report.evals, offered=OFFERED, coming=stages, shards=shards, where='report.evals'
@@ -77,7 +78,7 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
   """
   folder = Path(config.workdir)
   names = [name for name in config.stages if artifact.finished(config[name].workdir)]
-  mesh = make_mesh(**config.mesh)
+  mesh = call(make_mesh, config.mesh, where='mesh')
   with jax.set_mesh(mesh):
     measured = {
       name: _measured(config, name, mesh) for name in names if _trains_policy(config[name])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from llm_jax.jobs.chain import Part, sampler, written
+from llm_jax.jobs.chain import Part, said, sampler, written
 from llm_jax.options import check
 from llm_jax.sampling.pick import TRUNCATIONS
 from llm_jax.training.batches import Batches
@@ -31,6 +31,12 @@ def check_rollout(config: Any, parts: Sequence[Part]) -> None:
   if samples is None or not {'advantage'} & {*fields, *reads}:
     return
   _check_temperatures(parts, samples)
+  compares = [part.where for part in parts if said(part.module, 'COMPARES', part.options)]
+  if compares and samples.options.get('group', 2) < 2:
+    raise BadInput(
+      f'{samples.where}: group 1, and {compares[0]} compares the answers to a prompt: with one '
+      'each nothing is learnt; set group to at least 2, 8 is usual'
+    )
   given = [option for option in TRUNCATIONS if samples.options.get(option) is not None]
   if given and 'sampled_logp' not in reads:
     corrects = 'importance_cap' in loss.options
@@ -72,7 +78,4 @@ def reuse_of(config: Any) -> int:
   """
   rollout = dict(config.get('rollout', {}))
   check(Batches, rollout, where='rollout', supplied=('seed', 'mesh'))
-  for name, value in rollout.items():
-    if value < 1:
-      raise BadInput(f'rollout: {name} {value} must be at least 1')
   return rollout.get('epochs', 1) * rollout.get('minibatches', 1)

@@ -19,10 +19,11 @@ from llm_jax.evals import best_of_n
 from llm_jax.files import read_json, read_lines, sealed, sha256, write_json, write_lines
 from llm_jax.find import call
 from llm_jax.jobs import annotators, chain
+from llm_jax.jobs.finish import next_step
 from llm_jax.jobs.trust import trusted
 from llm_jax.lock import locked
 from llm_jax.models.compute import Compute
-from llm_jax.options import Count, at_least
+from llm_jax.options import Count, Place, Seed, at_least
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
 from llm_jax.sampling import complete, pick
 from llm_jax.text.message import message, span
@@ -49,9 +50,9 @@ class Fields:
   """
 
   job: str
-  artifact: str
+  artifact: Place
   mesh: Mapping[str, Any]
-  seed: int
+  seed: Seed
   compute: Mapping[str, Any] | None = None
   trust: Sequence[str] = ()
 
@@ -84,7 +85,7 @@ class Best(Fields):
     next: what the user is told at the end; `{workdir}` stands for the folder.
   """
 
-  workdir: str
+  workdir: Place
   data: Mapping[str, Any]
   split: str
   max_prompts: Annotated[int, at_least(0)]
@@ -126,9 +127,12 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
     raise BadInput(f'sample: {config.artifact!r} is a masked language model, it cannot continue')
   if model.get('head') == 'scalar':
     raise BadInput(f'sample: {config.artifact!r} is a reward model; it scores and says nothing')
+  call(make_mesh, config.mesh, where='mesh')
   if 'data' not in config:
+    complete.check(config.sample)
     return
   artifact.holds(config.workdir, config.to_dict(), may_change=MAY_CHANGE)
+  next_step(config)
   parts = chain.chain(config)
   chain.check_fields(parts, wanted=FIELDS, by='best of n')
   samples = chain.sampler(parts)
@@ -140,7 +144,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
 
 def main(config: Any) -> None:
   """Prints answers to `config.prompts`; with `config.data` writes the best of n to a file."""
-  mesh = make_mesh(**config.mesh)
+  mesh = call(make_mesh, config.mesh, where='mesh')
   with jax.set_mesh(mesh):
     if 'data' in config:
       _write_best(config, mesh)
@@ -182,13 +186,13 @@ def _write_best(config: Any, mesh: jax.sharding.Mesh) -> None:
   began, folder = time.perf_counter(), Path(config.workdir)
   summary = folder / 'summary.json'
   if summary.is_file():
-    say(f'{folder} is finished; delete it to sample again.\n{_told(folder)}\n{_next(config)}')
+    say(f'{folder} is finished; delete it to sample again.\n{_told(folder)}\n{next_step(config)}')
     return
   with locked(folder, take=jax.process_index() == 0) as is_there:
     _sample_all(config, mesh, is_there)
   if jax.process_index() == 0:
     seconds = time.perf_counter() - began
-    say(f'{_told(folder)}\n{seconds:.0f} s. {_next(config)}')
+    say(f'{_told(folder)}\n{seconds:.0f} s. {next_step(config)}')
 
 
 def _sample_all(config: Any, mesh: jax.sharding.Mesh, is_there: Callable[[], None]) -> None:
@@ -325,7 +329,3 @@ def _told(folder: Path) -> str:
     f'mean score of single answers {s["single"]}, of the best of {s["n"]} {s["best"]}; '
     f'KL to the policy {s["kl"]} nats, at most log n - (n - 1)/n = {s["kl_bound"]}'
   )
-
-
-def _next(config: Any) -> str:
-  return config.get('next', '').format(workdir=config.workdir)

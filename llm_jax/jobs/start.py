@@ -71,13 +71,18 @@ class Start(NamedTuple):
 def start(config: Any, model: Model) -> Start:
   """What `config.init` says."""
   donors = {name: path for name, path in config.init.items() if name != 'fresh'}
-  fresh = tuple(config.init.get('fresh', ()))
+  fresh = config.init.get('fresh', ())
+  for name, path in donors.items():
+    if not isinstance(path, str):
+      raise BadInput(f'init: {name} {path!r}; choose the folder of an artifact')
+  if not isinstance(fresh, (list, tuple)) or not all(isinstance(path, str) for path in fresh):
+    raise BadInput(f"init: fresh {fresh!r}; choose a list of parameters, such as ('head/scalar',)")
   if model.frozen:
     fresh = ('lora', *(f'base/{path}' for path in fresh))
   # Of a policy and its critic the run descends from the policy: a score is nobody's ancestor.
   scores = lambda name: _half(model, name).shape.head == 'scalar'
   source = donors[min(donors, key=scores)] if donors else None
-  return Start(donors, fresh, source, trusted(config))
+  return Start(donors, tuple(fresh), source, trusted(config))
 
 
 def _half(model: Model, name: str) -> Any:

@@ -23,7 +23,7 @@ from llm_jax.files import manifest, write_json
 from llm_jax.find import call
 from llm_jax.jobs.corpus_report import Progress, print_summary
 from llm_jax.lock import locked
-from llm_jax.options import Count, at_least, suggest
+from llm_jax.options import Count, Place, Seed, at_least, suggest
 from llm_jax.options import check as check_options
 from llm_jax.parallel.mesh import on_one_host
 from llm_jax.text import folder as tokenizers
@@ -63,8 +63,6 @@ def check(config: Any) -> None:
   """
   given = _given(config)
   check_options(tokenize, given, where='tokenize')
-  if not given['workdir']:
-    raise BadInput('workdir is missing; set config.workdir, such as runs/tiny/tokenize')
   if not given['sources']:
     raise BadInput("sources is empty; set for example config.sources.mine = 'my/*.jsonl'")
   for name in given['sources']:
@@ -99,7 +97,7 @@ def _given(config: Any) -> dict[str, Any]:
 
 def tokenize(
   *,
-  workdir: str,
+  workdir: Place,
   sources: Mapping[str, str],
   validation: Mapping[str, str] | None = None,
   validation_fraction: Annotated[float, at_least(0, below=1)] = 0.01,
@@ -107,7 +105,7 @@ def tokenize(
   length: Annotated[int, at_least(2)] = 256,
   pack: Literal['best_fit', 'split'] = 'best_fit',
   shard_documents: Count = 10_000,
-  seed: int = 0,
+  seed: Seed = 0,
   threads: Count | None = None,
 ) -> None:
   """Tokenizes `sources` into `workdir`, or goes on where an earlier run stopped.

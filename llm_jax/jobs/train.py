@@ -17,8 +17,9 @@ from llm_jax.jobs.design import check_loss, design
 from llm_jax.jobs.rollout_rules import reuse_of
 from llm_jax.jobs.start import Start, check_artifacts, restored, start
 from llm_jax.lock import locked
-from llm_jax.options import Count
+from llm_jax.options import Count, Place, Seed
 from llm_jax.parallel.mesh import batch_shards, peak_flops
+from llm_jax.sampling import complete
 from llm_jax.text.terminal import say
 from llm_jax.training import metrics
 from llm_jax.training.batches import Batches, Timed, make_read, read_ahead
@@ -26,6 +27,7 @@ from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.loop import fit
 from llm_jax.training.periodic import PeriodicActions
 from llm_jax.training.rollouts import Rollouts
+from llm_jax.training.signals import Signals
 from llm_jax.training.step import TrainState, compile_step
 from llm_jax.types import BadInput, Params, Remembers
 
@@ -41,7 +43,7 @@ class Fields:
     stage: what the run is called in its artifact and its messages.
     workdir: its folder.
     requires: groups of the config that are configs of other jobs, which run first.
-    next: what the user is told at the end; `{workdir}` stands for the folder.
+    next: what the user is told at the end; `{workdir}` or `{init.params}` stand for such fields.
     seed: of parameters, the order of rows, sampling and dropout of any kind.
     total_steps: updates.
     batch_size: rows, or prompts, of an update, over all devices and hosts.
@@ -72,10 +74,10 @@ class Fields:
 
   job: str
   stage: str
-  workdir: str
+  workdir: Place
   requires: Sequence[str]
   next: str
-  seed: int
+  seed: Seed
   total_steps: Count
   batch_size: Count
   accumulate: Count
@@ -86,7 +88,7 @@ class Fields:
   annotate: Group
   optimizer: Group
   init: Group
-  evals: Group
+  evals: Mapping[str, Group]
   sample: Group
   log_every: Count
   eval_every: Count
@@ -96,7 +98,7 @@ class Fields:
   compute: Group | None = None
   centre: Group | None = None
   rollout: Group | None = None
-  stop: Group | None = None
+  stop: Mapping[str, float] | None = None
   gradients: Literal['float32', 'bfloat16'] = 'float32'
   trust: Sequence[str] = ()
 
@@ -126,10 +128,12 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   for name in config.annotate:
     if name != 'steps' and not {name} & {*config.annotate.steps, *map(last, config.annotate.steps)}:
       raise BadInput(f'annotate: options for {name!r}, which is not in config.annotate.steps')
-  check_artifacts(config, made, start(config, made.model), coming)
-  check_loss(made, config)
+  finish.next_step(config)
+  complete.check(config.sample)
   shards, offered = batch_shards(made.mesh), evaluations.OFFERED
   evaluations.check(config.evals, offered=offered, model=made.model, coming=coming, shards=shards)
+  check_artifacts(config, made, start(config, made.model), coming)
+  check_loss(made, config)
   if config.publish == 'best' and not any(evaluations.chosen(config.evals)):
     raise BadInput("publish: 'best' of what? set config.evals.validation.name=perplexity")
 
@@ -159,13 +163,14 @@ def _train(
   folder, model = Path(config.workdir), made.design.model
   folder.mkdir(parents=True, exist_ok=True)
   checkpoints = Checkpoints(folder / 'checkpoints', max_to_keep=config.max_to_keep)
-  resumed = checkpoints.newest()
+  resumed, carried = checkpoints.newest(), {}
   if resumed is None:
     state = begins.state(made.design, config.seed)
   else:
     say(f'resuming {folder} from step {resumed}')
     state = restored(checkpoints, resumed, made.design, config.seed)
-    _restore(made, config, checkpoints.carried(resumed) or {})
+    carried = checkpoints.carried(resumed) or {}
+    _restore(made, config, carried)
   rollout = dict(config.get('rollout') or {})
   rows_read = config.batch_size * rollout.get('minibatches', 1)
   read = make_read(made.rows, made.design.mesh, batch_size=rows_read, seed=config.seed)
@@ -212,6 +217,7 @@ def _train(
     f'{shape[-1]} tokens, {config.total_steps} steps of {tokens} tokens, on '
     f'{made.design.mesh.size} x {jax.devices()[0].device_kind}, attention by {made.attention}'
   )
+  signals = Signals(reuse_of(config))
   actions = PeriodicActions(
     folder,
     total_steps=config.total_steps,
@@ -222,12 +228,22 @@ def _train(
     evaluations=made.evaluations,
     show=lambda params: [*_continued(config, made, params), *shown.lines(0)],
     carry=lambda: _carried(made, config),
-    reuse=reuse_of(config),
+    signals=signals,
+    start_step=resumed or 0,
   )
   hooks = (lambda *_: is_there(), _claim(folder, whole), log, shown, actions)
-  with actions.handle_signals():
+  with signals.handled():
     try:
-      state = fit(state, batch_fn, step_fn, total_steps=config.total_steps, hooks=hooks)
+      actions.resume(state, carried)
+      state = fit(
+        state,
+        batch_fn,
+        step_fn,
+        total_steps=config.total_steps,
+        hooks=hooks,
+        signals=signals,
+        leave=actions.leave,
+      )
     except metrics.Overoptimized as stop:
       checkpoints.wait()
       state = finish.before(stop, checkpoints, made, config.seed)
@@ -287,7 +303,7 @@ def groups(config: Any) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
   """(group of the config, the function that its options are for, what the job fills in)."""
   from llm_jax.losses import reward
   from llm_jax.parallel.mesh import make_mesh
-  from llm_jax.sampling import complete, pick
+  from llm_jax.sampling import pick
   from llm_jax.training import optimizer
 
   yield from artifact.groups(config.model)

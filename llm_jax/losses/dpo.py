@@ -166,7 +166,7 @@ def loss_fn(
   model: Model,
   kind: Any = 'sigmoid',
   f_divergence: Literal['reverse_kl', 'forward_kl', 'js', 'alpha'] | None = None,
-  alpha: float | None = None,
+  alpha: NotNegative | None = None,
   reference_free: bool = False,
   ld_alpha: Share | None = None,
   wpo: bool = False,

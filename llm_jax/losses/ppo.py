@@ -1,13 +1,13 @@
 """Proximal policy optimisation with a critic: arXiv:1707.06347, eq. 7 and 9, and InstructGPT."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
 from llm_jax.losses import ratios
 from llm_jax.losses.answers import field, nll
 from llm_jax.losses.logprobs import score
-from llm_jax.options import NotNegative, Positive, Share, checked
+from llm_jax.options import NotNegative, Positive, Share, above, checked
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Model, Params
 
 PTX = ('ptx_tokens', 'ptx_mask', 'ptx_segment', 'ptx_position')
@@ -30,7 +30,7 @@ def loss_fn(
   *,
   model: Model,
   clip: Share = 0.2,
-  clip_dual: float | None = None,
+  clip_dual: Annotated[float, above(1)] | None = None,
   log_ratio_clamp: Positive | None = None,
   importance_cap: Positive | None = None,
   value_clip: Positive | None = 0.2,

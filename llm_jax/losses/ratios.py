@@ -1,13 +1,13 @@
 """What losses over sampled answers share: which tokens train, and ratios to the policy before."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.losses.answers import MAX_EXPONENT, field, per_token, token_metrics
 from llm_jax.losses.logprobs import scores
-from llm_jax.options import NotNegative, Positive, Share
+from llm_jax.options import NotNegative, Positive, Share, above
 from llm_jax.types import Array, BadInput, Batch, Mean, Metrics, Model, Params, Peak
 
 Aggregation = Literal['token_mean', 'sequence_mean', 'sequence_sum', 'constant']
@@ -109,7 +109,7 @@ def clip(
   log_ratio_clamp: Positive | None = None,
   clip_low: Share = 0.2,
   clip_high: NotNegative = 0.2,
-  clip_dual: float | None = None,
+  clip_dual: Annotated[float, above(1)] | None = None,
 ) -> Surrogate:
   """The clipped surrogate of PPO (arXiv:1707.06347, eq. 7); see `policy_gradient.loss_fn`."""
   rho, advantage = ratio(rollout, ratio_level, log_ratio_clamp), rollout.advantage

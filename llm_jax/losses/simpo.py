@@ -24,8 +24,8 @@ def simpo(
   gap_B: Array,
   *,
   beta: Positive = 2.0,
-  gamma: float | None = None,
-  gamma_beta_ratio: float | None = None,
+  gamma: NotNegative | None = None,
+  gamma_beta_ratio: NotNegative | None = None,
   alpha: float = 0.0,
   label_smoothing: Smoothing = 0.0,
 ) -> Array:

@@ -14,7 +14,7 @@ from llm_jax.models.cache import Cache
 from llm_jax.models.compute import Compute
 from llm_jax.models.layers import LowRank, fan_in
 from llm_jax.models.transformer import Transformer
-from llm_jax.options import Count
+from llm_jax.options import Count, Pattern, Positive
 from llm_jax.parallel.parameters import PARAMETERS, abstract_params, facts_of
 from llm_jax.types import Array, BadInput, Params
 
@@ -125,9 +125,9 @@ def wrap(
   base: Transformer,
   *,
   rank: Count = 8,
-  alpha: float = 16.0,
-  targets: str = TARGETS,
-  full: str = 'head/(scalar|bias)$',
+  alpha: Positive = 16.0,
+  targets: Pattern = TARGETS,
+  full: Pattern = 'head/(scalar|bias)$',
 ) -> Lora:
   """The model with low-rank additions.
 

@@ -11,8 +11,10 @@ from llm_jax.models import moe
 from llm_jax.models.latent import Latent
 from llm_jax.models.layers import GATED
 from llm_jax.models.rope_scaling import scaling_of
-from llm_jax.options import Count, Positive, at_least, check, suggest
+from llm_jax.options import Count, Positive, above, at_least, check, suggest, within
 from llm_jax.types import BadInput
+
+Size = Annotated[int, within(1, 2**24)]  # of one axis of a parameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,19 +90,19 @@ class Shape:
     head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
   """
 
-  vocab_size: Count
-  dim: Count
-  num_layers: Count
-  num_heads: Count
+  vocab_size: Size
+  dim: Size
+  num_layers: Annotated[int, within(1, 10_000)]
+  num_heads: Size
   num_kv_heads: Annotated[int, at_least(0)] = 0
-  head_dim: Annotated[int, at_least(0)] = 0
-  hidden_dim: Annotated[int, at_least(0)] = 0
-  max_length: Count = 2048
+  head_dim: Annotated[int, within(0, 2**24)] = 0
+  hidden_dim: Annotated[int, within(0, 2**24)] = 0
+  max_length: Annotated[int, within(1, 2**31 - 1)] = 2048
   causal: bool = True
   norm: Literal['rms', 'layer', 'zero_centered_rms'] = 'rms'
   pre_norm: bool = True
   post_norm: bool = False
-  norm_eps: Positive = 1e-5
+  norm_eps: Annotated[float, above(0, up_to=0.1)] = 1e-5
   parallel: bool = False
   residual_scale: Positive | None = None
   mlp: Literal['swiglu', 'geglu', 'gelu', 'exact_gelu'] = 'swiglu'

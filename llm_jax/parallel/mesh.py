@@ -30,30 +30,44 @@ def start_hosts() -> None:
   nothing. If a host is silent for LLM_JAX_HEARTBEAT_SECONDS (60), the job ends on all of them.
 
   Raises:
-    BadInput: the address is set without the other two.
+    BadInput: the environment names other processes, and not how to join them.
   """
   given = os.environ.get
-  heartbeat = given('LLM_JAX_HEARTBEAT_SECONDS', '60')
-  if not heartbeat.isdigit():
-    raise BadInput(f'hosts: LLM_JAX_HEARTBEAT_SECONDS {heartbeat!r}: use a whole number of seconds')
-  options: Any = dict(heartbeat_timeout_seconds=int(heartbeat))
+
+  def number(name: str, default: str = '1') -> int:
+    if not (text := given(name) or default).isdigit():
+      raise BadInput(f'hosts: {name} {text!r}: use a whole number')
+    return int(text)
+
+  options: Any = dict(heartbeat_timeout_seconds=number('LLM_JAX_HEARTBEAT_SECONDS', '60'))
   if given('JAX_COORDINATOR_ADDRESS'):
-    try:
-      count, number = int(os.environ['JAX_NUM_PROCESSES']), int(os.environ['JAX_PROCESS_ID'])
-    except (KeyError, ValueError) as error:
+    names = ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+    if missing := [name for name in names if not given(name)]:
       raise BadInput(
-        'hosts: JAX_COORDINATOR_ADDRESS is set; JAX_NUM_PROCESSES and JAX_PROCESS_ID have to be '
-        'numbers beside it'
-      ) from error
-    jax.distributed.initialize(num_processes=count, process_id=number, **options)
-  elif (
-    int(given('SLURM_NTASKS', 1)) > 1
-    or int(given('OMPI_COMM_WORLD_SIZE', 1)) > 1
+        f'hosts: JAX_COORDINATOR_ADDRESS is set; set {" and ".join(missing)} beside it'
+      )
+    options |= dict(num_processes=number(names[0]), process_id=number(names[1]))
+  elif number('SLURM_NTASKS') > 1 and not given('SLURM_PROCID'):
+    raise BadInput(
+      f'hosts: SLURM_NTASKS is {given("SLURM_NTASKS")}, and this is none of these tasks; start all '
+      'of them with srun, or one alone with SLURM_NTASKS=1'
+    )
+  elif not (
+    number('SLURM_NTASKS') > 1
+    or number('OMPI_COMM_WORLD_SIZE') > 1
     or ',' in given('TPU_WORKER_HOSTNAMES', '')
     or given('MEGASCALE_COORDINATOR_ADDRESS')
     or (given('KUBERNETES_SERVICE_HOST') and given('JOB_COMPLETION_INDEX'))
   ):
+    return
+  try:
     jax.distributed.initialize(**options)
+  except (KeyError, RuntimeError, ValueError) as error:  # of an environment that says half of it
+    said = ' '.join(str(error).split())
+    raise BadInput(
+      f'hosts: cannot join the others: {type(error).__name__}: {said}; set '
+      'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID'
+    ) from error
 
 
 def on_one_host(work: Callable[[], None]) -> None:
@@ -224,6 +238,16 @@ def platform() -> str:
   device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
   name = device.platform if device is not None else jax.default_backend()
   return 'gpu' if name in ('cuda', 'rocm') else name
+
+
+def device_memory(mesh: Mesh) -> int | None:
+  """Bytes that the devices of a mesh have together, or None if they do not say."""
+  devices = mesh.devices.flat
+  if devices[0].platform == 'cpu':  # all those of one process share its memory
+    hosts = len({device.process_index for device in devices})
+    return hosts * os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return mesh.size * stats['bytes_limit'] if 'bytes_limit' in stats else None
 
 
 def peak_flops() -> float | None:

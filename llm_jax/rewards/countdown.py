@@ -3,6 +3,7 @@
 from collections import Counter
 from fractions import Fraction
 
+from llm_jax.options import Share
 from llm_jax.rewards.arithmetic import BadExpression, Node, evaluate, parse
 from llm_jax.rewards.final_answer import stated, tagged
 from llm_jax.rewards.thoughts import said
@@ -11,7 +12,7 @@ from llm_jax.types import BadInput
 _OPERATIONS = {'number', '+', '-', '*', '/', 'negative'}
 
 
-def reward(answer: str, gold: str, *, use_all: bool = True, partial: float = 0.0) -> float:
+def reward(answer: str, gold: str, *, use_all: bool = True, partial: Share = 0.0) -> float:
   """1.0 if the expression of `answer` solves the task of `gold`, else `partial` or 0.0.
 
   The expression is the content of the last <answer>...</answer>, or else what follows the first

@@ -17,6 +17,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import NamedTuple
 
+from llm_jax.options import MinP
 from llm_jax.rewards.arithmetic import BadExpression, approximate, constant, expand, monic
 from llm_jax.rewards.final_answer import (
   LONGEST,
@@ -36,7 +37,7 @@ _DEEPEST = 8  # a set of tuples of ...
 _MOST_BOXES = 8  # that are tried, from the last one
 
 
-def reward(answer: str, gold: str, *, tolerance: float = 1e-6, any_number: bool = True) -> float:
+def reward(answer: str, gold: str, *, tolerance: MinP = 1e-6, any_number: bool = True) -> float:
   """1.0 if the final answer of `answer` equals that of `gold`, else 0.0.
 
   >>> reward(r'So the probability is \\boxed{\\frac{2}{4}}.', '0.5')

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from llm_jax import options
 from llm_jax.find import call
-from llm_jax.options import Count
+from llm_jax.options import Count, Seed, options_of
 from llm_jax.sampling import pick
 from llm_jax.sampling.generate import left_pad
 from llm_jax.sampling.sampler import Sampler, Tools
@@ -18,6 +19,19 @@ from llm_jax.types import BadInput, Model, Params, Tokenizer
 Prompt = str | Sequence[Mapping[str, Any]]
 
 
+def check(group: Mapping[str, Any]) -> None:
+  """Whether a config group has only options of `make` and of `pick.make`, and what these may be.
+
+  Raises:
+    BadInput: naming the option.
+  """
+  known = options_of(make)
+  own = {name: value for name, value in group.items() if name in known}
+  how = {name: value for name, value in group.items() if name not in known}
+  options.check(make, own, where='sample', supplied=('seed', 'tools'), offered=('prompts',))
+  options.check(pick.make, how, where='sample', supplied=('allowed_V',))
+
+
 def make(
   model: Model,
   tokenizer: Tokenizer,
@@ -26,7 +40,7 @@ def make(
   template: str | None = None,
   max_new: Count = 64,
   batch_size: Count | None = None,
-  seed: int = 0,
+  seed: Seed = 0,
   stop_strings: Sequence[str] = (),
   tools: Tools | None = None,
   **how: Any,

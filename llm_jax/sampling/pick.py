@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from llm_jax.types import Array, BadInput
+from llm_jax.options import Count, MinP, NotNegative, Positive, TopP, checked
+from llm_jax.types import Array
 
 # Options that change what is drawn, so that it is no longer the policy at its temperature.
 TRUNCATIONS = ('top_k', 'top_p', 'min_p', 'repetition_penalty')
@@ -32,7 +32,7 @@ class Picked(NamedTuple):
 
 @flax.struct.dataclass
 class Pick:
-  """The rules, made by `make`. A field is a number for all rows or an array [B], one for each.
+  """The rules: each is a number for all rows, which `make` checks, or an array [B], one for each.
 
   Given to a compiled function as an argument, other numbers need no other compilation; None leaves
   a rule out of the program.
@@ -117,16 +117,17 @@ def _first_above(weight_BN: Array, uniform_B: Array) -> Array:
   return jnp.where(above_BN.any(-1), above_BN.argmax(-1), weight_BN.argmax(-1))
 
 
+@checked(where='sampling')
 def make(
   *,
-  temperature: Any = 1.0,
-  top_k: Any = None,
-  top_p: Any = None,
-  min_p: Any = None,
-  repetition_penalty: Any = None,
+  temperature: NotNegative = 1.0,
+  top_k: Count | None = None,
+  top_p: TopP | None = None,
+  min_p: MinP | None = None,
+  repetition_penalty: Positive | None = None,
   allowed_V: Any = None,
 ) -> Pick:
-  """The rules for picking, checked. Each is a number or one for each row; see `Pick`.
+  """The rules for picking, the same for all rows.
 
   >>> keys_B = jax.random.split(jax.random.key(0), 1)
   >>> picked = make(top_k=1)(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), keys_B)
@@ -146,17 +147,7 @@ def make(
   Raises:
     BadInput: a value outside its range.
   """
-  _check('temperature', temperature, lambda x: x >= 0, 'is negative; 0 is greedy')
-  _check('top_k', top_k, lambda x: x >= 1, 'is below 1; use at least 1, or None for all tokens')
-  _check('top_p', top_p, lambda x: (x > 0) & (x <= 1), 'is not in (0, 1]')
-  _check('min_p', min_p, lambda x: (x >= 0) & (x < 1), 'is not in [0, 1)')
-  _check('repetition_penalty', repetition_penalty, lambda x: x > 0, 'is not above 0')
   return Pick(temperature, top_k, top_p, min_p, repetition_penalty, allowed_V)
-
-
-def _check(name: str, value: Any, good: Any, why: str) -> None:
-  if value is not None and not np.all(good(np.asarray(value))):
-    raise BadInput(f'sampling: {name} {value} {why}')
 
 
 def truncate(logp_BV: Array, top_k: Any = None, top_p: Any = None, min_p: Any = None) -> Array:

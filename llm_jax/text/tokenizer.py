@@ -18,7 +18,7 @@ import numpy as np
 import sentencepiece
 
 from llm_jax.files import read_json, replacing, write_json
-from llm_jax.options import suggest
+from llm_jax.options import Count, Seed, TopP, suggest
 from llm_jax.types import BadInput
 
 PAD, BOS, EOS, UNKNOWN = '<|pad|>', '<|begin_of_text|>', '<|end_of_text|>', '<unk>'
@@ -105,13 +105,13 @@ class Tokenizer:
     cls,
     texts: Iterable[str],
     *,
-    vocab_size: int = 4096,
+    vocab_size: Count = 4096,
     model_type: str = 'bpe',
     split_digits: bool = True,
-    character_coverage: float = 0.9995,
-    sample_bytes: int = 100_000_000,
+    character_coverage: TopP = 0.9995,
+    sample_bytes: Count = 100_000_000,
     specials: Sequence[str] = (),
-    seed: int = 0,
+    seed: Seed = 0,
   ) -> 'Tokenizer':
     """Learns a vocabulary; the same texts and options give the same bytes on every machine.
 

@@ -5,7 +5,7 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from llm_jax.options import Count, Positive, checked
+from llm_jax.options import Count, Seconds, checked
 from llm_jax.tools.fetch import Refused, fetch, parsed
 from llm_jax.types import BadInput
 
@@ -23,7 +23,7 @@ def make(
   text: Sequence[str] = ('title', 'content'),
   top: Count = 3,
   max_chars: Count = 400,
-  timeout: Positive = 5.0,
+  timeout: Seconds = 5.0,
   private: bool = False,
 ) -> Callable[[str], str]:
   """A function that sends each call to a search service, as one request without retries.

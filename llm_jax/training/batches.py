@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from llm_jax.options import Count, Seed
 from llm_jax.parallel.mesh import batch_sharding, local_rows, reshard, shard_batch
 from llm_jax.types import Annotate, BadInput, Batch, BatchFn, Filters, Observes, Params
 
@@ -157,9 +158,9 @@ class Batches:
     read: Read,
     annotate: Sequence[Annotate] = (),
     *,
-    seed: int,
-    epochs: int = 1,
-    minibatches: int = 1,
+    seed: Seed,
+    epochs: Count = 1,
+    minibatches: Count = 1,
     mesh: Any = None,
   ) -> None:
     self._read, self._annotate, self._seed, self._mesh = read, tuple(annotate), seed, mesh

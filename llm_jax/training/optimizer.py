@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from llm_jax.options import Count, NotNegative, Positive, Share, at_least, checked
+from llm_jax.options import Count, Positive, Share, at_least, checked, within
 from llm_jax.parallel.parameters import facts_of, path_of
 from llm_jax.types import Array
 
@@ -23,17 +23,17 @@ def make(
   *,
   total_steps: Count,
   name: Literal['adamw', 'lion', 'adafactor', 'muon'] = 'adamw',
-  learning_rate: NotNegative = 3e-4,
+  learning_rate: Annotated[float, within(0, 10)] = 3e-4,
   schedule: Literal['cosine', 'linear', 'wsd', 'constant'] = 'cosine',
   warmup_steps: Annotated[int, at_least(0)] = 100,
   final_fraction: Share = 0.1,
   decay_fraction: Share = 0.2,
   clip: Positive | None = 1.0,
-  weight_decay: NotNegative = 0.1,
+  weight_decay: Annotated[float, within(0, 10)] = 0.1,
   b1: Momentum = 0.9,
   b2: Momentum | None = None,
   spike: Positive | None = None,
-  ema: Share | None = None,
+  ema: Momentum | None = None,
   moment_dtype: Literal['float32', 'bfloat16'] = 'float32',
 ) -> tuple[optax.GradientTransformation, Schedule]:
   """The transformation and its learning-rate schedule (step -> rate).

@@ -1,8 +1,7 @@
 """What a run does every so many steps: evaluates, shows samples, saves; and leaves on a signal."""
 
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,12 @@ from llm_jax.training import optimizer
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.loop import Interrupted
 from llm_jax.training.metrics import Log
+from llm_jax.training.signals import Signals
 from llm_jax.training.step import TrainState
 from llm_jax.types import Evaluate, Metrics, Params
 
 FIRST = 'validation'  # the evaluation that is asked first which checkpoint is the best
+UNEVALUATED = 'unevaluated'  # among what is carried: the evaluations of the step are still to come
 
 
 class PeriodicActions:
@@ -33,9 +34,10 @@ class PeriodicActions:
     log: where results go.
     checkpoints: where states go, each with the `score` of its step.
     show: (params) -> lines to print every `eval_every` steps.
-    carry: what a checkpoint keeps beside the state, as JSON.
-    reuse: steps that share a rollout; a run can only go on from between two rollouts, so one that
-      is asked to stop goes on until there.
+    carry: what a checkpoint keeps beside the state, as a dict of JSON.
+    signals: what may ask to stop. A run that was asked saves and leaves; what it did not evaluate
+      before is evaluated when it goes on.
+    start_step: steps done when this process starts.
   """
 
   def __init__(
@@ -49,73 +51,75 @@ class PeriodicActions:
     log: Log,
     checkpoints: Checkpoints,
     show: Callable[[Params], list[str]],
-    carry: Callable[[], Any] = lambda: None,
-    reuse: int = 1,
+    carry: Callable[[], dict[str, Any]] = dict,
+    signals: Signals | None = None,
+    start_step: int = 0,
   ) -> None:
     self._folder, self._total_steps = folder, total_steps
     self._eval_every, self._evaluations = eval_every, evaluations
     self._checkpoint_every = checkpoint_every
     self._log, self._checkpoints = log, checkpoints
-    self._show, self._carry, self._reuse = show, carry, reuse
-    self._signal: int | None = None
+    self._show, self._carry = show, carry
+    self._signals, self._start_step = signals or Signals(), start_step
+    self._carried = carry()
 
   def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
     del metrics
-    log, best = self._log, None
+    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+      self._signals.number = signal.SIGTERM  # some host got it; all hear of it at the same step
+    self._carried = self._carry()  # what is made for the next step may change it
+    if self._signals.stop(step):
+      self.leave(step, state)
+    best = self._evaluated(step, state)
+    if step % self._checkpoint_every == 0 or step == self._total_steps:
+      self._save(step, state, best, self._carried)
+
+  def resume(self, state: TrainState, carried: Mapping[str, Any]) -> None:
+    """Makes up for the evaluations of a checkpoint that was written in a hurry."""
+    if UNEVALUATED in carried:
+      best = self._evaluated(self._start_step, state)
+      self._save(self._start_step, state, best, self._carried)
+
+  def leave(self, step: int, state: TrainState) -> None:
+    """Saves, without evaluating; raises Interrupted."""
+    name = signal.Signals(self._signals.number or signal.SIGTERM).name
+    if step == self._start_step:
+      raise Interrupted(
+        f'{name}: {self._folder} has made no step yet; give the same command to begin again'
+      )
+    due, _ = self._due(step)
+    self._save(step, state, None, self._carried | ({UNEVALUATED: True} if due else {}))
+    self._checkpoints.wait()
+    raise Interrupted(
+      f'{name}: saved step {step} in {self._folder}; '
+      'give the same command again and it goes on from there'
+    )
+
+  def _due(self, step: int) -> tuple[dict[str, Evaluate], bool]:
+    """The evaluations of a step, and whether samples are shown."""
     last = step == self._total_steps
     due = {k: run for k, (run, every) in self._evaluations.items() if step % every == 0 or last}
-    shows = step % self._eval_every == 0 or last
-    if due or shows:
-      log.flush()
-      params, values = optimizer.averaged_params(state), {}
-      for key, evaluate in due.items():
-        values[key] = {name: float(metric.value) for name, metric in evaluate(params).items()}
-        log.evaluated(step, key, values[key])
-      best = score(values, self._evaluations)
-      for line in self._show(params) if shows else ():
-        log.say(f'  | {line}')
-      log.restart_clock()
-    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-      self._signal = signal.SIGTERM  # some host got it; all of them hear of it at the same step
-    interrupted = self._signal is not None and step % self._reuse == 0
-    if step % self._checkpoint_every == 0 or last or interrupted:
-      log.flush()  # so that metrics.jsonl holds every step the checkpoint holds
-      self._checkpoints.save(step, state, score=best, carry=self._carry())
-      log.restart_clock()
-    if interrupted and self._signal is not None:
-      self._checkpoints.wait()
-      raise Interrupted(
-        f'{signal.Signals(self._signal).name}: saved step {step} in {self._folder}; '
-        'give the same command again and it goes on from there'
-      )
+    return due, step % self._eval_every == 0 or last
 
-  @contextmanager
-  def handle_signals(self) -> Iterator[None]:
-    """While in this context, SIGTERM and SIGINT ask the hook to save and stop.
+  def _evaluated(self, step: int, state: TrainState) -> float | None:
+    """Evaluates what is due; returns the score of the step, if that is known."""
+    (due, shows), log = self._due(step), self._log
+    if not due and not shows:
+      return None
+    log.flush()
+    params, values = optimizer.averaged_params(state), {}
+    for key, evaluate in due.items():
+      values[key] = {name: float(metric.value) for name, metric in evaluate(params).items()}
+      log.evaluated(step, key, values[key])
+    for line in self._show(params) if shows else ():
+      log.say(f'  | {line}')
+    log.restart_clock()
+    return score(values, self._evaluations)
 
-    The second one acts as it would outside. With several hosts JAX itself listens for SIGTERM, and
-    tells them all.
-    """
-    if jax.process_count() > 1:
-      yield
-      return
-    before: dict[int, Any] = {}
-
-    def restore() -> None:
-      for number, handler in before.items():
-        signal.signal(number, handler)
-
-    def once(number: int, frame: Any) -> None:
-      del frame
-      restore()
-      self._signal = number
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-      before[number] = signal.signal(number, once)
-    try:
-      yield
-    finally:
-      restore()
+  def _save(self, step: int, state: TrainState, best: float | None, carry: Any) -> None:
+    self._log.flush()  # so that metrics.jsonl holds every step the checkpoint holds
+    self._checkpoints.save(step, state, score=best, carry=carry)
+    self._log.restart_clock()
 
 
 def score(values: Mapping[str, Mapping[str, float]], order: Iterable[str]) -> float | None:

@@ -103,7 +103,7 @@ def test_a_json_file_may_be_one_array(folder, compression):
   write('b.json', '\n' + json.dumps([{'text': text} for text in TEXTS]))
   assert list(open_source('b.json')) == TEXTS
   write('c.json', '[{"text": "a"},\n')
-  assert bad('c.json').startswith('c.json: from line 1 on not a JSON array (')
+  assert bad('c.json').startswith('c.json: from line 1 on not a JSON array: not JSON (')
   write('d.json', '[{"text": "a"}, {"body": "b"}]')
   assert bad('d.json').startswith("d.json, element 1: no field 'text'")
 
@@ -221,7 +221,7 @@ def test_parquet_without_a_row(folder):
 @pytest.mark.parametrize(
   ('line', 'message'),
   [
-    ('{"text": ', 'not JSON (Expecting value in column 10); write one JSON object a line'),
+    ('{"text": ', 'not JSON (Expecting value in column 10); a line holds one JSON object'),
     ('["a"]', 'list instead of an object; write {"text": ...}'),
     ('{"id": 1, "body": "b"}', "no field 'text'; the fields are id, body; choose one with ?field="),
     ('{"text": 5}', "'text' is int, not a string; choose another with ?field="),

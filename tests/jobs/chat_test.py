@@ -98,7 +98,7 @@ def test_commands(talk):
   one.answer('one')
   assert one.command('/reset') == 'forgotten' and one.messages == []
   assert one.command('/temperature 0.5') == 'temperature is 0.5'
-  assert one.command('/top_p 2') == 'sampling: top_p 2.0 is not in (0, 1]'
+  assert one.command('/top_p 2') == 'sampling: top_p 2.0; choose a number above 0, up to 1'
   assert 'could not convert' in one.command('/temperature warm')
   assert one.command('/help') == one.command('/nonsense') == chat.HELP
 

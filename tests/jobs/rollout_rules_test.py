@@ -101,7 +101,13 @@ def test_configs_that_reinforce_are_checked():
     (
       'grpo',
       dict(rollout=dict(minibatches=0)),
-      'rollout: minibatches 0 must be at least 1',
+      'rollout: minibatches 0; choose a whole number from 1 upwards',
+    ),
+    (
+      'grpo',
+      dict(sample_group=1),
+      'annotate.sample: group 1, and annotate.group_advantage compares the answers to a prompt: '
+      'with one each nothing is learnt; set group to at least 2, 8 is usual',
     ),
     (
       'grpo',

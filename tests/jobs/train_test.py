@@ -1,5 +1,6 @@
 """The job end to end on a tiny text, and everything a user can get wrong, told before compiling."""
 
+import functools
 import json
 import os
 import shutil
@@ -269,13 +270,14 @@ def test_publish_best_takes_the_checkpoint_with_the_lowest_validation_loss(confi
 
 
 def test_the_average_is_what_is_evaluated_and_published(config, tmp_path):
-  config.optimizer.update(ema=1.0, learning_rate=0.01)  # an average that stays where it began
+  config.optimizer.update(ema=0.999999, learning_rate=0.01)  # it stays about where it began
   run(config)
   held = [r['validation/loss'] for r in records(config) if 'validation/loss' in r]
-  assert held[0] == held[1] and len(set(losses(config))) == 4
+  assert held[0] == pytest.approx(held[1], abs=1e-5) and len(set(losses(config))) == 4
   model = artifact.build(config.model)
   fresh = jax.jit(lambda: model.init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32)))()
-  jax.tree.map(np.testing.assert_allclose, params_of(config.workdir), jax.device_get(fresh))
+  same = functools.partial(np.testing.assert_allclose, atol=1e-6)
+  jax.tree.map(same, params_of(config.workdir), jax.device_get(fresh))
 
 
 def test_a_run_whose_updates_are_all_skipped_stops(config, tmp_path, monkeypatch):
@@ -296,22 +298,31 @@ def test_a_run_whose_updates_are_all_skipped_stops(config, tmp_path, monkeypatch
   assert not (Path(config.workdir) / artifact.FILE).exists()
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_step_and_the_same_config_goes_on(base, config, monkeypatch, number):
+@pytest.mark.parametrize(
+  ('number', 'last'), [(signal.SIGTERM, 3), (signal.SIGINT, 2), (signal.SIGTERM, 4)]
+)
+def test_a_signal_saves_the_step_and_the_same_config_goes_on(
+  base, config, monkeypatch, number, last
+):
+  """At 2 and 4 an evaluation is due, which is left to the run that goes on."""
+
   def fit_and_interrupt(*args, hooks, **options):
-    ask = lambda step, state, metrics: step == 3 and os.kill(os.getpid(), number)
+    ask = lambda step, state, metrics: step == last and os.kill(os.getpid(), number)
     return fit(*args, hooks=(ask, *hooks), **options)
 
   config.checkpoint_every = 100
   monkeypatch.setattr(train, 'fit', fit_and_interrupt)
   before = signal.getsignal(number)
-  with pytest.raises(Interrupted, match=rf'{number.name}: saved step 3 in .*same command again'):
+  with pytest.raises(Interrupted, match=rf'{number.name}: saved step {last} in .*command again'):
     run(config)
   assert signal.getsignal(number) == before
-  assert [r['step'] for r in records(config) if 'loss' in r] == [1, 2, 3]
+  assert [r['step'] for r in records(config) if 'loss' in r] == [1, 2, 3, 4][:last]
+  assert not any(r['step'] == last for r in records(config) if 'validation/loss' in r)
   monkeypatch.setattr(train, 'fit', fit)
   run(config)
-  assert losses(config) == losses(tiny(base, base / 'text.jsonl'))
+  assert losses(config) == losses(whole := tiny(base, base / 'text.jsonl'))
+  held = lambda c: [(r['step'], r['validation/loss']) for r in records(c) if 'validation/loss' in r]
+  assert held(config) == held(whole)
   assert_equal(params_of(config.workdir), params_of(base / 'run'))
 
 
@@ -353,7 +364,7 @@ def refused(c, compiled, *parts):
     (dict(batch_size=6, accumulate=4), ['batch_size 6', '4 * 1', 'use 4 or 8']),
     (dict(mesh=dict(data=16)), ['needs 16 devices', 'there are 8']),
     (dict(mesh=dict(fdsp=2)), ["'fdsp'"]),
-    (dict(model=dict(max_length=8)), ['rows of 16 tokens', 'max_length 8']),
+    (dict(model=dict(max_length=8)), ['data.length 16', 'max_length 8']),
     (dict(model=dict(vocab_size=280)), ['vocab_size 280', "tokenizer's 290"]),
     (dict(model=dict(dimm=8)), ["'dimm'", "did you mean 'dim'"]),
     (dict(model=dict(name='transfomer')), ["did you mean 'transformer'"]),

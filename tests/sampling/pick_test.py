@@ -122,9 +122,10 @@ def test_half_precision_logits_are_read_in_float32():
 @pytest.mark.parametrize(
   ('how', 'message'),
   [
-    (dict(temperature=-1.0), r'temperature -1\.0 is negative; 0 is greedy'),
-    (dict(top_k=0), 'top_k 0 is below 1; use at least 1'),
-    (dict(top_p=0.0), r'top_p 0\.0 is not in \(0, 1\]'),
+    (dict(temperature=-1.0), r'temperature -1\.0; choose a number from 0 upwards'),
+    (dict(top_k=0), 'top_k 0; choose a whole number from 1 upwards'),
+    (dict(top_p=0.0), r'top_p 0\.0; choose a number above 0, up to 1'),
+    (dict(temperature=float('nan')), 'temperature nan; .* it has to be finite'),
     (dict(top_p=1.5), r'top_p 1\.5'),
   ],
 )
@@ -145,14 +146,14 @@ def test_a_row_may_have_settings_of_its_own_and_others_compile_nothing():
   seen = jax.random.bernoulli(jax.random.key(2), 0.3, (3, 11))
   run = jax.jit(lambda rule, logits, keys, seen: rule(logits, keys, seen))
   each = {name: np.array([s[name] for s in SETTINGS]) for name in SETTINGS[0]}
-  together = run(pick.make(**each), logits, keys(3), seen)
+  together = run(pick.Pick(**each), logits, keys(3), seen)
   for i, setting in enumerate(SETTINGS):
     alone = pick.make(**setting)(logits, keys(3), seen)
     for field in together._fields:
       found, wanted = (np.asarray(getattr(x, field))[i] for x in (together, alone))
       np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
   run(
-    pick.make(**{name: values[::-1].copy() for name, values in each.items()}), logits, keys(3), seen
+    pick.Pick(**{name: values[::-1].copy() for name, values in each.items()}), logits, keys(3), seen
   )
   assert run._cache_size() == 1
 

@@ -339,7 +339,7 @@ def test_other_rules_and_other_batches_compile_nothing():
   seen = []
   for i, temperature in enumerate((0.5, 1.0, np.array([0.0, 1.0, 2.0, 0.0]))):
     temperature = np.broadcast_to(np.float32(temperature), 4)
-    out = sample(params, prompt_BP, mask_BP, jax.random.key(i), pick.make(temperature=temperature))
+    out = sample(params, prompt_BP, mask_BP, jax.random.key(i), pick.Pick(temperature))
     seen.append(np.asarray(out['tokens']).tolist())
   assert sample._whole._cache_size() == 1
   assert seen[0] != seen[1] != seen[2]

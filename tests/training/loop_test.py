@@ -1,9 +1,19 @@
 """The loop runs from the state's step to the end and never asks the device for anything."""
 
+import os
+import signal
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax.training import loop
 from llm_jax.training.loop import Interrupted, fit
+from llm_jax.training.run_ahead import RunAhead
+from llm_jax.training.signals import Signals
 from llm_jax.training.step import TrainState
 
 
@@ -82,3 +92,64 @@ def test_an_exception_of_the_batch_ends_the_loop():
   state = TrainState(np.int32(0), None, None)
   with pytest.raises(OSError, match='disk gone'):
     fit(state, batch_fn, lambda state, batch: pytest.fail('no batch'), total_steps=1)
+
+
+def test_a_signal_waits_for_little_of_what_was_launched(monkeypatch):
+  """Of a real device, with a host that would otherwise run far ahead of it."""
+  monkeypatch.setattr(loop, 'RunAhead', lambda: RunAhead(seconds=0.3))
+
+  @jax.jit
+  def slow(x):
+    x = jax.lax.fori_loop(0, 300, lambda i, x: x @ x / 300, x)
+    return x, x[0, 0]
+
+  def step_fn(state, batch):
+    params, loss = slow(state.params)
+    return TrainState(state.step, params, ()), {'loss': loss}
+
+  asked: dict[str, float] = {}
+
+  def leave(step, state):
+    state.params.block_until_ready()
+    asked['left'] = time.perf_counter()
+    raise Interrupted
+
+  def ask():
+    asked['at'] = time.perf_counter()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  signals, x = Signals(), jax.device_put(jnp.ones((300, 300)), jax.devices()[0])
+  jax.block_until_ready(slow(x))
+  began = time.perf_counter()
+  jax.block_until_ready(slow(x))
+  one = time.perf_counter() - began
+  threading.Timer(1.0, ask).start()
+  with signals.handled(), pytest.raises(Interrupted):
+    state = TrainState(np.int32(0), x, ())
+    fit(state, lambda params, step: {}, step_fn, total_steps=10**6, signals=signals, leave=leave)
+  assert asked['left'] - asked['at'] < 0.3 + 2 * one + 1.0
+
+
+@pytest.mark.parametrize('where', ['batch', 'first step'])
+def test_a_signal_drops_what_is_being_made_and_the_steps_before_it_are_kept(where):
+  signals, left, made = Signals(), [], []
+
+  def work(name, step):
+    if name == where and step == (2 if name == 'batch' else 0):
+      os.kill(os.getpid(), signal.SIGTERM)
+      made.append('it went on')
+
+  def batch_fn(params, step):
+    work('batch', step)
+    return {}
+
+  def step_fn(state, batch):
+    work('first step', int(state.step))
+    return TrainState(state.step + 1, f'params {state.step + 1}', ()), {}
+
+  state = TrainState(np.int32(0), 'params 0', ())
+  with signals.handled():
+    leave = lambda step, state: left.append((step, state.params))
+    fit(state, batch_fn, step_fn, total_steps=5, signals=signals, leave=leave)
+  assert left == [(2, 'params 2')] if where == 'batch' else left == [(0, 'params 0')]
+  assert not made

@@ -9,6 +9,7 @@ import pytest
 from llm_jax.training.loop import Interrupted
 from llm_jax.training.optimizer import Average
 from llm_jax.training.periodic import PeriodicActions, score
+from llm_jax.training.signals import Signals
 from llm_jax.training.step import TrainState
 from llm_jax.types import Mean, Peak
 
@@ -65,7 +66,7 @@ def test_the_intervals_and_always_the_last_step(eval_every, checkpoint_every, ev
   walk(actions_of(diary, eval_every=eval_every, checkpoint_every=checkpoint_every), range(1, 11))
   assert [step for step, *_ in entries(diary, 'evaluated')] == evaluated
   assert entries(diary, 'save') == [
-    (step, state_at(step), step / 2 if step in evaluated else None, None) for step in saved
+    (step, state_at(step), step / 2 if step in evaluated else None, {}) for step in saved
   ]
 
 
@@ -91,7 +92,7 @@ def test_what_is_done_before_it_is_told_and_the_clock_stands_still_meanwhile():
     ('say', '  | more'),
     ('restart_clock',),
     ('flush',),
-    ('save', 2, state_at(2), 1.0, None),
+    ('save', 2, state_at(2), 1.0, {}),
     ('restart_clock',),
   ]
 
@@ -103,7 +104,7 @@ def test_the_average_is_evaluated_and_the_whole_state_saved():
   state = TrainState(np.int32(3), {'a': 1, 'b': 2}, Average(inner=(), ema={'a': 5}))
   actions(3, state, {})
   assert asked == [{'a': 5, 'b': 2}]
-  assert entries(diary, 'save') == [(3, state, 1.0, None)]
+  assert entries(diary, 'save') == [(3, state, 1.0, {})]
 
 
 def test_where_there_is_a_reward_the_highest_is_the_best_whatever_the_loss():
@@ -128,7 +129,7 @@ def test_where_there_is_a_reward_the_highest_is_the_best_whatever_the_loss():
 def test_without_reward_and_loss_there_is_no_score():
   diary = Diary()
   walk(actions_of(diary, eval_every=1, evaluate=lambda params: {'same_text': Mean(1.0, 2.0)}), [3])
-  assert entries(diary, 'save') == [(3, state_at(3), None, None)]
+  assert entries(diary, 'save') == [(3, state_at(3), None, {})]
 
 
 def test_each_evaluation_has_its_own_steps_and_one_of_them_decides():
@@ -148,7 +149,7 @@ def test_without_evaluations_samples_are_shown_and_states_saved():
   diary = Diary()
   walk(actions_of(diary, evaluations={}, show=lambda params: [params]), range(1, 6))
   assert entries(diary, 'say') == [('  | params 4',)]
-  assert entries(diary, 'save') == [(3, state_at(3), None, None)]
+  assert entries(diary, 'save') == [(3, state_at(3), None, {})]
 
 
 @pytest.mark.parametrize(
@@ -178,10 +179,10 @@ def test_what_is_carried_is_that_of_the_step():
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_step_it_met_and_waits_until_that_is_on_disk(number):
-  diary = Diary()
-  actions = actions_of(diary, checkpoint_every=100)
+  diary, signals = Diary(), Signals()
+  actions = actions_of(diary, checkpoint_every=100, signals=signals)
   before = signal.getsignal(number)
-  with actions.handle_signals():
+  with signals.handled():
     walk(actions, [1])
     os.kill(os.getpid(), number)
     assert diary.entries == []  # the step that is under way is finished first
@@ -195,53 +196,54 @@ def test_a_signal_saves_the_step_it_met_and_waits_until_that_is_on_disk(number):
   )
   assert diary.entries == [
     ('flush',),
-    ('save', 2, state_at(2), None, None),
+    ('save', 2, state_at(2), None, {}),
     ('restart_clock',),
     ('wait',),
   ]
 
 
-def test_a_signal_at_an_evaluation_keeps_its_score():
+def test_a_signal_leaves_what_is_to_be_evaluated_to_the_run_that_goes_on():
+  diary, signals = Diary(), Signals()
+  actions = actions_of(diary, signals=signals, carry=lambda: {'a': 1})
+  signals.number = signal.SIGTERM
+  with pytest.raises(Interrupted):
+    walk(actions, [4])
+  carried = {'a': 1, 'unevaluated': True}
+  assert entries(diary, 'save') == [(4, state_at(4), None, carried)]
+  assert not entries(diary, 'evaluated')
   diary = Diary()
-  actions = actions_of(diary)
-  with actions.handle_signals():
-    os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(Interrupted):
-      walk(actions, [4])
-  assert entries(diary, 'save') == [(4, state_at(4), 2.0, None)]
+  actions = actions_of(diary, carry=lambda: {'a': 1}, start_step=4)
+  actions.resume(state_at(4), carried)
+  assert [step for step, *_ in entries(diary, 'evaluated')] == [4]
+  assert entries(diary, 'save') == [(4, state_at(4), 2.0, {'a': 1})]
+  diary.entries.clear()
+  actions.resume(state_at(4), {'a': 1})
+  assert not diary.entries
 
 
 def test_a_signal_inside_of_a_rollout_waits_for_its_end():
-  diary = Diary()
-  actions = actions_of(diary, checkpoint_every=100, eval_every=100, reuse=4, total_steps=20)
-  with actions.handle_signals():
-    walk(actions, [4, 5])
-    os.kill(os.getpid(), signal.SIGTERM)
-    walk(actions, [6, 7])
-    assert diary.entries == []
-    with pytest.raises(Interrupted, match='saved step 8'):
-      walk(actions, [8])
-  assert entries(diary, 'save') == [(8, state_at(8), None, None)]
+  diary, signals = Diary(), Signals(reuse=4)
+  actions = actions_of(diary, checkpoint_every=100, eval_every=100, total_steps=20, signals=signals)
+  walk(actions, [4, 5])
+  signals.number = signal.SIGTERM
+  walk(actions, [6, 7])
+  assert diary.entries == []
+  with pytest.raises(Interrupted, match='saved step 8'):
+    walk(actions, [8])
+  assert entries(diary, 'save') == [(8, state_at(8), None, {})]
 
 
 def test_a_signal_in_the_last_rollout_lets_the_run_end_where_that_is_cut_short():
-  diary = Diary()
-  actions = actions_of(diary, checkpoint_every=100, reuse=4, total_steps=10)
-  with actions.handle_signals():
-    walk(actions, [9])
-    os.kill(os.getpid(), signal.SIGTERM)
-    walk(actions, [10])
+  diary, signals = Diary(), Signals(reuse=4)
+  actions = actions_of(diary, checkpoint_every=100, total_steps=10, signals=signals)
+  walk(actions, [9])
+  signals.number = signal.SIGTERM
+  walk(actions, [10])
   assert [step for step, *_ in entries(diary, 'save')] == [10]
 
 
-def test_the_handlers_are_put_back_whatever_happens():
-  found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-  for error in (None, OSError):
-    try:
-      with actions_of(Diary()).handle_signals():
-        assert all(signal.getsignal(number) != found[number] for number in found)
-        if error:
-          raise error
-    except OSError:
-      pass
-    assert {number: signal.getsignal(number) for number in found} == found
+def test_a_signal_before_the_first_step_saves_nothing():
+  diary = Diary()
+  with pytest.raises(Interrupted, match='has made no step yet; give the same command'):
+    actions_of(diary, start_step=4).leave(4, state_at(4))
+  assert not diary.entries
