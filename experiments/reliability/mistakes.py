@@ -256,7 +256,9 @@ def words(base: str) -> Iterator[Mistake]:
 
 # --- a config file of the user's ---------------------------------------------------------------
 
-GOOD = 'from configs import pretrain\ndef get_config():\n  c = pretrain.get_config()\n'
+GOOD = (
+  'from configs import pretrain\ndef get_config():\n  c = pretrain.get_config(); c.mesh.fsdp = 1\n'
+)
 CONFIGS = (
   ('def get_config(:\n', 'mine.py:1'),
   ('import nothing_of_that_name\n', 'mine.py:1'),
