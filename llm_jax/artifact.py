@@ -80,25 +80,31 @@ def save(path: str | Path, artifact: Artifact) -> None:
     orbax.save(folder / 'params', artifact.params)
     orbax.wait_until_finished()
   if main:
-    about = {
-      'stage': artifact.stage,
-      'step': artifact.step,
-      'parent': artifact.parent,
-      'model': artifact.config['model'],
-      'config': {k: v for k, v in artifact.config.items() if k != 'compute'},
-      'tokenizer': artifact.tokenizer.fingerprint,
-      'versions': {
-        'llm_jax': llm_jax.__version__,
-        'jax': jax.__version__,
-        'flax': flax.__version__,
-        'optax': optax.__version__,
-        'orbax': ocp.__version__,
-      },
-      'commit': commit(),
-      'files': manifest(folder / 'params'),
-      'tokenizer_files': manifest(folder / 'tokenizer'),
-    }
-    write_json(folder / FILE, about)
+    publish(folder, artifact)
+
+
+def publish(path: str | Path, artifact: Artifact) -> None:
+  """Writes `artifact.json` beside parameters and a tokenizer that are there already."""
+  folder = Path(path)
+  about = {
+    'stage': artifact.stage,
+    'step': artifact.step,
+    'parent': artifact.parent,
+    'model': artifact.config['model'],
+    'config': {k: v for k, v in artifact.config.items() if k != 'compute'},
+    'tokenizer': artifact.tokenizer.fingerprint,
+    'versions': {
+      'llm_jax': llm_jax.__version__,
+      'jax': jax.__version__,
+      'flax': flax.__version__,
+      'optax': optax.__version__,
+      'orbax': ocp.__version__,
+    },
+    'commit': commit(),
+    'files': manifest(folder / 'params'),
+    'tokenizer_files': manifest(folder / 'tokenizer'),
+  }
+  write_json(folder / FILE, about)
 
 
 def _check_finite(params: Params, folder: Path) -> None:

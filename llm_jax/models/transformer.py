@@ -439,7 +439,7 @@ def repeats(blocks: Any, size: int, num_layers: int) -> tuple[Any, Sequence[Any]
 
 def unstack(blocks: Any, num_layers: int) -> Sequence[Any]:
   """The parameters of each layer; a split, so that its gradient is one concatenation."""
-  if isinstance(blocks, tuple):  # from `for_decoding`
+  if isinstance(blocks, Sequence):  # from `for_decoding`, or read from disk one by one
     return blocks
   leaves, treedef = jax.tree.flatten(blocks)
   columns = [jax.lax.split(leaf, (1,) * num_layers) for leaf in leaves]

@@ -116,6 +116,11 @@ class Plan(NamedTuple):
   shapes: dict[str, tuple[int, ...]]
   tied: str | None
 
+  @property
+  def num_layers(self) -> int:
+    """Blocks of the model."""
+    return max(source.index[0] + 1 for source in self.sources if source.index)
+
   def of(self) -> dict[tuple[str, int | None], list[Source]]:
     """The sources of each parameter of ours, by path and first index (None where it has none)."""
     found: dict[tuple[str, int | None], list[Source]] = {}

@@ -1,0 +1,20 @@
+"""A model of somebody else's as an artifact, and an artifact as a folder for other programs.
+
+python -m llm_jax.main --config=convert --config.source=llama --config.workdir=runs/llama
+python -m llm_jax.main --config=convert --config.artifact=runs/tiny/dpo --config.workdir=dpo
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = ConfigDict()
+  c.job = 'convert'
+  c.source = ''  # a Hugging Face folder, which becomes an artifact in `workdir`
+  c.artifact = ''  # or an artifact, which becomes a folder of `format` there
+  c.format = 'huggingface'
+  c.workdir = ''
+  c.family = ''  # a model_type of theirs, where several have the model of the artifact
+  c.dtype = ''  # of the weights that are written; '' for that in which they lie there
+  c.shard_bytes = 2 * 10**9
+  return c
