@@ -21,7 +21,7 @@ from llm_jax.files import difference, write_json
 from llm_jax.models import huggingface, transformer
 from llm_jax.models.huggingface import folder as theirs
 from llm_jax.models.huggingface.arrays import Plan, Source
-from llm_jax.models.huggingface.families import SCORE_BIAS
+from llm_jax.models.huggingface.family import SCORE_BIAS
 from llm_jax.models.stored import DTYPES, Layers, Parts, Slot, Stored
 from llm_jax.models.transformer import Transformer
 from llm_jax.options import at_least
@@ -57,7 +57,7 @@ class Fields:
   job: str
   source: str = ''
   artifact: str = ''
-  format: Literal['huggingface', 'gguf'] = 'huggingface'
+  format: Literal['huggingface'] = 'huggingface'
   workdir: str
   family: str = ''
   dtype: Literal['', 'float32', 'bfloat16', 'float16'] = ''
@@ -139,7 +139,8 @@ class _Import:
     self.tokenizer.save(folder / 'tokenizer')
     template = {'template': 'folder'} if self.tokenizer.chat_template else {}
     about = {**config.to_dict(), 'model': self.group, 'data': template}
-    made = artifact.Artifact(self.model, {}, self.tokenizer, about, stage='convert')
+    model: Any = self.model
+    made = artifact.Artifact(model, {}, self.tokenizer, about, stage='convert')
     _compare(
       self.model,
       self.folder.parts(self.plan),
@@ -243,12 +244,7 @@ class _Export:
     partial = target.with_name(f'{target.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    if self.config.format == 'gguf':
-      from llm_jax.models import gguf
-
-      gguf.write(partial, self, stored)
-    else:
-      self._write(partial, stored)
+    self._write(partial, stored)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
       target.rmdir()
@@ -330,7 +326,9 @@ def _logits(model: Transformer, parts: Parts) -> Iterator[np.ndarray]:
   ids = np.random.default_rng(0).integers(0, shape.vocab_size, length)
   thin = lambda rows: Transformer(dataclasses.replace(shape, vocab_size=rows), model.compute)
   norms = [path for path in abstract_params(model)['final_norm']]
-  params = {'final_norm': {name: parts.read(f'final_norm/{name}') for name in norms}}
+  params: dict[str, Any] = {
+    'final_norm': {name: parts.read(f'final_norm/{name}') for name in norms}
+  }
   learned = {'position': parts.read('embedding/position')} if shape.position == 'learned' else {}
   params['embedding'] = {'table': parts.read('embedding/table')[ids], **learned}
 

@@ -1,7 +1,7 @@
 """Parameters on disk, a layer at a time: what Orbax reads and writes, without holding all of it.
 
-`create` lets Orbax write a checkpoint of single zeros, and then lays each array out as it will be, in
-chunks of one layer, so that what is written or read is never more than the layer at hand. Orbax
+`create` lets Orbax write a checkpoint of single zeros, and then lays each array out as it will be,
+in chunks of one layer, so that what is written or read is never more than the layer at hand. Orbax
 restores such a folder like any other, onto any mesh.
 """
 

@@ -4,22 +4,20 @@ Which families there are and how each stores its model is a table (families.py).
 say, and what ours cannot, is refused by name; nothing is approximated.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from llm_jax.files import inside
 from llm_jax.models import transformer
 from llm_jax.models.compute import Compute
 from llm_jax.models.huggingface.arrays import listed, plan
 from llm_jax.models.huggingface.config import config_of, shape_of, text_of
 from llm_jax.models.huggingface.family import SCORE_BIAS
+from llm_jax.models.huggingface.folder import Folder, write
 from llm_jax.models.huggingface.rules import bad
 from llm_jax.models.shape import Shape
 from llm_jax.models.transformer import Transformer
@@ -98,20 +96,10 @@ def load(
   Raises:
     BadInput: a file is missing, or see `shape_of` and `from_hf`.
   """
-  folder = Path(folder)
-  config = json.loads(_text(folder / 'config.json'))
-  model = transformer.make(compute=compute, **shape_of(config))
-  index = folder / 'model.safetensors.index.json'
-  files = ['model.safetensors']
-  if not (folder / files[0]).exists() and index.exists():
-    files = sorted(set(json.loads(_text(index))['weight_map'].values()))
-  weights: dict[str, np.ndarray] = {}
-  for name in files:
-    path = inside(folder, name)
-    if not path.exists():
-      raise bad(f'{folder} has no {name}; only safetensors checkpoints can be read')
-    weights |= _safetensors().load_file(path)
-  return model, from_hf(weights, model.shape, text_of(config)['model_type'])
+  found = Folder(folder)
+  model = transformer.make(compute=compute, **shape_of(found.config))
+  weights = dict(found.read(list(found)))
+  return model, from_hf(weights, model.shape, text_of(found.config)['model_type'])
 
 
 def save(
@@ -131,25 +119,10 @@ def save(
     config: further entries of config.json, such as bos_token_id and eos_token_id.
     family: a `model_type`, where several have this model.
   """
-  folder = Path(folder)
   weights = to_hf(params, model.shape, family)
-  write = _safetensors().save_file
+  about = config_of(model.shape, family)
   kind = str(next(iter(weights.values())).dtype)
-  about = config_of(model.shape, family) | {'torch_dtype': kind, 'dtype': kind} | dict(config or {})
-  folder.mkdir(parents=True, exist_ok=True)
-  write(weights, folder / 'model.safetensors', metadata={'format': 'pt'})
-  (folder / 'config.json').write_text(json.dumps(about, indent=2) + '\n')
-
-
-def _safetensors() -> ModuleType:
-  try:
-    import safetensors.numpy
-  except ImportError:
-    raise bad("needs the package safetensors; pip install 'llm_jax[hf]'") from None
-  return safetensors.numpy
-
-
-def _text(path: Path) -> str:
-  if not path.is_file():
-    raise bad(f'{path} does not exist; give the folder of a downloaded checkpoint')
-  return path.read_text()
+  about |= {'torch_dtype': kind, 'dtype': kind, **(config or {})}
+  Path(folder).mkdir(parents=True, exist_ok=True)
+  sources = plan(model.shape, about['model_type']).sources
+  write(Path(folder), about, sources, lambda source: weights.get(source.name))

@@ -11,7 +11,7 @@ from flax.traverse_util import unflatten_dict
 
 from llm_jax.files import inside, write_json
 from llm_jax.models.huggingface.arrays import Plan, Source, listed
-from llm_jax.models.huggingface.families import SCORE_BIAS
+from llm_jax.models.huggingface.family import SCORE_BIAS
 from llm_jax.models.huggingface.rules import bad
 from llm_jax.models.stored import Layers, Parts
 
@@ -129,7 +129,7 @@ def write(
   sources: Iterable[Source],
   make: Callable[[Source], np.ndarray | None],
   *,
-  shard_bytes: int,
+  shard_bytes: int = 2 * 10**9,
 ) -> list[Path]:
   """Writes safetensors of at most so many bytes, their index, and at last config.json.
 
@@ -143,6 +143,7 @@ def write(
   Returns:
     The files.
   """
+  _safetensors()
   from safetensors.numpy import save_file
 
   held: dict[str, np.ndarray] = {}

@@ -1,0 +1,213 @@
+"""Models of others come in and go out bit by bit, in small memory, and what cannot is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from llm_jax import artifact, main
+from llm_jax.jobs import convert
+from llm_jax.models import huggingface, transformer
+from llm_jax.models.huggingface import folder as folders
+from llm_jax.parallel.mesh import make_mesh
+from llm_jax.types import BadInput
+from tests.configs_test import config_of
+
+pytest.importorskip('safetensors')
+TOKENIZER = Path(__file__).parents[1] / 'fixtures' / 'tokenizers' / 'sentencepiece'
+SHAPES = {
+  'llama': dict(num_kv_heads=2, head='untied'),
+  'qwen2': dict(qkv_bias=True, head='tied'),
+  'gpt2': dict(norm='layer', mlp='gelu', position='learned', bias=True, head='tied'),
+  'mixtral': dict(experts=dict(count=3), num_kv_heads=2, head='untied'),
+}
+
+
+def settings(**fields):
+  c = config_of('convert')
+  with c.unlocked():
+    c.update({k: str(v) if isinstance(v, Path) else v for k, v in fields.items()})
+  return c
+
+
+def theirs(folder, name='llama', shards=3, dtype=ml_dtypes.bfloat16, **more):
+  """A folder as somebody publishes it, of random weights."""
+  shape = dict(vocab_size=520, dim=16, num_layers=3, num_heads=4, max_length=64)
+  model = transformer.make(**(shape | SHAPES[name] | more))
+  laid, draw = huggingface.plan(model.shape, name), np.random.default_rng(0)
+  made = lambda source: (0.3 * draw.standard_normal(source.shape)).astype(dtype)
+  size = sum(np.prod(s.shape) for s in laid.sources) * np.dtype(dtype).itemsize
+  folder.mkdir()
+  about = huggingface.config_of(model.shape, name)
+  folders.write(folder, about, laid.sources, made, shard_bytes=size // shards + 1)
+  for path in TOKENIZER.iterdir():
+    shutil.copy(path, folder)
+  return folder
+
+
+def arrays(folder):
+  return dict(folders.Folder(folder).read(list(folders.Folder(folder))))
+
+
+@pytest.mark.parametrize('name', SHAPES)
+def test_in_and_out_again_are_the_same_bits(name, tmp_path):
+  source = theirs(tmp_path / 'theirs', name)
+  main.run(settings(source=source, workdir=tmp_path / 'ours'))
+  made = artifact.load(tmp_path / 'ours', make_mesh(data=1))
+  wanted = folders.Folder(source)
+  model, params = huggingface.load(source)
+  jax.tree.map(np.testing.assert_array_equal, made.params, params)
+  tokens = jnp.arange(8)[None]
+  np.testing.assert_array_equal(
+    made.model.apply(made.params, tokens)[0], model.apply(params, tokens)[0]
+  )
+  main.run(settings(artifact=tmp_path / 'ours', workdir=tmp_path / 'out', family=name))
+  got = arrays(tmp_path / 'out')
+  assert got.keys() == set(wanted)
+  for key, value in arrays(source).items():
+    assert got[key].dtype == value.dtype
+    np.testing.assert_array_equal(got[key].view(np.uint16), value.view(np.uint16))
+  assert huggingface.shape_of(folders.read_json(tmp_path / 'out' / 'config.json')) == (
+    huggingface.shape_of(wanted.config)
+  )
+  for path in TOKENIZER.iterdir():
+    if path.name == 'tokenizer.json':
+      assert (tmp_path / 'out' / path.name).read_bytes() == path.read_bytes()
+
+
+def test_files_are_small_and_listed(tmp_path):
+  source = theirs(tmp_path / 'theirs', shards=1)
+  main.run(settings(source=source, workdir=tmp_path / 'ours'))
+  main.run(settings(artifact=tmp_path / 'ours', workdir=tmp_path / 'out', shard_bytes=10_000))
+  found = folders.Folder(tmp_path / 'out')
+  assert len(found.shards) > 3
+  largest = max(value.nbytes for value in arrays(source).values())
+  sizes = [(tmp_path / 'out' / file).stat().st_size for file in found.shards]
+  assert max(sizes) < max(10_000, largest) + 4096
+  index = json.loads((tmp_path / 'out' / 'model.safetensors.index.json').read_text())
+  assert index['weight_map'].keys() == set(arrays(source))
+
+
+def test_another_dtype_is_rounded_once(tmp_path):
+  source = theirs(tmp_path / 'theirs', dtype=np.float32)
+  main.run(settings(source=source, workdir=tmp_path / 'ours', dtype='bfloat16'))
+  main.run(settings(artifact=tmp_path / 'ours', workdir=tmp_path / 'out', dtype='float32'))
+  for key, value in arrays(source).items():
+    rounded = value.astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(arrays(tmp_path / 'out')[key], rounded)
+
+
+def test_a_conversion_that_was_stopped_goes_on_and_reads_no_file_twice(tmp_path, monkeypatch):
+  source = theirs(tmp_path / 'theirs')
+  read, seen = convert._Import._read, []
+
+  def stop(self, file, stored):
+    if len(seen) == 2:
+      raise KeyboardInterrupt
+    seen.append(file)
+    read(self, file, stored)
+
+  monkeypatch.setattr(convert._Import, '_read', stop)
+  c = settings(source=source, workdir=tmp_path / 'ours')
+  with pytest.raises(KeyboardInterrupt):
+    main.run(c)
+  assert not (tmp_path / 'ours' / artifact.FILE).exists()
+  again = []
+  monkeypatch.setattr(
+    convert._Import,
+    '_read',
+    lambda self, file, stored: again.append(file) or read(self, file, stored),
+  )
+  main.run(c)
+  assert sorted(seen + again) == sorted(folders.Folder(source).shards) and not set(seen) & set(
+    again
+  )
+  made = artifact.load(tmp_path / 'ours', make_mesh(data=1)).params
+  jax.tree.map(np.testing.assert_array_equal, made, huggingface.load(source)[1])
+
+
+def test_what_was_written_wrong_is_not_called_done(tmp_path, monkeypatch):
+  source = theirs(tmp_path / 'theirs')
+  main.run(settings(source=source, workdir=tmp_path / 'ours'))
+  made = convert.array_of
+  first = []
+
+  def once(source, stored):
+    array = made(source, stored)
+    if source.name.endswith('q_proj.weight') and not first:
+      first.append(array)
+      array = array[::-1].copy()
+    return array
+
+  monkeypatch.setattr(convert, 'array_of', once)
+  with pytest.raises(AssertionError, match='is not what was written'):
+    main.run(settings(artifact=tmp_path / 'ours', workdir=tmp_path / 'out'))
+  assert not (tmp_path / 'out').exists()
+
+
+def edit(folder, **entries):
+  about = json.loads((folder / 'config.json').read_text())
+  (folder / 'config.json').write_text(json.dumps(about | entries))
+
+
+def relist(folder, change):
+  path = folder / 'model.safetensors.index.json'
+  index = json.loads(path.read_text())
+  change(index['weight_map'])
+  path.write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+  'damage, message',
+  [
+    (lambda f: edit(f, model_type='wave'), "model_type 'wave' is not supported"),
+    (lambda f: edit(f, quantization_config={'quant_method': 'gptq'}), 'gptq'),
+    (lambda f: edit(f, vocab_size=9), 'has shape'),
+    (lambda f: edit(f, hidden_size=None), 'config.json has no hidden_size'),
+    (lambda f: (f / 'model-00002-of-00003.safetensors').unlink(), 'has no model-00002-of-00003'),
+    (lambda f: (f / 'config.json').write_text('{'), 'is no JSON'),
+    (lambda f: (f / 'config.json').unlink(), 'does not exist'),
+    (lambda f: (f / 'tokenizer.json').unlink(), 'no tokenizer'),
+    (lambda f: relist(f, lambda m: m.update({'model.more': 'model-00001-of-00003.safetensors'})),
+     'lacks model.more'),
+    (lambda f: relist(f, lambda m: m.update({'x': '../../etc/passwd'})), 'no name of a file'),
+    (lambda f: (f / 'model-00001-of-00003.safetensors').write_bytes(b'x' * 99), 'cannot be read'),
+    (lambda f: [p.rename(f / 'pytorch_model.bin') for p in f.glob('model*')],
+     'pytorch_model.bin would run code'),
+  ],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_read_is_refused_before_anything_is_written(
+  damage, message, tmp_path
+):
+  source = theirs(tmp_path / 'theirs')
+  damage(source)
+  with pytest.raises(BadInput, match=message) as error:
+    main.run(settings(source=source, workdir=tmp_path / 'ours'))
+  assert '\n' not in str(error.value) and not (tmp_path / 'ours').exists()
+
+
+def test_what_the_config_asks_is_checked(tmp_path):
+  for fields, message in (
+    (dict(workdir='x'), 'give one of config.source'),
+    (dict(source='a', artifact='b', workdir='x'), 'give one of config.source'),
+    (dict(source=tmp_path), 'workdir is empty'),
+    (dict(source=tmp_path / 'none', workdir=tmp_path / 'x'), 'does not exist'),
+    (dict(artifact=tmp_path / 'none', workdir=tmp_path / 'x'), 'no folder'),
+  ):
+    with pytest.raises(BadInput, match=message):
+      main.run(settings(**fields))
+
+
+def test_nothing_that_is_there_is_overwritten(tmp_path):
+  source = theirs(tmp_path / 'theirs')
+  main.run(settings(source=source, workdir=tmp_path / 'ours'))
+  before = {p: p.read_bytes() for p in (tmp_path / 'theirs').iterdir()}
+  with pytest.raises(BadInput, match='is not empty'):
+    main.run(settings(artifact=tmp_path / 'ours', workdir=source))
+  assert {p: p.read_bytes() for p in (tmp_path / 'theirs').iterdir()} == before
+  main.run(settings(source=source, workdir=tmp_path / 'ours'))  # it is finished, and says so
