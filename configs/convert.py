@@ -7,14 +7,14 @@ python -m llm_jax.main --config=convert --config.artifact=runs/tiny/dpo --config
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config(size: str = 'tiny') -> ConfigDict:
   c = ConfigDict()
   c.job = 'convert'
   c.source = ''  # a Hugging Face folder, which becomes an artifact in `workdir`
-  c.artifact = ''  # or an artifact, which becomes a folder of `format` there
+  c.artifact = f'runs/{size}/dpo'  # without a source: what becomes a folder of `format` there
   c.format = 'huggingface'
-  c.workdir = ''
+  c.workdir = f'runs/{size}/huggingface'
   c.family = ''  # a model_type of theirs, where several have the model of the artifact
-  c.dtype = ''  # of the weights that are written; '' for that in which they lie there
+  c.dtype = ''  # of the weights that are written; '' for that in which they are stored
   c.shard_bytes = 2 * 10**9
   return c

@@ -63,7 +63,7 @@ def test_there_are_configs_and_the_first_one_is_pretrain():
 def test_the_default_size_is_the_smallest_and_an_unknown_one_is_refused(name):
   assert MODULES[name].get_config() == config_of(name, sizes.SIZES[0])
   # Those take what they name from a folder.
-  if name not in ('sample', 'evaluate', 'best_of_n', 'chat'):
+  if name not in ('sample', 'evaluate', 'best_of_n', 'chat', 'convert'):
     with pytest.raises(ValueError, match=r"no size '9z'; choose from: tiny, 15m"):
       config_of(name, '9z')
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from llm_jax import artifact
 from llm_jax.files import difference, write_json
@@ -28,6 +27,7 @@ from llm_jax.options import at_least
 from llm_jax.options import check as check_options
 from llm_jax.parallel.parameters import abstract_params
 from llm_jax.text import folder as tokenizers
+from llm_jax.text.terminal import bar, say
 from llm_jax.types import BadInput, Tokenizer
 
 MAY_CHANGE = ()
@@ -44,8 +44,8 @@ class Fields:
 
   Attributes:
     job: 'convert'.
-    source: a Hugging Face folder, which becomes an artifact; or else
-    artifact: an artifact, which becomes a folder of `format`.
+    source: a Hugging Face folder, which becomes an artifact.
+    artifact: without a source, the artifact that becomes a folder of `format`.
     format: of what is written from an artifact.
     workdir: the folder that is written.
     family: the `model_type` to write, where several of theirs have this model.
@@ -78,9 +78,9 @@ def check(config: Any) -> None:
     BadInput: naming the field, or the file and the entry in it.
   """
   check_options(Fields, config, where='config')
-  if bool(config.source) == bool(config.artifact):
+  if not (config.source or config.artifact):
     raise BadInput(
-      'convert: give one of config.source, a Hugging Face folder, and config.artifact, one of ours'
+      'convert: nothing to convert; set config.source to a Hugging Face folder, or config.artifact'
     )
   if not config.workdir:
     raise BadInput('convert: config.workdir is empty; name the folder that is to be written')
@@ -127,7 +127,7 @@ class _Import:
     """Reads file after file into the checkpoint of an artifact, and publishes that."""
     config, folder = self.config, Path(self.config.workdir).absolute()
     if artifact.holds(folder, config.to_dict()) and (folder / artifact.FILE).is_file():
-      print(f'{folder} is finished; delete it to convert again.')
+      say(f'{folder} is finished; delete it to convert again.')
       return
     stored, done = self._opened(folder)
     for file in self.folder.shards:
@@ -136,22 +136,21 @@ class _Import:
         done.append(file)
         write_json(folder / DONE, {'done': done})
     self._check_tied(stored)
+    kinds = sorted({slot.dtype.name for slot in stored.slots.values()})
     self.tokenizer.save(folder / 'tokenizer')
     template = {'template': 'folder'} if self.tokenizer.chat_template else {}
     about = {**config.to_dict(), 'model': self.group, 'data': template}
     model: Any = self.model
     made = artifact.Artifact(model, {}, self.tokenizer, about, stage='convert')
-    _compare(
-      self.model,
-      self.folder.parts(self.plan),
-      stored.parts(self.plan.num_layers),
-      str(folder),
-    )
+    if {self.folder.dtypes[name] for name in self.names.values()} == set(
+      kinds
+    ):  # nothing is rounded
+      parts = stored.parts(self.plan.num_layers)
+      _compare(self.model, self.folder.parts(self.plan), parts, str(folder))
     artifact.publish(folder, made)
     (folder / DONE).unlink()
-    kinds = sorted({slot.dtype.name for slot in stored.slots.values()})
     size = self.model.num_params()
-    print(
+    say(
       f'{config.source}: {self.plan.family.classes}, {size / 1e6:.2f}M parameters, '
       f'{" and ".join(kinds)}, is now the artifact {config.workdir}.\n'
       f'Next: python -m llm_jax.main --config=configs/sample.py --config.artifact={config.workdir}'
@@ -186,7 +185,7 @@ class _Import:
     wanted = [name for name in self.folder.shards[file] if name in sources]
     waiting: list[Any] = []
     held = 0
-    for name, array in bar(self.folder.read(wanted), file, len(wanted)):
+    for name, array in counted(self.folder.read(wanted), file, len(wanted)):
       for path, part in sources[name].read(array).items():
         part = np.ascontiguousarray(part).astype(stored.slots[path].dtype, copy=False)
         waiting.append(stored.write(path, sources[name].index, part))
@@ -249,7 +248,7 @@ class _Export:
     if target.is_dir():
       target.rmdir()
     partial.rename(target)
-    print(f'{self.config.artifact} is now in {self.config.workdir}, as {self.config.format}.')
+    say(f'{self.config.artifact} is now in {self.config.workdir}, as {self.config.format}.')
 
   def _write(self, folder: Path, stored: Stored) -> None:
     dtype = self.config.dtype or max((s.dtype for s in stored.slots.values()), key=_width).name
@@ -262,7 +261,7 @@ class _Export:
       return array.astype(kind, copy=False)
 
     about, sources = self._config(dtype), self.plan.sources
-    shown = bar(sources, 'write', len(sources))
+    shown = counted(sources, 'write', len(sources))
     theirs.write(folder, about, shown, make, shard_bytes=self.config.shard_bytes)
     self.tokenizer.save(folder)
     self._read_back(folder, stored, kind)
@@ -279,7 +278,7 @@ class _Export:
       raise AssertionError(f'{folder}: config.json says another model than was written')
     names = self.plan.match(written)
     sources = {names[s.name]: s for s in self.plan.sources if s.name in names}
-    for name, array in bar(written.read(list(sources)), 'compare', len(sources)):
+    for name, array in counted(written.read(list(sources)), 'compare', len(sources)):
       if not np.array_equal(array, array_of(sources[name], stored).astype(kind, copy=False)):
         raise AssertionError(f'{folder}: {name} is not what was written')
     if kind == max((s.dtype for s in stored.slots.values()), key=_width):
@@ -288,9 +287,9 @@ class _Export:
       )  # fmt: skip
 
 
-def bar(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+def counted(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
   """`items`, counted on a terminal as they are taken."""
-  return tqdm(items, what, total, unit='array', disable=None)
+  return bar(iterable=items, desc=what, total=total, unit='array', disable=None)
 
 
 def array_of(source: Source, stored: Stored) -> np.ndarray:

@@ -155,6 +155,10 @@ def edit(folder, **entries):
   (folder / 'config.json').write_text(json.dumps(about | entries))
 
 
+def shard(folder):
+  return next(folder.glob('model-00002-of-*'))
+
+
 def relist(folder, change):
   path = folder / 'model.safetensors.index.json'
   index = json.loads(path.read_text())
@@ -169,14 +173,14 @@ def relist(folder, change):
     (lambda f: edit(f, quantization_config={'quant_method': 'gptq'}), 'gptq'),
     (lambda f: edit(f, vocab_size=9), 'has shape'),
     (lambda f: edit(f, hidden_size=None), 'config.json has no hidden_size'),
-    (lambda f: (f / 'model-00002-of-00003.safetensors').unlink(), 'has no model-00002-of-00003'),
+    (lambda f: shard(f).unlink(), 'has no model-00002-of-'),
     (lambda f: (f / 'config.json').write_text('{'), 'is no JSON'),
     (lambda f: (f / 'config.json').unlink(), 'does not exist'),
     (lambda f: (f / 'tokenizer.json').unlink(), 'no tokenizer'),
-    (lambda f: relist(f, lambda m: m.update({'model.more': 'model-00001-of-00003.safetensors'})),
+    (lambda f: relist(f, lambda m: m.update({'model.more': shard(f).name})),
      'lacks model.more'),
     (lambda f: relist(f, lambda m: m.update({'x': '../../etc/passwd'})), 'no name of a file'),
-    (lambda f: (f / 'model-00001-of-00003.safetensors').write_bytes(b'x' * 99), 'cannot be read'),
+    (lambda f: shard(f).write_bytes(b'x' * 99), 'cannot be read'),
     (lambda f: [p.rename(f / 'pytorch_model.bin') for p in f.glob('model*')],
      'pytorch_model.bin would run code'),
   ],
@@ -193,9 +197,8 @@ def test_a_folder_that_cannot_be_read_is_refused_before_anything_is_written(
 
 def test_what_the_config_asks_is_checked(tmp_path):
   for fields, message in (
-    (dict(workdir='x'), 'give one of config.source'),
-    (dict(source='a', artifact='b', workdir='x'), 'give one of config.source'),
-    (dict(source=tmp_path), 'workdir is empty'),
+    (dict(artifact=''), 'nothing to convert'),
+    (dict(source=tmp_path, workdir=''), 'workdir is empty'),
     (dict(source=tmp_path / 'none', workdir=tmp_path / 'x'), 'does not exist'),
     (dict(artifact=tmp_path / 'none', workdir=tmp_path / 'x'), 'no folder'),
   ):

@@ -102,8 +102,8 @@ class Folder:
       return {ONE: []}
     if not (self.path / INDEX).is_file():
       pickled = [p.name for p in sorted(self.path.glob('*.bin'))]
-      also = f'; {listed(pickled)} would run code when it is read, and is not' if pickled else ''
-      raise bad(f'{self.path} has no {ONE}{also}')
+      also = f' ({listed(pickled)} would run code when it is read)' if pickled else ''
+      raise bad(f'{self.path} has no {ONE}; only safetensors checkpoints can be read{also}')
     placed = read_json(self.path / INDEX).get('weight_map')
     if not isinstance(placed, dict) or not placed:
       raise bad(f'{self.path / INDEX} has no weight_map')
