@@ -116,10 +116,10 @@ class Folder:
     return dict(sorted(files.items()))
 
   def _opened(self, file: str) -> Any:
-    safe_open, error = _safetensors()
+    library = _safetensors()
     try:
-      return safe_open(self.path / file, 'np')
-    except (error, OSError) as mistake:
+      return library.safe_open(self.path / file, 'np')
+    except (library.SafetensorError, OSError) as mistake:
       raise bad(f'{self.path / file} cannot be read ({mistake}); download it again') from None
 
 
@@ -143,9 +143,7 @@ def write(
   Returns:
     The files.
   """
-  _safetensors()
-  from safetensors.numpy import save_file
-
+  save_file = _safetensors().numpy.save_file
   held: dict[str, np.ndarray] = {}
   files: list[Path] = []
   placed: dict[str, int] = {}
@@ -194,9 +192,9 @@ def read_json(path: Path) -> dict[str, Any]:
   return found
 
 
-def _safetensors() -> tuple[Any, type[Exception]]:
+def _safetensors() -> Any:
   try:
-    from safetensors import SafetensorError, safe_open
+    import safetensors.numpy
   except ImportError:
     raise bad("needs the package safetensors; pip install 'llm_jax[hf]'") from None
-  return safe_open, SafetensorError
+  return safetensors
