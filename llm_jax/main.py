@@ -55,6 +55,7 @@ def run(config: Any) -> None:
 
 
 STOPPED = 'SIGINT: stopped; give the same command again, and what was finished is kept'
+SIGNAL = f'{STOPPED}\n'.encode()  # made before, as a handler of signals does little
 # What would help, by the number of an error of the system.
 CURES = {
   **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'make room and give the same command again'),
@@ -219,7 +220,7 @@ def command() -> None:
     sys.path.insert(0, os.getcwd())
   guard()
   # Whatever a signal ends here is written whole or not at all, as for a process that is killed.
-  signal.signal(signal.SIGINT, lambda *_: (os.write(2, f'{STOPPED}\n'.encode()), os._exit(130)))
+  signal.signal(signal.SIGINT, lambda *_: (os.write(2, SIGNAL), os._exit(130)))
   logging.get_absl_handler().python_handler.stream = sys.stderr
   flags.FLAGS.mark_as_parsed()  # nothing is left for absl to parse; libraries ask whether it did
   try:
