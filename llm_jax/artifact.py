@@ -268,6 +268,33 @@ def graft(params: Params, donor: Params, *, fresh: Sequence[str] = ()) -> Params
   return jax.tree_util.tree_map_with_path(take, params)
 
 
+def grown(params: Params, size: int, new: range) -> Params:
+  """Parameters for a vocabulary of `size`, in which the tokens `new` have the mean of those before.
+
+  >>> import jax.numpy as jnp
+  >>> table = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+  >>> grown({'embedding': {'table': table}}, 3, range(2, 3))['embedding']['table'].tolist()
+  [[1.0, 2.0], [3.0, 4.0], [2.0, 3.0]]
+
+  Args:
+    params: those of a model, or of several.
+    size: rows of the embedding; there are no fewer afterwards.
+    new: ids of the new tokens. Rows behind them stay as they are, or are 0 where there is none.
+  """
+  axes = {'embedding/table': 0, 'head/kernel': 1}
+
+  def one(key_path: Any, x: Any) -> Any:
+    name = next((name for name in axes if path_of(key_path).endswith(name)), '')
+    if not name:
+      return x
+    rows = jnp.moveaxis(x, axes[name], 0)
+    mean = rows[: new.start].mean(0, dtype=jnp.float32).astype(x.dtype)
+    rows = jnp.pad(rows, [(0, max(size - len(rows), 0)), (0, 0)])
+    return jnp.moveaxis(rows.at[new.start : new.stop].set(mean), 0, axes[name])
+
+  return jax.tree_util.tree_map_with_path(one, params)
+
+
 def commit() -> str | None:
   """The git commit of the code that runs, with '+' if it was changed since; None outside git."""
   git = ['git', '-C', str(Path(__file__).parent)]

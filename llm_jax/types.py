@@ -219,6 +219,10 @@ class Tokenizer(Protocol):
     """The id of a control token; BadInput if there is none of that name."""
     ...
 
+  def with_specials(self, names: Sequence[str]) -> 'Tokenizer':
+    """The same tokenizer with more control tokens, from id V on."""
+    ...
+
   def save(self, folder: str | os.PathLike) -> None:
     """Writes the files that `text/folder.py` reads."""
     ...

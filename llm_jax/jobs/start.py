@@ -26,12 +26,14 @@ class Start(NamedTuple):
     fresh: paths of parameters that start anew all the same, such as the head of a reward model.
     source: the artifact that the trained model descends from; None from scratch.
     trust: modules of the user's that artifacts may name as their models.
+    add: names of control tokens that the tokenizer of `source` gets besides its own.
   """
 
   donors: Mapping[str, str]
   fresh: Sequence[str]
   source: str | None
   trust: Sequence[str] = ()
+  add: Sequence[str] = ()
 
   def check(self, design: Design, models: Mapping[str, Model]) -> None:
     """Whether parameters of the donors' models fit that of the run.
@@ -44,6 +46,10 @@ class Start(NamedTuple):
       BadInput: arrays of other shapes that are not in `fresh`.
     """
     shapes = {name: artifact.abstract_params(model) for name, model in models.items()}
+    if self.add:
+      size = design.model.shape.vocab_size
+      grow = lambda params: artifact.grown(params, size, range(1, 1))
+      shapes = {name: jax.eval_shape(grow, params) for name, params in shapes.items()}
     if shapes:
       wanted = artifact.abstract_params(design.model)
       artifact.graft(wanted, self._joined(design.model, shapes), fresh=self.fresh)
@@ -54,7 +60,12 @@ class Start(NamedTuple):
     if not self.donors:
       return make_state(init, design.tx, design.mesh)
     load = lambda path: artifact.load(path, design.mesh, trust=self.trust)
-    loaded = {name: load(path).params for name, path in self.donors.items()}
+    made = {name: load(path) for name, path in self.donors.items()}
+    loaded = {name: its.params for name, its in made.items()}
+    if self.add:
+      size, first = design.model.shape.vocab_size, next(iter(made.values())).tokenizer.vocab_size
+      new = range(first, first + len(self.add))
+      loaded = {name: artifact.grown(params, size, new) for name, params in loaded.items()}
     shapes = artifact.abstract_params(design.model)
     params = jax.jit(init, out_shardings=shardings(shapes, design.mesh))()
     grafted = artifact.graft(params, self._joined(design.model, loaded), fresh=self.fresh)
@@ -70,19 +81,26 @@ class Start(NamedTuple):
 
 def start(config: Any, model: Model) -> Start:
   """What `config.init` says."""
-  donors = {name: path for name, path in config.init.items() if name != 'fresh'}
+  donors = {name: path for name, path in config.init.items() if name not in ('fresh', 'add')}
   fresh = config.init.get('fresh', ())
   for name, path in donors.items():
     if not isinstance(path, str):
       raise BadInput(f'init: {name} {path!r}; choose the folder of an artifact')
   if not isinstance(fresh, (list, tuple)) or not all(isinstance(path, str) for path in fresh):
     raise BadInput(f"init: fresh {fresh!r}; choose a list of parameters, such as ('head/scalar',)")
+  add = config.init.get('add', ())
+  if not isinstance(add, (list, tuple)) or (add and not donors):
+    raise BadInput(
+      f"init: add {add!r}; choose names, such as ('<think>',), for an artifact's tokens"
+    )
+  if add and model.frozen:
+    raise BadInput('init: add with model.lora: the rows of new tokens are never trained; drop one')
   if model.frozen:
     fresh = ('lora', *(f'base/{path}' for path in fresh))
   # Of a policy and its critic the run descends from the policy: a score is nobody's ancestor.
   scores = lambda name: _half(model, name).shape.head == 'scalar'
   source = donors[min(donors, key=scores)] if donors else None
-  return Start(donors, tuple(fresh), source, trusted(config))
+  return Start(donors, tuple(fresh), source, trusted(config), tuple(add))
 
 
 def _half(model: Model, name: str) -> Any:
@@ -125,6 +143,10 @@ def check_artifacts(
     begins.check(design, models)
   for part in design.parts:
     for _, path in part.artifacts():
+      if begins.add:
+        raise BadInput(
+          f'{part.where}: {path!r} knows none of the tokens of init.add; add them in a stage before'
+        )
       if path in coming:
         continue
       theirs = artifact.describe(path)['tokenizer']
@@ -150,7 +172,8 @@ def find_tokenizer(begins: Start, parts: Sequence[Part]) -> Tokenizer:
       'train: no tokenizer: start from an artifact with config.init.params, or name tokenized data '
       'with config.data.path'
     )
-  return folder.load(Path(homes[0]) / 'tokenizer')
+  found = folder.load(Path(homes[0]) / 'tokenizer')
+  return found.with_specials(begins.add) if begins.add else found
 
 
 def fresh_params(model: Model, seed: int) -> Params:

@@ -77,7 +77,7 @@ def check(config: Any) -> None:
   words = given.get('tokenizer', {})
   if 'path' not in words:
     check_options(own.Tokenizer.train, words, where='tokenizer', supplied=('seed',))
-  elif others := sorted(words.keys() - {'path'}):
+  elif others := sorted(words.keys() - {'path', 'add'}):
     raise BadInput(
       f'tokenizer.{others[0]} is of no use with tokenizer.path, which is trained already; '
       'drop one of them'
@@ -202,14 +202,16 @@ def _new_tokenizer(streams: Iterable[Stream], settings: Mapping[str, Any]) -> To
   return tokenizer
 
 
-def _trained_tokenizer(*, path: str = '') -> Tokenizer:
+def _trained_tokenizer(*, path: str = '', add: Sequence[str] = ()) -> Tokenizer:
   """A tokenizer that is there already.
 
   Args:
     path: folder of a tokenizer to use again, in the place of all other options: `tokenizer` of a
       stage, or a Hugging Face model.
+    add: with `path`, control tokens that it gets besides its own.
   """
   found = tokenizers.load(path)
+  found = found.with_specials(add) if add else found
   found.eos_id  # noqa: B018, which says now if there is none
   return found
 

@@ -164,8 +164,8 @@ def _own(tokenizer: Tokenizer, piece: Piece) -> list[Piece]:
   ids = {BOS: tokenizer.begin, EOS: tokenizer.stop_ids[:1]}.get(piece.text)
   if ids is None:
     raise BadInput(
-      f'chat: this tokenizer has no control token {piece.text}; use template llm_jax, or train a '
-      'tokenizer with specials for this one'
+      f'chat: this tokenizer has no control token {piece.text}; use template llm_jax, train a '
+      'tokenizer with specials for this one, or add what it lacks with config.init.add'
     )
   names = {i: name for name, i in tokenizer.specials.items()}
   return [piece._replace(text=names[i]) for i in ids if i in names]

@@ -11,8 +11,9 @@ import io
 import os
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -269,8 +270,26 @@ class Tokenizer:
       BadInput: there is no such token; the message has the closest name.
     """
     if name not in self.specials:
-      raise BadInput(f'no special token {name!r}; {suggest(name, list(self.specials))}')
+      raise BadInput(
+        f'no special token {name!r}; {suggest(name, list(self.specials))}; init.add adds tokens to '
+        "an artifact's tokenizer, tokenizer.add to that of a corpus"
+      )
     return self.specials[name]
+
+  def with_specials(self, names: Sequence[str]) -> 'Tokenizer':
+    """The same tokenizer with more control tokens, whose ids follow those that are there.
+
+    Raises:
+      BadInput: one of them is there already.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    messages: Any = sentencepiece_model_pb2
+    check_new(names, {self._processor.id_to_piece(i) for i in range(self.vocab_size)})
+    model = messages.ModelProto.FromString(self._model)
+    for name in names:
+      model.pieces.add(piece=name, score=0.0, type=model.SentencePiece.CONTROL)
+    return Tokenizer(model.SerializeToString(), self.chat_template)
 
   def bytes_per_token(self, texts: Sequence[str]) -> float:
     """UTF-8 bytes of `texts` per token, without special tokens; 0 for no text."""
@@ -295,6 +314,17 @@ def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
 
 def _fingerprint(model: bytes) -> str:
   return hashlib.sha256(model).hexdigest()
+
+
+def check_new(names: Sequence[str], known: Container[str]) -> None:
+  """Raises BadInput unless every name is new, and a word that a control token can have."""
+  for i, name in enumerate(names):
+    if not isinstance(name, str) or len(name) < 2 or name in names[:i] or name in known:
+      raise BadInput(
+        f'tokenizer: {name!r} cannot be added as a control token; choose names of at least two '
+        'characters that are no tokens yet, each once'
+      )
+    check_unicode(name, 'tokenizer: a control token')
 
 
 def check_unicode(text: str, where: str) -> None:

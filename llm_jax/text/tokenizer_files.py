@@ -76,9 +76,7 @@ class TokenizerFiles:
       vocabulary = {token: i for i, (token, *_) in enumerate(vocabulary)}
     for name in sorted(named - known):
       if isinstance(vocabulary, dict) and name in vocabulary:
-        marked.append(
-          dict.fromkeys(_FLAGS, False) | {'content': name, 'id': vocabulary[name], 'special': True}
-        )
+        marked.append(token(name, vocabulary[name]))
     return self.tokenizer if marked == added else {**self.tokenizer, 'added_tokens': marked}
 
   def stops(self) -> list[tuple[str, int]]:
@@ -126,6 +124,11 @@ class TokenizerFiles:
     for name, data in self.contents.items():
       if name.endswith('.jinja'):
         yield 'default' if name == TEMPLATE else Path(name).stem, data.decode(errors='replace')
+
+
+def token(name: str, i: int) -> dict[str, Any]:
+  """A control token as `tokenizer.json` has it among the added ones."""
+  return {'id': i, 'content': name, **dict.fromkeys(_FLAGS, False), 'special': True}
 
 
 def _contents(value: Any) -> Iterator[str]:

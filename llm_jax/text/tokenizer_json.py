@@ -25,8 +25,16 @@ import numpy as np
 from llm_jax.files import replacing
 from llm_jax.options import suggest
 from llm_jax.text.token_pieces import byte_table, changes, without_prefix
-from llm_jax.text.tokenizer import check_ids, check_unicode
-from llm_jax.text.tokenizer_files import CONFIG, GENERATION, MODEL, OTHERS, TEMPLATE, TOKENIZER
+from llm_jax.text.tokenizer import check_ids, check_new, check_unicode
+from llm_jax.text.tokenizer_files import (
+  CONFIG,
+  GENERATION,
+  MODEL,
+  OTHERS,
+  TEMPLATE,
+  TOKENIZER,
+  token,
+)
 from llm_jax.text.tokenizer_files import TokenizerFiles as Files
 from llm_jax.types import BadInput
 
@@ -224,8 +232,26 @@ class TokenizerJson:
       BadInput: there is no such token; the message has the closest name.
     """
     if name not in self.specials:
-      raise BadInput(f'no special token {name!r}; {suggest(name, list(self.specials))}')
+      raise BadInput(
+        f'no special token {name!r}; {suggest(name, list(self.specials))}; init.add adds tokens to '
+        "an artifact's tokenizer, tokenizer.add to that of a corpus"
+      )
     return self.specials[name]
+
+  def with_specials(self, names: Sequence[str]) -> 'TokenizerJson':
+    """The same tokenizer with more control tokens, whose ids follow those that are there.
+
+    Raises:
+      BadInput: one of them is there already, perhaps as an ordinary token.
+    """
+    check_new(names, self._reader.get_vocab(with_added_tokens=True))
+    more = [token(name, self.vocab_size + n) for n, name in enumerate(names)]
+    document = {**self._document, 'added_tokens': [*self._document['added_tokens'], *more]}
+    contents = {**self._files.contents, TOKENIZER: _text(document)}
+    made = _made(contents, self._files.folder, self.chat_template)
+    if any(made.specials[t['content']] != t['id'] for t in more):
+      raise BadInput(f'{self._where}: has ids without a token, which new ones would take; add none')
+    return made
 
   def __reduce__(self):
     return _made, (self._files.contents, self._files.folder, self.chat_template)

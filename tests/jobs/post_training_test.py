@@ -15,7 +15,8 @@ from llm_jax import artifact
 from llm_jax.losses.reward import answer_scores
 from llm_jax.main import run
 from llm_jax.parallel.mesh import make_mesh
-from llm_jax.text.tokenizer import Tokenizer
+from llm_jax.text import chat, folder
+from llm_jax.text.tokenizer import BOS, Tokenizer
 from llm_jax.training import metrics
 from llm_jax.training.step import compile_step
 from llm_jax.types import BadInput
@@ -120,6 +121,43 @@ def test_sft_leaves_a_model_that_knows_its_template(root):
   found = [r for r in metrics.read(root / 'sft') if 'loss' in r]
   assert found[-1]['loss'] < found[0]['loss']
   assert {'entropy', 'trained_tokens', 'response_length', 'grad_norm'} <= set(found[0])
+
+
+def test_a_foreign_tokenizer_gets_the_tokens_of_a_template(root, tmp_path):
+  """As rows of embedding and head that begin as the mean of the others; the rest is the donor's."""
+  pytest.importorskip('tokenizers')
+  tokenizer = folder.load(ROOT / 'tests' / 'fixtures' / 'tokenizers' / 'byte_level')
+  known, shape = tokenizer.vocab_size, dict(vocab_size=761, head='untied')
+  write_base(tmp_path / 'base', tokenizer, **shape)
+  c = sft_config(root, tmp_path / 'run')
+  c.init.params, c.init.fresh = str(tmp_path / 'base'), ()
+  c.init.add = tuple(n for n in chat.specials('llm_jax') if n not in (*tokenizer.specials, BOS))
+  c.model.update(vocab_size=known + len(c.init.add), head='untied')
+  c.total_steps, c.optimizer.learning_rate = 1, 0.0
+  c.eval_every = c.checkpoint_every = 1
+  run(c)
+  made = artifact.load(c.workdir, make_mesh(data=1))
+  assert [made.tokenizer.special(name) for name in c.init.add] == [*range(known, known + 7)]
+  before, after = params_of(tmp_path / 'base'), jax.device_get(made.params)
+  for group, name in (('embedding', 'table'), ('head', 'kernel')):
+    old, new = (x[group][name].T if group == 'head' else x[group][name] for x in (before, after))
+    np.testing.assert_array_equal(new[:known], old)
+    np.testing.assert_allclose(new[known:], np.tile(old.mean(0), (7, 1)), rtol=1e-4, atol=1e-7)
+  c.model.vocab_size = 762
+  c.workdir = str(tmp_path / 'small')
+  with pytest.raises(BadInput, match=r'set config\.model\.vocab_size=768'):
+    run(c)
+
+
+def test_added_tokens_need_a_stage_that_can_train_them(root, tmp_path):
+  c = stage(root, tmp_path, 'dpo')
+  c.init.add = ('<x>',)
+  with pytest.raises(BadInput, match=r'reference.* knows none of the tokens of init\.add'):
+    run(c)
+  c = sft_config(root, tmp_path / 'lora')
+  c.init.add, c.model.lora = ('<x>',), ConfigDict({'rank': 2})
+  with pytest.raises(BadInput, match=r'init: add with model\.lora'):
+    run(c)
 
 
 @pytest.mark.parametrize('name', STAGES)

@@ -208,6 +208,25 @@ def test_decoding_bit_by_bit_ends_in_the_whole(tokenizer):
       assert tokenizer.decode(ids).startswith(shown)
 
 
+def test_control_tokens_can_be_added(tokenizer, tmp_path):
+  names, known = ['<think>', '<\u00e9 x>'], tokenizer.vocab_size
+  more = tokenizer.with_specials(names)
+  more.save(tmp_path)
+  for other in (more, folder.load(tmp_path)):
+    assert [other.special(name) for name in names] == [known, known + 1]
+    assert other.fingerprint == more.fingerprint != tokenizer.fingerprint
+    for text in [*texts(8, 50), ''.join(names)]:
+      ids = other.encode(text)
+      assert ids == tokenizer.encode(text) and max(ids, default=0) < known
+      assert other.decode(ids) == tokenizer.decode(ids)
+    assert other.decode([known], specials=True) == '<think>'
+    assert other.specials.items() >= tokenizer.specials.items()
+  for wrong in (names, [*tokenizer.specials], ['<tool_call>'], ['a'], ['<x>', '<x>'], [7]):
+    if wrong != ['<tool_call>'] or wrong[0] in tokenizer._strips:
+      with pytest.raises(BadInput, match='cannot be added'):
+        more.with_specials(wrong)
+
+
 def test_it_is_saved_as_it_came_and_pickled(tokenizer, tmp_path):
   tokenizer.save(tmp_path)
   again = folder.load(tmp_path)

@@ -107,6 +107,20 @@ def test_more_special_tokens_follow_ours():
   assert made.decode([made.special('<a>')], specials=True) == '<a>'
 
 
+def test_control_tokens_can_be_added(tokenizer, tmp_path):
+  more = tokenizer.with_specials(['<think>', '</think>'])
+  more.save(tmp_path)
+  for made in (more, Tokenizer.load(tmp_path)):
+    assert made.vocab_size == tokenizer.vocab_size + 2
+    assert made.special('</think>') == tokenizer.vocab_size + 1
+    for text in [*NASTY, '<think>a</think>']:
+      assert made.encode(text) == tokenizer.encode(text)
+  assert more.fingerprint != tokenizer.fingerprint
+  for names in (['<think>', '<think>'], ['<unk>'], [''], ['<|im_end|>']):
+    with pytest.raises(BadInput, match='cannot be added'):
+      tokenizer.with_specials(names)
+
+
 def test_decode_shows_special_tokens_only_when_asked(tokenizer):
   ids = [tokenizer.bos_id, tokenizer.special('<|im_start|>'), *tokenizer.encode('the cat')]
   assert tokenizer.decode(ids) == 'the cat'
