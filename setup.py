@@ -39,7 +39,7 @@ EXTRAS = {
   'gcs': ['gcsfs'],  # folders on gs://
   's3': ['s3fs'],  # and on s3://
   'hf': [
-    'jinja2',
+    'jinja2>=3.1.6',  # before, there were ways out of its sandbox
     'safetensors',
     'tokenizers>=0.20',
   ],  # Hugging Face models and what is around them

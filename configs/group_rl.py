@@ -33,7 +33,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
       name='prompts',
       sources=dict(builtin='builtin:word_problems'),
       length=64 if tiny else 512,
-      template='llm_jax',
+      template='folder',
     )
   )
   c.rollout = ConfigDict(dict(epochs=1, minibatches=1))

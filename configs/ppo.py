@@ -40,7 +40,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
       name='prompts',
       sources=dict(builtin='builtin'),
       length=64 if tiny else 512,
-      template='llm_jax',
+      template='folder',
       answer_bytes=0,
     )
   )

@@ -27,7 +27,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
       sources=dict(builtin='builtin'),
       length=128 if size == 'tiny' else 2048,
       group=2,
-      template='llm_jax',
+      template='folder',
     )
   )
   c.evals.validation = ConfigDict(dict(name='held_out', max_rows=128))

@@ -30,7 +30,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
       name='conversations',
       sources=dict(builtin='builtin'),
       length=256 if size == 'tiny' else 2048,
-      template='llm_jax',
+      template='folder',
     )
   )
   c.loss.diagnostics = True

@@ -24,6 +24,8 @@ from llm_jax.models.compute import Compute, without_compute
 from llm_jax.options import is_local
 from llm_jax.parallel.parameters import abstract_params, path_of, shardings
 from llm_jax.text import folder as tokenizers
+from llm_jax.text.chat import FOLDER
+from llm_jax.text.templates import TEMPLATES
 from llm_jax.types import BadInput, Model, Params, Tokenizer
 
 FILE = 'artifact.json'
@@ -58,8 +60,12 @@ class Artifact:
 
   @property
   def template(self) -> str | None:
-    """The chat template that the stage trained with; None for a model of plain text."""
-    return self.config.get('data', {}).get('template')
+    """The chat template that the stage trained with; None for a model of plain text.
+
+    One of ours by its name; that of others travels with the tokenizer, whatever file it came from.
+    """
+    name = self.config.get('data', {}).get('template')
+    return name if name in (None, *TEMPLATES) else FOLDER
 
 
 def save(path: str | Path, artifact: Artifact) -> None:

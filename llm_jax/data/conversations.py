@@ -39,6 +39,7 @@ def make(
   split: str = 'train',
   length: Annotated[int, at_least(2)] = 256,
   template: str = 'llm_jax',
+  date: str = '',
   train_on: Literal['all', 'last'] = 'all',
   overlong: Literal['drop', 'cut', 'split'] = 'drop',
   pack: bool = True,
@@ -54,7 +55,9 @@ def make(
       text leaves the source out.
     split: 'train' or 'validation'; also 'test' for builtin sources.
     length: L, tokens of a row.
-    template: one of `chat.TEMPLATES`.
+    template: one of `chat.TEMPLATES`, 'folder' for the one that came with the tokenizer, or a file
+      in Jinja.
+    date: what a template in Jinja takes for today, such as 2026-01-31; see `chat.find_template`.
     train_on: whether 'all' answers of a conversation are trained on, or the 'last' one.
     overlong: what becomes of conversations of more than L tokens: 'drop' leaves them out, 'cut'
       keeps the first L tokens, and 'split' continues in another segment. A part without a trained
@@ -71,6 +74,7 @@ def make(
   Raises:
     BadInput: an option, source or record cannot be used, or no rows are left.
   """
+  written = chat.find_template(template, tokenizer, date)
   chosen = records.chosen(sources, validation, validation_fraction)
   counts: Counter[str] = Counter()
   rows = {}
@@ -85,7 +89,7 @@ def make(
       validation=validation,
       validation_fraction=validation_fraction,
     )
-    encoded = _encode(tokenizer, found, template, train_on, counts)
+    encoded = _encode(tokenizer, found, written, train_on, counts)
     fitting = [part for whole in encoded for part in fit(whole, length, overlong, counts)]
     if fitting:
       rows[name] = Conversations(*arrange(fitting, length, pack=pack, pad=tokenizer.pad_id))
@@ -100,7 +104,7 @@ def make(
 def _encode(
   tokenizer: Tokenizer,
   found: Iterable[tuple[str, formats.Messages | BadRow]],
-  template: str,
+  template: chat.ChatTemplate,
   train_on: str,
   counts: Counter[str],
 ) -> Iterable[Encoded]:

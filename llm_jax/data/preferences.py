@@ -63,6 +63,7 @@ def make(
   length: Annotated[int, at_least(2)] = 256,
   group: Count = 2,
   template: str = 'llm_jax',
+  date: str = '',
   kind: Literal['ranked', 'unpaired'] = 'ranked',
   invalid: Literal['drop', 'raise'] = 'drop',
   overlong: Literal['drop', 'cut_prompt', 'cut_answer'] = 'drop',
@@ -80,7 +81,9 @@ def make(
     split: 'train' or 'validation'; also 'test' for builtin sources.
     length: L, tokens of a row.
     group: G, the most answers of a ranking; 'unpaired' rows have G = 1.
-    template: one of `chat.TEMPLATES`.
+    template: one of `chat.TEMPLATES`, 'folder' for the one that came with the tokenizer, or a file
+      in Jinja.
+    date: what a template in Jinja takes for today, such as 2026-01-31; see `chat.find_template`.
     kind: 'ranked', or 'unpaired': one answer a row, from a ranking the best and the worst.
     invalid: whether to 'drop' a group or 'raise' an error if its answers are identical, tied, empty
       or more than `group`, have different prompts, or a score or margin that is not finite.
@@ -105,6 +108,7 @@ def make(
     raise BadInput(f'data.group {group} compares nothing; use 2 or more, or kind unpaired')
   if mismatched and kind != 'unpaired':
     raise BadInput('data.mismatched belongs to kind unpaired; remove it or set kind to unpaired')
+  written = chat.find_template(template, tokenizer, date)
   chosen = records.chosen(sources, validation, validation_fraction)
   counts: Counter[str] = Counter()
   rows = {}
@@ -120,7 +124,7 @@ def make(
       validation_fraction=validation_fraction,
     )
     candidates = _valid(found, group if kind == 'ranked' else 1, invalid, counts)
-    groups = _fitting(tokenizer, candidates, template, length, invalid, overlong, counts)
+    groups = _fitting(tokenizer, candidates, written, length, invalid, overlong, counts)
     if groups:
       rows[name] = Groups(
         groups,
@@ -197,7 +201,7 @@ def _says_something(message: Mapping[str, Any]) -> bool:
 def _fitting(
   tokenizer: Tokenizer,
   candidates: Sequence[_Candidate],
-  template: str,
+  template: chat.ChatTemplate,
   length: int,
   invalid: str,
   overlong: str,
@@ -209,32 +213,45 @@ def _fitting(
   for start in range(0, len(candidates), _BATCH):
     some = candidates[start : start + _BATCH]
     for candidate, group in zip(some, _encode(tokenizer, some, template), strict=True):
-      if _has_twins(group):
+      if group is None:
+        _bad(candidate.where, 'no border between prompt and answer', invalid, counts)
+      elif _has_twins(group):
         _bad(candidate.where, 'identical answers', invalid, counts)
       elif fitted := fit(group, length, overlong, header, counts):
         groups.append(fitted)
   return groups
 
 
-def _encode(tokenizer: Tokenizer, some: Sequence[_Candidate], template: str) -> list[Group]:
-  """Ids of the prompt up to the answer, as a sampler would see it, and of each answer after it."""
-  listed = []
+def _encode(
+  tokenizer: Tokenizer, some: Sequence[_Candidate], template: chat.ChatTemplate
+) -> list[Group | None]:
+  """Ids of the prompt up to the answer, as a sampler would see it, and of each answer after it.
+
+  None where a token is the end of the prompt and the begin of an answer, or no answer is a target.
+  """
+  listed, stops = [], set(chat.stop_ids(tokenizer, template))
   for candidate in some:
     prompt = candidate.prompt
     try:
       listed.append(chat.pieces(prompt, template=template, answer=True))
-      listed += [chat.pieces([*prompt, *answer], template=template) for answer in candidate.answers]
+      asked = [chat.untrained(message) for message in prompt]
+      listed += [chat.pieces([*asked, *answer], template=template) for answer in candidate.answers]
     except BadInput as error:
       raise BadInput(f'{candidate.where}: {error}') from error
   encoded = iter(chat.encode_all(tokenizer, listed))
-  groups = []
+  groups: list[Group | None] = []
   for candidate in some:
     prompt, _ = next(encoded)
-    answers = []
+    answers, begin = [], len(prompt)
     for ids, mask in (next(encoded) for _ in candidate.answers):
-      stop = len(mask) - mask[::-1].index(1)  # nothing is sampled after the stop token
-      answers.append(Answer(ids[len(prompt) : stop], mask[len(prompt) : stop]))
-    groups.append(Group(prompt, answers, candidate.value))
+      said = [place for place, one in enumerate(mask) if one]
+      if ids[:begin] != prompt or not said:
+        continue
+      # Nothing is sampled after the stop token, even if a template marks more.
+      last = max((place for place in said if ids[place] in stops), default=said[-1])
+      answers.append(Answer(ids[begin : last + 1], mask[begin : last + 1]))
+    whole = len(answers) == len(candidate.answers)
+    groups.append(Group(prompt, answers, candidate.value) if whole else None)
   return groups
 
 

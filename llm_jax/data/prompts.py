@@ -42,6 +42,7 @@ def make(
   split: str = 'train',
   length: Count = 64,
   template: str | None = 'llm_jax',
+  date: str = '',
   overlong: Literal['drop', 'cut'] = 'drop',
   answer_bytes: Annotated[int, at_least(0)] = 64,
   columns: Sequence[str] = (),
@@ -57,7 +58,9 @@ def make(
       text leaves the source out.
     split: 'train' or 'validation'; 'test' of builtin sources.
     length: P, tokens of a prompt.
-    template: one of `chat.TEMPLATES`; None is 'plain', a text behind the begin of text.
+    template: one of `chat.TEMPLATES`, 'folder' for the one that came with the tokenizer, or a file
+      in Jinja; None is 'plain', a text behind the begin of text.
+    date: what a template in Jinja takes for today, such as 2026-01-31; see `chat.find_template`.
     overlong: what becomes of prompts of more than P tokens. 'drop' leaves them out, 'cut' keeps
       their first token and their end. They are counted.
     answer_bytes: A, bytes of an answer. A cut answer would be another one, so a prompt with a
@@ -77,8 +80,8 @@ def make(
   Raises:
     BadInput: an option, source or record that cannot be used, or no prompts.
   """
-  template = template or 'plain'
-  header = chat.encode(tokenizer, chat.pieces([], template=template, answer=True))[0]
+  written = chat.find_template(template or 'plain', tokenizer, date)
+  header = chat.encode(tokenizer, chat.pieces([], template=written, answer=True))[0]
   if length <= len(header):
     raise BadInput(
       f'data.length {length} has no room for a prompt: before an answer, template {template} alone '
@@ -107,7 +110,7 @@ def make(
       validation_fraction=validation_fraction,
     )
     prompts = []
-    for prompt in _encode(tokenizer, found, template, counts):
+    for prompt in _encode(tokenizer, found, written, counts):
       fitted = fit(prompt, length, overlong, answer_bytes, header, counts)
       if fitted and tuple(fitted.ids) in seen:
         counts['asked before'] += 1
@@ -143,7 +146,7 @@ def gold_text(gold_A: Any) -> str:
 def _encode(
   tokenizer: Tokenizer,
   found: Iterable[tuple[str, tuple[formats.Messages, str, bytes] | BadRow]],
-  template: str,
+  template: chat.ChatTemplate,
   counts: Counter[str],
 ) -> list[Prompt]:
   """Every question as the ids that a sampler would see, and its answer."""

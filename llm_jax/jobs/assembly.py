@@ -11,6 +11,8 @@ from llm_jax.jobs.design import Design, check_loss
 from llm_jax.jobs.evaluations import Evaluation
 from llm_jax.jobs.start import Start, find_tokenizer
 from llm_jax.sampling import complete
+from llm_jax.text import chat
+from llm_jax.text.jinja_template import JinjaTemplate
 from llm_jax.types import Annotate, BadInput, Params, Samples, Tokenizer
 
 Row = Mapping[str, np.ndarray]
@@ -22,6 +24,7 @@ class Assembly(NamedTuple):
   Attributes:
     design: what the config alone decides.
     tokenizer: of everything that is read.
+    template: name of the chat template of the rows, or None; see `Artifact.template`.
     rows: of training.
     held_out: of evaluation.
     annotate: the annotators, in their order.
@@ -34,6 +37,7 @@ class Assembly(NamedTuple):
 
   design: Design
   tokenizer: Tokenizer
+  template: str | None
   rows: Sequence[Row]
   held_out: Sequence[Row]
   annotate: Sequence[Annotate]
@@ -56,12 +60,12 @@ def assemble(config: Any, made: Design, begins: Start) -> Assembly:
       f"model: vocab_size {shape.vocab_size} is smaller than the tokenizer's "
       f'{tokenizer.vocab_size}; set config.model.vocab_size={tokenizer.vocab_size}'
     )
+  template = _template(config, tokenizer)
   rows, held_out = (
     chain.read_rows(made.parts, tokenizer, split) for split in ('train', 'validation')
   )
   chain.check_fields(made.parts, row=rows[0])
   check_loss(made, config, rows[0])
-  template = config.data.get('template')
   annotate = annotators.build(made.parts, made.model, tokenizer, made.mesh, template, begins.trust)
   rows_shape = _rows_shape(made, rows[0], annotate)
   longest = rows_shape[-1] if rows_shape else 0
@@ -74,6 +78,7 @@ def assemble(config: Any, made: Design, begins: Start) -> Assembly:
   return Assembly(
     design=made,
     tokenizer=tokenizer,
+    template=template,
     rows=rows,
     held_out=held_out,
     annotate=annotate,
@@ -105,6 +110,16 @@ def assemble(config: Any, made: Design, begins: Start) -> Assembly:
     if speaks
     else None,
   )
+
+
+def _template(config: Any, tokenizer: Tokenizer) -> str | None:
+  """Name of the chat template; one in Jinja goes to the tokenizer, with its date."""
+  name = config.data.get('template')
+  found = name and chat.find_template(name, tokenizer, config.data.get('date', ''))
+  if not isinstance(found, JinjaTemplate):
+    return found
+  tokenizer.chat_template = found.text
+  return chat.FOLDER
 
 
 def _rows_shape(made: Design, row: Row, annotate: Sequence[Annotate]) -> tuple[int, ...] | None:

@@ -158,7 +158,7 @@ class Chat:
     self._model, self._params, self._tokenizer = made.model, made.params, made.tokenizer
     self._max_new, self._seed = config.max_new, config.seed
     # A model that never saw a conversation is asked in the way of the text it knows.
-    self._template = made.template or 'plain'
+    self._template = chat.find_template(made.template or 'plain', self._tokenizer)
     self._system, self._turn = config.system, 0
     self._how = {'temperature': config.temperature, 'top_p': config.top_p}
     self._groups, self._tools_on = config.tools.to_dict(), bool(config.use_tools)
@@ -169,7 +169,8 @@ class Chat:
     self.messages: list[Mapping[str, Any]] = []
     self._reset()
     shape = self._model.shape
-    kind = f'template {made.template}' if made.template else 'a base model, it goes on with text'
+    own = self._template if isinstance(self._template, str) else 'of its own'
+    kind = f'template {own}' if made.template else 'a base model, it goes on with text'
     self.about = f'stage {made.stage}, {self._model.num_params() / 1e6:.2f}M parameters, {kind}'
     self.about += f', {shape.max_length} positions'
 

@@ -16,6 +16,7 @@ from llm_jax.jobs.assembly import Assembly
 from llm_jax.jobs.start import Start, restored
 from llm_jax.losses import reward
 from llm_jax.text import chat
+from llm_jax.text.templates import TEMPLATES
 from llm_jax.text.terminal import say
 from llm_jax.training import metrics, optimizer
 from llm_jax.training.checkpoint import Checkpoints
@@ -69,8 +70,8 @@ def publish(
   model, params = made.design.model.published(optimizer.averaged_params(state))
   if 'centre' in config:
     params = _centred(config, made, model, params)
-  if 'template' in config.data:
-    made.tokenizer.chat_template = chat.jinja(config.data.template)
+  if made.template in TEMPLATES:  # others travel with the tokenizer already
+    made.tokenizer.chat_template = chat.jinja(made.template)
   group = artifact.published(whole['model'])
   artifact.save(
     Path(config.workdir),

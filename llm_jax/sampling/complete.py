@@ -37,7 +37,7 @@ def make(
   tokenizer: Tokenizer,
   *,
   prompts: Sequence[Prompt],
-  template: str | None = None,
+  template: chat.ChatTemplate | None = None,
   max_new: Count = 64,
   batch_size: Count | None = None,
   seed: Seed = 0,
@@ -65,6 +65,7 @@ def make(
   Raises:
     BadInput: prompt and answer do not fit into the model, or there is no prompt.
   """
+  template = template and chat.find_template(template, tokenizer)
   ids = [_encoded(tokenizer, prompt, template) for prompt in prompts]
   prompt_BP, mask_BP = left_pad(ids, multiple=16)
   if prompt_BP.shape[1] + max_new > model.shape.max_length:
@@ -108,7 +109,7 @@ def spoken(model: Model, tokenizer: Tokenizer) -> np.ndarray | None:
   return allowed_V
 
 
-def _encoded(tokenizer: Tokenizer, prompt: Prompt, template: str | None) -> list[int]:
+def _encoded(tokenizer: Tokenizer, prompt: Prompt, template: chat.ChatTemplate | None) -> list[int]:
   if template is None:
     if not isinstance(prompt, str):
       raise BadInput('sample: a conversation as a prompt needs a chat template')

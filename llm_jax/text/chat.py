@@ -15,15 +15,21 @@ Ids do not depend on what is trained, so the prompt of an answer is a prefix of 
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llm_jax.options import suggest
 from llm_jax.text.jinja import JINJA
+from llm_jax.text.jinja_messages import THINKING
+from llm_jax.text.jinja_template import JinjaTemplate
 from llm_jax.text.templates import MARKS, TEMPLATES, Part, Piece, Template, Turn
 from llm_jax.text.tokenizer import BOS, EOS
 from llm_jax.types import BadInput, Tokenizer
 
 Message = Mapping[str, Any]
+ChatTemplate = str | JinjaTemplate
+
+FOLDER = 'folder'  # names the template that came with a tokenizer
 
 ROLES = ('system', 'user', 'assistant', 'tool')
 TRAIN_ON = ('all', 'last')
@@ -43,15 +49,15 @@ TRAINED = (
 )
 # A mask may mark either what is trained or what is not; details are about parts of a text.
 _UNCLEAR = ('mask', 'masked', 'train_detail', 'train_details', 'training_detail')
-_THINKING = ('thinking', 'reasoning_content', 'reasoning')
 
 
 def pieces(
   messages: Sequence[Message],
   *,
-  template: str = 'llm_jax',
+  template: ChatTemplate = 'llm_jax',
   answer: bool = False,
   train_on: str = 'all',
+  tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[Piece]:
   """A conversation as pieces; what the assistant says, up to its stop token, is trainable.
 
@@ -63,17 +69,27 @@ def pieces(
 
   Args:
     messages: the top of this file says what they may be.
-    template: one of TEMPLATES.
+    template: one of TEMPLATES, or what `find_template` gives.
     answer: append what the template writes before an answer, so that the next one can be generated.
     train_on: whether 'all' answers are trained on, or only the 'last' one.
+    tools: JSON schemas of what may be called, for a template in Jinja.
 
   Raises:
     BadInput: an unknown template, role or part, or something that the template has no form for.
   """
-  form = _template(template)
   if train_on not in TRAIN_ON:
     raise BadInput(f'chat: train_on {train_on!r}; {suggest(train_on, list(TRAIN_ON))}')
-  turns = form.arrange([_turn(message, i) for i, message in enumerate(messages)])
+  turns = [_turn(message, i) for i, message in enumerate(messages)]
+  if isinstance(template, JinjaTemplate):
+    answers = [i for i, turn in enumerate(turns) if turn.answers and not answer]
+    trained = [i for i in (answers if train_on == 'all' else answers[-1:]) if turns[i].trained]
+    return template.pieces(messages, turns, answer=answer, trained=trained, tools=tools)
+  form = _template(template)
+  if tools:
+    raise BadInput(
+      f'chat: template {template} has no form for tools; list them in a system message'
+    )
+  turns = form.arrange(turns)
   answers = [i for i, turn in enumerate(turns) if turn.answers]
   trained = [i for i in (answers if train_on == 'all' else answers[-1:]) if turns[i].trained]
   found = [*form.opening]
@@ -115,6 +131,11 @@ def is_trained(message: Message) -> bool:
   return role == 'assistant' and all(flags.values())
 
 
+def untrained(message: Message) -> Message:
+  """The message as one that is no target."""
+  return {k: v for k, v in message.items() if k not in TRAINED} | {'train': False}
+
+
 def truth(value: Any) -> bool | None:
   """What true or false, 1 or 0, or a text of one of these says; None if it is none of them.
 
@@ -147,14 +168,57 @@ def encode(tokenizer: Tokenizer, found: Iterable[Piece]) -> tuple[list[int], lis
 def encode_all(
   tokenizer: Tokenizer, conversations: Iterable[Iterable[Piece]]
 ) -> list[tuple[list[int], list[int]]]:
-  """`encode` of many conversations; a text that occurs often is encoded once."""
+  """`encode` of many conversations; a text that occurs often is encoded once.
+
+  A token that spans joined pieces is trained if one of them is.
+  """
   listed = [[own for piece in found for own in _own(tokenizer, piece)] for found in conversations]
-  pairs = [[(piece.text, piece.control) for piece in found] for found in listed]
+  runs = [_runs(found) for found in listed]
+  pairs = [[(_text(run), run[0].control) for run in some] for some in runs]
   encoded = []
-  for found, parts in zip(listed, tokenizer.encode_pieces(pairs), strict=True):
-    mask = [int(p.trainable) for p, some in zip(found, parts, strict=True) for _ in some]
-    encoded.append(([i for some in parts for i in some], mask))
+  for some, parts in zip(runs, tokenizer.encode_pieces(pairs), strict=True):
+    mask: list[int] = []
+    for n, (run, ids) in enumerate(zip(some, parts, strict=True)):
+      if len({piece.trainable for piece in run}) == 1:
+        mask += [int(run[0].trainable)] * len(ids)
+      else:
+        mask += _mask(tokenizer, some[n - 1] if n else [], run, ids)
+    encoded.append(([i for part in parts for i in part], mask))
   return encoded
+
+
+def _runs(found: Iterable[Piece]) -> list[list[Piece]]:
+  """Pieces that are encoded together."""
+  runs: list[list[Piece]] = []
+  for piece in found:
+    if piece.joined:
+      runs[-1].append(piece)
+    else:
+      runs.append([piece])
+  return runs
+
+
+def _text(run: Iterable[Piece]) -> str:
+  return ''.join(piece.text for piece in run)
+
+
+def _mask(
+  tokenizer: Tokenizer, before: Sequence[Piece], run: Sequence[Piece], ids: Sequence[int]
+) -> list[int]:
+  """Which ids of a run of pieces touch one that is trained."""
+  # A tokenizer may change a text, so where pieces end is measured in bytes of tokens.
+  size = lambda some: sum(int(tokenizer.token_bytes[i]) for i in some)
+  led = [(_text([piece]), piece.control) for piece in before]
+  starts = [[*led, (_text(run[: n + 1]), False)] for n in range(len(run))]
+  ends = [size(parts[-1]) for parts in tokenizer.encode_pieces(starts)]
+  begins = [0, *ends[:-1]]
+  mask, at = [], 0
+  for i in ids:
+    to = at + size([i])
+    touches = (p.trainable and a < to and at < b for p, a, b in zip(run, begins, ends))
+    mask.append(int(any(touches)))
+    at = to
+  return mask
 
 
 def _own(tokenizer: Tokenizer, piece: Piece) -> list[Piece]:
@@ -184,10 +248,43 @@ def check(ids: Sequence[int], mask: Sequence[int], tokenizer: Tokenizer) -> None
     raise BadInput(f'chat: {begun} begin-of-text tokens; the template writes one, so add none')
 
 
-def stop_ids(tokenizer: Tokenizer, template: str = 'llm_jax') -> list[int]:
-  """Ids that end an answer: the stop token of the template first, then the end of a document."""
-  stop = _own(tokenizer, Piece(_template(template).stop, control=True))
+def stop_ids(tokenizer: Tokenizer, template: ChatTemplate = 'llm_jax') -> list[int]:
+  """Ids that end an answer: the stop token of the template first, then those of the tokenizer."""
+  template = find_template(template, tokenizer)
+  if isinstance(template, JinjaTemplate):
+    stop = [Piece(template.stop, control=True)] if template.stop else []
+  else:
+    stop = _own(tokenizer, Piece(_template(template).stop, control=True))
   return list(dict.fromkeys([*(tokenizer.special(p.text) for p in stop), *tokenizer.stop_ids]))
+
+
+def find_template(name: ChatTemplate, tokenizer: Tokenizer, date: str = '') -> ChatTemplate:
+  """What `pieces` takes as a template, for a name in a config.
+
+  Args:
+    name: one of TEMPLATES; FOLDER for the template that came with the tokenizer, and llm_jax where
+      none did; or a file in Jinja, 'mine.jinja'.
+    tokenizer: of the model.
+    date: what a template in Jinja takes for today, such as 2026-01-31; by default the date that was
+      set when a model was trained with it.
+
+  Raises:
+    BadInput: there is no such template, or it needs a date.
+  """
+  if name == FOLDER:
+    ours = {text: its for its, text in JINJA.items()} | {None: 'llm_jax'}
+    name = ours.get(tokenizer.chat_template, name)
+  if isinstance(name, JinjaTemplate) or name in TEMPLATES:
+    if date:
+      raise BadInput(f'data.date {date} is for templates in Jinja; {name} writes no date')
+    return name
+  if name == FOLDER and tokenizer.chat_template is not None:
+    return JinjaTemplate(tokenizer.chat_template, tokenizer, date=date)
+  try:
+    text = Path(name).read_text(encoding='utf-8') if name.endswith('.jinja') else None
+  except (OSError, ValueError) as error:
+    raise BadInput(f'chat: template {name!r} cannot be read: {error}') from None
+  return _template(name) and name if text is None else JinjaTemplate(text, tokenizer, name, date)
 
 
 def specials(template: str) -> list[str]:
@@ -211,7 +308,7 @@ def jinja(template: str) -> str:
 
 def _template(name: str) -> Template:
   if name not in TEMPLATES:
-    raise BadInput(f'chat: no template {name!r}; {suggest(name, list(TEMPLATES))}')
+    raise BadInput(f'chat: no template {name!r}; {suggest(name, [*TEMPLATES, FOLDER])}')
   return TEMPLATES[name]
 
 
@@ -242,9 +339,9 @@ def _turn(message: Message, i: int) -> Turn:
     trained = is_trained(message)
   except BadInput as error:
     raise BadInput(f'{where}: {error}') from error
-  thoughts = [message[key] for key in _THINKING if message.get(key)]
+  thoughts = [message[key] for key in THINKING if message.get(key)]
   if any(not isinstance(thought, str) or thought != thoughts[0] for thought in thoughts):
-    raise BadInput(f'{where}: {" and ".join(_THINKING)} must be one text; write thinking only')
+    raise BadInput(f'{where}: {" and ".join(THINKING)} must be one text; write thinking only')
   found = [Part('thinking', thought) for thought in thoughts[:1]]
   calls = message.get('tool_calls') or []
   content = message.get('content')

@@ -9,11 +9,15 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from llm_jax.text.chat import ChatTemplate
 from llm_jax.text.templates import MARKS, TEMPLATES, Part, Turn
 from llm_jax.types import Tokenizer
 
 # What templates have forms for, beside text; a part of any other kind could not be encoded again.
-_FORMS = {'llm_jax': ('thinking', 'search', 'result'), 'chatml': ('thinking', 'call')}
+_FORMS: dict[ChatTemplate, tuple[str, ...]] = {
+  'llm_jax': ('thinking', 'search', 'result'),
+  'chatml': ('thinking', 'call'),
+}
 _CALL = re.compile(r'\n?<tool_call>\n\{"name": ("(?:[^"\\]|\\.)*"), "arguments": (.*)\}', re.DOTALL)
 # Control tokens that `spelled` shows: ours, and those that other models have for the same.
 _SHOWN = [mark for marks in MARKS.values() for mark in marks]
@@ -23,7 +27,11 @@ _SHOWN += [
 
 
 def message(
-  tokenizer: Tokenizer, ids: Iterable[int], *, template: str = 'llm_jax', after: int | None = None
+  tokenizer: Tokenizer,
+  ids: Iterable[int],
+  *,
+  template: ChatTemplate = 'llm_jax',
+  after: int | None = None,
 ) -> dict[str, Any]:
   """What the assistant said, so that `chat.pieces` with this template writes the same ids again.
 
@@ -41,7 +49,7 @@ def message(
   Args:
     tokenizer: of the model.
     ids: of an answer; its stop token is left out.
-    template: one of TEMPLATES.
+    template: one of TEMPLATES; of others only the text is taken.
     after: the id that stands before them, if it is known.
   """
   parts = _marked(tokenizer, ids, after)

@@ -26,11 +26,13 @@ class Piece(NamedTuple):
     text: the text, or the name of the control token.
     trainable: whether its tokens are targets.
     control: whether `text` is the name of a control token.
+    joined: whether it is encoded as one text with the piece before, so that tokens may span both.
   """
 
   text: str
   trainable: bool = False
   control: bool = False
+  joined: bool = False
 
 
 class Part(NamedTuple):
