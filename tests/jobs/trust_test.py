@@ -289,7 +289,8 @@ def test_the_package_reads_no_format_that_holds_code():
       names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
       names += [node.module or ''] if isinstance(node, ast.ImportFrom) else []
       assert not {name.split('.')[0] for name in names} & {*NEVER}, path
-      assert not {'jinja2', 'jinja2.environment'} & {*names}, path
+      if path.name != 'sandbox.py':  # tests/text/sandbox_test.py tries to get out of it
+        assert not any(name.split('.')[0] == 'jinja2' for name in names), path
       if isinstance(node, ast.Call):
         called = ast.unparse(node.func)
         assert called not in ('eval', 'exec', 'compile', 'os.system'), (path, node.lineno)
