@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llm_jax.files import inside
+from llm_jax.text.tokenizer import check_unicode
 from llm_jax.types import BadInput
 
 TOKENIZER, CONFIG, NAMES = 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json'
@@ -34,6 +36,9 @@ class TokenizerFiles:
     self.tokenizer = self.json(TOKENIZER)
     self.names = dict(self._names())
     self.templates = dict(self._templates())
+    for name, text in self.templates.items():
+      inside(Path(folder), f'{OTHERS}/{name}')  # where it is saved
+      check_unicode(f'{name}{text}', f'{folder}: chat template {name!a}')
 
   @classmethod
   def read(cls, folder: Path) -> 'TokenizerFiles':
@@ -67,13 +72,14 @@ class TokenizerFiles:
     added, model = self.tokenizer.get('added_tokens'), self.tokenizer.get('model')
     if not isinstance(added, list) or not isinstance(model, dict):
       raise BadInput(f'{self.folder}/{TOKENIZER}: has no list added_tokens, or no model')
-    if not all(isinstance(token, dict) for token in added):
-      raise BadInput(f'{self.folder}/{TOKENIZER}: added_tokens is no list of objects')
+    if not all(isinstance(t, dict) and isinstance(t.get('content'), str) for t in added):
+      raise BadInput(f'{self.folder}/{TOKENIZER}: added_tokens is no list of tokens')
     marked = [t | {'special': True} if t.get('content') in named else t for t in added]
     known = {token.get('content') for token in added}
     vocabulary = model.get('vocab')
     if isinstance(vocabulary, list):  # of (token, score)
-      vocabulary = {token: i for i, (token, *_) in enumerate(vocabulary)}
+      pairs = [pair if isinstance(pair, list) and pair else [None] for pair in vocabulary]
+      vocabulary = {str(token): i for i, (token, *_) in enumerate(pairs)}
     for name in sorted(named - known):
       if isinstance(vocabulary, dict) and name in vocabulary:
         marked.append(token(name, vocabulary[name]))
@@ -106,6 +112,7 @@ class TokenizerFiles:
       if content is not None and not isinstance(content, str):
         raise BadInput(f'{self.folder}/{file}: {role} is {value!r}; it has to be a token')
       if content:
+        check_unicode(content, f'{self.folder}/{file}: {role}')
         yield role, content
 
   def _templates(self) -> Iterator[tuple[str, str]]:
@@ -133,7 +140,8 @@ def token(name: str, i: int) -> dict[str, Any]:
 
 def _contents(value: Any) -> Iterator[str]:
   """Contents of a list of tokens, each a text or an object, or of a mapping to them."""
-  for token in value.values() if isinstance(value, dict) else value if value else ():
-    content = token.get('content') if isinstance(token, dict) else token
+  listed = [*value.values()] if isinstance(value, dict) else value
+  for each in listed if isinstance(listed, list) else ():
+    content = each.get('content') if isinstance(each, dict) else each
     if isinstance(content, str):
       yield content

@@ -386,4 +386,4 @@ def _made(contents: dict[str, bytes], folder: str, chat_template: str | None) ->
 
 
 def _text(value: Any) -> bytes:
-  return (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode()
+  return (json.dumps(value, indent=2) + '\n').encode()

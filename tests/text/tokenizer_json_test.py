@@ -1,5 +1,6 @@
 """Any tokenizer.json: the library's ids, no control token from text, and what is lost is said."""
 
+import copy
 import json
 import pickle
 import random
@@ -368,6 +369,43 @@ def test_names_that_do_not_fit(beside, match):
 def test_a_file_that_is_none(its, match):
   with pytest.raises(BadInput, match=match):
     made(its)
+
+
+def places(value, path=()):
+  yield path
+  inner = value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
+  for key, each in [(key, value[key]) for key in inner][:6]:
+    yield from places(each, (*path, key))
+
+
+@pytest.mark.parametrize('name', ['byte_level', 'sentencepiece'])
+def test_a_file_that_was_changed_anywhere_is_read_or_refused(name):
+  draw = random.Random(11)
+  whole = {p.stem: json.loads(p.read_text()) for p in (FIXTURES / name).glob('*.json')}
+  whole['special_tokens_map'] = {'additional_special_tokens': ['<tool_call>']}
+  whole['config'] = {'eos_token_id': [3], 'text_config': {'eos_token_id': 4}}
+  every = list(places(whole))
+  odd = [None, True, -1, 3, 2**40, 'x', '', '\ud800', [], {}, [None], [[1]], {'type': 'NFC'}]
+  read = 0
+  for _ in range(100):
+    changed, (*path, last) = copy.deepcopy(whole), draw.choice(every[1:])
+    inner = changed
+    for key in path:
+      inner = inner[key]
+    inner[last] = draw.choice(odd)
+    try:
+      made(changed['tokenizer'], **{k: v for k, v in changed.items() if k != 'tokenizer'})
+      read += 1
+    except BadInput as error:
+      assert '\n' not in str(error)
+  assert 0 < read < 100
+
+
+@pytest.mark.parametrize('name', ['../x', 'a/../../x', '\0'])
+def test_the_name_of_a_template_leads_nowhere(name):
+  config = {'chat_template': [{'name': name, 'template': 'x'}]}
+  with pytest.raises(BadInput, match='no name of a file'):
+    made(document('sentencepiece'), tokenizer_config=config)
 
 
 def test_a_damaged_file(tmp_path):
