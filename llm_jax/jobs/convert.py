@@ -27,6 +27,7 @@ from llm_jax.options import at_least
 from llm_jax.options import check as check_options
 from llm_jax.parallel.parameters import abstract_params
 from llm_jax.text import folder as tokenizers
+from llm_jax.text.jinja_template import dated
 from llm_jax.text.terminal import bar, say
 from llm_jax.types import BadInput, Tokenizer
 
@@ -117,6 +118,8 @@ class _Import:
           f'config.json needs {source.shape}'
         )
     self.tokenizer: Tokenizer = tokenizers.load(config.source)
+    if text := self.tokenizer.chat_template:
+      self.tokenizer.chat_template = dated(text, self.tokenizer, f'{config.source}: chat template')
     if self.tokenizer.vocab_size > self.model.shape.vocab_size:
       raise BadInput(
         f'convert: {config.source}: its tokenizer has {self.tokenizer.vocab_size} ids and its '

@@ -280,6 +280,17 @@ class JinjaTemplate:
     return start, ends[0][1] if ends else same
 
 
+def dated(text: str, tokenizer: Tokenizer, where: str) -> str:
+  """A template as it is kept with a model: one that writes the date has from now on that of today.
+
+  Raises:
+    BadInput: it is no template; opened by `where`.
+  """
+  writes = 'strftime_now' in text and not _DATE.match(text)
+  today = datetime.date.today().isoformat() if writes else ''
+  return JinjaTemplate(text, tokenizer, where, today).text
+
+
 def _common(one: str, other: str) -> int:
   """How many characters two texts have in common at their beginning."""
   if one.startswith(other):

@@ -1,5 +1,6 @@
 """Chat templates of other models: the text of transformers, and nothing lost, forged or guessed."""
 
+import datetime
 import gzip
 import json
 import random
@@ -9,7 +10,7 @@ import pytest
 
 from llm_jax.text import chat
 from llm_jax.text.jinja import JINJA
-from llm_jax.text.jinja_template import JinjaTemplate
+from llm_jax.text.jinja_template import JinjaTemplate, dated
 from llm_jax.text.templates import TEMPLATES
 from llm_jax.text.tokenizer import BOS, EOS, Tokenizer
 from llm_jax.types import BadInput
@@ -343,6 +344,16 @@ def test_the_date_stands_still_and_travels_with_the_text():
   assert simple(dated.text, date='2027-05-06').text.count('date:') == 1
   with pytest.raises(BadInput, match=r"data\.date 'soon' is no date"):
     simple(text, date='soon')
+
+
+def test_a_template_that_is_kept_has_the_date_of_that_day():
+  names = Names(['<s>', '<e>'], '<s>', '<e>')
+  text = '{{ strftime_now("%Y-%m-%d") }}' + SIMPLE
+  kept = dated(text, names, 'mine')
+  assert simple(kept).render([ASK]).startswith(f'{datetime.date.today()}<s>')
+  assert dated(kept, names, 'mine') == kept and dated(SIMPLE, names, 'mine') == SIMPLE
+  with pytest.raises(BadInput, match=r'^mine: it cannot be rendered'):
+    dated('{{ ', names, 'mine')
 
 
 def test_names_of_templates(tmp_path):
