@@ -116,11 +116,11 @@ def changes(document: Mapping[str, Any], table: Sequence[bytes]) -> tuple[str, .
       found.append(f'what {kind} splits at is dropped' if dropped else '')
     elif kind not in _KEEPS:
       found.append(_CHANGES.get(kind, f'whatever {kind} changes'))
-  if any(token['lstrip'] or token['rstrip'] for token in document['added_tokens']):
+  if any(token.get('lstrip') or token.get('rstrip') for token in document['added_tokens']):
     found.append('blanks beside some added tokens are dropped')
   if any(pattern == BLANK for pattern, _ in _replaced(document)):
     found.append('U+2581 is read as a blank')
-  if (model := document['model'])['type'] == 'Unigram' and model.get('byte_fallback'):
+  if (model := document['model']).get('type') == 'Unigram' and model.get('byte_fallback'):
     found.append('texts like <0x41> are read as bytes')
   if not {bytes([b]) for b in _UTF8} <= set(table):
     found.append('characters outside the vocabulary are dropped')

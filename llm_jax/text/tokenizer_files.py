@@ -74,6 +74,11 @@ class TokenizerFiles:
       raise BadInput(f'{self.folder}/{TOKENIZER}: has no list added_tokens, or no model')
     if not all(isinstance(t, dict) and isinstance(t.get('content'), str) for t in added):
       raise BadInput(f'{self.folder}/{TOKENIZER}: added_tokens is no list of tokens')
+    if prefix := model.get('continuing_subword_prefix'):  # with it, damaged merges abort Python
+      raise BadInput(
+        f'{self.folder}/{TOKENIZER}: model.continuing_subword_prefix is {prefix!r}; byte-level and '
+        'SentencePiece vocabularies are read, which have none'
+      )
     marked = [t | {'special': True} if t.get('content') in named else t for t in added]
     known = {token.get('content') for token in added}
     vocabulary = model.get('vocab')

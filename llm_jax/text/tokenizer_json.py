@@ -66,8 +66,12 @@ class TokenizerJson:
   def __init__(self, files: Files):
     """`files` holds `tokenizer.json` and what is beside it."""
     self._files, self._where = files, f'{files.folder}/{TOKENIZER}'
-    self._document = files.marked()
-    self._reader = self._read(None if self._document is files.tokenizer else self._document)
+    document = files.marked()
+    self._reader = self._read(None if document is files.tokenizer else document)
+    # As the library understood them, which also reads other forms than these.
+    of = {part: getattr(self._reader, part) for part in ('normalizer', 'pre_tokenizer', 'decoder')}
+    state = {name: part and json.loads(part.__getstate__()) for name, part in of.items()}
+    self._document = {**document, **state}
     ids = self._reader.get_vocab(with_added_tokens=True)
     self.vocab_size = max(ids.values(), default=-1) + 1
     if not 0 < self.vocab_size <= len(ids) + _MOST_GAPS:

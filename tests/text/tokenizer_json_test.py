@@ -361,6 +361,7 @@ def test_names_that_do_not_fit(beside, match):
     ({}, 'added_tokens'),
     ({'added_tokens': [3], 'model': {}}, 'added_tokens'),
     ({'added_tokens': [], 'model': {}}, 'cannot be read'),
+    ({'added_tokens': [], 'model': {'continuing_subword_prefix': 'x'}}, 'subword_prefix'),
     (document('byte_level') | {'decoder': None}, 'decoder None'),
     (document('byte_level') | {'decoder': {'type': 'WordPiece', 'prefix': '##', 'cleanup': True}},
      'WordPiece'),
