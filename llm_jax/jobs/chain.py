@@ -218,7 +218,7 @@ def read_rows(
   split: str,
   offered: Mapping[str, Any] | None = None,
 ) -> Sequence[Mapping[str, np.ndarray]]:
-  """The rows of a chain's data, with the columns that its annotators ask for; see `Known`.
+  """The rows of a chain's data, with the columns that its annotators ask for; see `CheckedRows`.
 
   Raises:
     BadInput: there are none, or the data cannot bring columns along.
@@ -241,14 +241,12 @@ def read_rows(
   )
   if not len(rows):
     raise BadInput(f'data: the {split} split of {dict(data.group)} has no rows; give it more text')
-  known: Any = Known(rows, tokenizer.vocab_size)
+  known: Any = CheckedRows(rows, tokenizer.vocab_size)
   return known
 
 
-class Known:
-  """The same rows, each of them looked at when it is read: of an id that no model knows JAX would
-  make NaN without a word.
-  """
+class CheckedRows:
+  """The same rows, whose ids are checked when they are read: JAX reads NaN for an unknown id."""
 
   def __init__(self, rows: Sequence[Mapping[str, np.ndarray]], vocab_size: int) -> None:
     self._rows, self._vocab_size = rows, vocab_size

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 import llm_jax
 from llm_jax.find import find
 from llm_jax.jobs import sample, train
-from llm_jax.jobs.chain import Known, chain, check_fields, said, writers
+from llm_jax.jobs.chain import CheckedRows, chain, check_fields, said, writers
 from llm_jax.options import options_of
 from llm_jax.types import FIELDS, BadInput
 from tests.configs_test import TRAINING, config_of
@@ -303,7 +303,7 @@ def test_a_judge_of_the_user_is_one_for_best_of_n(mine):
 @pytest.mark.parametrize('wrong', [-1, 290, 60_000])
 def test_an_id_that_no_tokenizer_has_is_refused_when_its_row_is_read(field, wrong):
   rows = [{field: np.array([[0, 1], [i, 2]])} for i in (3, wrong, 289)]
-  known = Known(rows, 290)
+  known = CheckedRows(rows, 290)
   assert len(known) == 3 and known[0] is rows[0] and known[2] is rows[2]
   with pytest.raises(BadInput, match=f'row 1 has the id {wrong} in {field!r}'):
     known[1]

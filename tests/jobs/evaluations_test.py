@@ -75,7 +75,8 @@ def groups(here):
 
 
 def build(groups, **offered):
-  return evaluations.build(groups, None, None, mesh=MESH, template=None, **offered)
+  tokenizer = SimpleNamespace(vocab_size=10)
+  return evaluations.build(groups, None, tokenizer, mesh=MESH, template=None, **offered)
 
 
 def test_what_is_offered_and_what_a_group_brings(groups):
