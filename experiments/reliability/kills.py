@@ -8,7 +8,7 @@ Then something happens to it:
   kill     SIGKILL at a random moment, once or twice
   two      the same command is started twice at about the same time
   full     the disk is full once a random number of bytes has been written
-  limit    no file may be larger than a random number of bytes
+  limit    no file may be larger than a random size
   deleted  its folder is deleted at a random moment
 
 Afterwards the command is given once more, undisturbed. It has to end with the same parameters,
@@ -20,9 +20,7 @@ import collections
 import contextlib
 import io
 import json
-import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -34,7 +32,6 @@ from typing import Any
 
 from experiments.reliability import stages
 from experiments.reliability.damage import first_difference, results
-from llm_jax.main import run
 
 CONFIG = Path(stages.__file__).relative_to(Path.cwd())
 
@@ -56,16 +53,12 @@ class Trial:
     self.said: list[str] = []
     shutil.rmtree(self.workdir, ignore_errors=True)
 
-  def start(self, limit: int = 0) -> subprocess.Popen[str]:
-    """A process of the command, which may write files of `limit` bytes."""
+  def start(self, limit: int | None = None) -> subprocess.Popen[str]:
+    """A process of the command, which may write files of `limit` KiB."""
     words = [sys.executable, '-m', 'llm_jax.main', f'--config={CONFIG}:{self._place}']
-    bound = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)) if limit else None
-    # The compiler's cache is no part of the run; nothing else may be written outside of the folder.
-    environ = {**os.environ, 'JAX_ENABLE_COMPILATION_CACHE': 'false'} if limit else None
-    return subprocess.Popen(
-      words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=bound,
-      env=environ,
-    )  # fmt: skip
+    if limit is not None:
+      words = ['bash', '-c', f'ulimit -f {limit}; exec "$@"', 'bash', *words]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
   def end(self, process: subprocess.Popen[str]) -> int:
     """Its status, once it has ended by itself."""
@@ -101,7 +94,7 @@ def two(trial: Trial) -> None:
 
 
 def limit(trial: Trial) -> None:
-  trial.end(trial.start(limit=int(2 ** trial.draw.uniform(4, 17))))
+  trial.end(trial.start(limit=int(2 ** trial.draw.uniform(0, 7.5)) - 1))
 
 
 @contextlib.contextmanager
@@ -165,13 +158,16 @@ def main() -> None:
   words = parser.parse_args()
   folder = words.folder or tempfile.mkdtemp()
   config = stages.get_config(folder)
-  run(config)
+  # By the command as well: it chooses flags of XLA that this process does not have.
+  subprocess.run([sys.executable, '-m', 'llm_jax.main', f'--config={CONFIG}:{folder}'], check=True)
   draw, wanted, seconds = random.Random(words.seed), {}, {}
   for name in config.stages:  # as they end undisturbed, compared with the pipeline's own
     wanted[name], trial = ended(config[name]), Trial(folder, name, 0, draw)
     began = time.monotonic()
-    if trial.end(trial.start()) or ended(trial.stage) != wanted[name]:
-      sys.exit(f'{name} does not repeat itself: {trial.said[-1][-500:]}')
+    trial.end(trial.start())
+    if (found := ended(trial.stage)) != wanted[name]:
+      said = first_difference(wanted[name], found)
+      sys.exit(f'{name} does not repeat itself: {said}\n{trial.said[-1][-500:]}')
     seconds[name] = time.monotonic() - began
   print('seconds of each stage:', {k: round(v, 1) for k, v in seconds.items()}, flush=True)
   ways, counts = words.ways.split(','), collections.Counter()
