@@ -51,7 +51,13 @@ class Trial:
     self.stage = stages.get_config(self._place)
     self.workdir = Path(self.stage.workdir)
     self.said: list[str] = []
+    self._before = Path(tempfile.mkdtemp()) / 'before'
+    shutil.move(self.workdir, self._before)
+
+  def put_back(self) -> None:
+    """What the pipeline made of the stage: the sums of later ones are of just these files."""
     shutil.rmtree(self.workdir, ignore_errors=True)
+    shutil.move(self._before, self.workdir)
 
   def start(self, limit: int | None = None) -> subprocess.Popen[str]:
     """A process of the command, which may write files of `limit` KiB."""
@@ -169,6 +175,7 @@ def main() -> None:
       said = first_difference(wanted[name], found)
       sys.exit(f'{name} does not repeat itself: {said}\n{trial.said[-1][-500:]}')
     seconds[name] = time.monotonic() - began
+    trial.put_back()
   print('seconds of each stage:', {k: round(v, 1) for k, v in seconds.items()}, flush=True)
   ways, counts = words.ways.split(','), collections.Counter()
   began, wrong = time.monotonic(), 0
@@ -176,7 +183,9 @@ def main() -> None:
     way, name = ways[i % len(ways)], config.stages[i % len(config.stages)]
     if i // len(ways) % 2:
       name = draw.choice(config.stages)
-    fault = attempt(way, Trial(folder, name, seconds[name], draw), wanted[name])
+    trial = Trial(folder, name, seconds[name], draw)
+    fault = attempt(way, trial, wanted[name])
+    trial.put_back()
     counts[way, 'wrong' if fault else 'right'] += 1
     wrong += bool(fault)
     shown = f'{way} {name}: {fault or "right"}'
