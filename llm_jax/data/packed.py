@@ -242,7 +242,7 @@ class MappedRows:
     wanted = read_json(path, _remedy(path)).get('sums')
     if wanted is None:
       return tokens_RL, segment_RL, None
-    sums_R = self._array('sums', shard, (rows,), ('uint32',))
+    sums_R = np.array(self._array('sums', shard, (rows,), ('uint32',)))
     if zlib.crc32(sums_R.tobytes()) != wanted:
       raise self._damaged('sums', shard, 'it differs from its checksum')
     return tokens_RL, segment_RL, sums_R
@@ -279,7 +279,8 @@ class MappedRows:
     shard = int(np.searchsorted(self._ends, index, side='right'))
     tokens_RL, segment_RL, sums_R = self._maps(shard)
     row = index - int(self._ends[shard])  # counted from the end of the shard, so negative
-    tokens_L, segment_L = tokens_RL[row], segment_RL[row]
+    # As plain arrays, which are several times quicker to work on than maps.
+    tokens_L, segment_L = np.asarray(tokens_RL[row]), np.asarray(segment_RL[row])
     if sums_R is not None and _sum(tokens_L, segment_L) != sums_R[row]:
       raise self._damaged('tokens', shard, f'row {len(tokens_RL) + row} differs from its checksum')
     if self._vocab_size and (largest := tokens_L.max()) >= self._vocab_size:
