@@ -67,11 +67,11 @@ def locked(folder: str | Path, *, take: bool = True) -> Iterator[Callable[[], No
     file.close()
 
 
-def _acquire(folder: Path) -> IO[str]:
+def _acquire(folder: Path) -> IO[bytes]:
   while True:
     folder.mkdir(parents=True, exist_ok=True)
     try:
-      file = open(folder / LOCK, 'a+')  # noqa: SIM115, closing it would end the lock
+      file = open(folder / LOCK, 'ab+', buffering=0)  # noqa: SIM115, closing it ends the lock
     except FileNotFoundError:  # its owner removed the folder between our two calls
       continue
     try:
@@ -89,13 +89,14 @@ def _acquire(folder: Path) -> IO[str]:
     if _is_at(file, folder / LOCK):
       break
     file.close()  # its owner removed it between our two calls
-  file.truncate(0)
-  json.dump({'host': socket.gethostname(), 'pid': os.getpid(), 'since': time.time()}, file)
-  file.flush()
+  owner = {'host': socket.gethostname(), 'pid': os.getpid(), 'since': time.time()}
+  with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
+    file.truncate(0)
+    file.write(json.dumps(owner).encode())
   return file
 
 
-def _owner(file: IO[str]) -> str:
+def _owner(file: IO[bytes]) -> str:
   """Who wrote the file of a lock, and how long ago."""
   try:
     file.seek(0)
@@ -106,7 +107,7 @@ def _owner(file: IO[str]) -> str:
     return 'another process'
 
 
-def _is_at(file: IO[str], path: Path) -> bool:
+def _is_at(file: IO[bytes], path: Path) -> bool:
   """Whether the open file is the one that a path leads to."""
   try:
     return os.path.samestat(os.fstat(file.fileno()), path.stat())

@@ -214,6 +214,13 @@ def leave(message: str) -> NoReturn:
   os._exit(1)
 
 
+def _unraisable(found: Any) -> None:
+  """Prints an error that nobody can catch, as Python does."""
+  # Where a file of Orbax fails, those that are written beside it report to a loop that is closed.
+  if str(found.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(found)
+
+
 def command() -> None:
   """What `llm_jax` and `python -m llm_jax.main` run; both find modules in this directory."""
   if not {'', os.getcwd()} & set(sys.path):
@@ -221,6 +228,7 @@ def command() -> None:
   guard()
   # Whatever a signal ends here is written whole or not at all, as for a process that is killed.
   signal.signal(signal.SIGINT, lambda *_: (os.write(2, SIGNAL), os._exit(130)))
+  sys.unraisablehook = _unraisable
   logging.get_absl_handler().python_handler.stream = sys.stderr
   flags.FLAGS.mark_as_parsed()  # nothing is left for absl to parse; libraries ask whether it did
   try:

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from configs import best_of_n
+from llm_jax.jobs import sample, tokenize
 from llm_jax.lock import LOCK, locked
 from llm_jax.types import BadInput
 
@@ -49,6 +51,20 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, other):
   with locked(folder):
     pass
   assert not (folder / LOCK).exists()
+
+
+@pytest.mark.parametrize('job', ['tokenize', 'sample'])
+def test_jobs_want_the_lock_before_they_begin(tmp_path, other, job):
+  folder = tmp_path / 'run'
+  before = sorted(folder.iterdir())
+  with pytest.raises(BadInput, match='is at work there'):
+    if job == 'tokenize':
+      tokenize.tokenize(workdir=str(folder), sources={'a': f'{tmp_path}/none.jsonl'})
+    else:
+      c = best_of_n.get_config()
+      c.workdir, c.artifact = str(folder), str(tmp_path / 'none')
+      sample.main(c)
+  assert sorted(folder.iterdir()) == before
 
 
 def test_one_process_may_enter_twice_and_leaves_nothing(tmp_path):

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import dpo, sizes
 from configs import pipeline as recipes
+from experiments.reliability import damage
 from llm_jax import artifact
 from llm_jax.jobs import pipeline, sample, train
 from llm_jax.main import run
@@ -316,6 +317,15 @@ def test_a_browser_shows_tables_and_drawings(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_byte_that_changes_in_a_finished_stage_is_noticed_or_changes_nothing(finished):
+  """experiments/reliability/damage.py has the long form, with runs that were killed."""
+  subjects = damage.subjects(finished, killed=False)
+  del subjects['report']  # which would ask the models again
+  tried = list(damage.fuzz(subjects, 60, seed=0))
+  assert not [one for one in tried if one[2] in damage.BAD]
+  assert sum(outcome == 'refused' for *_, outcome, _ in tried) > 10
+
+
 def test_the_same_command_again_runs_and_asks_nothing(finished, monkeypatch, capsys):
   before = facts_of(finished.workdir)
   monkeypatch.setattr(artifact, 'load', None)  # no model is even read

@@ -26,6 +26,7 @@ from llm_jax.training import metrics
 from llm_jax.training.loop import Interrupted, fit
 from llm_jax.training.metrics import Diverged
 from llm_jax.types import BadInput
+from tests.lock_test import HOLD
 
 ROOT = Path(__file__).parents[2]
 WORDS = [
@@ -324,6 +325,28 @@ def test_a_signal_saves_the_step_and_the_same_config_goes_on(
   held = lambda c: [(r['step'], r['validation/loss']) for r in records(c) if 'validation/loss' in r]
   assert held(config) == held(whole)
   assert_equal(params_of(config.workdir), params_of(base / 'run'))
+
+
+def test_a_second_process_is_refused(config):
+  with subprocess.Popen(
+    [sys.executable, '-c', HOLD, config.workdir],
+    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+  ) as other:  # fmt: skip
+    assert other.stdout.readline() == 'held\n'
+    with pytest.raises(BadInput, match=f'process {other.pid} on .* is at work there'):
+      run(config)
+    other.kill()
+  run(config)
+
+
+def test_without_any_finite_loss_nothing_is_published(base, config, monkeypatch, tmp_path):
+  write = metrics.Log.write
+  lose = lambda record: {k: np.nan if 'loss' in k else v for k, v in record.items()}
+  monkeypatch.setattr(metrics.Log, 'write', lambda log, record: write(log, lose(record)))
+  for _ in range(2):  # the same command again says the same
+    with pytest.raises(BadInput, match='no loss of this run is finite, so nothing is published'):
+      run(config)
+    assert not {'artifact.json', 'params'} & {p.name for p in (tmp_path / 'run').iterdir()}
 
 
 # What a user can get wrong
