@@ -321,9 +321,9 @@ def test_a_byte_that_changes_in_a_finished_stage_is_noticed_or_changes_nothing(f
   """experiments/reliability/damage.py has the long form, with runs that were killed."""
   subjects = damage.subjects(finished, killed=False)
   del subjects['report']  # which would ask the models again
-  tried = list(damage.fuzz(subjects, 60, seed=0))
+  tried = list(damage.fuzz(subjects, 40, seed=0))
   assert not [one for one in tried if one[2] in damage.BAD]
-  assert sum(outcome == 'refused' for *_, outcome, _ in tried) > 10
+  assert sum(outcome == 'refused' for *_, outcome, _ in tried) > 5
 
 
 def test_the_same_command_again_runs_and_asks_nothing(finished, monkeypatch, capsys):
