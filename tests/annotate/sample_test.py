@@ -112,7 +112,7 @@ def diagnosed(mesh, rows, calls=None):
   drawn |= {k: np.zeros(tokens.shape, np.int32) for k in ('position', 'segment')}
   drawn['sampled_logp'] = -drawn['mask']
 
-  class CheckedRows:
+  class Known:
     slots = NEW
 
     def __init__(self):
@@ -121,7 +121,7 @@ def diagnosed(mesh, rows, calls=None):
     def __call__(self, *_):
       return shard_batch(drawn, mesh)
 
-  annotate = sample.Sample(SimpleNamespace(), CheckedRows(), 2, NEW, None, stop, mesh)
+  annotate = sample.Sample(SimpleNamespace(), Known(), 2, NEW, None, stop, mesh)
   fields = ('prompt', 'prompt_mask')
   given = shard_batch({k: np.ones((len(rows) // 2, 3), np.int32) for k in fields}, mesh)
   out = annotate({}, given, jax.random.key(0))
