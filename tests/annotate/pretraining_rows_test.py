@@ -12,7 +12,7 @@ from llm_jax.data import packed
 from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.types import BadInput
 
-TOKENIZER = SimpleNamespace(fingerprint='of this tokenizer')
+TOKENIZER = SimpleNamespace(fingerprint='of this tokenizer', vocab_size=1000)
 MODEL = SimpleNamespace(shape=SimpleNamespace(max_length=8))
 ROWS, LENGTH = 9, 8
 SEGMENTS = np.array([[1, 1, 1, 2, 3, 3, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 2, 2, 2, 0, 0, 0]])
