@@ -28,8 +28,10 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   tiny = size == 'tiny'
   c.total_steps, c.batch_size, c.accumulate = steps, batch, accumulate
   c.optimizer.learning_rate = rate
-  shape = sizes.model(size)
-  c.model = ConfigDict(dict(name='actor_critic', policy=shape, critic={**shape, 'head': 'scalar'}))
+  c.model = ConfigDict(
+    dict(name='actor_critic', policy=sizes.model(size), critic=sizes.model(size))
+  )
+  c.model.critic.head = 'scalar'
   policy, critic = (
     base.Stage('policy', f'runs/{size}/sft'),
     base.Stage('reward', f'runs/{size}/reward'),

@@ -1,8 +1,30 @@
 """Model sizes by name, from a laptop to a pod."""
 
-from ml_collections import ConfigDict
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
 
 SIZES = ('tiny', '15m', '125m', '1b', '8b', '70b', '405b')
+
+
+class OfSize(FieldReference):
+  """A field of `config.model` that has the value of its size, and that nobody has asked for.
+
+  A stage that starts from an artifact takes the artifact's value. Once the field is set, by another
+  config or on the command line, it is kept.
+  """
+
+  def __init__(self, value: Any) -> None:
+    super().__init__(value)
+    self.follows = True
+
+  def set(self, value: Any, type_safe: bool = True) -> None:
+    super().set(value, type_safe)
+    self.follows = False
+
+  def __setstate__(self, state: dict[str, Any]) -> None:  # copies
+    super().__setstate__(state)
+    self.follows = state['follows']
 
 
 def model(size: str) -> ConfigDict:
@@ -34,7 +56,7 @@ def model(size: str) -> ConfigDict:
       head='untied',
     ),
   }[size]  # fmt: skip
-  return ConfigDict(dict(name='transformer', **shape))
+  return ConfigDict(dict(name='transformer', **{k: OfSize(v) for k, v in shape.items()}))
 
 
 def compute(size: str) -> ConfigDict:

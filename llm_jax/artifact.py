@@ -135,6 +135,11 @@ def describe(path: str | Path) -> dict[str, Any]:
     raise BadInput(f'artifact: {str(path)!r} is no folder of this machine; name that of a stage')
   if not folder.is_dir():
     raise BadInput(f'artifact: no folder {str(folder)!r}; run the stage that writes it first')
+  if not (folder / FILE).is_file() and next(folder.glob('*.safetensors'), None):
+    raise BadInput(
+      f'artifact: {str(folder)!r} is a Hugging Face folder; make an artifact of it: '
+      f'python -m llm_jax.main --config=convert --config.source={folder} --config.workdir=runs/NAME'
+    )
   if not (folder / FILE).is_file():
     raise BadInput(
       f'artifact: {str(folder)!r} is unfinished, it has no {FILE}; '

@@ -237,3 +237,41 @@ def test_bad_words_are_answered_without_jax():
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert "total_steps cannot be 'x'" in done.stdout
+
+
+# --- the model of an artifact ---------------------------------------------------------------------
+
+
+def made(tmp_path, **shape):
+  model = {'name': 'transformer', 'vocab_size': 520, 'dim': 48, 'num_layers': 3, 'num_heads': 6}
+  about = {'model': model | shape, 'config': {}, 'files': {}}
+  (tmp_path / 'artifact.json').write_text(json.dumps(about))
+  return str(tmp_path)
+
+
+@pytest.mark.parametrize('stage', ['sft', 'dpo', 'grpo', 'pretrain'])
+def test_the_model_is_that_of_the_artifact_it_starts_from(stage, tmp_path):
+  path = made(tmp_path, num_kv_heads=2, rope_scaling={'factor': 2.0})
+  c = main.read_config(['main', f'--config={stage}', f'--config.init.params={path}'])
+  wanted = json.loads((tmp_path / 'artifact.json').read_text())['model']
+  assert c.model.to_dict() == wanted
+
+
+def test_what_was_asked_of_the_model_stays(tmp_path):
+  path = made(tmp_path, head='untied')
+  c = main.read_config(['main', '--config=reward', f'--config.init.params={path}'])
+  assert (c.model.head, c.model.dim) == ('scalar', 48)
+  c = read(f'--config.init.params={path}', '--config.model.dim=96', '--config.model.lora.rank=4')
+  assert (c.model.dim, c.model.num_layers, c.model.lora.rank) == (96, 3, 4)
+  c = main.read_config(
+    ['main', '--config=ppo', f'--config.init.policy={path}', f'--config.init.critic={path}']
+  )
+  assert c.model.policy.dim == c.model.critic.dim == 48
+  assert (c.model.policy.head, c.model.critic.head) == ('untied', 'scalar')
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"model": 3}', '{"model": {"dim": 3}}'])
+def test_an_artifact_that_says_nothing_of_its_model_changes_nothing(text, tmp_path):
+  (tmp_path / 'artifact.json').write_text(text)
+  c = read(f'--config.init.params={tmp_path}')
+  assert c.model == read().model

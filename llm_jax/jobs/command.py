@@ -6,6 +6,7 @@ Nothing here imports JAX, unless a field of the job is added or removed: then th
 import ast
 import difflib
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,40 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
   _set(config, [change for change in changes if change not in added])
   for name, value in added:
     _add(config, name, value)
+  follow(config)
   return config.lock()
+
+
+def follow(config: ConfigDict) -> None:
+  """Fields of the model that nobody has set become those of the artifact that a stage starts from.
+
+  `--config.init.params=runs/llama` is enough to train a model of any shape. A field that a config
+  file or the command line sets stays, so that what contradicts the artifact is found by its name.
+  """
+  if config.get('job') != 'train' or not isinstance(config.get('init'), ConfigDict):
+    return
+  for part, path in config.init.items():
+    group = config.model if part == 'params' else config.model.get(part)
+    theirs = _model_of(path) if isinstance(group, ConfigDict) else None
+    if theirs is None or theirs.get('name') != group.get('name'):
+      continue
+    follows = [k for k in group if getattr(group.get_ref(k), 'follows', False)]
+    with group.unlocked(), group.ignore_type():
+      for field in follows:
+        del group[field]
+      for field in theirs.keys() - group.keys():
+        group[field] = (
+          ConfigDict(theirs[field]) if isinstance(theirs[field], dict) else theirs[field]
+        )
+
+
+def _model_of(path: Any) -> dict[str, Any] | None:
+  """The model that an artifact says it is; None where there is none, which is told later."""
+  try:
+    about = json.loads((Path(path) / 'artifact.json').read_text(encoding='utf-8'))
+    return dict(about['model'])
+  except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    return None
 
 
 def _parse(words: Sequence[str]) -> tuple[str, list[tuple[str, str | None]]]:
