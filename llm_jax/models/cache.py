@@ -67,7 +67,8 @@ class Cache:
 
   Attributes:
     layers: of each layer `k` and `v` [R, K, S, E]; as int8 with `k_scale`, `v_scale` [R, K, S, 1].
-      One whose values are made from what its `k` holds has no `v`.
+      One whose values are made from what its `k` holds has no `v`. Where no key of a shorter row
+      can be kept there is a single one, with the `token` [R, 1, S, 1] of each slot.
     position: int32 [R, S], of the token in each slot.
     segment: int32 [R, S], its document; 0 where a slot holds nothing.
     index: int32 [R], the next slot of each row. No slot from there on holds anything.

@@ -20,7 +20,8 @@ class Linear:
   """All frequencies divided by `factor` (arXiv:2306.15595)."""
 
   factor: Positive
-  moves: ClassVar[bool] = False  # whether the rows of a batch decide
+  moves: ClassVar[bool] = False  # whether the longest row of a batch decides
+  rereads: ClassVar[bool] = False  # whether it does so with each token
 
   def stretch(self, frequency: Array, theta: float, length: Any) -> tuple[Array, Any]:
     """Frequencies [E/2], and what cosines and sines are multiplied by.
@@ -47,6 +48,7 @@ class Llama3:
   high_freq_factor: Positive
   original_length: Positive
   moves: ClassVar[bool] = False
+  rereads: ClassVar[bool] = False
 
   def stretch(self, frequency: Array, theta: float, length: Any) -> tuple[Array, Any]:
     """See `Linear.stretch`."""
@@ -61,12 +63,14 @@ class Llama3:
 class Dynamic:
   """A base that grows with the longest row of a batch beyond `original_length` (NTK-aware).
 
-  As in transformers, the rows of one batch share their length, so they change each other.
+  As in transformers, the rows of one batch share their length, so they change each other. Every
+  token changes all keys of all layers: a cache holds the tokens, and a row is read again for each.
   """
 
   factor: Positive
   original_length: Count
   moves: ClassVar[bool] = True
+  rereads: ClassVar[bool] = True
 
   def stretch(self, frequency: Array, theta: float, length: Any) -> tuple[Array, Any]:
     """See `Linear.stretch`."""
@@ -100,6 +104,7 @@ class Yarn:
   mscale_all_dim: float | None = None
   truncate: bool = True
   moves: ClassVar[bool] = False
+  rereads: ClassVar[bool] = False
 
   def stretch(self, frequency: Array, theta: float, length: Any) -> tuple[Array, Any]:
     """See `Linear.stretch`."""
@@ -147,6 +152,7 @@ class LongRope:
   original_length: Count
   attention_factor: Positive = 1.0
   moves: ClassVar[bool] = True
+  rereads: ClassVar[bool] = False
 
   def stretch(self, frequency: Array, theta: float, length: Any) -> tuple[Array, Any]:
     """See `Linear.stretch`."""

@@ -220,6 +220,12 @@ class Shape:
     return self.mlp in GATED
 
   @property
+  def rereads(self) -> bool:
+    """Whether each new token changes what all others of its row compute."""
+    stretched = [kind.rope_scaling for kind in self.blocks if kind.rope and kind.rope_scaling]
+    return any(scaling_of(group).rereads for group in stretched)
+
+  @property
   def blocks(self) -> tuple[Kind, ...]:
     """The kind of each of the N blocks."""
     kinds = [self.kind(name) for name in self.layers]

@@ -259,7 +259,14 @@ class Transformer(Model):
       segment_BL = jnp.ones_like(tokens_BL)
     positions, slots = attend.Positions(position_BL, segment_BL, position_BL, segment_BL), None
     if cache is not None:
+      first_B = cache.index
       cache, slots = cache.extend(position_BL, segment_BL)
+      if s.rereads:
+        token_B1S1 = slots.put_heads(cache.layers[0]['token'], tokens_BL[:, None, :, None])
+        cache = dataclasses.replace(cache, layers=({'token': token_B1S1},))
+        whole_BSD, _ = self.hidden(token_B1S1[:, 0, :, 0], cache.position, cache.segment)
+        at_BL = jnp.minimum(first_B[:, None] + jnp.arange(length), whole_BSD.shape[1] - 1)
+        return jnp.take_along_axis(whole_BSD, at_BL[..., None], axis=1), cache
       positions = positions._replace(k_position=cache.position, k_segment=cache.segment)
     cached, kinds = cache is not None, s.blocks
     x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
@@ -287,7 +294,8 @@ class Transformer(Model):
       x_BLD, layer = dense[kinds[i]](params, x_BLD, cache.layers[i] if cache else None)
       new_layers.append(layer)
     kinds, count = kinds[first:], s.num_layers - first
-    if c.scan_layers and cache is None:
+    apart = isinstance(self.blocks, tuple)  # see `for_decoding`
+    if c.scan_layers and cache is None and not apart:
       size = period(kinds)
       scanned, rest = repeats(self.blocks, size, count)
 
@@ -351,6 +359,9 @@ class Transformer(Model):
     """An empty cache for `batch` rows of at most `slots` tokens."""
     s = self.shape
     latent = s.latent is not None
+    if s.rereads:
+      token: Any = dict(num_layers=1, num_heads=1, head_dim=1, dtype='int32', names=('token',))
+      return make_cache(batch, slots, **token)
     return make_cache(
       batch,
       slots,

@@ -76,9 +76,9 @@ def test_a_cache_continues_as_they_do(family):
   z, ids = fixture(family)[2], rows()[0][0]
   step = jax.jit(lambda *args: model.apply(params, args[0], args[1], None, args[2]))
   cache, said = model.make_cache(1, 32), [*ids]
-  whole = lambda scaling: scaling is not None and scaling_of(scaling).moves
-  # What a row computed while it was shorter would be stale where frequencies move with its length.
-  begin = len(ids) if any(whole(kind.rope_scaling) for kind in model.shape.blocks) else 1
+  # Where frequencies move with the length, what a row says of a token depends on what follows it.
+  moves = lambda scaling: scaling is not None and scaling_of(scaling).moves
+  begin = len(ids) if any(moves(kind.rope_scaling) for kind in model.shape.blocks) else 1
   at = 0
   while len(said) < len(ids) + len(z['greedy']):
     size = begin if at == 0 else 1
