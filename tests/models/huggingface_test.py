@@ -266,6 +266,9 @@ def test_every_array_is_used_and_every_parameter_filled():
     huggingface.from_hf(weights | {'model.extra.weight': np.zeros(3)}, shape)
   with pytest.raises(BadInput, match=r'has shape \(3,\), but the model needs \(16,\)'):
     huggingface.from_hf(weights | {norm: np.zeros(3)}, shape)
+  for packed in (np.int8, ml_dtypes.float8_e4m3fn):
+    with pytest.raises(BadInput, match=rf'{norm} is stored as (int8|float8_e4m3fn); take weights'):
+      huggingface.from_hf(weights | {norm: np.zeros(16, packed)}, shape)
   with pytest.raises(BadInput, match=r'no place for model\.layers\.1\..* and 4 more'):
     huggingface.from_hf(weights, Shape(**(SMALL | dict(num_layers=1))))
   with pytest.raises(BadInput, match=r'lacks lm_head\.weight'):
