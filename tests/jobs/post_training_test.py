@@ -130,7 +130,7 @@ def test_a_foreign_tokenizer_gets_the_tokens_of_a_template(root, tmp_path):
   known, shape = tokenizer.vocab_size, dict(vocab_size=761, head='untied')
   write_base(tmp_path / 'base', tokenizer, **shape)
   c = sft_config(root, tmp_path / 'run')
-  c.init.params, c.init.fresh = str(tmp_path / 'base'), ()
+  c.init.params, c.init.fresh, c.data.template = str(tmp_path / 'base'), (), 'llm_jax'
   c.init.add = tuple(n for n in chat.specials('llm_jax') if n not in (*tokenizer.specials, BOS))
   c.model.update(vocab_size=known + len(c.init.add), head='untied')
   c.total_steps, c.optimizer.learning_rate = 1, 0.0
