@@ -263,7 +263,12 @@ def test_what_was_asked_of_the_model_stays(tmp_path):
   path = made(tmp_path, head='untied')
   c = main.read_config(['main', '--config=reward', f'--config.init.params={path}'])
   assert (c.model.head, c.model.dim) == ('scalar', 48)
-  c = read(f'--config.init.params={path}', '--config.model.dim=96', '--config.model.lora.rank=4')
+  c = read(
+    f'--config.init.params={path}',
+    '--config.model.dim=96',
+    '--config.model.lora.rank=4',
+    '--config.model.window=None',
+  )
   assert (c.model.dim, c.model.num_layers, c.model.lora.rank) == (96, 3, 4)
   c = main.read_config(
     ['main', '--config=ppo', f'--config.init.policy={path}', f'--config.init.critic={path}']

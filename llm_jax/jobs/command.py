@@ -72,21 +72,22 @@ def follow(config: ConfigDict) -> None:
   `--config.init.params=runs/llama` is enough to train a model of any shape. A field that a config
   file or the command line sets stays, so that what contradicts the artifact is found by its name.
   """
-  if config.get('job') != 'train' or not isinstance(config.get('init'), ConfigDict):
+  init, model = config.get('init'), config.get('model')  # jobs without them start from nothing
+  if not isinstance(init, ConfigDict) or not isinstance(model, ConfigDict):
     return
-  for part, path in config.init.items():
-    group = config.model if part == 'params' else config.model.get(part)
+  for part, path in init.items():
+    group: Any = model if part == 'params' else model.get(part)
     theirs = _model_of(path) if isinstance(group, ConfigDict) else None
     if theirs is None or theirs.get('name') != group.get('name'):
       continue
-    follows = [k for k in group if getattr(group.get_ref(k), 'follows', False)]
+    fields = group.items(preserve_field_references=True)
+    follows = [name for name, value in fields if getattr(value, 'follows', False)]
     with group.unlocked(), group.ignore_type():
       for field in follows:
         del group[field]
       for field in theirs.keys() - group.keys():
-        group[field] = (
-          ConfigDict(theirs[field]) if isinstance(theirs[field], dict) else theirs[field]
-        )
+        value = theirs[field]
+        group[field] = ConfigDict(value) if isinstance(value, dict) else value
 
 
 def _model_of(path: Any) -> dict[str, Any] | None:

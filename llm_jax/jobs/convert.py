@@ -4,6 +4,7 @@ Weights pass through a layer at a time and keep their type, so a model needs no 
 largest file. What was written is read back: every array bit by bit, and the logits of one row.
 """
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -107,9 +108,8 @@ class _Import:
     shape = huggingface.shape_of(self.folder.config)
     self.model: Transformer = transformer.make(compute=COMPUTE, **shape)
     self.group = {'name': 'transformer', **json.loads(json.dumps(shape))}
-    self.plan: Plan = huggingface.plan(
-      self.model.shape, huggingface.text_of(self.folder.config)['model_type']
-    )
+    self.family = str(huggingface.text_of(self.folder.config)['model_type'])
+    self.plan: Plan = huggingface.plan(self.model.shape, self.family)
     self.names = self.plan.match(self.folder)
     for source in self.plan.sources:
       if (name := self.names.get(source.name)) and self.folder.shapes[name] != source.shape:
@@ -142,7 +142,7 @@ class _Import:
     kinds = sorted({slot.dtype.name for slot in stored.slots.values()})
     self.tokenizer.save(folder / 'tokenizer')
     template = {'template': 'folder'} if self.tokenizer.chat_template else {}
-    about = {**config.to_dict(), 'model': self.group, 'data': template}
+    about = {**config.to_dict(), 'family': self.family, 'model': self.group, 'data': template}
     model: Any = self.model
     made = artifact.Artifact(model, {}, self.tokenizer, about, stage='convert')
     if {self.folder.dtypes[name] for name in self.names.values()} == set(
@@ -228,9 +228,21 @@ class _Export:
     )
     if not isinstance(self.model, Transformer):
       raise BadInput(f'convert: {config.artifact}: no family of theirs has a model of another file')
-    self.about_theirs = huggingface.config_of(self.model.shape, config.family or None)
+    family = config.family or self._origin()
+    self.about_theirs = huggingface.config_of(self.model.shape, family)
     self.plan: Plan = huggingface.plan(self.model.shape, self.about_theirs['model_type'])
     self.tokenizer: Tokenizer = tokenizers.load(self.folder / 'tokenizer')
+
+  def _origin(self) -> str | None:
+    """The family that the model came from, if it still has this model; None for one of ours."""
+    about = self.about
+    with contextlib.suppress(BadInput):  # an ancestor that is gone, or another shape since
+      while about['stage'] != 'convert' and about['parent']:
+        about = artifact.describe(about['parent'])
+      if family := about['config'].get('family'):
+        huggingface.config_of(self.model.shape, family)
+        return str(family)
+    return None
 
   def run(self) -> None:
     """Writes the folder beside its place, compares it with the artifact, and puts it there."""
