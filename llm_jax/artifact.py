@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 import llm_jax
+from llm_jax import storage
 from llm_jax.files import check_writable, difference, manifest, read_json, sha256, write_json
 from llm_jax.find import call, find, named
 from llm_jax.models import lora
@@ -95,9 +96,9 @@ def publish(path: str | Path, artifact: Artifact) -> None:
   about = {
     'stage': artifact.stage,
     'step': artifact.step,
-    'parent': artifact.parent,
+    'parent': storage.named(artifact.parent),
     'model': artifact.config['model'],
-    'config': {k: v for k, v in artifact.config.items() if k != 'compute'},
+    'config': storage.named({k: v for k, v in artifact.config.items() if k != 'compute'}),
     'tokenizer': artifact.tokenizer.fingerprint,
     'versions': {
       'llm_jax': llm_jax.__version__,
@@ -130,8 +131,8 @@ def describe(path: str | Path) -> dict[str, Any]:
   Raises:
     BadInput: there is no artifact, or the run that makes it has not finished.
   """
-  folder = Path(path)
-  if not is_local(path):
+  folder = storage.local(path, without=storage.MAKING)
+  if not is_local(folder):
     raise BadInput(f'artifact: {str(path)!r} is no folder of this machine; name that of a stage')
   if not folder.is_dir():
     raise BadInput(f'artifact: no folder {str(folder)!r}; run the stage that writes it first')
@@ -339,7 +340,7 @@ def holds(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[s
   )
   if 'model' in theirs and 'compute' not in theirs:  # from when both were one group
     theirs['model'] = without_compute(theirs['model'])
-  differing = _differences(drop(theirs), drop(json.loads(json.dumps(config))))
+  differing = _differences(drop(theirs), drop(json.loads(json.dumps(storage.named(config)))))
   if differing:
     raise BadInput(
       f'workdir: {str(folder)!r} holds another run, which has {"; ".join(differing[:5])}; '
@@ -358,8 +359,8 @@ def claim(path: str | Path, config: Mapping[str, Any]) -> None:
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / 'config.json').is_file():
-      write_json(folder / MADE_FROM, digests(config))
-    write_json(folder / 'config.json', config)
+      write_json(folder / MADE_FROM, storage.named(digests(config)))
+    write_json(folder / 'config.json', storage.named(config))
 
 
 def made_from(path: str | Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from llm_jax import __version__
 from llm_jax.jobs.command import read_config
-from llm_jax.text.terminal import guard, say
+from llm_jax.text.terminal import guard, say, shown
 from llm_jax.text.visible import visible
 
 
@@ -35,6 +35,24 @@ def run(config: Any) -> None:
       groups of the config that are whole configs of other jobs, which come first. A job that is
       finished returns at once. A job with a function `check` sees its config before any of that.
   """
+  from llm_jax import storage
+
+  if not storage.localized(config):
+    return _run(config)
+  import jax
+
+  from llm_jax.types import BadInput
+
+  if jax.process_count() > 1:
+    raise BadInput(
+      'storage: several hosts cannot share the copy of a URL; mount the bucket on each of them '
+      '(gcsfuse, s3fs), and give the path of the mount'
+    )
+  with storage.pushing():
+    _run(config)
+
+
+def _run(config: Any) -> None:
   from llm_jax.find import find
   from llm_jax.types import BadInput
 
@@ -46,7 +64,7 @@ def run(config: Any) -> None:
   if hasattr(job, 'check'):
     job.check(config)
   for name in required:
-    run(config[name])
+    _run(config[name])
   try:
     job.main(config)
   except OSError as error:  # of a file that was open already, whose name the system does not say
@@ -209,8 +227,8 @@ def _tell(what: str, argv: Sequence[str]) -> None:
 def leave(message: str) -> NoReturn:
   """Says why and ends the process; one of several without waiting for the others to end too."""
   if _hosts() == 1:
-    sys.exit(visible(message, lines=False))
-  say(visible(message, lines=False), file=sys.stderr)
+    sys.exit(shown(message, lines=False))
+  say(shown(message, lines=False), file=sys.stderr)
   sys.stdout.flush()
   os._exit(1)
 

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import itertools
 import os
+import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -29,7 +30,13 @@ SECONDS = 30.0  # between pushes in the background
 EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3', 's3a': 's3'}
 # What vouches for the files beside and below it, and is pushed after them.
 VOUCHES = ('manifest.json', 'artifact.json', 'tokenize.json', 'summary.json', 'report.json')
-UNFINISHED = ('.partial', '.lock')
+UNFINISHED = ('.partial', 'lock')
+MAKING = (
+  'checkpoints',
+  'reference',
+  'tensorboard',
+)  # folders of a run that its readers do not need
+ELSEWHERE = ('http', 'https', 'ftp', 'file')  # schemes of addresses, and of this machine
 
 
 class _File(NamedTuple):
@@ -119,6 +126,58 @@ def _covers(known: str, url: str) -> bool:
   return url.startswith(f'{known}/') and url[len(known) + 1 :].partition('/')[0] not in (
     _copies[known].without
   )
+
+
+def localized(config: Any) -> bool:
+  """Puts the path of a copy in the place of every URL of a config, and says whether there was one.
+
+  Of `workdir` everything is brought here; of what is only read, not what belongs to its making. A
+  URL with wildcards brings what it matches. A text that is no path, such as the address of a web
+  service, stays as it is.
+
+  Args:
+    config: a ConfigDict, which is changed.
+  """
+  found = False
+  with config.unlocked(), config.ignore_type():
+    for name in sorted(config, key=lambda name: name != 'workdir'):  # others may be derived from it
+      value = config[name]
+      if hasattr(value, 'unlocked'):
+        found |= localized(value)
+      elif (here := _put(value, () if name == 'workdir' else MAKING)) != value:
+        config[name], found = here, True
+  return found
+
+
+def _put(value: Any, without: Collection[str]) -> Any:
+  if isinstance(value, (list, tuple)):
+    return type(value)(_put(item, without) for item in value)
+  scheme, divider, place = value.partition('://') if isinstance(value, str) else ('', '', '')
+  if not divider or scheme in ELSEWHERE or not scheme.isalnum() or place.split() != [place]:
+    return value
+  if not set(place) & set('*?['):
+    return str(local(value, without=without))
+  with _refused(value):
+    for match in _store(value).glob(value):
+      local(f'{scheme}://{"/" * place.startswith("/")}{match.lstrip("/")}')
+  return str(root() / scheme / place.lstrip('/'))
+
+
+def named(value: Any) -> Any:
+  """The same with URLs in the place of their copies: in a text, or in all texts of a config."""
+  if isinstance(value, Mapping):
+    return {named(name): named(item) for name, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return type(value)(named(item) for item in value)
+  if not _copies or not isinstance(value, str):
+    return value
+  return re.sub(re.escape(f'{root()}/') + '([A-Za-z0-9]+)/', _url, value)
+
+
+def _url(match: re.Match[str]) -> str:
+  scheme = match[1]
+  rooted = any(url.startswith(f'{scheme}:///') for url in _copies)  # as those of memory:// may be
+  return f'{scheme}://{"/" * rooted}'
 
 
 def push() -> None:

@@ -1,15 +1,23 @@
 """A folder in a store and its copy here: equal when they should be, and never half of anything."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import fsspec
+import jax
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from llm_jax import storage
+from llm_jax import artifact, main, storage
+from llm_jax.jobs import train
+from llm_jax.parallel.mesh import make_mesh
 from llm_jax.types import BadInput
+from tests.configs_test import config_of
 
 
 @pytest.fixture(params=['memory', 'local'])
@@ -200,3 +208,88 @@ def test_a_store_that_refuses_is_named(url, monkeypatch):
   monkeypatch.setattr(type(store(url)), 'find', find)
   with pytest.raises(BadInput, match='no permission: 403: you may not'):
     storage.local(f'{url}/x')
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def write_text(place):
+  lines = ''.join(json.dumps({'text': f'the cat {i} sat on mat {i % 7}'}) + '\n' for i in range(90))
+  put(place, **{'text.jsonl': lines})
+
+
+def pretrain(place, workdir):
+  c = config_of('pretrain')
+  c.workdir, c.tokenize.workdir = f'{workdir}/run', f'{workdir}/tokens'
+  c.tokenize.update(validation_fraction=0.2, length=16)
+  c.tokenize.sources = ConfigDict({'text': f'{place}/*.jsonl'})
+  c.tokenize.tokenizer.vocab_size = 290
+  c.data.path = c.tokenize.workdir
+  c.model.update(vocab_size=290, dim=16, num_layers=1, num_heads=2, max_length=64)
+  c.compute, c.mesh.fsdp = ConfigDict(), 1
+  c.total_steps, c.batch_size, c.accumulate = 6, 4, 1
+  c.log_every = c.eval_every = c.checkpoint_every = 2
+  c.evals.validation.max_rows, c.sample.prompts = 4, ()
+  return c
+
+
+def ask(workdir):
+  c = config_of('sample')
+  c.artifact, c.prompts, c.sample.max_new = f'{workdir}/run', ('the cat',), 4
+  return c
+
+
+def test_a_run_in_a_store_has_the_bits_of_one_on_a_disk(url, tmp_path, capsys):
+  write_text(url)
+  here = tmp_path / 'here'
+  for workdir in (f'{url}/out', here):
+    main.run(pretrain(url, workdir))
+    main.run(ask(workdir))
+    again()
+  told = capsys.readouterr().out
+  assert f'{url}/out/run' in told and str(storage.root()) not in told
+  assert {'out/run/artifact.json', 'out/run/metrics.jsonl'} <= names(url)
+  stored = json.loads(store(url).cat_file(f'{url}/out/run/config.json'))
+  assert stored['workdir'] == f'{url}/out/run'
+  about = json.loads(store(url).cat_file(f'{url}/out/run/artifact.json'))
+  assert about['config']['data']['path'] == f'{url}/out/tokens'
+  mesh = make_mesh(data=1)
+  ours, theirs = (artifact.load(storage.local(f'{x}/run'), mesh) for x in (f'{url}/out', here))
+  jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+  main.run(pretrain(url, f'{url}/out'))
+  assert 'is finished' in capsys.readouterr().out
+
+
+def test_another_machine_goes_on_where_one_died(url, tmp_path, monkeypatch):
+  write_text(url)
+  fit = train.fit
+
+  def die(*args, **options):
+    def stop(step, state, metrics):
+      if step == 5:
+        storage.push()  # as the background does
+        raise SystemError  # nothing is written or pushed after this
+
+    return fit(*args, **options | {'hooks': (*options['hooks'], stop)})
+
+  monkeypatch.setattr(train, 'fit', die)
+  with pytest.raises(SystemError):
+    main.run(pretrain(url, f'{url}/out'))
+  monkeypatch.setattr(train, 'fit', fit)
+  assert 'out/run/artifact.json' not in names(url)
+  shutil.rmtree(storage.root())
+  again()
+  storage.root.cache_clear()
+  main.run(pretrain(url, f'{url}/out'))
+  main.run(pretrain(url, tmp_path / 'whole'))
+  mesh = make_mesh(data=1)
+  ours, theirs = (
+    artifact.load(storage.local(f'{x}/run'), mesh) for x in (f'{url}/out', tmp_path / 'whole')
+  )
+  jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+
+
+def test_texts_that_are_no_paths_stay(tmp_path):
+  c = ConfigDict(dict(url='https://a.b/c', said='see gs://x y', n=3, none=None, words=('a', 'b')))
+  before = c.to_dict()
+  assert not storage.localized(c) and c.to_dict() == before

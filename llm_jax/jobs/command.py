@@ -93,7 +93,12 @@ def follow(config: ConfigDict) -> None:
 def _model_of(path: Any) -> dict[str, Any] | None:
   """The model that an artifact says it is; None where there is none, which is told later."""
   try:
-    about = json.loads((Path(path) / 'artifact.json').read_text(encoding='utf-8'))
+    folder = Path(path)
+    if '://' in path:
+      from llm_jax import storage
+
+      folder = storage.local(path, without=storage.MAKING)
+    about = json.loads((folder / 'artifact.json').read_text(encoding='utf-8'))
     return dict(about['model'])
   except (OSError, ValueError, TypeError, KeyError, RecursionError):
     return None

@@ -23,9 +23,15 @@ def say(*texts: object, end: str = '\n', style: str = '', file: TextIO | None = 
   """
   stream = _bare(file or sys.stdout)
   begin, close = (STYLES[style], PLAIN) if style and stream.isatty() else ('', '')
-  text = visible(' '.join(map(str, texts)))
+  text = shown(' '.join(map(str, texts)))
   stream.write(f'{begin}{_spelled(text, stream)}{close}{visible(end)}')
   stream.flush()
+
+
+def shown(text: str, *, lines: bool = True) -> str:
+  """`visible`, and the URL of a folder where the text names the copy of it on this machine."""
+  storage = sys.modules.get('llm_jax.storage')  # whoever has not imported it has no copies
+  return visible(storage.named(text) if storage else text, lines=lines)
 
 
 def bar(**options: Any) -> tqdm:
