@@ -239,6 +239,7 @@ def ask(workdir):
   return c
 
 
+@pytest.mark.parametrize('url', ['memory'], indirect=True)
 def test_a_run_in_a_store_has_the_bits_of_one_on_a_disk(url, tmp_path, capsys):
   write_text(url)
   here = tmp_path / 'here'
@@ -260,6 +261,7 @@ def test_a_run_in_a_store_has_the_bits_of_one_on_a_disk(url, tmp_path, capsys):
   assert 'is finished' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('url', ['local'], indirect=True)
 def test_another_machine_goes_on_where_one_died(url, tmp_path, monkeypatch):
   write_text(url)
   fit = train.fit
