@@ -12,21 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from llm_jax import artifact
 from llm_jax.files import difference, write_json
 from llm_jax.models import huggingface, transformer
+from llm_jax.models.compared import compare
 from llm_jax.models.huggingface import folder as theirs
 from llm_jax.models.huggingface.arrays import Plan, Source
 from llm_jax.models.huggingface.family import SCORE_BIAS
-from llm_jax.models.stored import DTYPES, Layers, Parts, Slot, Stored
+from llm_jax.models.stored import DTYPES, Slot, Stored
 from llm_jax.models.transformer import Transformer
 from llm_jax.options import at_least
 from llm_jax.options import check as check_options
-from llm_jax.parallel.parameters import abstract_params
 from llm_jax.text import folder as tokenizers
 from llm_jax.text.jinja_template import dated
 from llm_jax.text.terminal import bar, say
@@ -34,7 +32,6 @@ from llm_jax.types import BadInput, Tokenizer
 
 MAY_CHANGE = ()
 DONE = 'converted.json'  # which files have been read, for a conversion that was stopped
-ROW, COLUMNS = 32, 4096  # tokens whose logits are compared, and how many logits at a time
 WAITING = 2**26  # bytes that are being written at a time
 # A model that comes to its layers one after another, and holds none of them in float32.
 COMPUTE = {'scan_layers': False, 'dtype': 'bfloat16'}
@@ -149,7 +146,7 @@ class _Import:
       kinds
     ):  # nothing is rounded
       parts = stored.parts(self.plan.num_layers)
-      _compare(self.model, self.folder.parts(self.plan), parts, str(folder))
+      compare(self.model, self.folder.parts(self.plan), parts, str(folder))
     artifact.publish(folder, made)
     (folder / DONE).unlink()
     size = self.model.num_params()
@@ -297,7 +294,7 @@ class _Export:
       if not np.array_equal(array, array_of(sources[name], stored).astype(kind, copy=False)):
         raise AssertionError(f'{folder}: {name} is not what was written')
     if kind == max((s.dtype for s in stored.slots.values()), key=_width):
-      _compare(
+      compare(
         self.model, stored.parts(self.plan.num_layers), written.parts(self.plan), str(folder),
       )  # fmt: skip
 
@@ -314,52 +311,3 @@ def array_of(source: Source, stored: Stored) -> np.ndarray:
 
 def _width(dtype: np.dtype) -> int:
   return dtype.itemsize
-
-
-# --- compared ------------------------------------------------------------------------------------
-
-
-def _compare(model: Transformer, ours: Parts, others: Parts, where: str) -> None:
-  """Runs both over one row and compares their logits.
-
-  Raises:
-    AssertionError: they differ.
-  """
-  pairs = zip(_logits(model, ours), _logits(model, others), strict=True)
-  if not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
-    raise AssertionError(f'{where}: its logits are others than those of what it was made from')
-
-
-def _logits(model: Transformer, parts: Parts) -> Iterator[np.ndarray]:
-  """Logits of a fixed row, some rows of the vocabulary at a time.
-
-  Never more is in memory than a layer, or the head: of the embedding the row's tokens are enough.
-  """
-  shape = model.shape
-  length = min(ROW, shape.max_length)
-  ids = np.random.default_rng(0).integers(0, shape.vocab_size, length)
-  thin = lambda rows: Transformer(dataclasses.replace(shape, vocab_size=rows), model.compute)
-  norms = [path for path in abstract_params(model)['final_norm']]
-  params: dict[str, Any] = {
-    'final_norm': {name: parts.read(f'final_norm/{name}') for name in norms}
-  }
-  learned = {'position': parts.read('embedding/position')} if shape.position == 'learned' else {}
-  params['embedding'] = {'table': parts.read('embedding/table')[ids], **learned}
-
-  def layer(i: int) -> Any:
-    jax.block_until_ready(jax.live_arrays())  # the host would fetch them all before the first ran
-    return parts.layers[i]
-
-  params['blocks'] = Layers(len(parts.layers), layer)
-  row = jnp.arange(length, dtype=jnp.int32)[None]
-  hidden_BLD, _ = thin(length).apply(params, row, method='hidden')
-  if shape.head == 'scalar':
-    head = {name: parts.read(f'head/{name}') for name in ('scalar', 'bias')}
-    yield np.asarray(model.apply({'head': head}, hidden_BLD, method='unembed'))
-    return
-  tied = shape.head == 'tied'
-  kernel = parts.read('embedding/table').T if tied else parts.read('head/kernel')
-  for start in range(0, shape.vocab_size, COLUMNS):
-    some = kernel[:, start : start + COLUMNS]
-    head = {'embedding': {'table': some.T, **learned}} if tied else {'head': {'kernel': some}}
-    yield np.asarray(thin(some.shape[1]).apply(head, hidden_BLD, method='unembed'))
