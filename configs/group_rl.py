@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, sizes
 
 # total_steps, prompts a step, answers a prompt, accumulate, learning_rate.
 SCHEDULE = {
@@ -24,8 +24,9 @@ def get_config(stage: str, size: str) -> ConfigDict:
     steps,
     batch,
     accumulate,
-    rate,
+    sizes.rate(size, rate),
   )
+  c.model = sizes.lora(size)
   tiny = size == 'tiny'
   c.init.params = base.Stage('policy', f'runs/{size}/sft')
   c.data = ConfigDict(

@@ -16,6 +16,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c = group_rl.get_config('on_policy_distill', size)
   student = distill.get_config(size)
   c.model, c.init.params = student.model, Stage('distill', student.workdir)
+  c.optimizer.learning_rate = group_rl.SCHEDULE[size][-1]
   c.data.sources = ConfigDict(dict(builtin='builtin'))
   c.data.answer_bytes = 0
   c.annotate = ConfigDict(

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, sizes
 
 # total_steps, batch_size, accumulate.
 SCHEDULE = {
@@ -20,6 +20,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
   """A stage over groups of answers; `c.init.params` is where it starts."""
   c = base.get_config(stage, size)
   c.total_steps, c.batch_size, c.accumulate = SCHEDULE[size]
+  c.model = sizes.lora(size)
   c.init.params = base.Stage('policy', f'runs/{size}/sft')
   c.data = ConfigDict(
     dict(
@@ -41,7 +42,7 @@ def with_reference(c: ConfigDict) -> ConfigDict:
   """The same stage with log-probabilities of the model it starts from in every batch."""
   # `+ ''` makes a reference that follows and can be set alone; without, setting one sets both.
   c.annotate.steps = ('reference',)
-  c.annotate.reference = ConfigDict(
-    dict(path=c.init.get_ref('params') + '', cache=c.get_ref('workdir') + '/reference')
-  )
+  # With LoRA its frozen base is the reference.
+  path = '' if 'lora' in c.model else c.init.get_ref('params') + ''
+  c.annotate.reference = ConfigDict(dict(path=path, cache=c.get_ref('workdir') + '/reference'))
   return c

@@ -16,7 +16,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.batch_size *= group  # as many answers a step as the other methods
   c.loss.preset = 'reinforce_plus_plus'
   # `+ ''` makes a reference that follows and can be set alone.
-  reference = dict(path=c.init.get_ref('params') + '')
+  reference = dict(path='' if 'lora' in c.model else c.init.get_ref('params') + '')
   c.annotate = ConfigDict(
     dict(
       steps=('sample', 'verify', 'reference', 'kl_reward', 'gae'),

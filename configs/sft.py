@@ -7,7 +7,7 @@ python -m llm_jax.main --config=configs/sft.py --config.data.sources.builtin='' 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, sizes
 
 # total_steps, batch_size, accumulate, learning_rate.
 SCHEDULE = {
@@ -24,6 +24,8 @@ SCHEDULE = {
 def get_config(size: str = 'tiny') -> ConfigDict:
   c = base.get_config('sft', size)
   c.total_steps, c.batch_size, c.accumulate, c.optimizer.learning_rate = SCHEDULE[size]
+  c.optimizer.learning_rate = sizes.rate(size, c.optimizer.learning_rate)
+  c.model = sizes.lora(size)
   c.init.params = base.Stage('policy', f'runs/{size}/pretrain')
   c.data = ConfigDict(
     dict(

@@ -1,5 +1,6 @@
 """Model sizes by name, from a laptop to a pod."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
@@ -56,7 +57,36 @@ def model(size: str) -> ConfigDict:
       head='untied',
     ),
   }[size]  # fmt: skip
-  return ConfigDict(dict(name='transformer', **{k: OfSize(v) for k, v in shape.items()}))
+  return ConfigDict(dict(name='transformer', **_of_size(shape)))
+
+
+def adapted(size: str) -> bool:
+  """Whether stages that go on from another model train it by LoRA: those above 1b.
+
+  With AdamW all of a model takes sixteen bytes a parameter; its additions take next to nothing.
+  """
+  return SIZES.index(size) > SIZES.index('1b')
+
+
+def lora(size: str) -> ConfigDict:
+  """`config.model` of such a stage; `--config.model.lora=unset` trains all of it."""
+  c = model(size)
+  if adapted(size):
+    c.lora = ConfigDict(dict(rank=16, alpha=32.0))
+  return c
+
+
+def rate(size: str, rate: float) -> float:
+  """The learning rate of such a stage; LoRA wants a larger one.
+
+  Ten times as large, as in "LoRA Without Regret" (Schulman et al., 2025).
+  """
+  return rate * (10 if adapted(size) else 1)
+
+
+def _of_size(shape: Mapping[str, Any]) -> dict[str, Any]:
+  one = lambda value: _of_size(value) if isinstance(value, Mapping) else OfSize(value)
+  return {name: one(value) for name, value in shape.items()}
 
 
 def compute(size: str) -> ConfigDict:

@@ -28,7 +28,7 @@ from llm_jax.text.visible import visible
 
 
 def run(config: Any) -> None:
-  """Runs the jobs that a config requires, in order, then its own.
+  """Completes a config from the artifacts it starts from, runs the jobs it requires, then its own.
 
   Args:
     config: a ConfigDict; `job` names a file in `jobs/` (or a dotted module), `requires` names
@@ -54,8 +54,11 @@ def run(config: Any) -> None:
 
 def _run(config: Any) -> None:
   from llm_jax.find import find
+  from llm_jax.jobs.donors import follow
   from llm_jax.types import BadInput
 
+  if isinstance(config, ConfigDict):
+    follow(config)
   required = config.get('requires') or ()
   for name in required:
     if not isinstance(config.get(name), ConfigDict) or 'job' not in config[name]:
@@ -215,13 +218,30 @@ def _tell(what: str, argv: Sequence[str]) -> None:
   if what == '--version':
     text = f'llm_jax {__version__}'
   elif what == '--print':
-    text = help.resolved(read_config(argv))
+    text = help.resolved(_followed(argv))
   else:
-    text = help.usage() if len(argv) == 1 else help.options(read_config(argv))
+    text = help.usage() if len(argv) == 1 else help.options(_followed(argv))
   try:
     say(text)
   except BrokenPipeError:  # `| head` has read enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _followed(argv: Sequence[str]) -> ConfigDict:
+  """The config of a command line as it would run."""
+  config = read_config(argv)
+  if not _starts(config):
+    return config
+  from llm_jax.jobs.donors import follow
+
+  return follow(config)
+
+
+def _starts(config: ConfigDict) -> bool:
+  """Whether it, or a config inside of it, starts from a folder that is there."""
+  init = config.get('init')
+  here = isinstance(init, ConfigDict) and any(os.path.isdir(str(path)) for path in init.values())
+  return here or any(_starts(value) for value in config.values() if isinstance(value, ConfigDict))
 
 
 def leave(message: str) -> NoReturn:

@@ -71,6 +71,7 @@ def follow(config: ConfigDict) -> None:
 
   `--config.init.params=runs/llama` is enough to train a model of any shape. A field that a config
   file or the command line sets stays, so that what contradicts the artifact is found by its name.
+  What needs more than the artifact's own words is done when the config runs (jobs/donors.py).
   """
   init, model = config.get('init'), config.get('model')  # jobs without them start from nothing
   if not isinstance(init, ConfigDict) or not isinstance(model, ConfigDict):
@@ -78,16 +79,40 @@ def follow(config: ConfigDict) -> None:
   for part, path in init.items():
     group: Any = model if part == 'params' else model.get(part)
     theirs = _model_of(path) if isinstance(group, ConfigDict) else None
-    if theirs is None or theirs.get('name') != group.get('name'):
-      continue
-    fields = group.items(preserve_field_references=True)
-    follows = [name for name, value in fields if getattr(value, 'follows', False)]
-    with group.unlocked(), group.ignore_type():
-      for field in follows:
-        del group[field]
-      for field in theirs.keys() - group.keys():
-        value = theirs[field]
-        group[field] = ConfigDict(value) if isinstance(value, dict) else value
+    if theirs is not None:
+      take(group, theirs)
+
+
+def take(group: ConfigDict, theirs: Mapping[str, Any]) -> None:
+  """Puts a model in the place of a config group, but for the fields that somebody has set.
+
+  Taken twice is as taken once. A name that was read from a file is put into no config, and whether
+  a model speaks or scores is for its stage to say.
+  """
+  if theirs.get('name') != group.get('name'):
+    return
+  fields = dict(group.items(preserve_field_references=True))
+  kept = {'head'} if 'scalar' in (theirs.get('head'), group.get('head')) else set()
+  with group.unlocked(), group.ignore_type():
+    for name, field in fields.items():
+      if name in kept or not _follows(field):
+        kept.add(name)
+      elif name not in theirs or isinstance(field, ConfigDict) or isinstance(theirs[name], dict):
+        del group[name]
+      else:
+        field.set(theirs[name], False)
+        field.follows = True  # of what it starts from, as it was of its size
+    for name in theirs.keys() - group.keys() - kept:
+      value = theirs[name]
+      group[name] = ConfigDict(value) if isinstance(value, Mapping) else value
+
+
+def _follows(field: Any) -> bool:
+  """Whether nobody has set a field, or any inside of a group."""
+  if isinstance(field, ConfigDict):
+    inner = [value for _, value in field.items(preserve_field_references=True)]
+    return bool(inner) and all(map(_follows, inner))
+  return getattr(field, 'follows', False)
 
 
 def _model_of(path: Any) -> dict[str, Any] | None:

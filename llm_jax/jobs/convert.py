@@ -89,6 +89,11 @@ def check(config: Any) -> None:
     _Export(config)
 
 
+def makes(config: Any) -> dict[str, Any]:
+  """The config group of the model that a conversion into an artifact leaves there."""
+  return _Import(config).group
+
+
 def main(config: Any) -> None:
   """Converts, unless the folder holds what was converted before."""
   (_Import(config) if config.source else _Export(config)).run()

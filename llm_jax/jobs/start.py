@@ -50,9 +50,19 @@ class Start(NamedTuple):
       size = design.model.shape.vocab_size
       grow = lambda params: artifact.grown(params, size, range(1, 1))
       shapes = {name: jax.eval_shape(grow, params) for name, params in shapes.items()}
-    if shapes:
-      wanted = artifact.abstract_params(design.model)
+    if not shapes:
+      return
+    wanted = artifact.abstract_params(design.model)
+    try:
       artifact.graft(wanted, self._joined(design.model, shapes), fresh=self.fresh)
+    except BadInput:
+      for name, model in models.items():
+        if said := _differing(_half(design.model, name).shape, model.shape):
+          raise BadInput(
+            f'init: config.model has {said} of {self.donors[name]!r}; leave such fields out, and '
+            'the model is that of the artifact'
+          ) from None
+      raise
 
   def state(self, design: Design, seed: int) -> TrainState:
     """The state before the first step."""
@@ -101,6 +111,13 @@ def start(config: Any, model: Model) -> Start:
   scores = lambda name: _half(model, name).shape.head == 'scalar'
   source = donors[min(donors, key=scores)] if donors else None
   return Start(donors, tuple(fresh), source, trusted(config), tuple(add))
+
+
+def _differing(ours: Any, theirs: Any) -> str:
+  """The fields of two shapes that differ, but for the head, which may be new."""
+  both = {field: (value, getattr(theirs, field, None)) for field, value in vars(ours).items()}
+  told = [f'{k} {a!r} and not the {b!r}' for k, (a, b) in both.items() if a != b and k != 'head']
+  return ', '.join(told)
 
 
 def _half(model: Model, name: str) -> Any:

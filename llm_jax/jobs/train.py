@@ -11,7 +11,7 @@ import jax
 
 from llm_jax import artifact, options
 from llm_jax.find import last
-from llm_jax.jobs import chain, evaluations, finish
+from llm_jax.jobs import chain, donors, evaluations, finish
 from llm_jax.jobs.assembly import Assembly, assemble
 from llm_jax.jobs.design import check_loss, design
 from llm_jax.jobs.rollout_rules import reuse_of
@@ -121,7 +121,10 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   Raises:
     BadInput: naming the field and what would work.
   """
-  whole = plain(config)
+  whole, coming = (
+    plain(config),
+    {**donors.coming(config), **(coming if isinstance(coming, Mapping) else dict.fromkeys(coming))},
+  )
   options.check(Fields, whole, where='config')
   artifact.holds(config.workdir, whole, may_change=MAY_CHANGE)
   made = design(config)

@@ -274,6 +274,8 @@ def find_template(name: ChatTemplate, tokenizer: Tokenizer, date: str = '') -> C
   if name == FOLDER:
     ours = {text: its for its, text in JINJA.items()} | {None: 'llm_jax'}
     name = ours.get(tokenizer.chat_template, name)
+    if tokenizer.chat_template is None:
+      _check_speaks(tokenizer)
   if isinstance(name, JinjaTemplate) or name in TEMPLATES:
     if date:
       raise BadInput(f'data.date {date} is for templates in Jinja; {name} writes no date')
@@ -285,6 +287,18 @@ def find_template(name: ChatTemplate, tokenizer: Tokenizer, date: str = '') -> C
   except (OSError, ValueError) as error:
     raise BadInput(f'chat: template {name!r} cannot be read: {error}') from None
   return _template(name) and name if text is None else JinjaTemplate(text, tokenizer, name, date)
+
+
+def _check_speaks(tokenizer: Tokenizer) -> None:
+  """Raises BadInput where a model has no template, and its tokenizer no tokens for ours."""
+  marks = [name for names in MARKS.values() for name in names]
+  needed = [name for name in specials('llm_jax') if name not in (*marks, BOS, EOS)]
+  if missing := tuple(name for name in needed if name not in tokenizer.specials):
+    raise BadInput(
+      f'chat: this model came with no chat template, and its tokenizer lacks {", ".join(missing)} '
+      'for ours; set config.data.template=plain or to a file in Jinja, or add the tokens with '
+      f'--config.init.add="{missing}"'
+    )
 
 
 def specials(template: str) -> list[str]:

@@ -412,7 +412,7 @@ def test_a_late_stage_is_checked_before_the_first_one_runs(data, tmp_path):
     run(c)
   c = every(data, tmp_path / 'run')
   c.ppo.model.policy.dim = 2 * c.ppo.model.policy.dim  # what it starts from is not there yet
-  with pytest.raises(BadInput, match=r'^ppo: artifact: \d+ arrays do not fit: policy/'):
+  with pytest.raises(BadInput, match=r'^ppo: init: config\.model has dim \d+ and not the \d+'):
     run(c)
   c = every(data, tmp_path / 'run')
   with c.unlocked():
