@@ -13,6 +13,7 @@ import pytest
 from llm_jax import artifact
 from llm_jax.text.tokenizer import Tokenizer
 
+NAMES = ('train', 'loss', 'rollout', 'chat', 'model')
 NOTEBOOKS = Path(__file__).parents[1] / 'notebooks'
 SHAPE = dict(
   name='transformer', vocab_size=320, dim=16, num_layers=1, num_heads=2, max_length=512
@@ -43,7 +44,13 @@ def cells(path, kind):
 
 
 def test_there_are_notebooks():
-  assert {path.stem for path in NOTEBOOKS.glob('*.ipynb')} == {'train', 'loss', 'rollout', 'chat'}
+  assert {path.stem for path in NOTEBOOKS.glob('*.ipynb')} == {
+    'train',
+    'loss',
+    'rollout',
+    'chat',
+    'model',
+  }
 
 
 @pytest.mark.parametrize('path', sorted(NOTEBOOKS.glob('*.ipynb')), ids=lambda path: path.stem)
@@ -67,7 +74,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['train', 'loss', 'rollout', 'chat'])
+@pytest.mark.parametrize('name', NAMES)
 def test_it_runs(name, runs, tmp_path):
   script = tmp_path / f'{name}.py'
   first, *others = cells(NOTEBOOKS / f'{name}.ipynb', 'code')

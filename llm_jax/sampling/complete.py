@@ -10,12 +10,13 @@ from llm_jax import options
 from llm_jax.find import call
 from llm_jax.options import Count, Seed, options_of
 from llm_jax.sampling import pick
-from llm_jax.sampling.generate import left_pad
+from llm_jax.sampling.generate import Rows, left_pad
 from llm_jax.sampling.sampler import Sampler, Tools
 from llm_jax.text import chat
 from llm_jax.text.message import spelled
 from llm_jax.types import BadInput, Model, Params, Tokenizer
 
+MULTIPLE = 16  # prompts are padded to one of it, so that few lengths are compiled
 Prompt = str | Sequence[Mapping[str, Any]]
 
 
@@ -66,38 +67,74 @@ def make(
     BadInput: prompt and answer do not fit into the model, or there is no prompt.
   """
   template = template and chat.find_template(template, tokenizer)
-  ids = [_encoded(tokenizer, prompt, template) for prompt in prompts]
-  prompt_BP, mask_BP = left_pad(ids, multiple=16)
-  if prompt_BP.shape[1] + max_new > model.shape.max_length:
+  ids = [encoded(tokenizer, prompt, template) for prompt in prompts]
+  check_room(model, ids, max_new)
+  run = sampler(
+    model, tokenizer, template, max_new=max_new, stop_strings=stop_strings, tools=tools, **how
+  )
+
+  def complete(params: Params) -> list[str]:
+    found = sampled(run, params, ids, batch_size=batch_size, seed=seed)
+    both = zip(found, ids, strict=True)
+    return [spelled(tokenizer, said, after=prompt[-1]) for said, prompt in both]
+
+  return complete
+
+
+def check_room(model: Model, ids: Sequence[Sequence[int]], max_new: int) -> None:
+  """Raises BadInput where prompts and answers are more than the positions of the model."""
+  longest = left_pad(ids, multiple=MULTIPLE)[0].shape[1]
+  if longest + max_new > model.shape.max_length:
     raise BadInput(
-      f'sample: prompts of {prompt_BP.shape[1]} tokens and max_new {max_new} exceed the '
+      f'sample: prompts of {longest} tokens and max_new {max_new} exceed the '
       f'{model.shape.max_length} positions of the model; lower max_new or shorten the prompts'
     )
+
+
+def sampler(
+  model: Model,
+  tokenizer: Tokenizer,
+  template: chat.ChatTemplate | None,
+  *,
+  max_new: int,
+  stop_strings: Sequence[str] = (),
+  tools: Tools | None = None,
+  watch: Callable[[Rows], None] | None = None,
+  **how: Any,
+) -> Sampler:
+  """What continues prompts of `encoded`; its arguments are those of `make` and of `Sampler`."""
   choose = call(pick.make, how, where='sample', offered={'allowed_V': spoken(model, tokenizer)})
-  stop = tuple({*tokenizer.stop_ids, *(chat.stop_ids(tokenizer, template) if template else ())})
-  sampler = Sampler(
+  stop = {*tokenizer.stop_ids, *(chat.stop_ids(tokenizer, template) if template else ())}
+  return Sampler(
     model,
     tokenizer,
     max_new=max_new,
-    stop=stop,
+    stop=tuple(stop),
     pick=choose,
     stop_strings=stop_strings,
     tools=tools,
+    watch=watch,
   )
-  size = min(batch_size or len(ids), len(ids))
 
-  def complete(params: Params) -> list[str]:
-    answers = []
-    for start in range(0, len(ids), size):
-      rows = np.arange(start, start + size) % len(ids)  # the last batch is filled with the first
-      rng = jax.random.fold_in(jax.random.key(seed), start)
-      out = sampler(params, prompt_BP[rows], mask_BP[rows], rng)
-      tokens_BL, mask_BL = jax.device_get((out['tokens'], out['mask']))
-      for tokens_L, mask_L, prompt_P in zip(tokens_BL, mask_BL, prompt_BP[rows], strict=True):
-        answers.append(spelled(tokenizer, tokens_L[mask_L > 0], after=int(prompt_P[-1])))
-    return answers[: len(ids)]
 
-  return complete
+def sampled(
+  run: Sampler,
+  params: Params,
+  ids: Sequence[Sequence[int]],
+  *,
+  batch_size: int | None = None,
+  seed: int = 0,
+) -> list[np.ndarray]:
+  """The ids that were said after each prompt, results of tools left out."""
+  prompt_BP, mask_BP = left_pad(ids, multiple=MULTIPLE)
+  size, found = min(batch_size or len(ids), len(ids)), []
+  for start in range(0, len(ids), size):
+    rows = np.arange(start, start + size) % len(ids)  # the last batch is filled with the first
+    rng = jax.random.fold_in(jax.random.key(seed), start)
+    out = run(params, prompt_BP[rows], mask_BP[rows], rng)
+    tokens_BL, mask_BL = jax.device_get((out['tokens'], out['mask']))
+    found += [tokens_L[mask_L > 0] for tokens_L, mask_L in zip(tokens_BL, mask_BL, strict=True)]
+  return found[: len(ids)]
 
 
 def spoken(model: Model, tokenizer: Tokenizer) -> np.ndarray | None:
@@ -109,7 +146,8 @@ def spoken(model: Model, tokenizer: Tokenizer) -> np.ndarray | None:
   return allowed_V
 
 
-def _encoded(tokenizer: Tokenizer, prompt: Prompt, template: chat.ChatTemplate | None) -> list[int]:
+def encoded(tokenizer: Tokenizer, prompt: Prompt, template: chat.ChatTemplate | None) -> list[int]:
+  """Ids of a text that is continued; with a template, of a conversation that is answered."""
   if template is None:
     if not isinstance(prompt, str):
       raise BadInput('sample: a conversation as a prompt needs a chat template')

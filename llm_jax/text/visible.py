@@ -56,7 +56,7 @@ def visible(text: object, *, lines: bool = True) -> str:
 
 def settled(text: str) -> str:
   """The beginning of a text that grows whose form does not depend on what comes; for streams."""
-  return re.sub(f'[{HIDDEN}\ufffd]+$', '', text)
+  return re.sub(f'[{HIDDEN}\ufffd]+\\Z', '', text)  # `$` would also be before a last newline
 
 
 def _shown(match: re.Match[str]) -> str:

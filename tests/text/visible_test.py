@@ -154,3 +154,12 @@ def test_nothing_else_prints():
         assert arguments[0].startswith('visible('), at
       if called.endswith(('.set_description', '.set_postfix_str', '.set_postfix')):
         assert arguments[0].startswith('visible('), at
+
+
+@pytest.mark.parametrize('text', ['a\x00\nb', 'a\ufffd\n', 'a\n\ufffd\n\ufffdb', '\u200d\n'])
+def test_a_text_that_grows_only_gets_longer(text):
+  shown = ''
+  for end in range(len(text) + 1):
+    now = settled(text[:end])
+    assert text.startswith(now) and now.startswith(shown)
+    shown = now

@@ -1,0 +1,307 @@
+"""A trained model in the hand: what it says, and how likely it finds what others say.
+
+    import llm_jax
+    model = llm_jax.load('runs/tiny/dpo')
+    model.generate(['What does `os.path.join` do?'], max_new=64, temperature=0.0)
+
+What is compiled is kept: another call with prompts of a similar length and the same options of
+sampling compiles nothing. Numbers are those of the jobs, which are made of the same functions.
+"""
+
+import functools
+import queue
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from llm_jax import artifact, storage
+from llm_jax.losses import reward
+from llm_jax.losses.logprobs import score
+from llm_jax.models import huggingface
+from llm_jax.parallel.mesh import make_mesh
+from llm_jax.parallel.parameters import shardings
+from llm_jax.sampling import complete
+from llm_jax.sampling.complete import Prompt
+from llm_jax.sampling.generate import Rows
+from llm_jax.text import chat, message
+from llm_jax.text import folder as tokenizers
+from llm_jax.text.chat import FOLDER
+from llm_jax.text.jinja_template import dated
+from llm_jax.text.visible import settled
+from llm_jax.types import BadInput, Batch, Params, Tokenizer
+
+MULTIPLE = 64  # texts that are scored are padded to one of it
+
+
+class LoadedModel:
+  """A model with its parameters, tokenizer and chat template; made by `load`.
+
+  A prompt is a text, or a conversation: a list of messages such as
+  {'role': 'user', 'content': 'Hi'}. A text is what the user says to a model with a template, and is
+  continued by one without.
+
+  Attributes:
+    model: of `llm_jax.models`, without parameters.
+    params: its parameters, on `mesh`.
+    tokenizer: of the model.
+    template: what `chat.pieces` writes a conversation with; None for a model of plain text.
+  """
+
+  def __init__(
+    self, model: Any, params: Params, tokenizer: Tokenizer, template: str | None, mesh: Any
+  ) -> None:
+    self.model, self.params, self.tokenizer, self._mesh = model, params, tokenizer, mesh
+    self.template = template and chat.find_template(template, tokenizer)
+    self._samplers: dict[Any, Any] = {}
+    self._logp = jax.jit(lambda params, batch: score(model, params, batch))
+    self._reward = jax.jit(lambda params, batch: reward.answer_scores(model, params, batch))
+
+  def generate(
+    self,
+    prompts: Prompt | Sequence[Prompt],
+    *,
+    max_new: int = 64,
+    seed: int = 0,
+    batch_size: int | None = None,
+    **how: Any,
+  ) -> list[str]:
+    """An answer to each prompt, or a continuation, with its thoughts and calls spelled out.
+
+    Args:
+      prompts: one, or several.
+      max_new: most new tokens.
+      seed: of the sampling; job `sample` with it says the same.
+      batch_size: prompts at a time; by default all of them.
+      **how: `temperature`, `top_k`, `top_p` and the others of `sampling.pick.make`, and
+        `stop_strings`.
+
+    Raises:
+      BadInput: no prompt, an option that is wrong, or more tokens than the model has positions.
+    """
+    asked = [prompts] if _is_one(prompts) else list(prompts)
+    if not asked:
+      raise BadInput('generate: no prompts; give at least one text or conversation')
+    ids, found = self._sampled(asked, max_new, seed, batch_size, how)
+    both = zip(found, ids, strict=True)
+    return [message.spelled(self.tokenizer, said, after=prompt[-1]) for said, prompt in both]
+
+  def chat(
+    self,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    max_new: int = 512,
+    seed: int = 0,
+    **how: Any,
+  ) -> dict[str, Any]:
+    """The next message of the assistant, whose content is a text, or parts where it also thinks.
+
+    Append it to `messages`, and the conversation goes on.
+
+    Raises:
+      BadInput: the model has no template; and see `generate`.
+    """
+    if self.template is None:
+      raise BadInput(
+        'chat: this model was taught no conversation; use generate, or train it by sft'
+      )
+    ids, (said,) = self._sampled([messages], max_new, seed, None, how)
+    after = ids[0][-1]
+    return message.message(self.tokenizer, said, template=self.template, after=after)
+
+  def stream(
+    self, prompt: Prompt, *, max_new: int = 512, seed: int = 0, **how: Any
+  ) -> Iterator[str]:
+    """The text of an answer as it is sampled, in pieces; whoever stops reading stops the sampling.
+
+    Raises:
+      BadInput: see `generate`.
+    """
+    ids = complete.encoded(self.tokenizer, prompt, self.template)
+    seen: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def watch(rows: Rows) -> None:
+      if stopped.is_set():
+        raise _Stopped
+      seen.put(jax.device_get((rows.tokens_RS[0], rows.mask_RS[0])))
+
+    run = self._sampler(max_new, [ids], how, watch)
+
+    def sample() -> None:
+      try:
+        with jax.set_mesh(self._mesh):
+          complete.sampled(run, self.params, [ids], seed=seed)
+        seen.put(None)
+      except BaseException as error:  # raised where it is read
+        seen.put(error)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    text = shown = ''
+    try:
+      while (item := seen.get()) is not None:
+        if isinstance(item, BaseException):
+          raise item
+        tokens_S, mask_S = item
+        said = tokens_S[mask_S > 0]
+        text = message.spelled(self.tokenizer, said, after=ids[-1])
+        whole = settled(text)  # half a character waits for its other half
+        if len(whole) > len(shown):
+          yield whole[len(shown) :]
+          shown = whole
+      if len(text) > len(shown):
+        yield text[len(shown) :]
+    finally:
+      stopped.set()
+      thread.join()
+
+  def logprobs(self, texts: str | Sequence[str], *, batch_size: int = 16) -> list[np.ndarray]:
+    """log p of every token of each text, in nats, after the begin of a document.
+
+    Entry t is about `tokenizer.encode(text)[t]`. Where a tokenizer knows no begin, nothing predicts
+    the first token, and its entry is 0.
+    """
+    begin, asked = self.tokenizer.begin, [texts] if isinstance(texts, str) else list(texts)
+    if self.model.shape.head == 'scalar':
+      raise BadInput('logprobs: this is a reward model; use score')
+    rows = [[*begin, *self.tokenizer.encode(text)] for text in asked]
+    return [logp_L[len(begin) :] for logp_L in self._read(self._logp, rows, batch_size)]
+
+  def score(
+    self, prompt: Prompt, answers: str | Sequence[str], *, batch_size: int = 16
+  ) -> list[float]:
+    """The log-probability of each answer to a prompt, in nats; of a reward model its reward.
+
+    With a template the token that ends an answer is part of it, as in training.
+    """
+    judges = self.model.shape.head == 'scalar'
+    asked = [answers] if isinstance(answers, str) else list(answers)
+    both = [self._answered(prompt, answer) for answer in asked]
+    rows, masks = [ids for ids, _ in both], [mask for _, mask in both]
+    found = self._read(self._reward if judges else self._logp, rows, batch_size)
+    if judges:
+      return [float(reward) for reward in found]
+    return [float((logp * np.asarray(mask)).sum()) for logp, mask in zip(found, masks, strict=True)]
+
+  def _answered(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
+    """Ids of a prompt with an answer, and a mask of 1 on those of the answer."""
+    if self.template is not None:
+      turns = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else [*prompt]
+      turns = [*turns, {'role': 'assistant', 'content': answer}]
+      found = chat.pieces(turns, template=self.template, train_on='last')
+      return chat.encode(self.tokenizer, found)
+    before = complete.encoded(self.tokenizer, prompt, None)
+    ids = complete.encoded(self.tokenizer, f'{prompt}{answer}', None)
+    # A token may reach from the prompt into the answer; then it belongs to the answer.
+    same = next(
+      (i for i, (a, b) in enumerate(zip(before, ids)) if a != b), min(len(before), len(ids))
+    )
+    return ids, [int(i >= same) for i in range(len(ids))]
+
+  def _read(self, function: Any, rows: Sequence[Sequence[int]], size: int) -> list[Any]:
+    """What a compiled function says of each row; arrays are cut to its length."""
+    if size < 1:
+      raise BadInput(f'logprobs: batch_size {size}; choose at least 1')
+    if not rows or not all(rows):
+      raise BadInput('logprobs: a text without a token; give at least one character')
+    longest, most = max(map(len, rows)), self.model.shape.max_length
+    if longest > most:
+      raise BadInput(f'logprobs: a text of {longest} tokens; the model has {most} positions')
+    width = min(-(-longest // MULTIPLE) * MULTIPLE, most)
+    found: list[Any] = []
+    for start in range(0, len(rows), size):
+      some = [rows[i % len(rows)] for i in range(start, start + min(size, len(rows)))]
+      with jax.set_mesh(self._mesh):
+        out = jax.device_get(function(self.params, _batch(some, width)))
+      found += [x[: len(row)] if np.ndim(x) else x for x, row in zip(out, some, strict=True)]
+    return found[: len(rows)]
+
+  def _sampled(
+    self, prompts: Sequence[Prompt], max_new: int, seed: int, batch_size: int | None, how: Any
+  ) -> tuple[list[list[int]], list[np.ndarray]]:
+    """Ids of the prompts, and of what was said to each."""
+    ids = [complete.encoded(self.tokenizer, prompt, self.template) for prompt in prompts]
+    run = self._sampler(max_new, ids, how, batch_size=batch_size)
+    with jax.set_mesh(self._mesh):
+      return ids, complete.sampled(run, self.params, ids, batch_size=batch_size, seed=seed)
+
+  def _sampler(
+    self,
+    max_new: int,
+    ids: Sequence[Sequence[int]],
+    how: Mapping[str, Any],
+    watch: Any = None,
+    batch_size: int | None = None,
+  ) -> Any:
+    """The one of these options, made when they are first asked for; one that is watched is new."""
+    if self.model.shape.head == 'scalar':
+      raise BadInput('generate: this is a reward model; it scores and says nothing')
+    if not self.model.shape.causal:
+      raise BadInput('generate: this is a masked language model; it cannot continue')
+    complete.check({'max_new': max_new, 'batch_size': batch_size, **how})
+    complete.check_room(self.model, ids, max_new)
+    make = functools.partial(
+      complete.sampler, self.model, self.tokenizer, self.template, max_new=max_new, **how
+    )
+    if watch is not None:
+      return make(watch=watch)
+    key = (max_new, *sorted((name, str(value)) for name, value in how.items()))
+    if key not in self._samplers:
+      self._samplers[key] = make()
+    return self._samplers[key]
+
+
+class _Stopped(Exception):
+  """Nobody reads what is sampled any more."""
+
+
+def load(
+  path: str | Path,
+  *,
+  mesh: Any = None,
+  compute: Mapping[str, Any] | None = None,
+  trust: Collection[str] = (),
+) -> LoadedModel:
+  """A trained model: the artifact of a stage, or a Hugging Face folder.
+
+  Args:
+    path: the folder, which may be at a URL.
+    mesh: devices that hold it; by default all of this machine.
+    compute: how it is run: fields of `llm_jax.models.compute.Compute`.
+    trust: modules of yours that an artifact may name as its model.
+
+  Raises:
+    BadInput: there is none, or it is damaged.
+  """
+  mesh = make_mesh() if mesh is None else mesh
+  folder = Path(storage.local(str(path), without=storage.MAKING))
+  theirs = not (folder / artifact.FILE).is_file() and any(folder.glob('*.safetensors'))
+  with jax.set_mesh(mesh):
+    if not theirs:
+      made = artifact.load(path, mesh, compute, trust=trust)
+      return LoadedModel(made.model, made.params, made.tokenizer, made.template, mesh)
+    model, params = huggingface.load(folder, compute)
+    params = jax.device_put(params, shardings(artifact.abstract_params(model), mesh))
+  tokenizer = tokenizers.load(folder)
+  if text := tokenizer.chat_template:
+    tokenizer.chat_template = dated(text, tokenizer, f'{path}: chat template')
+  template = FOLDER if tokenizer.chat_template else None
+  return LoadedModel(model, params, tokenizer, template, mesh)
+
+
+def _is_one(prompts: Any) -> bool:
+  """Whether this is one prompt: a text, or a conversation."""
+  return isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], Mapping))
+
+
+def _batch(rows: Sequence[Sequence[int]], width: int) -> Batch:
+  """Rows padded on the right."""
+  batch = {name: np.zeros((len(rows), width), np.int32) for name in ('tokens', 'segment')}
+  for i, row in enumerate(rows):
+    batch['tokens'][i, : len(row)], batch['segment'][i, : len(row)] = row, 1
+  position = np.broadcast_to(np.arange(width, dtype=np.int32), (len(rows), width))
+  return {**batch, 'position': position}  # pyright: ignore[reportReturnType]
