@@ -30,7 +30,8 @@ SECONDS = 30.0  # between pushes in the background
 EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3', 's3a': 's3'}
 # What vouches for the files beside and below it, and is pushed after them.
 VOUCHES = ('manifest.json', 'artifact.json', 'tokenize.json', 'summary.json', 'report.json')
-UNFINISHED = ('.partial', 'lock')
+# Not for others: what is half-written, who works here, what this machine's copy has converted so far.
+UNFINISHED = ('.partial', '.lock', 'converted.json')
 MAKING = (
   'checkpoints',
   'reference',
@@ -114,18 +115,17 @@ def local(path: str | os.PathLike, *, without: Collection[str] = ()) -> Path:
     raise BadInput(f'storage: {url!r} names no folder; write one, such as {scheme}://bucket/runs')
   here = root() / scheme / inner
   with _guard:
-    if not any(_covers(known, url) for known in _copies):
+    if not any(_covers(known, url, without) for known in _copies):
       _pull(url, here, frozenset(without))
   return here
 
 
-def _covers(known: str, url: str) -> bool:
-  """Whether what was brought here of one URL is all of another."""
+def _covers(known: str, url: str, without: Collection[str]) -> bool:
+  """Whether what was brought here of one URL is all that is needed of another."""
+  lacks = _copies[known].without
   if url == known:
-    return True
-  return url.startswith(f'{known}/') and url[len(known) + 1 :].partition('/')[0] not in (
-    _copies[known].without
-  )
+    return lacks <= set(without)
+  return url.startswith(f'{known}/') and url[len(known) + 1 :].partition('/')[0] not in lacks
 
 
 def localized(config: Any) -> bool:
@@ -155,7 +155,7 @@ def _put(value: Any, without: Collection[str]) -> Any:
   scheme, divider, place = value.partition('://') if isinstance(value, str) else ('', '', '')
   if not divider or scheme in ELSEWHERE or not scheme.isalnum() or place.split() != [place]:
     return value
-  if not set(place) & set('*?['):
+  if not set(place) & set('*['):
     return str(local(value, without=without))
   with _refused(value):
     for match in _store(value).glob(value):
@@ -257,15 +257,15 @@ def _push(url: str) -> None:
   with _refused(url):
     store = _store(url)
     last = lambda name: (PurePosixPath(name).name in VOUCHES, -name.count('/'), name)
-    # What vouches for others is taken away before them and comes after them.
-    for name in sorted(gone, key=last, reverse=True):
-      with contextlib.suppress(FileNotFoundError):
-        store.rm_file(_named(url, name))
-      del files[name]
     for name in sorted(changed, key=last):
       place = _named(url, name)
       store.makedirs(os.path.dirname(place), exist_ok=True)
       store.put_file(str(_at(here, name)), place)
+    # The new is there before the old goes, and what vouches for others goes before them.
+    for name in sorted(gone, key=last, reverse=True):
+      with contextlib.suppress(FileNotFoundError):
+        store.rm_file(_named(url, name))
+      del files[name]
     store.invalidate_cache()
     listed = _listed(store, url)  # an object asked for alone may be described in another way
     # Where a file changed after we looked at it, its time will differ, and it goes with the next.

@@ -146,6 +146,36 @@ def test_parts_of_a_folder_are_enough_for_some(url):
   assert (storage.local(url) / 'checkpoints' / '02' / 'x').is_file()
 
 
+def test_what_was_left_out_comes_when_it_is_asked_for(url):
+  put(url, **{'a': '1', 'checkpoints/02/x': '2', 'checkpoints/02/manifest.json': '{}'})
+  storage.local(url, without=('checkpoints',))
+  here = storage.local(url)
+  assert (here / 'checkpoints' / '02' / 'x').is_file()
+  (here / 'a').write_text('3')
+  storage.push()
+  assert names(url) == {'a', 'checkpoints/02/x', 'checkpoints/02/manifest.json'}
+
+
+def test_the_new_is_there_before_the_old_goes(url):
+  put(url, **{'checkpoints/01/manifest.json': '{}', 'checkpoints/01/x': '1'})
+  here = storage.local(url)
+  shutil.rmtree(here / 'checkpoints' / '01')
+  for name in ('manifest.json', 'x'):
+    (here / 'checkpoints' / '02').mkdir(exist_ok=True)
+    (here / 'checkpoints' / '02' / name).write_text('{}')
+  kind = type(store(url))
+  whole = lambda: any(
+    {f'checkpoints/0{i}/manifest.json', f'checkpoints/0{i}/x'} <= names(url) for i in (1, 2)
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    for name in ('put_file', 'rm_file'):
+      do = getattr(kind, name)
+      patch.setattr(kind, name, lambda *args, do=do: (do(*args), seen.append(whole())))
+    seen = []
+    storage.push()
+  assert len(seen) == 4 and all(seen) and 'checkpoints/01/x' not in names(url)
+
+
 def test_a_folder_around_one_that_is_worked_on_leaves_it_alone(url):
   put(url, **{'sft/a': '1', 'sft2/b': '2'})
   inner = storage.local(f'{url}/sft')
