@@ -30,7 +30,7 @@ SECONDS = 30.0  # between pushes in the background
 EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3', 's3a': 's3'}
 # What vouches for the files beside and below it, and is pushed after them.
 VOUCHES = ('manifest.json', 'artifact.json', 'tokenize.json', 'summary.json', 'report.json')
-# Not for others: what is half-written, who works here, what this machine's copy has converted so far.
+# Not for others: what is half-written, who works here, how far this copy has been converted.
 UNFINISHED = ('.partial', '.lock', 'converted.json')
 MAKING = (
   'checkpoints',
