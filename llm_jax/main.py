@@ -57,8 +57,7 @@ def _run(config: Any) -> None:
   from llm_jax.jobs.donors import follow
   from llm_jax.types import BadInput
 
-  if isinstance(config, ConfigDict):
-    follow(config)
+  follow(config)
   required = config.get('requires') or ()
   for name in required:
     if not isinstance(config.get(name), ConfigDict) or 'job' not in config[name]:

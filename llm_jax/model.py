@@ -82,7 +82,7 @@ class LoadedModel:
     Raises:
       BadInput: no prompt, an option that is wrong, or more tokens than the model has positions.
     """
-    asked = [prompts] if _is_one(prompts) else list(prompts)
+    asked: list[Any] = [prompts] if _is_one(prompts) else list(prompts)
     if not asked:
       raise BadInput('generate: no prompts; give at least one text or conversation')
     ids, found = self._sampled(asked, max_new, seed, batch_size, how)

@@ -91,7 +91,7 @@ def take(group: ConfigDict, theirs: Mapping[str, Any]) -> None:
   """
   if theirs.get('name') != group.get('name'):
     return
-  fields = dict(group.items(preserve_field_references=True))
+  fields: dict[str, Any] = dict(group.items(preserve_field_references=True))
   kept = {'head'} if 'scalar' in (theirs.get('head'), group.get('head')) else set()
   with group.unlocked(), group.ignore_type():
     for name, field in fields.items():

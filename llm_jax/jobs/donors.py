@@ -20,14 +20,15 @@ from llm_jax.text import folder as tokenizers
 NO_PART = ('fresh', 'add')  # fields of config.init that name no artifact
 
 
-def follow(config: ConfigDict) -> ConfigDict:
+def follow(config: Any) -> Any:
   """Completes a config, and the configs inside of it, in place; twice is the same as once.
 
   What a config, the command line or a program has set stays (`command.take`). Whether it can is for
   the check of the job to say, and so is an artifact that is missing.
   """
-  with config.unlocked():
-    _follow(config, {}, {}, alone=True)
+  if isinstance(config, ConfigDict):
+    with config.unlocked():
+      _follow(config, {}, {}, alone=True)
   return config
 
 
@@ -38,9 +39,7 @@ def coming(config: Any) -> dict[str, Any]:
   return {job.workdir: convert.makes(job) for job in jobs}
 
 
-def _follow(
-  config: ConfigDict, known: dict[str, Any], corpora: dict[str, ConfigDict], alone: bool
-) -> None:
+def _follow(config: Any, known: dict[str, Any], corpora: dict[str, Any], alone: bool) -> None:
   """Completes a config, before which others make the `known` artifacts and `corpora`.
 
   Args:
@@ -62,7 +61,7 @@ def _follow(
   if not isinstance(init, ConfigDict) or not isinstance(model, ConfigDict):
     return
   for part, path in list(init.items()):
-    group = model if part == 'params' else model.get(part)
+    group: Any = model if part == 'params' else model.get(part)
     if part in NO_PART or not isinstance(path, str) or not isinstance(group, ConfigDict):
       continue
     if alone and _is_theirs(path):
@@ -81,7 +80,7 @@ def _is_config(value: Any) -> bool:
   return isinstance(value, ConfigDict) and 'job' in value
 
 
-def _converted(config: ConfigDict, part: str, path: str) -> str:
+def _converted(config: Any, part: str, path: str) -> str:
   """Lets the config require the conversion of a folder; where its artifact will be."""
   name = 'converted' if part == 'params' else f'converted_{part}'
   made = load('convert')
@@ -106,7 +105,7 @@ def _grown(model: Mapping[str, Any], add: Any, path: str) -> Mapping[str, Any]:
   return {**model, 'vocab_size': max(model['vocab_size'], words)}
 
 
-def _tokenize(config: ConfigDict, corpus: ConfigDict, path: str) -> None:
+def _tokenize(config: Any, corpus: Any, path: str) -> None:
   """Lets a corpus be written in the tokens of an artifact, unless a tokenizer was given for it.
 
   Where the corpus would lie beside others of its size, it goes into the folder of the run.
