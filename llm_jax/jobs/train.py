@@ -11,7 +11,7 @@ import jax
 
 from llm_jax import artifact, options
 from llm_jax.find import last
-from llm_jax.jobs import chain, donors, evaluations, finish
+from llm_jax.jobs import chain, donors, evaluations, finish, lengthened
 from llm_jax.jobs.assembly import Assembly, assemble
 from llm_jax.jobs.design import check_loss, design
 from llm_jax.jobs.rollout_rules import reuse_of
@@ -107,6 +107,7 @@ class Fields:
 MAY_CHANGE = (
   *('mesh', 'compute', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
   *('evals', 'sample', 'next', 'requires', 'stop', 'trust'),
+  'total_steps',  # where `lengthened` allows it
   'evaluate',  # what `evals` was called in runs of before
 )
 
@@ -128,6 +129,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   options.check(Fields, whole, where='config')
   artifact.holds(config.workdir, whole, may_change=MAY_CHANGE)
   made = design(config)
+  lengthened.check(config)
   for name in config.annotate:
     if name != 'steps' and not {name} & {*config.annotate.steps, *map(last, config.annotate.steps)}:
       raise BadInput(f'annotate: options for {name!r}, which is not in config.annotate.steps')
@@ -145,7 +147,7 @@ def main(config: Any) -> None:
   """Trains `config.stage` into `config.workdir`, after `check`; resumes; leaves an artifact."""
   began = time.perf_counter()
   folder, whole = Path(config.workdir), plain(config)
-  if (folder / artifact.FILE).is_file():
+  if lengthened.is_finished(config):
     say(f'{folder} is finished; delete it to train again. {finish.next_step(config)}')
     return
   made = design(config)
