@@ -9,7 +9,10 @@ from llm_jax import artifact
 from llm_jax.jobs import lengthened, train
 from llm_jax.main import run
 from llm_jax.types import BadInput
-from tests.jobs.train_test import assert_equal, base, config, params_of  # noqa: F401
+from tests.jobs import train_test
+from tests.jobs.train_test import assert_equal, params_of
+
+base, config = train_test.base, train_test.config
 
 SCHEDULES = ('cosine', 'linear', 'wsd', 'constant')
 
@@ -35,7 +38,7 @@ def test_the_bits_are_those_of_a_run_of_that_length(
   options,
   config,
   tmp_path,
-  monkeypatch,  # noqa: F811
+  monkeypatch,
 ):
   short, long = steps
   of = lambda steps, name: of_length(config, steps, tmp_path / name, **options)
@@ -57,7 +60,7 @@ def test_the_bits_are_those_of_a_run_of_that_length(
 
 @pytest.mark.parametrize('schedule', SCHEDULES)
 @pytest.mark.parametrize('asked', [2, 6, 40])
-def test_what_was_made_decides(schedule, asked, config, tmp_path):  # noqa: F811
+def test_what_was_made_decides(schedule, asked, config, tmp_path):
   """The learning rates of the steps that were made; here the checkpoints are empty."""
   options = dict(schedule=schedule, warmup_steps=1)
   was = of_length(config, 20, tmp_path / 'run', **options)
