@@ -43,6 +43,7 @@ EXTRAS = {
     'safetensors',
     'tokenizers>=0.20',
   ],  # Hugging Face models and what is around them
+  'gguf': ['gguf>=0.17', 'tokenizers>=0.20'],  # models for llama.cpp
   'log': ['matplotlib', 'tensorboardX'],
   'search': ['urllib3>=2.2,<3'],  # the tool web_search
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported
@@ -51,6 +52,7 @@ EXTRAS['test'] = [
   *EXTRAS['data'],
   *EXTRAS['libtpu'],
   *EXTRAS['hf'],
+  *EXTRAS['gguf'],
   *EXTRAS['log'],
   *EXTRAS['search'],
   'pyright[nodejs]>=1.1.400',  # Node.js as a wheel, so that nothing is fetched outside of PyPI

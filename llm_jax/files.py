@@ -154,6 +154,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     file.write((json.dumps(sealed(value), indent=2) + '\n').encode())
 
 
+def write_plain(path: Path, value: Mapping[str, Any]) -> None:
+  """Writes a JSON file for other programs, without a checksum, whole or not at all."""
+  with replacing(path) as file:
+    file.write((json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode())
+
+
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
   """The object that a JSON file holds, without its checksum.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from llm_jax import artifact
 from llm_jax.files import difference, write_json
-from llm_jax.models import huggingface, transformer
+from llm_jax.models import gguf, huggingface, transformer
 from llm_jax.models.compared import compare
 from llm_jax.models.huggingface import folder as theirs
 from llm_jax.models.huggingface.arrays import Plan, Source
@@ -25,12 +25,14 @@ from llm_jax.models.stored import DTYPES, Slot, Stored
 from llm_jax.models.transformer import Transformer
 from llm_jax.options import at_least
 from llm_jax.options import check as check_options
+from llm_jax.text import chat, gguf_vocabulary, tokenizer_export
 from llm_jax.text import folder as tokenizers
 from llm_jax.text.jinja_template import dated
 from llm_jax.text.terminal import bar, say
 from llm_jax.types import BadInput, Tokenizer
 
 MAY_CHANGE = ()
+FILE = 'model.gguf'
 DONE = 'converted.json'  # which files have been read, for a conversion that was stopped
 WAITING = 2**26  # bytes that are being written at a time
 # A model that comes to its layers one after another, and holds none of them in float32.
@@ -56,7 +58,7 @@ class Fields:
   job: str
   source: str = ''
   artifact: str = ''
-  format: Literal['huggingface'] = 'huggingface'
+  format: Literal['huggingface', 'gguf'] = 'huggingface'
   workdir: str
   family: str = ''
   dtype: Literal['', 'float32', 'bfloat16', 'float16'] = ''
@@ -234,6 +236,10 @@ class _Export:
     self.about_theirs = huggingface.config_of(self.model.shape, family)
     self.plan: Plan = huggingface.plan(self.model.shape, self.about_theirs['model_type'])
     self.tokenizer: Tokenizer = tokenizers.load(self.folder / 'tokenizer')
+    self.stops = _stops(self.tokenizer)
+    if config.format == 'gguf':
+      self._layout(np.dtype(np.float32))
+      self._vocabulary()
 
   def _origin(self) -> str | None:
     """The family that the model came from, if it still has this model; None for one of ours."""
@@ -260,7 +266,10 @@ class _Export:
     partial = target.with_name(f'{target.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    self._write(partial, stored)
+    if self.config.format == 'gguf':
+      self._write_gguf(partial / FILE, stored)
+    else:
+      self._write(partial, stored)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
       target.rmdir()
@@ -268,8 +277,7 @@ class _Export:
     say(f'{self.config.artifact} is now in {self.config.workdir}, as {self.config.format}.')
 
   def _write(self, folder: Path, stored: Stored) -> None:
-    dtype = self.config.dtype or max((s.dtype for s in stored.slots.values()), key=_width).name
-    kind = DTYPES[dtype]
+    kind = self._kind(stored)
 
     def make(source: Source) -> np.ndarray | None:
       array = array_of(source, stored)
@@ -277,16 +285,34 @@ class _Export:
         return None  # their class has none
       return array.astype(kind, copy=False)
 
-    about, sources = self._config(dtype), self.plan.sources
+    about, sources = self._config(kind.name), self.plan.sources
     shown = counted(sources, 'write', len(sources))
     theirs.write(folder, about, shown, make, shard_bytes=self.config.shard_bytes)
-    self.tokenizer.save(folder)
+    tokenizer_export.save(self.tokenizer, folder, self.stops)
     self._read_back(folder, stored, kind)
+
+  def _write_gguf(self, file: Path, stored: Stored) -> None:
+    laid = self._layout(self._kind(stored))
+    about = {'general.name': self.folder.name, 'general.type': 'model', **self._vocabulary()}
+    show = lambda what: lambda arrays: counted(arrays, what, len(arrays))
+    gguf.write(file, laid, about, stored.read, show('write'))
+    gguf.compare(file, laid, about, stored.read, show('compare'))
+    for what in gguf_vocabulary.differences(self.tokenizer):
+      say(f'llama.cpp reads {what} in another way.')
+
+  def _kind(self, stored: Stored) -> np.dtype:
+    widest = max((slot.dtype for slot in stored.slots.values()), key=_width)
+    return DTYPES[self.config.dtype] if self.config.dtype else widest
+
+  def _layout(self, kind: np.dtype) -> gguf.Layout:
+    return gguf.layout(self.model.shape, self.plan, self.about_theirs['model_type'], kind)
+
+  def _vocabulary(self) -> dict[str, Any]:
+    return gguf_vocabulary.entries(self.tokenizer, self.model.shape.vocab_size, self.stops)
 
   def _config(self, dtype: str) -> dict[str, Any]:
     ids = {'bos_token_id': self.tokenizer.bos_id, 'pad_token_id': self.tokenizer.pad_id}
-    stops = list(self.tokenizer.stop_ids)
-    ids['eos_token_id'] = stops[0] if len(stops) == 1 else stops
+    ids['eos_token_id'] = self.stops[0] if len(self.stops) == 1 else self.stops
     return {**self.about_theirs, 'dtype': dtype, 'torch_dtype': dtype, **ids}
 
   def _read_back(self, folder: Path, stored: Stored, kind: np.dtype) -> None:
@@ -302,6 +328,12 @@ class _Export:
       compare(
         self.model, stored.parts(self.plan.num_layers), written.parts(self.plan), str(folder),
       )  # fmt: skip
+
+
+def _stops(tokenizer: Tokenizer) -> list[int]:
+  """Ids that end an answer, the end of a document first."""
+  turn = chat.stop_ids(tokenizer, chat.FOLDER) if tokenizer.chat_template is not None else []
+  return list(dict.fromkeys([*tokenizer.stop_ids, *turn]))
 
 
 def counted(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:

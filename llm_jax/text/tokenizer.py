@@ -282,14 +282,18 @@ class Tokenizer:
     Raises:
       BadInput: one of them is there already.
     """
-    from sentencepiece import sentencepiece_model_pb2
-
-    messages: Any = sentencepiece_model_pb2
     check_new(names, {self._processor.id_to_piece(i) for i in range(self.vocab_size)})
-    model = messages.ModelProto.FromString(self._model)
+    model = self.proto()
     for name in names:
       model.pieces.add(piece=name, score=0.0, type=model.SentencePiece.CONTROL)
     return Tokenizer(model.SerializeToString(), self.chat_template)
+
+  def proto(self) -> Any:
+    """SentencePiece's `ModelProto`: the pieces, their scores and types."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    messages: Any = sentencepiece_model_pb2
+    return messages.ModelProto.FromString(self._model)
 
   def bytes_per_token(self, texts: Sequence[str]) -> float:
     """UTF-8 bytes of `texts` per token, without special tokens; 0 for no text."""

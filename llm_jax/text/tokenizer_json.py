@@ -49,6 +49,7 @@ class TokenizerJson:
   """Strings to ids and back; made by `load`.
 
   Attributes:
+    document: `tokenizer.json`, as the library understood it.
     vocab_size: V, one more than the largest id. A model may have more rows.
     bos_id: the begin of a document, or None: Qwen and Phi have none.
     begin: ids that go before a document; empty where the tokenizer writes none.
@@ -71,7 +72,7 @@ class TokenizerJson:
     # As the library understood them, which also reads other forms than these.
     of = {part: getattr(self._reader, part) for part in ('normalizer', 'pre_tokenizer', 'decoder')}
     state = {name: part and json.loads(part.__getstate__()) for name, part in of.items()}
-    self._document = {**document, **state}
+    self.document = {**document, **state}
     ids = self._reader.get_vocab(with_added_tokens=True)
     self.vocab_size = max(ids.values(), default=-1) + 1
     if not 0 < self.vocab_size <= len(ids) + _MOST_GAPS:
@@ -81,7 +82,7 @@ class TokenizerJson:
     self.gaps = tuple(sorted(set(range(self.vocab_size)) - set(ids.values())))
     self._added_ids = set(added)
     self._strips = {token.content: (token.lstrip, token.rstrip) for token in added.values()}
-    self._bytes = byte_table(self._document, ids, self._strips, files.folder)
+    self._bytes = byte_table(self.document, ids, self._strips, files.folder)
     self._shown = list(self._bytes)
     for name, i in self.specials.items():
       self._bytes[i], self._shown[i] = b'', name.encode()
@@ -91,7 +92,7 @@ class TokenizerJson:
     self.bos_id, self.begin = self._begin()
     self.stop_ids = self._stops()
     self._prefix, self.prefix_after, lost = self._prefixed()
-    self.normalizes = (*changes(self._document, self._shown), *lost)
+    self.normalizes = (*changes(self.document, self._shown), *lost)
     around = json.dumps([self.begin, self.stop_ids[:1]]).encode()
     self.fingerprint = hashlib.sha256(files.contents[TOKENIZER] + around).hexdigest()
     self.chat_templates = files.templates
@@ -250,7 +251,7 @@ class TokenizerJson:
     """
     check_new(names, self._reader.get_vocab(with_added_tokens=True))
     more = [token(name, self.vocab_size + n) for n, name in enumerate(names)]
-    document = {**self._document, 'added_tokens': [*self._document['added_tokens'], *more]}
+    document = {**self.document, 'added_tokens': [*self.document['added_tokens'], *more]}
     contents = {**self._files.contents, TOKENIZER: _text(document)}
     made = _made(contents, self._files.folder, self.chat_template)
     if any(made.specials[t['content']] != t['id'] for t in more):
@@ -289,14 +290,14 @@ class TokenizerJson:
   @functools.cached_property
   def _parser(self) -> Any:
     """Reads names of control tokens as such."""
-    reader = self._read(self._document)
+    reader = self._read(self.document)
     reader.encode_special_tokens = False
     return reader
 
   @functools.cached_property
   def _continuing(self) -> Any:
     """Reads a text that follows another, which gets no prefix."""
-    return self._read(without_prefix(self._document)) if self._prefix else self._reader
+    return self._read(without_prefix(self.document)) if self._prefix else self._reader
 
   def _batch(self, reader: Any, texts: Sequence[str], threads: int | None) -> list[list[int]]:
     for i, text in enumerate(texts):

@@ -9,7 +9,7 @@ import ml_dtypes  # noqa: F401, gives numpy the bfloat16 that safetensors asks f
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from llm_jax.files import inside, write_json
+from llm_jax.files import inside, write_plain
 from llm_jax.models.huggingface.arrays import Plan, Source, listed
 from llm_jax.models.huggingface.family import SCORE_BIAS
 from llm_jax.models.huggingface.rules import bad
@@ -170,8 +170,8 @@ def write(
   files = [file.replace(path / name) for file, name in zip(files, names, strict=True)]
   if count > 1:
     index = {'metadata': {'total_size': total}}
-    write_json(path / INDEX, index | {'weight_map': {k: names[i] for k, i in placed.items()}})
-  write_json(path / 'config.json', dict(config))
+    write_plain(path / INDEX, index | {'weight_map': {k: names[i] for k, i in placed.items()}})
+  write_plain(path / 'config.json', dict(config))
   return files
 
 
