@@ -2,6 +2,7 @@
 
 python -m llm_jax.main --config=convert --config.source=llama --config.workdir=runs/llama
 python -m llm_jax.main --config=convert --config.artifact=runs/tiny/dpo --config.workdir=dpo
+(--config.format=gguf writes dpo/model.gguf, for llama.cpp; extra `gguf`)
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.job = 'convert'
   c.source = ''  # a Hugging Face folder, which becomes an artifact in `workdir`
   c.artifact = f'runs/{size}/dpo'  # without a source: what becomes a folder of `format` there
-  c.format = 'huggingface'
+  c.format = 'huggingface'  # or 'gguf', for llama.cpp
   c.workdir = f'runs/{size}/huggingface'
   c.family = ''  # a model_type of theirs, where several have the model of the artifact
   c.dtype = ''  # of the weights that are written; '' for that in which they are stored

@@ -7,10 +7,11 @@ is in the table; other models are refused, since it would run them as if they ha
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -195,6 +196,7 @@ def layout(shape: Shape, plan: Plan, family: str, kind: np.dtype) -> Layout:
     raise _bad('llama.cpp has no head for scores')
   for field, value in row.fixes(shape).items():
     found = getattr(shape, field)
+    found = dict(found) if isinstance(found, Mapping) else found
     if found != value and not (field == 'query_scale' and found and abs(found - value) < 1e-9):
       raise _bad(f'its {row.name} has {field}={value!r}, not {found!r}')
   divisors, scaling = _scaling(_far(shape, row), shape, row)
@@ -300,28 +302,23 @@ def _laid_out(source: Source, shape: Shape, row: Architecture) -> Source:
 
 
 def _far(shape: Shape, row: Architecture) -> Kind:
-  """The kind of the layers that see all.
+  """The kind of the layers whose rotary positions the keys are about: those that see all.
 
   Raises:
     BadInput: the kinds take other turns than in llama.cpp.
   """
-  blocks = shape.blocks
-  near, far = blocks[0], blocks[-1]
-  turns = [near] * (row.period - 1) + [far]
-  if row.period > 1:
-    far = blocks[row.period - 1] if len(blocks) >= row.period else Kind()
-    turns = [near] * (row.period - 1) + [far]
-  if blocks != tuple(turns[i % row.period] for i in range(len(blocks))):
-    every = f'every {row.period} layers the last one differs' if row.period > 1 else 'all are alike'
-    raise _bad(f'in its {row.name} {every}; here layers are {", ".join(shape.layers)}')
-  rope_free = row.name == 'smollm3'
-  if (
-    row.period > 1
-    and len(blocks) >= row.period
-    and (far.rope == rope_free or (far.window is None) != (near.window is not None or rope_free))
-  ):
-    raise _bad(f'in its {row.name} the last of {row.period} layers is another kind than here')
-  return near if rope_free else far
+  blocks, period = shape.blocks, row.period
+  near, far = blocks[0], blocks[min(period, len(blocks)) - 1]
+  if any(kind != (near if (i + 1) % period else far) for i, kind in enumerate(blocks)):
+    every = 'all layers are alike' if period == 1 else f'every {period} layers the last differs'
+    raise _bad(f'in its {row.name} {every}; here they are {", ".join(shape.layers)}')
+  if period == 1:
+    return far
+  nope = row.name == 'smollm3'  # whose last one has no positions; those of Gemma have windows
+  odd = (near.window, near.rope) != ((None, True) if nope else (near.window or 1, True))
+  if odd or (len(blocks) >= period and (far.window, far.rope) != (None, not nope)):
+    raise _bad(f'in its {row.name} the last of {period} layers is another kind than here')
+  return near if nope or len(blocks) < period else far
 
 
 def _facts(shape: Shape, row: Architecture) -> dict[str, Any]:
@@ -359,7 +356,7 @@ def _scaling(
   if isinstance(scaling, Llama3) and row.name == 'llama':
     size = np.arange(0, shape.rope_dim, 2, dtype=np.float32) / np.float32(shape.rope_dim)
     plain = np.float32(far.rope_theta) ** -size
-    stretched, _ = scaling.stretch(plain, far.rope_theta, None)
+    stretched, _ = scaling.stretch(jnp.asarray(plain), far.rope_theta, None)
     return (plain / np.asarray(stretched)).astype(np.float32), entries
   if isinstance(scaling, Yarn) and scaling.truncate:
     return None, entries | {

@@ -1,10 +1,11 @@
 """A tokenizer as a GGUF file describes it for llama.cpp: tokens, types, scores or merges, stops.
 
 llama.cpp has two kinds of BPE. `llama` is SentencePiece's: of all neighbours that make a token it
-joins those whose token has the best score. `gpt2` is byte-level and has merges; how it splits a text
-before them is a name, which llama.cpp knows a regular expression for.
+joins those whose token has the best score. `gpt2` is byte-level and has merges; how it splits a
+text before them is a name, for which llama.cpp has a regular expression.
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -160,10 +161,10 @@ def _sentencepiece(
   for i, pair in enumerate(merges):
     rank.setdefault(''.join(pair), i)
   order = [''.join(pair) for pair in merges]
-  turns = sum(a != b for a, b in zip(order, order[1:])) + bool(order)
+  turns = sum(a != b for a, b in itertools.pairwise(order)) + bool(order)
   pairs = set(merges)
   normal = {token for token, kind in zip(tokens, types) if kind == NORMAL}
-  cuts = [(t[:i], t[i:]) for t in rank for i in range(1, len(t))]
+  cuts = [(t[:i], t[i:]) for t in normal for i in range(1, len(t))]
   lost = [cut for cut in cuts if cut not in pairs and cut[0] in normal and cut[1] in normal]
   if lost or turns != len(rank):
     raise bad('merges that are not those of SentencePiece, which joins whatever makes a token')

@@ -197,5 +197,5 @@ def _compare(tokenizer: Tokenizer, folder: Path) -> None:
   if unigram:
     say(
       f'Of {len(hard)} hard texts {tied} are cut otherwise by tokenizer.json, with the same '
-      'probability: others round the sums of a unigram tokenizer differently. With bpe no id differs.'
+      'probability: others round the sums of unigram scores differently. With bpe no id differs.'
     )

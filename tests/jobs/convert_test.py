@@ -16,6 +16,9 @@ from llm_jax.jobs import convert
 from llm_jax.models import huggingface, transformer
 from llm_jax.models.huggingface import folder as folders
 from llm_jax.parallel.mesh import make_mesh
+from llm_jax.text import chat
+from llm_jax.text import folder as tokenizers
+from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 from tests.configs_test import config_of
 
@@ -164,6 +167,36 @@ def test_what_was_written_wrong_is_not_called_done(tmp_path, monkeypatch):
   with pytest.raises(AssertionError, match='is not what was written'):
     main.run(settings(artifact=tmp_path / 'ours', workdir=tmp_path / 'out'))
   assert not (tmp_path / 'out').exists()
+
+
+def test_a_file_for_llama_cpp(tmp_path):
+  gguf = pytest.importorskip('gguf')
+  source = theirs(tmp_path / 'theirs')
+  main.run(settings(source=source, workdir=tmp_path / 'ours'))
+  main.run(settings(artifact=tmp_path / 'ours', workdir=tmp_path / 'out', format='gguf'))
+  reader = gguf.GGUFReader(tmp_path / 'out' / 'model.gguf')
+  held, said = {x.name: x.data for x in reader.tensors}, reader.fields
+  wanted = arrays(source)['model.layers.1.mlp.up_proj.weight']
+  np.testing.assert_array_equal(held['blk.1.ffn_up.weight'], wanted.view(np.uint8))
+  assert said['general.architecture'].contents() == 'llama'
+  assert len(said['tokenizer.ggml.tokens'].contents()) == 520
+  assert not (tmp_path / 'out.partial').exists()
+
+
+def test_an_artifact_of_ours_leaves_with_its_own_tokenizer(tmp_path):
+  source = theirs(tmp_path / 'theirs')
+  main.run(settings(source=source, workdir=tmp_path / 'made'))
+  made = artifact.load(tmp_path / 'made', make_mesh(data=1))
+  ours = Tokenizer.train(['the cat sat on the mat'], vocab_size=290)
+  ours.chat_template = chat.jinja('llm_jax')
+  artifact.save(tmp_path / 'ours', dataclasses.replace(made, tokenizer=ours))
+  main.run(settings(artifact=tmp_path / 'ours', workdir=tmp_path / 'out'))
+  other = tokenizers.load(tmp_path / 'out')
+  stops = [ours.eos_id, ours.special('<|im_end|>')]
+  assert list(other.stop_ids) == stops and other.chat_template == ours.chat_template
+  assert folders.read_json(tmp_path / 'out' / 'config.json')['eos_token_id'] == stops
+  assert other.encode('the mat 猫') == ours.encode('the mat 猫')
+  main.run(settings(artifact=tmp_path / 'ours', workdir=tmp_path / 'gguf', format='gguf'))
 
 
 def edit(folder, **entries):
