@@ -176,7 +176,7 @@ def told(error: BaseException) -> str | None:
       )
       if where is not None or cause.errno in CURES:
         return _disk(where, cause.errno)
-    if found := re.search(r"""local file "([^"]+).*os_error_code='(\d+)'""", said):  # tensorstore
+    if found := re.search(r""""(/[^"]+)".*os_error_code='(\d+)'""", said):  # tensorstore
       return _disk(found[1], int(found[2]))
     if isinstance(cause, MemoryError) or re.match('RESOURCE_EXHAUSTED: .*emory', said):
       return f'error: out of memory: {said[:200] or "the machine has no more"}; {SMALLER}'

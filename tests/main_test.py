@@ -292,3 +292,15 @@ def test_what_ends_a_thread_is_one_line_unless_it_is_our_mistake(capsys):
   )
   main._in_thread(ended(KeyError('loss')))
   assert "KeyError: 'loss'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'said',
+  [
+    'Error writing local file "/r/x/_sharding": Failed writing: "/r/x/_sharding.__lock": Failed',
+    'RESOURCE_EXHAUSTED: Failed writing: "/r/x/_sharding": Failed to write 5320 bytes to file 12',
+  ],
+)
+def test_what_tensorstore_says_of_a_full_disk_is_told_as_our_own(said):
+  error = ValueError(f"{said}: No space left on device [os_error_code='28']")
+  assert main.told(error).startswith('error: /r/x/_sharding: No space left on device; make room')
