@@ -359,7 +359,10 @@ def test_a_template_that_is_kept_has_the_date_of_that_day():
 def test_names_of_templates(tmp_path):
   names = Names(['<s>', '<e>'], '<s>', '<e>')
   assert chat.find_template('chatml', names) == 'chatml'
-  assert chat.find_template('folder', names) == 'llm_jax'
+  with pytest.raises(BadInput, match='came with no chat template, and its tokenizer lacks'):
+    chat.find_template('folder', names)
+  speaks = Names(['<s>', '<e>', *chat.specials('llm_jax')], '<s>', '<e>')
+  assert chat.find_template('folder', speaks) == 'llm_jax'
   for ours in TEMPLATES:  # an artifact's is found again
     own = Names(['<s>'], chat_template=chat.jinja(ours))
     assert chat.find_template('folder', own) == ours

@@ -13,7 +13,7 @@ def test_no_text_acts_on_a_terminal_or_a_page():
 
 @pytest.mark.parametrize('where', [terminal, page])
 def test_it_would_be_seen_otherwise(monkeypatch, where):
-  monkeypatch.setattr(where, 'visible', str)
+  monkeypatch.setattr(where, 'visible', lambda text, **how: str(text))
   monkeypatch.setattr(
     printers.Screen, 'write', lambda self, text: printers.io.StringIO.write(self, text)
   )
