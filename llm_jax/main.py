@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,6 @@ from ml_collections import ConfigDict
 from llm_jax import __version__
 from llm_jax.jobs.command import read_config
 from llm_jax.text.terminal import guard, say, shown
-from llm_jax.text.visible import visible
 
 
 def run(config: Any) -> None:
@@ -259,15 +257,6 @@ def _unraisable(found: Any) -> None:
     sys.__unraisablehook__(found)
 
 
-def _in_thread(found: Any) -> None:
-  """Says what ended a thread, such as that of TensorBoard on a full disk."""
-  line = told(found.exc_value) if found.exc_value else None
-  if line is None:
-    threading.__excepthook__(found)
-  else:
-    say(visible(line, lines=False), file=sys.stderr)
-
-
 def command() -> None:
   """What `llm_jax` and `python -m llm_jax.main` run; both find modules in this directory."""
   if not {'', os.getcwd()} & set(sys.path):
@@ -275,7 +264,7 @@ def command() -> None:
   guard()
   # Whatever a signal ends here is written whole or not at all, as for a process that is killed.
   signal.signal(signal.SIGINT, lambda *_: (os.write(2, SIGNAL), os._exit(130)))
-  sys.unraisablehook, threading.excepthook = _unraisable, _in_thread
+  sys.unraisablehook = _unraisable
   logging.get_absl_handler().python_handler.stream = sys.stderr
   flags.FLAGS.mark_as_parsed()  # nothing is left for absl to parse; libraries ask whether it did
   try:

@@ -1,10 +1,8 @@
 """The command line: what a config lists, what may be added, and what is refused in one line."""
 
-import errno
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -282,16 +280,6 @@ def test_an_artifact_that_says_nothing_of_its_model_changes_nothing(text, tmp_pa
   (tmp_path / 'artifact.json').write_text(text)
   c = read(f'--config.init.params={tmp_path}')
   assert c.model == read().model
-
-
-def test_what_ends_a_thread_is_one_line_unless_it_is_our_mistake(capsys):
-  ended = lambda error: threading.ExceptHookArgs((type(error), error, error.__traceback__, None))
-  main._in_thread(ended(OSError(errno.ENOSPC, 'No space left on device')))
-  assert capsys.readouterr().err == (
-    'error: No space left on device; make room and give the same command again\n'
-  )
-  main._in_thread(ended(KeyError('loss')))
-  assert "KeyError: 'loss'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,11 @@ class Log:
       history.rewind(path, start_step)
       self._file = path.open('ab', buffering=0)
       if importlib.util.find_spec('tensorboardX'):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
 
-        self._board = SummaryWriter(str(folder / 'tensorboard'))
+        (folder / 'tensorboard').mkdir(exist_ok=True)
+        # Not its SummaryWriter, whose thread dies on a full disk, after which `put` never returns.
+        self._board = EventsWriter(str(folder / 'tensorboard' / 'events'))
     self._bar = bar(
       total=total_steps,
       initial=start_step,
@@ -144,9 +146,14 @@ class Log:
     if self._file is not None:
       self._file.write(json_line(known))
     if self._board is not None:
+      from tensorboardX.proto.event_pb2 import Event
+      from tensorboardX.summary import scalar
+
       for name, value in record.items():
         if name != 'step' and isinstance(value, int | float):
-          self._board.add_scalar(name, value, record['step'])
+          step, summary = record['step'], scalar(name, value)
+          self._board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+      self._board.flush()
 
   def evaluated(self, step: int, key: str, values: dict[str, float]) -> None:
     """Records the metrics of evaluation `key`, and prints them."""

@@ -306,7 +306,16 @@ def test_numbers_go_to_tensorboard_where_it_is_installed(tmp_path, monkeypatch):
   log = make(tmp_path)
   drive(log, 1, 8)
   log.close()
-  assert list((tmp_path / 'tensorboard').glob('events.*'))
+  from tensorboardX.proto.event_pb2 import Event
+
+  (path,) = (tmp_path / 'tensorboard').glob('events.out.tfevents.*')
+  data, found = path.read_bytes(), []
+  while data:  # length and its CRC, an event and its CRC
+    size = int.from_bytes(data[:8], 'little')
+    event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+    found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+  wanted = [(r['step'], 'loss', r['loss']) for r in lines(tmp_path)]
+  assert [one for one in found if one[1] == 'loss'] == wanted and len(found) > len(wanted)
 
 
 def test_only_the_first_host_writes(tmp_path, monkeypatch, capsys):
