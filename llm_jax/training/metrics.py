@@ -146,13 +146,14 @@ class Log:
     if self._file is not None:
       self._file.write(json_line(known))
     if self._board is not None:
-      from tensorboardX.proto.event_pb2 import Event
+      from tensorboardX.proto import event_pb2
       from tensorboardX.summary import scalar
 
+      made: Any = event_pb2  # whose names are made when it is imported
       for name, value in record.items():
         if name != 'step' and isinstance(value, int | float):
           step, summary = record['step'], scalar(name, value)
-          self._board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+          self._board.write_event(made.Event(wall_time=time.time(), step=step, summary=summary))
       self._board.flush()
 
   def evaluated(self, step: int, key: str, values: dict[str, float]) -> None:
