@@ -1,7 +1,6 @@
 """What a run reports while it trains: metrics.jsonl, a line per interval, a bar and a plot."""
 
 import functools
-import importlib
 import importlib.util
 import math
 import operator
