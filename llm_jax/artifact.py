@@ -1,8 +1,6 @@
 """What one stage hands to the next: a folder with parameters, model, tokenizer and history."""
 
 import dataclasses
-import json
-import os
 import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ from jax.sharding import Mesh
 
 import llm_jax
 from llm_jax import storage
-from llm_jax.files import check_writable, difference, manifest, read_json, sha256, write_json
+from llm_jax.files import difference, manifest, read_json, write_json
 from llm_jax.find import call, find, named
 from llm_jax.models import lora
 from llm_jax.models.compute import Compute, without_compute
@@ -30,8 +28,6 @@ from llm_jax.text.templates import TEMPLATES
 from llm_jax.types import BadInput, Model, Params, Tokenizer
 
 FILE = 'artifact.json'
-ENDS = (FILE, 'tokenize.json', 'summary.json')  # a stage writes one of them, when it is finished
-MADE_FROM = 'made_from.json'
 # What helps where an artifact is damaged: its run can publish it again.
 AGAIN = 'copy the folder again, or delete artifact.json and give the command that made it again'
 
@@ -154,6 +150,13 @@ def describe(path: str | Path) -> dict[str, Any]:
     raise BadInput(f'{folder / FILE} is damaged: it does not describe a model; {AGAIN}') from None
 
 
+def check_whole(folder: Path, about: Mapping[str, Any]) -> None:
+  """Raises BadInput, naming the file, where parameters or tokenizer are not what was published."""
+  for name, listed in (('params', 'files'), ('tokenizer', 'tokenizer_files')):
+    if damage := difference(folder / name, about.get(listed, {})):
+      raise BadInput(f'artifact: {str(folder / name)!r} is {damage}; {AGAIN}')
+
+
 def load(
   path: str | Path,
   mesh: Mesh,
@@ -173,11 +176,9 @@ def load(
     BadInput: missing, unfinished or damaged, naming the file; or a model of somebody's own code
       that is not in `trust`.
   """
-  folder = Path(path).absolute()
+  folder = storage.local(path, without=storage.MAKING).absolute()
   about = describe(folder)
-  for name, listed in (('params', 'files'), ('tokenizer', 'tokenizer_files')):
-    if damage := difference(folder / name, about.get(listed, {})):
-      raise BadInput(f'artifact: {str(folder / name)!r} is {damage}; {AGAIN}')
+  check_whole(folder, about)
   tokenizer = tokenizers.load(folder / 'tokenizer')
   if tokenizer.fingerprint != about['tokenizer']:
     raise BadInput(
@@ -316,96 +317,3 @@ def commit() -> str | None:
   except (OSError, subprocess.CalledProcessError):
     return None
   return head.stdout.strip() + ('+' if dirty else '')
-
-
-def holds(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[str] = ()) -> bool:
-  """Whether the folder was begun by a run with this config; False if it is new.
-
-  Args:
-    path: the workdir.
-    config: the whole config as plain dicts.
-    may_change: top-level fields that a resumed run may give other values.
-
-  Raises:
-    BadInput: nothing can be written there, or the folder holds a run with another config; the
-      message names the differing fields.
-  """
-  folder = Path(path)
-  check_writable(folder, 'workdir')
-  if not (folder / 'config.json').is_file():
-    return False
-  drop = lambda c: {k: v for k, v in c.items() if k not in may_change}
-  theirs = read_json(
-    folder / 'config.json', 'delete this file if your command is the one that began the run'
-  )
-  if 'model' in theirs and 'compute' not in theirs:  # from when both were one group
-    theirs['model'] = without_compute(theirs['model'])
-  differing = _differences(drop(theirs), drop(json.loads(json.dumps(storage.named(config)))))
-  if differing:
-    raise BadInput(
-      f'workdir: {str(folder)!r} holds another run, which has {"; ".join(differing[:5])}; '
-      'choose another --config.workdir, or delete the folder'
-    )
-  return True
-
-
-def claim(path: str | Path, config: Mapping[str, Any]) -> None:
-  """Writes `config.json`: from now on the folder belongs to the run with this config.
-
-  A run that begins also writes down what other stages' folders and files, of all that its config
-  names, hold at this moment.
-  """
-  if jax.process_index() == 0:
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / 'config.json').is_file():
-      write_json(folder / MADE_FROM, storage.named(digests(config)))
-    write_json(folder / 'config.json', storage.named(config))
-
-
-def made_from(path: str | Path) -> dict[str, str]:
-  """Folder or file -> its `digest` when the run began; empty where that was not written down."""
-  record = Path(path) / MADE_FROM
-  forget = 'delete this file, if what the stage was made from is still the same'
-  return read_json(record, forget) if record.is_file() else {}
-
-
-def finished(path: str) -> str | None:
-  """The file that the stage which fills the folder wrote last; None if it has not ended."""
-  return next(filter(os.path.isfile, (os.path.join(path, end) for end in ENDS)), None)
-
-
-def digest(path: str) -> str | None:
-  """The sha256 sum of what a finished stage left: of a file in its folder, or of its last one.
-
-  None for whatever else the text may be.
-  """
-  beside = os.path.isfile(path) and finished(os.path.dirname(path))
-  file = path if beside else finished(path)
-  return sha256(Path(file)) if file else None
-
-
-def digests(config: Any) -> dict[str, str]:
-  """Folder or file -> its `digest`, of everything that a config names and a stage has left."""
-  found = {text: digest(text) for text in _texts(config)}
-  return {text: was for text, was in found.items() if was}
-
-
-def _texts(config: Any) -> Iterator[str]:
-  """Every text of a config but ''."""
-  if isinstance(config, str) and config:
-    yield config
-  elif isinstance(config, Mapping):
-    yield from (text for value in config.values() for text in _texts(value))
-  elif isinstance(config, (list, tuple)):
-    yield from (text for value in config for text in _texts(value))
-
-
-def _differences(theirs: Any, mine: Any, path: str = '') -> list[str]:
-  if isinstance(theirs, dict) and isinstance(mine, dict):
-    out = []
-    for key in sorted(theirs.keys() | mine.keys()):
-      inner = f'{path}.{key}' if path else key
-      out += _differences(theirs.get(key), mine.get(key), inner)
-    return out
-  return [] if theirs == mine else [f'{path} = {theirs!r}, not {mine!r}']

@@ -18,6 +18,7 @@ import itertools
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -57,6 +58,7 @@ class _Copy(NamedTuple):
 
 _copies: dict[str, _Copy] = {}  # by URL
 _guard = threading.RLock()
+_locks: list[Any] = []  # open files, whose locks end with the process
 
 
 def is_url(path: str | os.PathLike) -> bool:
@@ -88,9 +90,6 @@ def root() -> Path:
     _locks.append(lock)
     return folder
   raise AssertionError('unreachable')
-
-
-_locks: list[Any] = []
 
 
 def local(path: str | os.PathLike, *, without: Collection[str] = ()) -> Path:
@@ -155,10 +154,12 @@ def _put(value: Any, without: Collection[str]) -> Any:
   scheme, divider, place = value.partition('://') if isinstance(value, str) else ('', '', '')
   if not divider or scheme in ELSEWHERE or not scheme.isalnum() or place.split() != [place]:
     return value
-  if not set(place) & set('*['):
-    return str(local(value, without=without))
-  with _refused(value):
-    for match in _store(value).glob(value):
+  # What stands behind a file, as in `text.jsonl?field=content`, is for whoever reads it.
+  url, options = re.findall(r'\A(.+?)(\?\w+=.*)?\Z', value, re.DOTALL)[0]
+  if not set(url) & set('*?['):
+    return f'{local(url, without=without)}{options}'
+  with _refused(url):
+    for match in _store(url).glob(url):
       local(f'{scheme}://{"/" * place.startswith("/")}{match.lstrip("/")}')
   return str(root() / scheme / place.lstrip('/'))
 
@@ -195,14 +196,13 @@ def push() -> None:
 def pushing(seconds: float = SECONDS) -> Iterator[None]:
   """Pushes every so often while the block runs, and once more when it ends, however it ends."""
   over = threading.Event()
-  failed: list[BadInput] = []
 
   def work() -> None:
     while not over.wait(seconds):
       try:
         push()
-      except BadInput as error:  # the store may answer again; the last push says so if not
-        failed[:] = [error]
+      except BadInput as error:  # the store may answer again; if not, the last push raises it
+        warnings.warn(str(error), stacklevel=1)
 
   thread = threading.Thread(target=work, daemon=True)
   thread.start()

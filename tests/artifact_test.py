@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import artifact
+from llm_jax import artifact, run_folder
 from llm_jax.files import read_json
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.parallel.parameters import shardings
@@ -256,19 +256,19 @@ CONFIG = {'seed': 0, 'log_every': 10, 'model': {'dim': 16, 'heads': 2}, 'steps':
 
 def test_a_claimed_folder_takes_the_same_config_again(tmp_path):
   folder = tmp_path / 'deep' / 'run'
-  assert artifact.holds(folder, CONFIG) is False
-  artifact.claim(folder, CONFIG)
-  assert artifact.holds(folder, CONFIG) is True
+  assert run_folder.holds(folder, CONFIG) is False
+  run_folder.claim(folder, CONFIG)
+  assert run_folder.holds(folder, CONFIG) is True
   held = read_json(folder / 'config.json', '')
   assert held == CONFIG | {'steps': ['a', 'b']}
-  assert sorted(p.name for p in folder.iterdir()) == ['config.json', artifact.MADE_FROM]
+  assert sorted(p.name for p in folder.iterdir()) == ['config.json', run_folder.MADE_FROM]
 
 
 def test_another_config_is_refused_naming_what_differs(tmp_path):
-  artifact.claim(tmp_path, CONFIG)
+  run_folder.claim(tmp_path, CONFIG)
   other = {**CONFIG, 'seed': 1, 'model': {'dim': 32, 'heads': 2, 'norm': 'rms'}}
   with pytest.raises(BadInput) as error:
-    artifact.holds(tmp_path, other)
+    run_folder.holds(tmp_path, other)
   message = str(error.value)
   for part in (
     'holds another run',
@@ -282,25 +282,25 @@ def test_another_config_is_refused_naming_what_differs(tmp_path):
 
 
 def test_what_may_change_may_change(tmp_path):
-  artifact.claim(tmp_path, CONFIG)
+  run_folder.claim(tmp_path, CONFIG)
   other = CONFIG | {'log_every': 5}
-  assert artifact.holds(tmp_path, other, may_change=('log_every',))
+  assert run_folder.holds(tmp_path, other, may_change=('log_every',))
   with pytest.raises(BadInput, match='log_every = 10, not 5'):
-    artifact.holds(tmp_path, other)
+    run_folder.holds(tmp_path, other)
   with pytest.raises(BadInput, match='seed = 0, not 1'):
-    artifact.holds(tmp_path, other | {'seed': 1}, may_change=('log_every',))
+    run_folder.holds(tmp_path, other | {'seed': 1}, may_change=('log_every',))
 
 
 def test_a_run_from_before_compute_was_a_group_goes_on(tmp_path):
   halves = dict(policy={'dim': 8}, critic={'dim': 4})
   for new in (GROUP, {'name': 'actor_critic', **halves}):
     old = {k: {**v, 'remat': 'dots'} if isinstance(v, dict) else v for k, v in new.items()}
-    artifact.claim(tmp_path, {'model': {**old, 'scan_layers': False}})
+    run_folder.claim(tmp_path, {'model': {**old, 'scan_layers': False}})
     config = {'model': new, 'compute': {'remat': 'full'}}
-    assert artifact.holds(tmp_path, config, may_change=('compute',))
+    assert run_folder.holds(tmp_path, config, may_change=('compute',))
 
 
 def test_a_new_folder_holds_nothing_yet(tmp_path):
   (tmp_path / 'notes.txt').write_text('...')
-  assert artifact.holds(tmp_path, CONFIG) is False
+  assert run_folder.holds(tmp_path, CONFIG) is False
   assert [p.name for p in tmp_path.iterdir()] == ['notes.txt']  # to ask is not to claim

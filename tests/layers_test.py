@@ -13,7 +13,7 @@ FLOORS = {
   6: ['main'],
   5: ['jobs'],
   4: ['annotate', 'model', 'serving', 'compress'],
-  3: ['artifact', 'evals', 'tools'],
+  3: ['artifact', 'run_folder', 'evals', 'tools'],
   2: ['data', 'models', 'losses', 'sampling', 'training'],
   1: ['text', 'parallel', 'rewards'],
   # The last is the package's own __init__.py.

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fsspec
@@ -319,6 +320,50 @@ def test_another_machine_goes_on_where_one_died(url, tmp_path, monkeypatch):
     artifact.load(storage.local(f'{x}/run'), mesh) for x in (f'{url}/out', tmp_path / 'whole')
   )
   jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+
+
+@pytest.mark.parametrize(
+  'spec, wanted',
+  [
+    ('x.jsonl', {'x.jsonl'}),
+    ('x.jsonl?field=content', {'x.jsonl'}),
+    ('*.jsonl?field=content', {'x.jsonl', 'y.jsonl'}),
+    ('?.jsonl', {'x.jsonl', 'y.jsonl'}),
+    ('[y-z].jsonl', {'y.jsonl'}),
+  ],
+)
+def test_files_are_brought_by_name_and_by_pattern_whatever_is_asked_of_them(url, spec, wanted):
+  put(url, **{'x.jsonl': '1', 'y.jsonl': '2', 'other.txt': '3'})
+  c = ConfigDict(dict(sources=dict(text=f'{url}/{spec}')))
+  assert storage.localized(c)
+  here = Path(c.sources.text.removesuffix('?field=content'))
+  assert {path.name for path in here.parent.iterdir()} == wanted
+  assert c.sources.text.endswith(spec) and storage.named(c.to_dict())['sources']['text'].endswith(
+    f'{url}/{spec}'
+  )
+
+
+def test_an_artifact_may_be_loaded_from_a_url(url):
+  put(url, note='1')
+  with pytest.raises(BadInput, match=r'is unfinished, it has no artifact\.json'):
+    artifact.load(url, make_mesh(data=1))
+
+
+def test_a_push_that_failed_is_told(url, monkeypatch):
+  here = storage.local(url)
+  here.mkdir(parents=True, exist_ok=True)
+  (here / 'a').write_text('1')
+
+  def put_file(*args, **kwargs):
+    raise PermissionError('403')
+
+  monkeypatch.setattr(type(store(url)), 'put_file', put_file)
+  with (
+    pytest.raises(BadInput, match='no permission: 403'),
+    pytest.warns(UserWarning, match='no permission: 403'),
+    storage.pushing(0.01),
+  ):
+    time.sleep(0.2)
 
 
 def test_texts_that_are_no_paths_stay(tmp_path):

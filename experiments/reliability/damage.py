@@ -32,7 +32,7 @@ import jax
 import numpy as np
 
 from experiments.reliability import stages
-from llm_jax import artifact
+from llm_jax import artifact, run_folder
 from llm_jax.data import packed, sources
 from llm_jax.main import run
 from llm_jax.parallel.mesh import make_mesh
@@ -49,7 +49,7 @@ BAD = ('unseen', 'traceback')
 def results(stage: Any) -> Any:
   """What a finished stage left for others, read as they read it; without times."""
   folder = Path(stage.workdir)
-  found: list[Any] = [sorted(artifact.made_from(folder).items())]
+  found: list[Any] = [sorted(run_folder.made_from(folder).items())]
   if stage.job == 'tokenize':
     tokenizer = Tokenizer.load(folder / 'tokenizer')
     for split in ('train', 'validation'):

@@ -177,7 +177,7 @@ def start_of(stage: str, base: str) -> list[str]:
 
 # --- the command line and places ---------------------------------------------------------------
 
-NO_PLACES = ('', ' ', 's3://bucket/run', 'gs://bucket/run', 'file:///tmp/run', 'https://x.org/a')
+NO_PLACES = ('', ' ', 's3://bucket/run', 'gs://bucket/run', 'file:///runs/a', 'https://x.org/a')
 
 
 def words(base: str) -> Iterator[Mistake]:

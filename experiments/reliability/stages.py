@@ -47,8 +47,30 @@ def get_config(place: str) -> ConfigDict:
   data = Path(folder) / 'data'
   if not data.is_dir():
     write_corpus(data)
-  c = pipeline.build('every', STAGES)
-  c.workdir, c.mesh.fsdp = f'{folder}/run', 1
+  c = small(pipeline.build('every', STAGES), data, f'{folder}/run')
+  evals = c.report.evals
+  evals.questions.update(
+    prompts=('one and two',), families=('word_problems',), max_new=6, max_questions=2, batch_size=2
+  )
+  evals.rollouts.max_rows = 4
+  return c[only].copy_and_resolve_references() if only else c
+
+
+def small(
+  c: ConfigDict, data: Path | str, workdir: Path | str, *, steps: int = STEPS, rows: int = 8,
+  prompts: int = 12,
+) -> ConfigDict:  # fmt: skip
+  """A pipeline on a corpus of `write_corpus`, with everything made small.
+
+  Args:
+    c: of any stages.
+    data: folder of the corpus.
+    workdir: of the pipeline.
+    steps: of each stage.
+    rows: of a step.
+    prompts: that best of n answers.
+  """
+  c.workdir, c.mesh.fsdp = str(workdir), 1
   for name in c.stages:
     stage = c[name]
     if stage.job == 'tokenize':
@@ -65,7 +87,7 @@ def get_config(place: str) -> ConfigDict:
       options = dict(length=dict(limit=5, buffer=9, unit='characters'))
       stage.annotate.verify = ConfigDict(dict(rewards=('length',), options=options))
     if stage.job == 'sample':
-      stage.batch_size, stage.max_prompts, stage.annotate.sample.group = 4, 12, 3
+      stage.batch_size, stage.max_prompts, stage.annotate.sample.group = 4, prompts, 3
       continue
     for group in (stage.model.get('policy'), stage.model.get('critic')):
       if group is not None:
@@ -73,17 +95,14 @@ def get_config(place: str) -> ConfigDict:
     if 'policy' not in stage.model:
       stage.model.update(SHAPE)
     stage.compute.scan_layers = True
-    stage.total_steps, stage.batch_size, stage.accumulate = STEPS, 8, 1
+    stage.total_steps, stage.batch_size, stage.accumulate = steps, rows, 1
     stage.log_every, stage.eval_every, stage.checkpoint_every = 1, 2, 2
     stage.optimizer.update(name='adamw', learning_rate=3e-3, warmup_steps=1)
     stage.evals.validation.max_rows, stage.sample.prompts, stage.stop = 8, (), ConfigDict()
   evals = c.report.evals
-  evals.questions.update(
-    prompts=('one and two',), families=('word_problems',), max_new=6, max_questions=2, batch_size=2
-  )
   evals.text.update(max_rows=8, batch_size=4)
-  evals.rollouts.update(max_rows=4, batch_size=4)
+  evals.rollouts.update(max_rows=6, batch_size=4)
   evals.rollouts.annotate.sample.max_new = 6
   evals.rollouts.data.sources.builtin = f'{data}/questions.jsonl'
   evals.rollouts.data.update(length=96, split='train')
-  return c[only].copy_and_resolve_references() if only else c
+  return c

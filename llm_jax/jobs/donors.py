@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from llm_jax import artifact
+from llm_jax import artifact, run_folder
 from llm_jax.files import read_json
 from llm_jax.jobs import convert
 from llm_jax.jobs.command import load, take
@@ -35,7 +35,7 @@ def follow(config: Any) -> Any:
 def coming(config: Any) -> dict[str, Any]:
   """Folder -> group of the model, of required conversions that have not run."""
   jobs = [job for job in map(config.get, config.get('requires') or ()) if _is_config(job)]
-  jobs = [job for job in jobs if job.job == 'convert' and not artifact.finished(job.workdir)]
+  jobs = [job for job in jobs if job.job == 'convert' and not run_folder.finished(job.workdir)]
   return {job.workdir: convert.makes(job) for job in jobs}
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from llm_jax import artifact, options
+from llm_jax import artifact, options, run_folder
 from llm_jax.find import bind, call, find, last, named
 from llm_jax.jobs import annotators, chain
 from llm_jax.options import Count
@@ -220,7 +220,7 @@ def possible(groups: Mapping[str, Any], template: str | None) -> dict[str, Any]:
     takes = any('template' in options.options_of(part.function) for part in group.own('data'))
     if takes and not template and 'template' not in rest['data']:
       continue
-    asks = lambda part: all(artifact.finished(path) for _, path in part.artifacts())
+    asks = lambda part: all(run_folder.finished(path) for _, path in part.artifacts())
     missing = {part.name for part in group.own('annotate') if not asks(part)}
     if missing:
       names = missing | {last(name) for name in missing}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 from ml_collections import ConfigDict
 
-from llm_jax import artifact
+from llm_jax import artifact, run_folder
 from llm_jax.files import read_json, write_json
 from llm_jax.find import call, find
 from llm_jax.jobs import report
@@ -115,9 +115,9 @@ def stale_stages(config: Any, names: Sequence[str]) -> dict[str, str]:
   anew: list[str] = []
   stale: dict[str, str] = {}
   for name in names:
-    for path, was in artifact.made_from(config[name].workdir).items():
+    for path, was in run_folder.made_from(config[name].workdir).items():
       changes = path in anew or str(Path(path).parent) in anew
-      if changes or artifact.digest(path) not in (was, None):
+      if changes or run_folder.digest(path) not in (was, None):
         stale[name] = path
         break
     if _runs(config, name, stale):
@@ -128,7 +128,7 @@ def stale_stages(config: Any, names: Sequence[str]) -> dict[str, str]:
 def _runs(config: Any, name: str, stale: Collection[str]) -> bool:
   """Whether a stage has something to do."""
   again = name in stale and config.stale != 'keep'
-  return again or not artifact.finished(config[name].workdir)
+  return again or not run_folder.finished(config[name].workdir)
 
 
 def main(config: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm_jax import artifact, options
+from llm_jax import artifact, options, run_folder
 from llm_jax.files import read_json, write_json
 from llm_jax.find import call
 from llm_jax.jobs import evaluations, report_page
@@ -77,7 +77,7 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
     seconds: stage -> wall time.
   """
   folder = Path(config.workdir)
-  names = [name for name in config.stages if artifact.finished(config[name].workdir)]
+  names = [name for name in config.stages if run_folder.finished(config[name].workdir)]
   mesh = call(make_mesh, config.mesh, where='mesh')
   with jax.set_mesh(mesh):
     measured = {
@@ -117,7 +117,7 @@ def _trains_policy(stage: Any) -> bool:
 
 def _facts(stage: Any) -> dict[str, Any]:
   """What a finished stage left in its own files."""
-  folder, ended = Path(stage.workdir), artifact.finished(stage.workdir)
+  folder, ended = Path(stage.workdir), run_folder.finished(stage.workdir)
   if ended and stage.job != 'train':
     again = 'delete it and give the command again, which goes on from what is there'
     return {'job': stage.job, **read_json(Path(ended), again)}
@@ -149,7 +149,7 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
   """Metrics and answers of a policy; read back if nothing of it has changed."""
   path = config[name].workdir
   groups = evaluations.possible(config.report.evals.to_dict(), config[name].data.get('template'))
-  seen = hashlib.sha256(json.dumps([groups, artifact.digests([path, groups])]).encode())
+  seen = hashlib.sha256(json.dumps([groups, run_folder.digests([path, groups])]).encode())
   kept = Path(config.workdir) / 'report' / f'{name}.json'
   try:
     known = read_json(kept, 'it is measured again') if kept.is_file() else {}

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 
-from llm_jax import artifact, options
+from llm_jax import artifact, options, run_folder
 from llm_jax.evals import best_of_n
 from llm_jax.files import read_json, read_lines, sealed, sha256, write_json, write_lines
 from llm_jax.find import call
@@ -131,7 +131,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   if 'data' not in config:
     complete.check(config.sample)
     return
-  artifact.holds(config.workdir, config.to_dict(), may_change=MAY_CHANGE)
+  run_folder.holds(config.workdir, config.to_dict(), may_change=MAY_CHANGE)
   next_step(config)
   parts = chain.chain(config)
   chain.check_fields(parts, wanted=FIELDS, by='best of n')
@@ -222,7 +222,7 @@ def _sample_all(config: Any, mesh: jax.sharding.Mesh, is_there: Callable[[], Non
     found = _records(batch, asked, index, made.tokenizer, template or 'plain')
     is_there()
     if not (folder / 'parts').is_dir():
-      artifact.claim(folder, config.to_dict())  # not before something was scored
+      run_folder.claim(folder, config.to_dict())  # not before something was scored
       (folder / 'parts').mkdir(exist_ok=True)
     write_lines(path, map(sealed, found))
     progress.update(min(start + size, count) - progress.n)

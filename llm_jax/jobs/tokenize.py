@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from llm_jax import artifact
+from llm_jax import run_folder
 from llm_jax.data import packed
 from llm_jax.data.splits import Stream, documents, open_streams
 from llm_jax.files import manifest, write_json
@@ -139,7 +139,7 @@ def tokenize(
     'seed': seed,
   }
   folder = Path(workdir)
-  known = artifact.holds(folder, settings)
+  known = run_folder.holds(folder, settings)
   if (folder / 'tokenize.json').is_file():
     say(f'tokenize: {workdir} is finished already')
     return
@@ -166,7 +166,7 @@ def _tokenize(
   else:
     words = _new_tokenizer(streams, settings)
     # Recorded only now, so that what was wrong with text or options can be corrected in place.
-    artifact.claim(folder, settings)
+    run_folder.claim(folder, settings)
     words.save(folder / 'tokenizer')
   progress = Progress()
   report = {

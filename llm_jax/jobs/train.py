@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import jax
 
-from llm_jax import artifact, options
+from llm_jax import artifact, options, run_folder
 from llm_jax.find import last
 from llm_jax.jobs import chain, donors, evaluations, finish, lengthened
 from llm_jax.jobs.assembly import Assembly, assemble
@@ -127,7 +127,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
     {**donors.coming(config), **(coming if isinstance(coming, Mapping) else dict.fromkeys(coming))},
   )
   options.check(Fields, whole, where='config')
-  artifact.holds(config.workdir, whole, may_change=MAY_CHANGE)
+  run_folder.holds(config.workdir, whole, may_change=MAY_CHANGE)
   made = design(config)
   lengthened.check(config)
   for name in config.annotate:
@@ -272,7 +272,7 @@ def _claim(folder: Path, whole: Mapping[str, Any]) -> Any:
   def hook(step: int, state: TrainState, measured: Any) -> None:
     del state, measured
     if not claimed:
-      artifact.claim(folder, whole)
+      run_folder.claim(folder, whole)
       claimed.append(step)
 
   return hook

@@ -12,6 +12,8 @@ from llm_jax.models.stored import Layers, Parts
 from llm_jax.models.transformer import Transformer
 from llm_jax.parallel.parameters import abstract_params
 
+# A model that comes to its layers one after another, and holds none of them in float32.
+COMPUTE = {'scan_layers': False, 'dtype': 'bfloat16'}
 ROW, COLUMNS = 32, 4096  # tokens whose logits are compared, and how many logits at a time
 
 
@@ -19,7 +21,7 @@ def compare(model: Transformer, ours: Parts, others: Parts, where: str) -> None:
   """Runs both over one row and compares their logits, which have to be the same bits.
 
   Args:
-    model: whose `compute` comes to its layers one after another (`scan_layers=False`).
+    model: made with COMPUTE.
     ours: parameters.
     others: the other copy of them.
     where: what the message begins with.

@@ -11,7 +11,7 @@ import io
 import os
 import random
 import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,12 +269,7 @@ class Tokenizer:
     Raises:
       BadInput: there is no such token; the message has the closest name.
     """
-    if name not in self.specials:
-      raise BadInput(
-        f'no special token {name!r}; {suggest(name, list(self.specials))}; init.add adds tokens to '
-        "an artifact's tokenizer, tokenizer.add to that of a corpus"
-      )
-    return self.specials[name]
+    return special_id(name, self.specials)
 
   def with_specials(self, names: Sequence[str]) -> 'Tokenizer':
     """The same tokenizer with more control tokens, whose ids follow those that are there.
@@ -305,6 +300,20 @@ class Tokenizer:
 
   def __repr__(self) -> str:
     return f'Tokenizer(vocab_size={self.vocab_size}, fingerprint={self.fingerprint[:12]!r})'
+
+
+def special_id(name: str, specials: Mapping[str, int]) -> int:
+  """The id of a control token of a tokenizer of either make.
+
+  Raises:
+    BadInput: there is no such token; the message has the closest name.
+  """
+  if name not in specials:
+    raise BadInput(
+      f'no special token {name!r}; {suggest(name, list(specials))}; init.add adds tokens to '
+      "an artifact's tokenizer, tokenizer.add to that of a corpus"
+    )
+  return specials[name]
 
 
 def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:

@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 
 from llm_jax.files import replacing
-from llm_jax.options import suggest
 from llm_jax.text.token_pieces import byte_table, changes, without_prefix
-from llm_jax.text.tokenizer import check_ids, check_new, check_unicode
+from llm_jax.text.tokenizer import check_ids, check_new, check_unicode, special_id
 from llm_jax.text.tokenizer_files import (
   CONFIG,
   GENERATION,
@@ -236,12 +235,7 @@ class TokenizerJson:
     Raises:
       BadInput: there is no such token; the message has the closest name.
     """
-    if name not in self.specials:
-      raise BadInput(
-        f'no special token {name!r}; {suggest(name, list(self.specials))}; init.add adds tokens to '
-        "an artifact's tokenizer, tokenizer.add to that of a corpus"
-      )
-    return self.specials[name]
+    return special_id(name, self.specials)
 
   def with_specials(self, names: Sequence[str]) -> 'TokenizerJson':
     """The same tokenizer with more control tokens, whose ids follow those that are there.

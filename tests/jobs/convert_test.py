@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 
 from llm_jax import artifact, main
-from llm_jax.jobs import convert
+from llm_jax.jobs import model_export
+from llm_jax.jobs.model_import import Import
 from llm_jax.models import huggingface, transformer
 from llm_jax.models.huggingface import folder as folders
 from llm_jax.parallel.mesh import make_mesh
@@ -123,7 +126,7 @@ def test_another_dtype_is_rounded_once(tmp_path):
 
 def test_a_conversion_that_was_stopped_goes_on_and_reads_no_file_twice(tmp_path, monkeypatch):
   source = theirs(tmp_path / 'theirs')
-  read, seen = convert._Import._read, []
+  read, seen = Import._read, []
 
   def stop(self, file, stored):
     if len(seen) == 2:
@@ -131,14 +134,14 @@ def test_a_conversion_that_was_stopped_goes_on_and_reads_no_file_twice(tmp_path,
     seen.append(file)
     read(self, file, stored)
 
-  monkeypatch.setattr(convert._Import, '_read', stop)
+  monkeypatch.setattr(Import, '_read', stop)
   c = settings(source=source, workdir=tmp_path / 'ours')
   with pytest.raises(KeyboardInterrupt):
     main.run(c)
   assert not (tmp_path / 'ours' / artifact.FILE).exists()
   again = []
   monkeypatch.setattr(
-    convert._Import,
+    Import,
     '_read',
     lambda self, file, stored: again.append(file) or read(self, file, stored),
   )
@@ -153,7 +156,7 @@ def test_a_conversion_that_was_stopped_goes_on_and_reads_no_file_twice(tmp_path,
 def test_what_was_written_wrong_is_not_called_done(tmp_path, monkeypatch):
   source = theirs(tmp_path / 'theirs')
   main.run(settings(source=source, workdir=tmp_path / 'ours'))
-  made = convert.array_of
+  made = model_export.array_of
   first = []
 
   def once(source, stored):
@@ -163,7 +166,7 @@ def test_what_was_written_wrong_is_not_called_done(tmp_path, monkeypatch):
       array = array[::-1].copy()
     return array
 
-  monkeypatch.setattr(convert, 'array_of', once)
+  monkeypatch.setattr(model_export, 'array_of', once)
   with pytest.raises(AssertionError, match='is not what was written'):
     main.run(settings(artifact=tmp_path / 'ours', workdir=tmp_path / 'out'))
   assert not (tmp_path / 'out').exists()
@@ -242,6 +245,46 @@ def test_a_folder_that_cannot_be_read_is_refused_before_anything_is_written(
   with pytest.raises(BadInput, match=message) as error:
     main.run(settings(source=source, workdir=tmp_path / 'ours'))
   assert '\n' not in str(error.value) and not (tmp_path / 'ours').exists()
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused_both_ways(bad, tmp_path):
+  source = theirs(tmp_path / 'theirs', shards=1, dtype=np.float32)
+  path = source / 'model.safetensors'
+  weights = dict(arrays(source))
+  some = next(name for name in weights if name.endswith('down_proj.weight'))
+  save = pytest.importorskip('safetensors.numpy').save_file
+  save(weights | {some: np.full_like(weights[some], bad)}, path)
+  with pytest.raises(BadInput, match=r'down_proj\.weight has numbers that are not finite'):
+    main.run(settings(source=source, workdir=tmp_path / 'ours'))
+  assert not (tmp_path / 'ours' / artifact.FILE).exists()
+  save(weights | {some: np.full_like(weights[some], 1e30)}, path)
+  main.run(settings(source=source, workdir=tmp_path / 'wide'))
+  with pytest.raises(BadInput, match=r'not finite as float16; take another config\.dtype'):
+    main.run(settings(artifact=tmp_path / 'wide', workdir=tmp_path / 'out', dtype='float16'))
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_damaged_artifact_is_not_exported(tmp_path):
+  main.run(settings(source=theirs(tmp_path / 'theirs'), workdir=tmp_path / 'ours'))
+  path = tmp_path / 'ours' / 'tokenizer' / 'tokenizer.json'
+  path.write_bytes(path.read_bytes() + b' ')
+  with pytest.raises(BadInput, match=r'tokenizer.* is damaged, tokenizer\.json differs'):
+    main.run(settings(artifact=tmp_path / 'ours', workdir=tmp_path / 'out'))
+
+
+def test_two_processes_do_not_write_one_folder(tmp_path):
+  source = theirs(tmp_path / 'theirs')
+  hold = (
+    'import sys\nfrom llm_jax.lock import locked\n'
+    'with locked(sys.argv[1]):\n  print("held", flush=True)\n  sys.stdin.read()\n'
+  )
+  command = [sys.executable, '-c', hold, str(tmp_path / 'ours')]
+  with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    other.stdout.readline()
+    with pytest.raises(BadInput, match='is at work there'):
+      main.run(settings(source=source, workdir=tmp_path / 'ours'))
+    other.stdin.close()
 
 
 def test_what_the_config_asks_is_checked(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from llm_jax import artifact
+from llm_jax import artifact, run_folder
 from llm_jax.jobs import lengthened, train
 from llm_jax.main import run
 from llm_jax.types import BadInput
@@ -64,7 +64,7 @@ def test_what_was_made_decides(schedule, asked, config, tmp_path):
   """The learning rates of the steps that were made; here the checkpoints are empty."""
   options = dict(schedule=schedule, warmup_steps=1)
   was = of_length(config, 20, tmp_path / 'run', **options)
-  artifact.claim(was.workdir, {'total_steps': 20})
+  run_folder.claim(was.workdir, {'total_steps': 20})
   step = Path(was.workdir, 'checkpoints', '00000004')
   step.mkdir(parents=True)
   (step / 'manifest.json').write_text('{}')

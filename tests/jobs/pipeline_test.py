@@ -15,17 +15,14 @@ from ml_collections import ConfigDict
 
 from configs import dpo, sizes
 from configs import pipeline as recipes
-from experiments.reliability import damage
-from llm_jax import artifact
+from experiments.reliability import damage, stages
+from llm_jax import artifact, run_folder
 from llm_jax.jobs import pipeline, sample, train
 from llm_jax.main import run
 from llm_jax.types import BadInput
 from tests.jobs.post_training_test import NUMBERS, write_data
 
 ROOT = Path(__file__).parents[2]
-SHAPE = dict(
-  vocab_size=320, dim=16, num_layers=1, num_heads=2, max_length=512
-)  # fmt: skip
 STEPS = 4
 EVERY_KIND = ('tokenize', 'pretrain', 'sft', 'reward', 'best_of_n', 'ppo')
 # What an uninterrupted run and one that was killed may differ in.
@@ -44,44 +41,11 @@ def write_corpus(folder):
 
 def small(c, data, workdir):
   """A pipeline on the corpus in `data`, with everything made small."""
-  c.workdir, c.mesh.fsdp = str(workdir), 1
-  files = dict(conversations='talks', preferences='pairs', prompts='questions')
-  for name in c.stages:
-    stage = c[name]
-    if stage.job == 'tokenize':
-      stage.sources, stage.validation = ConfigDict(dict(text=f'{data}/text.jsonl')), ConfigDict()
-      stage.tokenizer.vocab_size, stage.length, stage.validation_fraction = 320, 32, 0.2
-      continue
-    if stage.data.name in files:
-      stage.data.sources.builtin = f'{data}/{files[stage.data.name]}.jsonl'
-      stage.data.length, stage.data.validation_fraction = 96, 0.2
-    if 'sample' in stage.annotate.steps:
-      stage.annotate.sample.max_new = 8
-    if 'verify' in stage.annotate.steps:
-      options = dict(length=dict(limit=5, buffer=9, unit='characters'))
-      stage.annotate.verify = ConfigDict(dict(rewards=('length',), options=options))
-    if stage.job == 'sample':
-      stage.batch_size, stage.max_prompts, stage.annotate.sample.group = 4, 8, 3
-      continue
-    for group in (stage.model.get('policy'), stage.model.get('critic')):
-      if group is not None:
-        group.update(SHAPE)
-    if 'policy' not in stage.model:
-      stage.model.update(SHAPE)
-    stage.compute.scan_layers = True
-    stage.total_steps, stage.batch_size, stage.accumulate = STEPS, 4, 1
-    stage.log_every, stage.eval_every, stage.checkpoint_every = 1, 2, 2
-    stage.optimizer.update(name='adamw', learning_rate=3e-3, warmup_steps=1)
-    stage.evals.validation.max_rows, stage.sample.prompts, stage.stop = 8, (), ConfigDict()
-  evals, c.report.price = c.report.evals, 2.0
-  evals.questions.update(
+  c = stages.small(c, data, workdir, steps=STEPS, rows=4, prompts=8)
+  c.report.price = 2.0
+  c.report.evals.questions.update(
     prompts=('one and two', 'What is <b>bold</b> | $x$?'), max_new=6, max_questions=3, batch_size=4
   )
-  evals.text.update(max_rows=8, batch_size=4)
-  evals.rollouts.update(max_rows=6, batch_size=4)
-  evals.rollouts.annotate.sample.max_new = 6
-  evals.rollouts.data.sources.builtin = f'{data}/questions.jsonl'
-  evals.rollouts.data.update(length=96, split='train')
   if stage_to_kill := os.environ.get('KILL_IN'):
     wait_in(stage_to_kill)
   return c
@@ -348,7 +312,7 @@ def test_a_changed_config_of_a_finished_stage_is_named(finished):
 @pytest.mark.slow
 def test_every_kind_of_stage_knows_what_it_was_made_from(finished):
   folder = Path(finished.workdir)
-  made = {name: artifact.made_from(folder / name) for name in finished.stages}
+  made = {name: run_folder.made_from(folder / name) for name in finished.stages}
   assert {name: {Path(p).relative_to(folder).as_posix() for p in made[name]} for name in made} == {
     'tokenize': set(),
     'pretrain': {'tokenize'},
@@ -432,8 +396,8 @@ def test_a_late_stage_is_checked_before_the_first_one_runs(data, tmp_path):
 def main(config):
   """A job as small as can be; a config names it by this module."""
   folder = Path(config.workdir)
-  if not artifact.finished(config.workdir):
-    artifact.claim(folder, config.to_dict())
+  if not run_folder.finished(config.workdir):
+    run_folder.claim(folder, config.to_dict())
     parents = [(Path(path) / artifact.FILE).read_text() for path in config.parents]
     (folder / artifact.FILE).write_text(''.join([config.text, *parents]))
 
@@ -503,7 +467,7 @@ def test_a_stage_behind_one_that_was_made_again_is_refused_kept_or_moved_aside(
 def test_a_stage_made_again_with_the_same_result_changes_nothing(family):
   again(family, 'root', 'r')
   run(family)
-  (Path(family.child.workdir) / artifact.MADE_FROM).unlink()  # of a time that did not write it
+  (Path(family.child.workdir) / run_folder.MADE_FROM).unlink()  # of a time that did not write it
   again(family, 'root', 'R')
   run(family)
   assert told_by(family) == ['R', 'cr', 'gcr']
@@ -513,11 +477,11 @@ def test_what_a_stage_was_made_from_are_all_that_other_stages_left(family, tmp_p
   (tmp_path / 'root' / 'answers.jsonl').write_text('{}')
   (tmp_path / 'mine.jsonl').write_text('{}')
   named = {'a': {'b': (f'{tmp_path}/root', 'root')}, 'c': [f'{tmp_path}/root/answers.jsonl']}
-  artifact.claim(tmp_path / 'new', {**named, 'd': f'{tmp_path}/mine.jsonl', 'long': 'x' * 5000})
-  made = artifact.made_from(tmp_path / 'new')
+  run_folder.claim(tmp_path / 'new', {**named, 'd': f'{tmp_path}/mine.jsonl', 'long': 'x' * 5000})
+  made = run_folder.made_from(tmp_path / 'new')
   assert set(made) == {f'{tmp_path}/root', f'{tmp_path}/root/answers.jsonl'}
   (tmp_path / 'root' / 'answers.jsonl').write_text('{"another": 1}')
-  assert {path for path, was in made.items() if artifact.digest(path) != was} == {
+  assert {path for path, was in made.items() if run_folder.digest(path) != was} == {
     f'{tmp_path}/root/answers.jsonl'
   }
 

@@ -1,0 +1,157 @@
+"""An artifact becomes a folder for other programs: half of job `convert`."""
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_jax import artifact
+from llm_jax.jobs.model_import import check_finite, counted
+from llm_jax.lock import locked
+from llm_jax.models import gguf, huggingface, transformer
+from llm_jax.models.compared import COMPUTE, compare
+from llm_jax.models.huggingface import folder as theirs
+from llm_jax.models.huggingface.arrays import Plan, Source
+from llm_jax.models.huggingface.family import SCORE_BIAS
+from llm_jax.models.stored import DTYPES, Stored
+from llm_jax.models.transformer import Transformer
+from llm_jax.text import chat, gguf_vocabulary, tokenizer_export
+from llm_jax.text import folder as tokenizers
+from llm_jax.text.terminal import say
+from llm_jax.types import BadInput, Tokenizer
+
+FILE = 'model.gguf'
+
+
+class Export:
+  """An artifact of ours, described in the words of a family of theirs."""
+
+  def __init__(self, config: Any) -> None:
+    self.config, self.folder = config, Path(config.artifact).absolute()
+    self.about = artifact.describe(self.folder)
+    self.model = artifact.build(
+      self.about['model'], COMPUTE, source=self.folder, trust=tuple(config.get('trust', ()))
+    )
+    if not isinstance(self.model, Transformer):
+      raise BadInput(f'convert: {config.artifact}: no family of theirs has a model of another file')
+    family = config.family or self._origin()
+    self.about_theirs = huggingface.config_of(self.model.shape, family)
+    self.plan: Plan = huggingface.plan(self.model.shape, self.about_theirs['model_type'])
+    self.tokenizer: Tokenizer = tokenizers.load(self.folder / 'tokenizer')
+    self.stops = _stops(self.tokenizer)
+    if config.format == 'gguf':
+      self._layout(np.dtype(np.float32))
+      self._vocabulary()
+
+  def _origin(self) -> str | None:
+    """The family that the model came from, if it still has this model; None for one of ours."""
+    about = self.about
+    with contextlib.suppress(BadInput):  # an ancestor that is gone, or another shape since
+      while about['stage'] != 'convert' and about['parent']:
+        about = artifact.describe(about['parent'])
+      if family := about['config'].get('family'):
+        huggingface.config_of(self.model.shape, family)
+        return str(family)
+    return None
+
+  def run(self) -> None:
+    """Writes the folder beside its place, compares it with the artifact, and puts it there."""
+    target = Path(self.config.workdir).absolute()
+    if target.exists() and any(target.iterdir()):
+      raise BadInput(
+        f'convert: {self.config.workdir} is not empty; delete it or name another folder'
+      )
+    artifact.check_whole(self.folder, self.about)
+    with locked(target.with_name(f'{target.name}.lock')):
+      self._export(target)
+
+  def _export(self, target: Path) -> None:
+    stored = Stored(self.folder / 'params', list(self.plan.shapes))
+    partial = target.with_name(f'{target.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+      if self.config.format == 'gguf':
+        self._write_gguf(partial / FILE, stored)
+      else:
+        self._write(partial, stored)
+    except BaseException:
+      shutil.rmtree(partial)
+      raise
+    if target.is_dir():
+      target.rmdir()
+    partial.rename(target)
+    say(f'{self.config.artifact} is now in {self.config.workdir}, as {self.config.format}.')
+
+  def _write(self, folder: Path, stored: Stored) -> None:
+    kind = self._kind(stored)
+
+    def make(source: Source) -> np.ndarray | None:
+      array = array_of(source, stored)
+      if source.name == SCORE_BIAS and not array.any():
+        return None  # their class has none
+      with np.errstate(over='ignore'):  # told by the next line, by name
+        array = array.astype(kind, copy=False)
+      check_finite(source.name, array)  # a narrow type may not hold the numbers of a wide one
+      return array
+
+    about, sources = self._config(kind.name), self.plan.sources
+    shown = counted(sources, 'write', len(sources))
+    theirs.write(folder, about, shown, make, shard_bytes=self.config.shard_bytes)
+    tokenizer_export.save(self.tokenizer, folder, self.stops)
+    self._read_back(folder, stored, kind)
+
+  def _write_gguf(self, file: Path, stored: Stored) -> None:
+    laid = self._layout(self._kind(stored))
+    about = {'general.name': self.folder.name, 'general.type': 'model', **self._vocabulary()}
+    show = lambda what: lambda arrays: counted(arrays, what, len(arrays))
+    gguf.write(file, laid, about, stored.read, show('write'))
+    gguf.compare(file, laid, about, stored.read, show('compare'))
+    for what in gguf_vocabulary.differences(self.tokenizer):
+      say(f'llama.cpp reads {what} in another way.')
+
+  def _kind(self, stored: Stored) -> np.dtype:
+    widest = max((slot.dtype for slot in stored.slots.values()), key=_width)
+    return DTYPES[self.config.dtype] if self.config.dtype else widest
+
+  def _layout(self, kind: np.dtype) -> gguf.Layout:
+    return gguf.layout(self.model.shape, self.plan, self.about_theirs['model_type'], kind)
+
+  def _vocabulary(self) -> dict[str, Any]:
+    return gguf_vocabulary.entries(self.tokenizer, self.model.shape.vocab_size, self.stops)
+
+  def _config(self, dtype: str) -> dict[str, Any]:
+    ids = {'bos_token_id': self.tokenizer.bos_id, 'pad_token_id': self.tokenizer.pad_id}
+    ids['eos_token_id'] = self.stops[0] if len(self.stops) == 1 else self.stops
+    return {**self.about_theirs, 'dtype': dtype, 'torch_dtype': dtype, **ids}
+
+  def _read_back(self, folder: Path, stored: Stored, kind: np.dtype) -> None:
+    written = theirs.Folder(folder)
+    if transformer.make(**huggingface.shape_of(written.config)).shape != self.model.shape:
+      raise AssertionError(f'{folder}: config.json says another model than was written')
+    names = self.plan.match(written)
+    sources = {names[s.name]: s for s in self.plan.sources if s.name in names}
+    for name, array in counted(written.read(list(sources)), 'compare', len(sources)):
+      if not np.array_equal(array, array_of(sources[name], stored).astype(kind, copy=False)):
+        raise AssertionError(f'{folder}: {name} is not what was written')
+    if kind == max((s.dtype for s in stored.slots.values()), key=_width):
+      compare(
+        self.model, stored.parts(self.plan.num_layers), written.parts(self.plan), str(folder),
+      )  # fmt: skip
+
+
+def _stops(tokenizer: Tokenizer) -> list[int]:
+  """Ids that end an answer, the end of a document first."""
+  turn = chat.stop_ids(tokenizer, chat.FOLDER) if tokenizer.chat_template is not None else []
+  return list(dict.fromkeys([*tokenizer.stop_ids, *turn]))
+
+
+def array_of(source: Source, stored: Stored) -> np.ndarray:
+  """An array of theirs, from the checkpoint."""
+  return source.write({path: stored.read(path, source.index) for path in source.paths})
+
+
+def _width(dtype: np.dtype) -> int:
+  return dtype.itemsize
