@@ -15,7 +15,7 @@ FLOORS = {
   4: ['annotate', 'model', 'serving', 'compress'],
   3: ['artifact', 'run_folder', 'evals', 'tools'],
   2: ['data', 'models', 'losses', 'sampling', 'training'],
-  1: ['text', 'parallel', 'rewards'],
+  1: ['text', 'clean', 'parallel', 'rewards'],
   # The last is the package's own __init__.py.
   0: ['types', 'options', 'find', 'files', 'lock', 'storage', 'llm_jax'],
 }
@@ -42,7 +42,7 @@ ONLY_IN = {
   'tests': set(),
 }
 # Outside packages that a room must not know.
-NOT_IN = {'text': {'jax', 'flax', 'optax', 'orbax'}}
+NOT_IN = {room: {'jax', 'flax', 'optax', 'orbax'} for room in ('text', 'clean')}
 
 NO_NOUNS = {'utils', 'util', 'helpers', 'common', 'misc'}
 MAX_LINES = 500

@@ -1,0 +1,1 @@
+"""Raw web pages to training text: rules that measure, edit and drop pages. Imports no JAX."""
