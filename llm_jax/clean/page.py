@@ -114,21 +114,37 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Signatures:
-  """What an `Across` noted of every page, by position.
+  """What an `Across` noted of pages: all of them, or those among which it is to look.
 
   Attributes:
-    flat: the signatures one after the other, along the first axis.
+    flat: the signatures one after the other, along the first axis; perhaps a file that is mapped.
     starts: [pages + 1] where each begins in `flat`.
+    positions: [pages] of the pages, ascending; there may be gaps between them.
   """
 
   flat: np.ndarray
   starts: np.ndarray
+  positions: np.ndarray
+
+  @classmethod
+  def of(cls, signed: Mapping[int, np.ndarray]) -> 'Signatures':
+    """Those of pages at positions, which may come in any order.
+
+    >>> found = Signatures.of({7: np.array([1, 2]), 3: np.array([4])})
+    >>> found.positions.tolist(), found.starts.tolist(), found[1].tolist()
+    ([3, 7], [0, 1, 3], [1, 2])
+    """
+    positions = sorted(signed)
+    starts = np.cumsum([0, *(len(signed[position]) for position in positions)])
+    flat = np.concatenate([signed[p] for p in positions]) if positions else np.zeros(0, np.uint64)
+    return cls(flat, starts, np.array(positions, np.int64))
 
   def __len__(self) -> int:
-    return len(self.starts) - 1
+    return len(self.positions)
 
-  def __getitem__(self, position: int) -> np.ndarray:
-    return self.flat[self.starts[position] : self.starts[position + 1]]
+  def __getitem__(self, page: int) -> np.ndarray:
+    """The signature of the page that comes at this place among them."""
+    return self.flat[self.starts[page] : self.starts[page + 1]]
 
 
 class Across(Protocol):
@@ -148,7 +164,8 @@ class Across(Protocol):
   ) -> Mapping[int, Any]:
     """Position -> what was found of the page there, as JSON; pages without a finding are kept.
 
-    `read` gives the pages at positions, which must be ascending, for what a signature cannot tell.
+    Its result depends on nothing but the pages and the order of their positions. `read` gives the
+    pages at positions, which must be ascending, for what a signature cannot tell.
     """
     ...
 
