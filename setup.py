@@ -19,6 +19,7 @@ CORE = [
   'array-record',  # TFDS names it on Linux only; every corpus is stored in it
   'flax>=0.12.8,<0.13',
   'fsspec',  # folders at a URL; Orbax and TFDS bring it too
+  'idna',  # hosts in all scripts; requests, and with it TFDS, brings it too
   'jax>=0.10.2,<0.12',  # 0.10 is the last for Python 3.11; 3.12 resolves to 0.11
   'ml-collections>=1.1,<2',
   'numpy',
@@ -45,6 +46,9 @@ EXTRAS = {
   ],  # Hugging Face models and what is around them
   'gguf': ['gguf>=0.17', 'tokenizers>=0.20'],  # models for llama.cpp
   'log': ['matplotlib', 'tensorboardX'],
+  'clean': [
+    'tld',  # ships the public suffix list
+  ],  # raw web text
   'search': ['urllib3>=2.2,<3'],  # the tool web_search
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported
 }
@@ -54,6 +58,7 @@ EXTRAS['test'] = [
   *EXTRAS['hf'],
   *EXTRAS['gguf'],
   *EXTRAS['log'],
+  *EXTRAS['clean'],
   *EXTRAS['search'],
   'pyright[nodejs]>=1.1.400',  # Node.js as a wheel, so that nothing is fetched outside of PyPI
   'pytest>=8',

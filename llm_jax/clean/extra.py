@@ -1,0 +1,27 @@
+"""Libraries that only this room uses, imported where they are used."""
+
+import importlib
+from types import ModuleType
+
+from llm_jax.types import BadInput
+
+
+def library(name: str, what: str) -> ModuleType:
+  """A module of the extra `clean`.
+
+  Args:
+    name: of the module, with dots.
+    what: who needs it, which the message begins with.
+
+  Raises:
+    BadInput: it is not installed.
+
+  >>> library('json', 'reading').dumps([1])
+  '[1]'
+  """
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise BadInput(
+      f"{what} needs {name.split('.')[0]} ({error}); pip install 'llm_jax[clean]'"
+    ) from None
