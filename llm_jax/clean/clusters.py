@@ -33,7 +33,8 @@ def alike(key_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   order_N = np.lexsort(key_N.T) if key_N.ndim > 1 else np.argsort(key_N, kind='stable')
   sorted_N = key_N[order_N]
   new_N = np.ones(len(key_N) + 1, bool)
-  new_N[1:-1] = (sorted_N[1:] != sorted_N[:-1]).reshape(max(len(key_N) - 1, 0), -1).any(1)
+  differs = sorted_N[1:] != sorted_N[:-1]
+  new_N[1:-1] = differs.any(1) if key_N.ndim > 1 else differs
   shared_N = ~(new_N[:-1] & new_N[1:])
   starts = np.flatnonzero(new_N[:-1][shared_N])
   return order_N[shared_N], np.append(starts, np.count_nonzero(shared_N))

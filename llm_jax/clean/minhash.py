@@ -127,8 +127,9 @@ class MinHash:
     for band in range(self.bands):
       wanted_N[alike(flat[:, band])[0]] = True
     with Sets(np.flatnonzero(wanted_N)) as sets:
-      for page in read(positions[wanted_N].tolist()):
-        sets.add(np.concatenate([*self.shingles(page), np.zeros(0, np.uint64)]))
+      wanted = positions[wanted_N].tolist()
+      for _, page in zip(wanted, read(wanted), strict=True):
+        sets.add(self.shingles(page))
       similar = lambda a, b: sets.jaccard(a, b, self.jaccard) >= self.jaccard
       for band in range(self.bands):
         root_N = connected(root_N, *alike(flat[:, band]), similar)

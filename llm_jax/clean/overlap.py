@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 import numpy as np
@@ -67,9 +67,9 @@ class Sets:
   ) -> None:
     self._file.close()
 
-  def add(self, hash_N: np.ndarray) -> None:
-    """The next node's, in any order and with repetitions."""
-    distinct = np.unique(hash_N)
+  def add(self, blocks: Iterable[np.ndarray]) -> None:
+    """The next node's, in parts that may repeat one another."""
+    distinct = np.unique(np.concatenate([*blocks, np.zeros(0, np.uint64)]))
     self._file.write(distinct.tobytes())
     self._added += 1
     self._starts[self._added] = self._starts[self._added - 1] + len(distinct)
