@@ -13,6 +13,16 @@ def test_reading_is_measured_without_peers():
   assert table['machine'] and table['date'] and table['first_step_seconds']['llm_jax'] >= 0
 
 
+@pytest.mark.slow
+def test_steps_over_all_pages_are_measured():
+  table = everything.measure('minhash_vs_peers', ['--blocks=1', '--pages=3', '--peers='])
+  assert table['pages_per_second']['llm_jax'] > 0 and table['characters a page'] > 1000
+  steps = everything.measure('clean_memory', ['--pages=300'])['table']
+  assert steps['exact']['dropped'] == 29 and steps['minhash']['pages'] == 271
+  assert steps['minhash']['dropped'] > 20 and steps['lines']['found'] > 100
+  assert all(step['peak_gigabytes'] > 0 for step in steps.values())
+
+
 def test_what_fails_is_said():
   table = everything.measure('data_vs_torch', ['--length', 'many'])
   assert "invalid int value: 'many'" in table['failed'][0]
