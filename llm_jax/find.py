@@ -21,7 +21,14 @@ from llm_jax.types import BadInput
 DEFINES = {'losses': ('loss_fn',), 'jobs': ('main',), 'rewards': ('reward', 'rewards')}
 
 
-def find(room: str, name: str, *, source: str = '', trust: Collection[str] = ()) -> ModuleType:
+def find(
+  room: str,
+  name: str,
+  *,
+  source: str = '',
+  trust: Collection[str] = (),
+  defines: tuple[str, ...] = (),
+) -> ModuleType:
   """The file that a config names: one of the room, or else one of the user's.
 
   A name that was read from a file is no name in a config: it finds files of the room alone, and
@@ -33,6 +40,7 @@ def find(room: str, name: str, *, source: str = '', trust: Collection[str] = ())
       `mine` where the room has no such file), or a path (`mine/loss.py`).
     source: where the name was read, if it does not stand in a config.
     trust: names outside of the room that may be imported although a `source` gives them.
+    defines: what the file has to define, one of these, where that is not what the room's files do.
 
   Raises:
     BadInput: there is no such file, it does not define what files of the room do, or it cannot be
@@ -41,7 +49,8 @@ def find(room: str, name: str, *, source: str = '', trust: Collection[str] = ())
   """
   if not isinstance(name, str):
     raise BadInput(f"{room}: {name!r} is no name; a name is a text, such as 'mine.loss'")
-  if name in _files(room) and _defines(room, ours := _load(room, name)):
+  wanted = defines or _wanted(room)
+  if name in _files(room) and _defines(ours := _load(room, name), wanted):
     return ours
   if source and name not in trust:
     shown = name if len(name) <= 80 else f'{name[:80]}...'
@@ -54,21 +63,21 @@ def find(room: str, name: str, *, source: str = '', trust: Collection[str] = ())
     module = _imported(room, path, lambda: _at(path))
   elif _exists(name):
     module = _imported(room, name, lambda: importlib.import_module(name))
-  elif '.' in name:
+  elif '.' in name or defines:
     raise BadInput(
-      f'{room}: no module {name!r} can be imported from here; a dotted name is a Python module '
-      'on sys.path, such as experiments.focal.loss for experiments/focal/loss.py'
+      f'{room}: no module {name!r} can be imported from here; a name is a Python module on '
+      'sys.path, such as experiments.focal.loss for experiments/focal/loss.py'
     )
   else:
     raise BadInput(f'{room}: no {name!r}; {suggest(name, names(room))}')
-  if not _defines(room, module):
-    raise BadInput(f'{room}: {name!r} does not define {" or ".join(_wanted(room))}')
+  if not _defines(module, wanted):
+    raise BadInput(f'{room}: {name!r} does not define {" or ".join(wanted)}')
   return module
 
 
 def names(room: str) -> list[str]:
   """What `find` knows in a room of ours."""
-  return [name for name in _files(room) if _defines(room, _load(room, name))]
+  return [name for name in _files(room) if _defines(_load(room, name), _wanted(room))]
 
 
 def _files(room: str) -> list[str]:
@@ -84,8 +93,8 @@ def _wanted(room: str) -> tuple[str, ...]:
   return DEFINES.get(room, ('make',))
 
 
-def _defines(room: str, module: ModuleType) -> bool:
-  return any(hasattr(module, word) for word in _wanted(room))
+def _defines(module: ModuleType, wanted: tuple[str, ...]) -> bool:
+  return any(hasattr(module, word) for word in wanted)
 
 
 def last(name: str) -> str:

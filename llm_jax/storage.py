@@ -151,17 +151,34 @@ def localized(config: Any) -> bool:
 def _put(value: Any, without: Collection[str]) -> Any:
   if isinstance(value, (list, tuple)):
     return type(value)(_put(item, without) for item in value)
+  if dataset := re.fullmatch(r'(tfds:(\w+)[^@]*@)(\w+://[^?]+)(.*)', str(value)):
+    before, name, folder, options = dataset.groups()
+    one = local(f'{folder.rstrip("/")}/{name}', without=without)  # there may be others beside it
+    return f'{before}{one.parent}{options}'
   scheme, divider, place = value.partition('://') if isinstance(value, str) else ('', '', '')
   if not divider or scheme in ELSEWHERE or not scheme.isalnum() or place.split() != [place]:
     return value
-  # What stands behind a file, as in `text.jsonl?field=content`, is for whoever reads it.
-  url, options = re.findall(r'\A(.+?)(\?\w+=.*)?\Z', value, re.DOTALL)[0]
-  if not set(url) & set('*?['):
-    return f'{local(url, without=without)}{options}'
-  with _refused(url):
-    for match in _store(url).glob(url):
-      local(f'{scheme}://{"/" * place.startswith("/")}{match.lstrip("/")}')
-  return str(root() / scheme / place.lstrip('/'))
+  url, options = parted(value)
+  if set(url) & set('*?['):
+    with _refused(url):
+      for match in _store(url).glob(url):
+        local(f'{scheme}://{"/" * place.startswith("/")}{match.lstrip("/")}')
+    here = root() / scheme / parted(place)[0].lstrip('/')
+  else:
+    here = local(url, without=without)
+  return f'{here}?{options}' if options else str(here)
+
+
+def parted(spec: str) -> tuple[str, str]:
+  """A specification without its options, and these, which are for whoever reads what it names.
+
+  >>> parted('gs://bucket/part-?.jsonl?prompt=question&answer=final')
+  ('gs://bucket/part-?.jsonl', 'prompt=question&answer=final')
+  >>> parted('part-?.jsonl')
+  ('part-?.jsonl', '')
+  """
+  match = re.fullmatch(r'(.+)\?([\w-]+=[^?]*)', spec, re.DOTALL)
+  return (match[1], match[2]) if match else (spec, '')
 
 
 def named(value: Any) -> Any:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
   'README.md',
   'CONTRIBUTING.md',
+  'docs/data_formats.md',
   *(str(p.relative_to(ROOT)) for p in ROOT.glob('experiments/*/README.md')),
 )
 

@@ -328,6 +328,8 @@ def test_another_machine_goes_on_where_one_died(url, tmp_path, monkeypatch):
     ('x.jsonl', {'x.jsonl'}),
     ('x.jsonl?field=content', {'x.jsonl'}),
     ('*.jsonl?field=content', {'x.jsonl', 'y.jsonl'}),
+    ('x.jsonl?prompt=question&answer=final', {'x.jsonl'}),
+    ('?.jsonl?prompt=a//b&chosen-rating=../c', {'x.jsonl', 'y.jsonl'}),
     ('?.jsonl', {'x.jsonl', 'y.jsonl'}),
     ('[y-z].jsonl', {'y.jsonl'}),
   ],
@@ -336,11 +338,21 @@ def test_files_are_brought_by_name_and_by_pattern_whatever_is_asked_of_them(url,
   put(url, **{'x.jsonl': '1', 'y.jsonl': '2', 'other.txt': '3'})
   c = ConfigDict(dict(sources=dict(text=f'{url}/{spec}')))
   assert storage.localized(c)
-  here = Path(c.sources.text.removesuffix('?field=content'))
+  here = Path(storage.parted(c.sources.text)[0])
   assert {path.name for path in here.parent.iterdir()} == wanted
   assert c.sources.text.endswith(spec) and storage.named(c.to_dict())['sources']['text'].endswith(
     f'{url}/{spec}'
   )
+
+
+def test_of_a_folder_of_datasets_the_one_that_is_named_is_brought(url):
+  put(url, **{'talks/1.0.0/a': '1', 'others/1.0.0/b': '2'})
+  c = ConfigDict(dict(sources=dict(mine=f'tfds:talks:1.0.0@{url}/?prompt=q&split=train[:9%]')))
+  assert storage.localized(c)
+  here, options = storage.parted(c.sources.mine.removeprefix('tfds:talks:1.0.0@'))
+  assert options == 'prompt=q&split=train[:9%]'
+  assert [p for p in Path(here).rglob('*') if p.is_file()] == [Path(here, 'talks/1.0.0/a')]
+  assert storage.named(c.sources.mine) == f'tfds:talks:1.0.0@{url}?{options}'
 
 
 def test_an_artifact_may_be_loaded_from_a_url(url):

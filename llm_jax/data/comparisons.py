@@ -31,7 +31,7 @@ Preference = tuple[Messages, list[Messages], float | None]
 
 PROMPT = 'prompt|instruction|question|query'
 CHOSEN, REJECTED = 'chosen|chosen_response', 'rejected|rejected_response'
-_SCORES = (
+SCORES = (
   ('score_chosen', 'score_rejected'),
   ('chosen_score', 'rejected_score'),
   ('chosen_rating', 'rejected_rating'),
@@ -164,7 +164,7 @@ def _margin(record: Record) -> float | None:
     if not math.isfinite(margin):
       raise BadRow('margin is not finite')
     return float(margin)
-  for names in _SCORES:
+  for names in SCORES:
     if not any(is_null(record.get(name)) for name in names):
       better, worse = (_number(record[name], name) for name in names)
       if not math.isfinite(better - worse):

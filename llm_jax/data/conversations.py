@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
-from llm_jax.data import formats, packed, records
+from llm_jax.data import formats, lengths, packed, records
 from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
 from llm_jax.options import MinP, at_least, checked
@@ -46,14 +46,15 @@ def make(
   weights: Mapping[str, float] | None = None,
   validation: Mapping[str, str] | None = None,
   validation_fraction: MinP = 0.01,
+  map: str = '',
 ) -> Mixture:
   """Rows of packed conversations, as a random-access sequence; prints one line about them.
 
   Args:
     tokenizer: one that has the control tokens of the template.
-    sources: name -> 'builtin', 'builtin:<family>' or files, as in `llm_jax.data.records`; an empty
-      text leaves the source out.
-    split: 'train' or 'validation'; also 'test' for builtin sources.
+    sources: name -> 'builtin', 'builtin:<family>', files or a dataset, as in
+      `llm_jax.data.records`; an empty text leaves the source out.
+    split: 'train' or 'validation'; also another that the sources have, as builtin ones have 'test'.
     length: L, tokens of a row.
     template: one of `chat.TEMPLATES`, 'folder' for the one that came with the tokenizer, or a file
       in Jinja.
@@ -65,7 +66,9 @@ def make(
     pack: whether a row holds several conversations, or one and padding.
     weights: source -> share of the rows; see `llm_jax.data.mixture`.
     validation: source -> what to read for its validation split.
-    validation_fraction: share of the prompts held out of files that have no such entry.
+    validation_fraction: share of the prompts held out of sources without a validation split.
+    map: a module or file of yours with a function `record(record)`, which makes of each record one
+      in a format that is read, or None to leave it out.
 
   Returns:
     A sequence of dicts of arrays [L]: `tokens`, `segment` (0 = padding), `position` (from 0 in each
@@ -77,7 +80,7 @@ def make(
   written = chat.find_template(template, tokenizer, date)
   chosen = records.chosen(sources, validation, validation_fraction)
   counts: Counter[str] = Counter()
-  rows = {}
+  rows, sizes = {}, []
   for name in chosen:
     found = records.read(
       name,
@@ -86,14 +89,17 @@ def make(
       lambda messages: messages,
       kind='conversations',
       split=split,
+      counts=counts,
       validation=validation,
       validation_fraction=validation_fraction,
+      map=map,
     )
     encoded = _encode(tokenizer, found, written, train_on, counts)
     fitting = [part for whole in encoded for part in fit(whole, length, overlong, counts)]
+    sizes += [len(whole.ids) for whole in encoded]
     if fitting:
       rows[name] = Conversations(*arrange(fitting, length, pack=pack, pad=tokenizer.pad_id))
-  _report(split, length, rows, counts)
+  _report(split, length, rows, sizes, counts)
   if not rows:
     raise records.none_left('conversations', split, chosen, counts)
   if weights is not None:
@@ -107,7 +113,7 @@ def _encode(
   template: chat.ChatTemplate,
   train_on: str,
   counts: Counter[str],
-) -> Iterable[Encoded]:
+) -> list[Encoded]:
   """The ids and masks of the conversations that have an answer."""
   waiting, encoded = [], []
   for where, messages in found:
@@ -200,7 +206,11 @@ class Conversations:
 
 
 def _report(
-  split: str, length: int, rows: Mapping[str, Conversations], counts: Counter[str]
+  split: str,
+  length: int,
+  rows: Mapping[str, Conversations],
+  sizes: Sequence[int],
+  counts: Counter[str],
 ) -> None:
   """Prints one line, which also counts what was left out and why."""
   number = sum(map(len, rows.values()))
@@ -212,7 +222,7 @@ def _report(
     f'{1 - tokens / max(number * length, 1):.1%} padding'
   )
   words = {
-    'dropped': 'too long and dropped',
+    'dropped': 'too long and dropped' + lengths.advice(split, length, sizes),
     'cut': 'too long and cut',
     'split': 'too long and split',
     'no trained token': 'parts of these without a trained token left out',

@@ -6,6 +6,7 @@ means is in docs/data_formats.md. Answers are lists of messages, nearly always o
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -35,6 +36,11 @@ MESSAGES = 'messages|conversations|conversation'
 _ANSWER = 'completion|response|output|answer|generation'
 LABEL = 'label|kto_tag'
 _WEIGHTS = ('weight', 'sample_weight', 'loss_weight', 'loss_mask', 'train_mask', 'train')
+# Columns that are read whatever the format.
+BESIDE = (
+  *('system', 'system_prompt', 'tools', 'functions', 'input', 'context', 'history'),
+  *('margin', 'status', *itertools.chain(*comparisons.SCORES), *_WEIGHTS),
+)
 
 
 def conversation(record: Record) -> Messages:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from llm_jax.data import formats, records
+from llm_jax.data import formats, lengths, records
 from llm_jax.data.formats import BadRow, Messages
 from llm_jax.data.mixture import Mixture
 from llm_jax.options import Count, MinP, at_least, checked
@@ -71,14 +71,15 @@ def make(
   weights: Mapping[str, float] | None = None,
   validation: Mapping[str, str] | None = None,
   validation_fraction: MinP = 0.01,
+  map: str = '',
 ) -> Mixture:
   """Groups of answers, as a random-access sequence; prints one line about them.
 
   Args:
     tokenizer: one that has the control tokens of the template.
-    sources: name -> 'builtin', 'builtin:<family>' or files, as in `llm_jax.data.records`; an empty
-      text leaves the source out.
-    split: 'train' or 'validation'; also 'test' for builtin sources.
+    sources: name -> 'builtin', 'builtin:<family>', files or a dataset, as in
+      `llm_jax.data.records`; an empty text leaves the source out.
+    split: 'train' or 'validation'; also another that the sources have, as builtin ones have 'test'.
     length: L, tokens of a row.
     group: G, the most answers of a ranking; 'unpaired' rows have G = 1.
     template: one of `chat.TEMPLATES`, 'folder' for the one that came with the tokenizer, or a file
@@ -94,7 +95,9 @@ def make(
       if it is too long, as fields `kl_tokens`, `kl_segment`, `kl_position` and `kl_mask`.
     weights: source -> share of the groups; see `llm_jax.data.mixture`.
     validation: source -> what to read for its validation split.
-    validation_fraction: share of the prompts held out of files that have no such entry.
+    validation_fraction: share of the prompts held out of sources without a validation split.
+    map: a module or file of yours with a function `record(record)`, which makes of each record one
+      in a format that is read, or None to leave it out.
 
   Returns:
     A sequence of dicts of arrays [G, L]: `tokens`, `segment` (1, or 0 on padding, which is on the
@@ -110,8 +113,9 @@ def make(
     raise BadInput('data.mismatched belongs to kind unpaired; remove it or set kind to unpaired')
   written = chat.find_template(template, tokenizer, date)
   chosen = records.chosen(sources, validation, validation_fraction)
+  header = chat.encode(tokenizer, chat.pieces([], template=written, answer=True))[0]
   counts: Counter[str] = Counter()
-  rows = {}
+  rows, sizes = {}, []
   for name in chosen:
     found = records.read(
       name,
@@ -120,12 +124,16 @@ def make(
       lambda candidates: candidates[0].prompt,
       kind='preferences',
       split=split,
+      counts=counts,
       validation=validation,
       validation_fraction=validation_fraction,
+      map=map,
     )
     candidates = _valid(found, group if kind == 'ranked' else 1, invalid, counts)
-    groups = _fitting(tokenizer, candidates, written, length, invalid, overlong, counts)
-    if groups:
+    whole = _comparable(tokenizer, candidates, written, invalid, counts)
+    fitted = [fit(group, length, overlong, header, counts) for group in whole]
+    sizes += [len(group.prompt) + _longest(group) for group in whole]
+    if groups := [group for group in fitted if group]:
       rows[name] = Groups(
         groups,
         length=length,
@@ -134,7 +142,7 @@ def make(
         mismatched=mismatched,
         pad=tokenizer.pad_id,
       )
-  _report(split, length, rows, counts)
+  _report(split, length, rows, sizes, counts)
   if not rows:
     raise records.none_left('preferences', split, chosen, counts)
   if weights is not None:
@@ -198,17 +206,14 @@ def _says_something(message: Mapping[str, Any]) -> bool:
   return message['role'] == 'assistant' and bool(text.strip() or message.get('tool_calls'))
 
 
-def _fitting(
+def _comparable(
   tokenizer: Tokenizer,
   candidates: Sequence[_Candidate],
   template: chat.ChatTemplate,
-  length: int,
   invalid: str,
-  overlong: str,
   counts: Counter[str],
 ) -> list[Group]:
-  """The groups that can be compared in rows of `length`."""
-  header = chat.encode(tokenizer, chat.pieces([], template=template, answer=True))[0]
+  """The groups whose answers differ in what is trained."""
   groups = []
   for start in range(0, len(candidates), _BATCH):
     some = candidates[start : start + _BATCH]
@@ -217,8 +222,8 @@ def _fitting(
         _bad(candidate.where, 'no border between prompt and answer', invalid, counts)
       elif _has_twins(group):
         _bad(candidate.where, 'identical answers', invalid, counts)
-      elif fitted := fit(group, length, overlong, header, counts):
-        groups.append(fitted)
+      else:
+        groups.append(group)
   return groups
 
 
@@ -259,6 +264,10 @@ def _has_twins(group: Group) -> bool:
   return len({tuple(answer.ids) for answer in group.answers}) < len(group.answers)
 
 
+def _longest(group: Group) -> int:
+  return max(len(answer.ids) for answer in group.answers)
+
+
 def fit(
   group: Group, length: int, overlong: str, header: Sequence[int], counts: Counter[str]
 ) -> Group | None:
@@ -271,7 +280,7 @@ def fit(
     header: the shortest possible prompt: what the template writes before an answer.
     counts: counts 'dropped', 'cut_prompt' and 'cut_answer', and why some could not be cut.
   """
-  longest = max(len(answer.ids) for answer in group.answers)
+  longest = _longest(group)
   if len(group.prompt) + longest <= length:
     return group
   if overlong == 'drop':
@@ -370,7 +379,13 @@ class Groups:
     return f'Groups({len(self)}, sha256={digest[:12]!r})'
 
 
-def _report(split: str, length: int, rows: Mapping[str, Groups], counts: Counter[str]) -> None:
+def _report(
+  split: str,
+  length: int,
+  rows: Mapping[str, Groups],
+  sizes: Sequence[int],
+  counts: Counter[str],
+) -> None:
   """Prints one line, which also counts what was left out and why."""
   groups = [group for some in rows.values() for group in some.groups]
   answers = [answer for group in groups for answer in group.answers]
@@ -379,8 +394,11 @@ def _report(split: str, length: int, rows: Mapping[str, Groups], counts: Counter
     f'preferences: {split}, {counts.pop("records", 0):,} records in {len(groups):,} groups with '
     f'{len(answers):,} answers of {trained / max(len(answers), 1):.1f} tokens'
   )
+  advice = lengths.advice(split, length, sizes)
   words = {
-    'dropped': f'longer than {length} and dropped',
+    'dropped': f'longer than {length} and dropped' + advice,
+    'answer too long': 'left out: answer too long' + advice,
+    'prompt too long': 'left out: prompt too long' + advice,
     'cut_prompt': 'prompts cut at their beginning',
     'cut_answer': 'groups with answers cut at their end',
   }

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from llm_jax.data import formats, questions, records
+from llm_jax.data import formats, lengths, questions, records
 from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
 from llm_jax.options import Count, MinP, at_least, checked
@@ -49,14 +49,15 @@ def make(
   weights: Mapping[str, float] | None = None,
   validation: Mapping[str, str] | None = None,
   validation_fraction: MinP = 0.01,
+  map: str = '',
 ) -> Mixture:
   """Prompts and gold answers, as a random-access sequence; one line about them is printed.
 
   Args:
     tokenizer: with the control tokens of the template.
-    sources: name -> 'builtin', 'builtin:<family>' or files, as in `llm_jax.data.records`; an empty
-      text leaves the source out.
-    split: 'train' or 'validation'; 'test' of builtin sources.
+    sources: name -> 'builtin', 'builtin:<family>', files or a dataset, as in
+      `llm_jax.data.records`; an empty text leaves the source out.
+    split: 'train' or 'validation'; also another that the sources have, as builtin ones have 'test'.
     length: P, tokens of a prompt.
     template: one of `chat.TEMPLATES`, 'folder' for the one that came with the tokenizer, or a file
       in Jinja; None is 'plain', a text behind the begin of text.
@@ -69,7 +70,9 @@ def make(
       its rewards ask for.
     weights: source -> share of the rows; see `llm_jax.data.mixture`.
     validation: source -> what to read for its validation split.
-    validation_fraction: share of the prompts held out of files that have no such entry.
+    validation_fraction: share of the prompts held out of sources without a validation split.
+    map: a module or file of yours with a function `record(record)`, which makes of each record one
+      in a format that is read, or None to leave it out.
 
   Returns:
     A sequence of dicts of arrays: `prompt` int32 [P], ids padded on the left with 0, as a sampler
@@ -97,7 +100,7 @@ def make(
     return messages, gold, pack(record, messages, columns)
 
   seen: set[tuple[int, ...]] = set()
-  rows = {}
+  rows, sizes = {}, []
   for name in chosen:
     found = records.read(
       name,
@@ -106,12 +109,17 @@ def make(
       operator.itemgetter(0),
       kind='questions',
       split=split,
+      counts=counts,
       validation=validation,
       validation_fraction=validation_fraction,
+      map=map,
+      columns=columns,
     )
     prompts = []
     for prompt in _encode(tokenizer, found, written, counts):
       fitted = fit(prompt, length, overlong, answer_bytes, header, counts)
+      if not answer_bytes or len(prompt.gold) <= answer_bytes:
+        sizes.append(len(prompt.ids))
       if fitted and tuple(fitted.ids) in seen:
         counts['asked before'] += 1
       elif fitted:
@@ -119,7 +127,7 @@ def make(
         prompts.append(fitted)
     if prompts:
       rows[name] = prompts
-  _report(split, length, answer_bytes, rows, counts)
+  _report(split, length, answer_bytes, rows, sizes, counts)
   if rows and missing:
     raise BadInput(
       f'data: a reward asks for the column {min(missing)!r}, which no record has; add it to them, '
@@ -245,6 +253,7 @@ def _report(
   length: int,
   answer_bytes: int,
   rows: Mapping[str, Sequence[Prompt]],
+  sizes: Sequence[int],
   counts: Counter[str],
 ) -> None:
   """One line: nothing is left out without a word."""
@@ -256,7 +265,7 @@ def _report(
     f'{tokens / max(len(prompts), 1):.1f} tokens, {answered:,} with an answer'
   )
   words = {
-    'dropped': f'longer than {length} and dropped',
+    'dropped': f'longer than {length} and dropped' + lengths.advice(split, length, sizes),
     'cut': f'longer than {length} and cut at their beginning',
     'answer too long': f'left out: answer of more than {answer_bytes} bytes',
   }

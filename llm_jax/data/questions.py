@@ -67,7 +67,7 @@ def _read(record: Record) -> Question:
     return formats.unpaired(record)[0], ''
   if isinstance(label, bool):  # and hence no gold answer
     raise formats.unknown(record, [*formats.LABELLED])
-  if read := reader(record, _QUESTIONS):
+  if read := reader(record, QUESTIONS):
     return read(record)
   ranked = isinstance(record.get('output'), list) or get(record, CHOSEN) is not None
   if not ranked and reader(record, formats.CONVERSATIONS):
@@ -77,9 +77,7 @@ def _read(record: Record) -> Question:
     return formats.preference(record, least=1)[0], ''
   if reader(record, {_PROMPT: _prompt}):
     return _prompt(record), ''
-  raise formats.unknown(
-    record, [_PROMPT, *_QUESTIONS, *formats.CONVERSATIONS, *formats.PREFERENCES]
-  )
+  raise formats.unknown(record, [_PROMPT, *QUESTIONS, *formats.CONVERSATIONS, *formats.PREFERENCES])
 
 
 # --- what columns hold -------------------------------------------------------------------------
@@ -180,7 +178,7 @@ def _aqua(record: Record) -> Question:
   return dialogue('\n'.join([record['question'], *record['options']])), gold_of(record['correct'])
 
 
-_QUESTIONS: dict[str, Callable[[Record], Question]] = {
+QUESTIONS: dict[str, Callable[[Record], Question]] = {
   f'{_PROMPT} + {_GOLD}': _with_gold,
   f'{_PROMPT} + {_GOLD} + solution': _with_gold,
   f'{_PROMPT} + solution': _with_gold,

@@ -1,19 +1,24 @@
 """Records of conversations and preferences: where they are read from, and which split they are in.
 
 builtin[:family]   the records of `llm_jax.data.families`, with their own splits
-chats/*.jsonl.gz   files as in `llm_jax.data.sources`, each record in a format of
+chats/*.jsonl.gz   files and datasets as in `llm_jax.data.sources`, each record in a format of
                    `llm_jax.data.formats`, or a message of `llm_jax.data.trees`
+
+A function of the user's may map each record to one in such a format, or to None, which leaves it
+out: `record(record)` in a module or file that the option `map` names.
 """
 
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from llm_jax.data import families, trees
+from llm_jax.data import families, formats, questions, trees
 from llm_jax.data.formats import BadRow, columns_of
 from llm_jax.data.sources import open_records
+from llm_jax.find import explained, find
 from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
@@ -26,6 +31,15 @@ _TOO_LONG = (
   'answer too long',
   'more answers than group',
 )
+LEFT_OUT = 'data.map gave None'
+# What records are read by, so that columns may be given these names.
+_TABLES = (formats.CONVERSATIONS, formats.PREFERENCES, formats.LABELLED, questions.QUESTIONS)
+COLUMNS = frozenset(
+  name
+  for format in (*itertools.chain(*_TABLES), '|'.join(formats.BESIDE), '|'.join(trees.COLUMNS))
+  for column in format.split(' + ')
+  for name in column.split('|')
+)
 
 
 def read(
@@ -36,8 +50,11 @@ def read(
   *,
   kind: str,
   split: str,
+  counts: Counter[str] | None = None,
   validation: Mapping[str, str] | None = None,
   validation_fraction: float = 0.01,
+  map: str = '',
+  columns: Sequence[str] = (),
 ) -> Iterator[tuple[str, Item | BadRow]]:
   """(place, item) of every record of source `name` in `split`, in an order that never changes.
 
@@ -45,32 +62,32 @@ def read(
     name: a key of `sources`.
     sources: name -> specification, from `chosen`.
     parse: from a record to an item, such as `formats.conversation`.
-    opening: a function from an item to its messages. Files without a validation split of their own
-      are divided by a hash of the messages up to the first of the user, so no prompt is in both.
+    opening: a function from an item to its messages. Sources without a validation split of their
+      own are divided by a hash of the messages up to the first of the user, so no prompt is in
+      both.
     kind: of the builtin records, such as 'conversations'.
-    split: 'train' or 'validation'; also 'test' if the source is builtin.
-    validation: name -> specification of the validation split, for sources in files.
+    split: 'train' or 'validation'; also another that the source has of its own, such as 'test'.
+    counts: gets how many records `map` left out.
+    validation: name -> specification of the validation split, for sources without one.
     validation_fraction: share of the prompts that the hash assigns to validation.
+    map: a module or file of the user's, whose `record` is given each record; '' for none.
+    columns: names that columns may be given besides those that formats know.
 
   Yields:
-    The place, and the item or the BadRow that `parse` raised. Where the hash divides a file, a
+    The place, and the item or the BadRow that `parse` raised. Where the hash divides a source, a
     BadRow counts as train.
 
   Raises:
     BadInput: a specification, split or record cannot be read; the message names the place.
   """
-  validation = validation or {}
-  spec, hashed = sources[name], False
-  if split == 'validation' and validation.get(name):
-    spec = validation[name]
-  elif not _is_builtin(spec):
-    if split not in ('train', 'validation'):
-      raise BadInput(
-        f'data.sources.{name}: {spec} has no split {split!r}, only train and validation; name the '
-        'file of that split as a source'
-      )
-    hashed = not validation.get(name)
-  for where, record in _records(spec, kind, split):
+  own = (validation or {}).get(name, '')
+  spec = own if own and split == 'validation' else sources[name]
+  found, hashed = _opened(name, spec, kind, split, known={*COLUMNS, *columns})
+  hashed = hashed and not own
+  if map:
+    once = split == 'train' or not hashed
+    found = _mapped(found, map, counts if once and counts is not None else Counter())
+  for where, record in found if _is_builtin(spec) else trees.grown(found, kind):
     try:
       if isinstance(record, list):  # the line holds the messages themselves
         record = {'messages': record}
@@ -133,15 +150,45 @@ def _is_builtin(spec: str) -> bool:
   return spec == 'builtin' or spec.startswith('builtin:')
 
 
-def _records(spec: str, kind: str, split: str) -> Iterator[tuple[str, Any]]:
+def _opened(
+  name: str, spec: str, kind: str, split: str, known: Collection[str]
+) -> tuple[Iterable[tuple[str, Any]], bool]:
+  """The records of a split, and whether they are all there are, which the hash has to divide."""
   if _is_builtin(spec):
     family = spec.removeprefix('builtin').removeprefix(':') or None
-    for i, record in enumerate(families.records(kind, split, family)):
-      yield f'{spec}, {split}, record {i}', record
-  elif spec.startswith('tfds:'):
-    raise BadInput(f'{spec}: TFDS is read for texts only; write the records to a .jsonl file')
-  else:
-    yield from trees.grown(open_records(spec), kind)
+    records = families.records(kind, split, family)
+    return ((f'{spec}, {split}, record {i}', record) for i, record in enumerate(records)), False
+  found = open_records(spec, known=known)
+  if split != 'train' and split in found.splits:
+    return open_records(spec, split=split, known=known), False
+  if split not in ('train', 'validation'):
+    there = ', '.join(found.splits) or 'only train and validation'
+    raise BadInput(
+      f'data.sources.{name}: {spec} has no split {split!r}, {there}; name the file of that split '
+      'as a source'
+    )
+  return found, not found.has_splits
+
+
+def _mapped(
+  found: Iterable[tuple[str, Any]], name: str, counts: Counter[str]
+) -> Iterator[tuple[str, Any]]:
+  """What the user's function makes of each record; those that it left out are counted."""
+  function = find('data', name, defines=('record',)).record
+  for where, record in found:
+    try:
+      record = function(record)
+    except Exception as error:
+      raise BadInput(f'{where}: data.map: {explained(error, name)}') from error
+    if record is None:
+      counts[LEFT_OUT] += 1
+    elif isinstance(record, (Mapping, list)):
+      yield where, record
+    else:
+      raise BadInput(
+        f'{where}: data.map: {name} made {type(record).__name__} of it; return a record, which is '
+        'a dict, or None to leave it out'
+      )
 
 
 def _split_of(messages: Sequence[Mapping[str, Any]], fraction: float) -> str:

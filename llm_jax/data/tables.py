@@ -15,6 +15,7 @@ from llm_jax.types import BadInput
 
 Lines = Iterable[tuple[int, str]]  # number, from 1, and text with its line end
 Rows = Iterator[tuple[str, Any]]
+NAMES = '?names=first,second'
 
 
 def json_lines(path: str, lines: Lines) -> Rows:
@@ -58,28 +59,54 @@ def json_rows(path: str, lines: Lines) -> Rows:
     yield from [(f'{path}, row {key}', row) for key, row in table] or [(f'{path}, line 1', value)]
 
 
-def csv_rows(path: str, lines: Lines, delimiter: str) -> Rows:
-  """Place and columns of every row. Cells with a line end or a delimiter stand in quotes."""
+def csv_rows(
+  path: str,
+  lines: Lines,
+  *,
+  delimiter: str,
+  names: list[str] | None = None,
+  quotes: bool = True,
+) -> Rows:
+  """Place and columns of every row.
+
+  Args:
+    path: of the file.
+    lines: of it.
+    delimiter: between two cells.
+    names: of the columns, where the first line does not have them.
+    quotes: whether cells with a line end or a delimiter stand in quotes; else quotes are letters.
+  """
   csv.field_size_limit(2**31 - 1)
-  reader = csv.reader((line for _, line in lines), delimiter=delimiter, strict=True)
-  names: list[str] | None = None
-  line = 1
+  quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+  texts = (line for _, line in lines)
+  reader = csv.reader(texts, delimiter=delimiter, strict=True, quoting=quoting)
+  where, line = path, 1
   try:
     for cells in reader:
+      given, names = names is not None, cells if names is None else names
       where, line = f'{path}, line {line}', reader.line_num + 1
-      if names is None:
-        names = cells
-        if not all(names) or len(set(names)) < len(names):
-          raise BadInput(f'{where}: columns {names} need names that differ')
-      elif cells and len(cells) != len(names):
+      if not all(names) or len(set(names)) < len(names):
         raise BadInput(
-          f'{where}: {len(cells)} cells, but {len(names)} columns ({", ".join(names)}); put cells '
-          'with a delimiter in quotes'
+          f'{where}: columns {names} need names that differ; where this line is a row already, '
+          f'name them with {NAMES}'
         )
-      elif cells:
+      if cells and len(cells) != len(names):
+        raise BadInput(
+          f'{where}: {len(cells)} cells, but {len(names)} columns ({", ".join(names)[:200]}); put '
+          f'cells with a delimiter in quotes, or name the columns with {NAMES}'
+        )
+      if cells and given:
         yield where, {name: cell or None for name, cell in zip(names, cells, strict=True)}
   except csv.Error as error:
-    raise BadInput(f'{path}, line {line}: {error}; write quotes in a cell twice') from error
+    raise BadInput(
+      f'{path}, line {line}: {error}; write quotes in a cell twice, or add ?quotes=no where they '
+      'are letters like others'
+    ) from error
+
+
+def no_field(field: str, there: Iterable[str]) -> str:
+  """The error for a field that is not there."""
+  return f'no field {field!r}; the fields are {", ".join(there)}; choose one with ?field='
 
 
 def _is_json(line: str) -> bool:

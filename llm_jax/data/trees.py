@@ -12,7 +12,8 @@ from typing import Any
 from llm_jax.types import BadInput
 
 Place = tuple[str, Any]  # of a row, and the row
-_COLUMNS = {'message_id', 'parent_id', 'text', 'role'}
+_NEEDED = {'message_id', 'parent_id', 'text', 'role'}
+COLUMNS = (*sorted(_NEEDED), 'rank', 'deleted', 'review_result')
 
 
 def grown(rows: Iterable[Place], kind: str) -> Iterator[Place]:
@@ -40,7 +41,7 @@ def grown(rows: Iterable[Place], kind: str) -> Iterator[Place]:
   seen = set()
   for where, row in (first, *rows):
     if not _is_message(row):
-      raise BadInput(f'{where}: no message of a tree; it needs {", ".join(sorted(_COLUMNS))}')
+      raise BadInput(f'{where}: no message of a tree; it needs {", ".join(sorted(_NEEDED))}')
     if row['message_id'] in seen:
       raise BadInput(f'{where}: message_id {row["message_id"]!r} comes again')
     seen.add(row['message_id'])
@@ -52,7 +53,7 @@ def grown(rows: Iterable[Place], kind: str) -> Iterator[Place]:
 
 
 def _is_message(row: Any) -> bool:
-  return isinstance(row, Mapping) and row.keys() >= _COLUMNS
+  return isinstance(row, Mapping) and row.keys() >= _NEEDED
 
 
 def _paths(replies: Mapping[Any, list[Place]]) -> Iterator[Place]:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -185,6 +186,18 @@ def test_counts_add_up(tokenizer, path, dialogues, overlong, capsys):
   assert f' {sum(len(ids) for ids, _ in found):,} tokens, ' in line
   if overlong == 'drop':
     assert len(found) == 150 - long
+
+
+def test_the_length_that_is_advised_keeps_what_it_says(tokenizer, path, dialogues, capsys):
+  said = lambda **options: (make(tokenizer, path, **options), capsys.readouterr().out)[1]
+  numbers = re.search(r'dropped \(data.length=(\d+) would keep 95%, (\d+) all', said(length=40))
+  enough, longest = map(int, numbers.groups())
+  dropped = lambda length: int((re.search(r'(\d+) too long', said(length=length)) or [0, 0])[1])
+  assert dropped(longest) == 0 < dropped(longest - 1)
+  assert dropped(enough) <= 0.05 * len(dialogues) < dropped(enough - 1)
+  assert f'(95% are kept, data.length={longest} would keep all of them)' in said(length=enough)
+  assert 'data.length' not in said(length=longest) + said(length=40, overlong='split')
+  assert 'data.length' not in said(length=40, split='validation', validation_fraction=0.5)
 
 
 def test_a_cut_answer_gets_no_stop_token(tokenizer, tmp_path):

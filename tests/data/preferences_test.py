@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -240,6 +241,18 @@ def test_counts_add_up(tokenizer, write, pairs, overlong, capsys):
   left_out = sum(n for reason, n in counted.items() if 'left out' in reason or 'dropped' in reason)
   assert len(rows) + left_out == 60
   assert sum(counted.values()) == sum(n > length for n in lengths)
+
+
+@pytest.mark.parametrize('overlong', ['drop', 'cut_prompt', 'cut_answer'])
+def test_the_length_that_is_advised_keeps_what_it_says(tokenizer, write, pairs, overlong, capsys):
+  path = write([*pairs[:58], pairs[58] | {'prompt': 'y' * 99}, pairs[59] | {'chosen': 'x' * 99}])
+  make(tokenizer, path, length=30, overlong=overlong)
+  said = capsys.readouterr().out
+  (numbers,) = re.findall(r' \(data.length=(\d+) would keep 95%, (\d+) all of them\)', said)
+  enough, longest = map(int, numbers)
+  kept = lambda length: len(make(tokenizer, path, length=length))
+  assert kept(enough) >= 57 > kept(enough - 1)
+  assert kept(longest) == 60 > kept(longest - 1)
 
 
 # --- bad rows ----------------------------------------------------------------------------------

@@ -175,6 +175,18 @@ def test_a_prompt_is_asked_once(tokenizer, write, capsys):
   )
 
 
+def test_the_length_that_is_advised_keeps_what_it_says(tokenizer, write, asked, capsys):
+  far = [{'prompt': 'x' * 999, 'answer': 'y' * 99}]  # no length would keep it
+  path = write(asked + far)
+  make(tokenizer, path, length=25)
+  said = capsys.readouterr().out
+  (numbers,) = re.findall(r'dropped \(data.length=(\d+) would keep 95%, (\d+) all of them\)', said)
+  enough, longest = map(int, numbers)
+  kept = lambda length: len(make(tokenizer, path, length=length))
+  assert kept(enough) >= 57 > kept(enough - 1)
+  assert kept(longest) == 60 > kept(longest - 1)
+
+
 @pytest.mark.parametrize('overlong', ['drop', 'cut'])
 def test_counts_add_up(tokenizer, write, asked, overlong, capsys):
   bad = [{'prompt': ''}, {'prompt': 'x', 'answer': 'y' * 99}, asked[0], asked[1]]

@@ -20,6 +20,7 @@ import pytest
 
 from llm_jax.data import formats, questions, records
 from llm_jax.data.formats import BadRow
+from llm_jax.data.sources import open_records
 from llm_jax.text import chat
 from llm_jax.text.tokenizer import BOS
 from llm_jax.types import BadInput
@@ -215,6 +216,21 @@ def test_what_a_file_means(tmp_path, name):
     else:
       with pytest.raises(BadInput, match=re.escape(file)):
         list(found)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_every_column_that_is_read_may_have_another_name(tmp_path, form):
+  path = tmp_path / 'a.jsonl'
+  for name, (record, expected) in SHAPES.items():
+    if form in expected and not name.startswith('an unknown'):
+      path.write_text(json.dumps({f'{column} (own)': v for column, v in record.items()}))
+      names = '&'.join(f'{column}={column} (own)' for column in record if column in records.COLUMNS)
+      ((_, renamed),) = open_records(f'{path}?{names}', known=records.COLUMNS)
+      assert read(form, renamed) == read(form, record) == expected[form], name
+
+
+def test_columns_are_no_options():
+  assert not records.COLUMNS & {'field', 'split', 'names', 'quotes'}
 
 
 def test_the_page_says_the_same():

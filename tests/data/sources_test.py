@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from llm_jax.data import builtin, corpus, sources
+from llm_jax.data import builtin, corpus, tfds
 from llm_jax.data.sources import open_records, open_source
 from llm_jax.types import BadInput
 
@@ -128,6 +128,74 @@ def test_no_records(folder):
       list(open_records(name))
   with pytest.raises(BadInput, match='unknown option'):
     open_records('b.jsonl?field=text')
+
+
+@pytest.mark.parametrize('suffix', ['.jsonl', '.json.gz', '.parquet', '.csv', '.tsv'])
+def test_columns_of_records_get_other_names(folder, suffix):
+  rows = [{'q 1': 'a', 'final=': 'b', 'prompt': 'c'}, {'q 1': 'd', 'final=': 'e', 'prompt': 'f'}]
+  if 'sv' in suffix:
+    write(f'a{suffix}', '\n'.join(','.join(r) for r in [rows[0], *(row.values() for row in rows)]))
+    write(
+      f'a{suffix}', Path(f'a{suffix}').read_text().replace(',', {'.csv': ',', '.tsv': '\t'}[suffix])
+    )
+  else:
+    write(f'a{suffix}', rows)
+  known = ['prompt', 'answer', 'chosen', 'rejected', 'a-b']
+  names = lambda options: [row for _, row in open_records(f'a{suffix}?{options}', known=known)]
+  assert names('prompt=q 1') == [{'prompt': r['q 1'], 'final=': r['final=']} for r in rows]
+  assert names('prompt=q%201&answer=final%3D') == [
+    {'prompt': r['q 1'], 'answer': r['final=']} for r in rows
+  ]
+  swapped = names('prompt=q 1&a-b=prompt&answer=final=')
+  assert swapped == [{'prompt': r['q 1'], 'a-b': r['prompt'], 'answer': r['final=']} for r in rows]
+  assert names('prompt=') == [{'q 1': r['q 1'], 'final=': r['final=']} for r in rows]
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ('promt=q', r"unknown option 'promt', .*; did you mean 'prompt'\?"),
+    ('zzz=q', r"unknown option 'zzz', .*; docs/data_formats\.md lists the columns"),
+    ('prompt=a&prompt=b', "prompt stands there twice, as 'a' and 'b'"),
+    ('prompt=q&answer=q', "the column 'q' cannot be both prompt and answer; choose one"),
+    (
+      'prompt=questin',
+      "line 1: no column 'questin' to be read as 'prompt'; did you mean 'question'",
+    ),
+    ('answer=final&prompt=zzz', "line 1: no column 'zzz' .*; choose from: question, final"),
+    ('prompt=question&answer', "'answer' is no option; write name=value"),
+    ('prompt=other', "line 2: no column 'other' to be read as 'prompt'"),
+    ('prompt=question', 'line 3: list instead of an object, so no column is renamed'),
+  ],
+)
+def test_names_that_cannot_be_given(folder, options, message):
+  rows = [{'question': 'a', 'final': 'b'}, {'question': 'a', 'final': 'b'}]
+  if 'other' in options:
+    rows[0]['other'] = 'c'
+  Path('a.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in [*rows, [1]]))
+  with pytest.raises(BadInput, match=message) as caught:
+    list(open_records(f'a.jsonl?{options}', known=['prompt', 'answer']))
+  assert '\n' not in str(caught.value)
+  with pytest.raises(BadInput, match=r'option|twice'):  # a text has no columns
+    open_source(f'a.jsonl?{options}')
+
+
+def test_files_without_a_line_of_names(folder):
+  write('a.tsv.gz', 'What?\tthat\n"Who" and "how"?\tthis "one\n')
+  found = [row for _, row in open_records('a.tsv.gz?names=prompt,answer&quotes=no')]
+  assert found == [
+    {'prompt': 'What?', 'answer': 'that'},
+    {'prompt': '"Who" and "how"?', 'answer': 'this "one'},
+  ]
+  assert list(open_source('a.tsv.gz?names=a,text&quotes=no')) == ['that', 'this "one']
+  assert 'line 2: ' in bad('a.tsv.gz?names=a,text') and '?quotes=no' in bad('a.tsv.gz?names=a,text')
+  assert bad('a.tsv.gz?quotes=none').endswith('no quotes=none; choose from: yes, no')
+  assert "columns ['a', ''] need names that differ" in bad('a.tsv.gz?names=a,&quotes=no')
+  assert 'line 1: 2 cells, but 1 columns' in bad('a.tsv.gz?names=a&quotes=no')
+  write('b.csv', 'a,a\n1,2\n')
+  assert 'where this line is a row already, name them with ?names=' in bad('b.csv')
+  write('c.jsonl', TEXTS)
+  assert "unknown option 'names'" in bad('c.jsonl?names=a')
 
 
 def test_home(folder, monkeypatch):
@@ -344,8 +412,8 @@ def test_tfds_config_and_newest_version(tmp_path, prepared):
       (target / file.name).write_bytes(text)
   assert list(open_source(f'tfds:stories/small@{tmp_path}')) == TEXTS
   assert list(open_source(f'tfds:stories/small:1.9.0@{tmp_path}')) == TEXTS
-  assert sources._tfds_folder(f'tfds:stories/small@{tmp_path}').name == '1.10.0'
-  assert sources._tfds_folder(f'tfds:stories/small:1.9.0@{tmp_path}').name == '1.9.0'
+  assert tfds.folder_of(f'tfds:stories/small@{tmp_path}').name == '1.10.0'
+  assert tfds.folder_of(f'tfds:stories/small:1.9.0@{tmp_path}').name == '1.9.0'
   assert 'which holds: small' in bad(f'tfds:stories@{tmp_path}')
   assert 'no 2.0.0 in' in bad(f'tfds:stories/small:2.0.0@{tmp_path}')
   assert 'which holds: 1.0.0, 1.10.0, 1.9.0' in bad(f'tfds:stories/small:2.0.0@{tmp_path}')
