@@ -18,7 +18,12 @@ from llm_jax.options import check, suggest
 from llm_jax.types import BadInput
 
 # What a file of a room defines, one of these; a file without is a helper, and no config names it.
-DEFINES = {'losses': ('loss_fn',), 'jobs': ('main',), 'rewards': ('reward', 'rewards')}
+DEFINES = {
+  'losses': ('loss_fn',),
+  'jobs': ('main',),
+  'rewards': ('reward', 'rewards'),
+  'clean.words': ('split',),
+}
 
 
 def find(
