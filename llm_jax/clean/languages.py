@@ -101,7 +101,7 @@ def limits(language: str) -> Mapping[str, Any]:
   ('chinese', 5.0)
   >>> limits('sw')
   Traceback (most recent call last):
-  llm_jax.types.BadInput: clean.languages: no limits are known for 'sw'; choose from: ja, zh
+  llm_jax.types.BadInput: clean.languages: no limits are known for 'sw'; choose from: zh, ja
 
   Raises:
     BadInput: no numbers are known for the language.

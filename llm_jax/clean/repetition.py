@@ -48,8 +48,9 @@ def make(
     max_dup_line_char_frac: characters of these copies among all.
     max_top_2_gram, max_top_3_gram, max_top_4_gram: characters of all occurrences of the most
       frequent sequence of so many words, among all.
-    max_dup_5_gram, max_dup_6_gram, max_dup_7_gram, max_dup_8_gram, max_dup_9_gram, max_dup_10_gram:
-      characters of sequences of so many words that occur more than once, among all.
+    max_dup_5_gram, max_dup_6_gram, max_dup_7_gram: characters of sequences of so many words that
+      occur more than once, among all.
+    max_dup_8_gram, max_dup_9_gram, max_dup_10_gram: the same.
   """
   highs = {
     'dup_para_frac': max_dup_para_frac,
