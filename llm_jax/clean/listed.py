@@ -24,12 +24,17 @@ def entries(listed: str | Sequence[str], where: str) -> list[str]:
   >>> entries(('casino ', '# games', ''), 'clean.url.hard_words')
   ['casino']
   """
-  lines = _lines(Path(listed), where) if isinstance(listed, str) else listed
-  stripped = (str(line).strip() for line in lines)
+  found = lines(Path(listed), where) if isinstance(listed, str) else listed
+  stripped = (str(line).strip() for line in found)
   return [line for line in stripped if line and not line.startswith('#')]
 
 
-def _lines(path: Path, where: str) -> list[str]:
+def lines(path: Path, where: str) -> list[str]:
+  """The lines of a text file, plain or `.gz`.
+
+  Raises:
+    BadInput: it cannot be read, or is no text in UTF-8; the message begins with `where`.
+  """
   try:
     data = path.read_bytes()
     if path.suffix == '.gz':
