@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,8 @@ def check_writable(path: Path, what: str) -> None:
 
 def manifest(folder: Path) -> dict[str, str]:
   """Relative path -> sha256 of every file under `folder`, except the manifest itself."""
-  sums = {}
-  for path in sorted(folder.rglob('*')):
-    if path.is_file() and path.name != MANIFEST:
-      sums[str(path.relative_to(folder))] = sha256(path)
-  return sums
+  paths = [p for p in sorted(folder.rglob('*')) if p.is_file() and p.name != MANIFEST]
+  return {str(path.relative_to(folder)): found for path, found in zip(paths, _sums(paths))}
 
 
 def difference(folder: Path, listed: dict[str, str]) -> str | None:
@@ -77,11 +75,11 @@ def difference(folder: Path, listed: dict[str, str]) -> str | None:
   Raises:
     BadInput: a name leads out of the folder.
   """
-  for name, wanted in listed.items():
-    path = inside(folder, name)
-    if not path.is_file():
-      return f'damaged, {name} is missing'
-    if sha256(path) != wanted:
+  paths = {name: inside(folder, name) for name in listed}
+  if missing := next((name for name, path in paths.items() if not path.is_file()), None):
+    return f'damaged, {missing} is missing'
+  for name, found in zip(paths, _sums(paths.values())):
+    if found != listed[name]:
       return f'damaged, {name} differs from its sha256 sum'
   return None
 
@@ -106,6 +104,12 @@ def sha256(path: Path) -> str:
   """The sum of a file, in hexadecimal."""
   with path.open('rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _sums(paths: Iterable[Path]) -> Iterator[str]:
+  """The sums of files in their order, on all cores: Python's lock is free meanwhile."""
+  with ThreadPoolExecutor(os.cpu_count()) as pool:
+    yield from pool.map(sha256, paths)
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:

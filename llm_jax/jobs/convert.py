@@ -4,7 +4,9 @@ Weights pass through a layer at a time and keep their type, so a model needs no 
 largest file. What was written is read back: every array bit by bit, and the logits of one row.
 """
 
+import ctypes
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -13,6 +15,8 @@ from llm_jax.jobs.model_import import Import
 from llm_jax.options import at_least
 from llm_jax.options import check as check_options
 from llm_jax.types import BadInput
+
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,4 +78,16 @@ def makes(config: Any) -> dict[str, Any]:
 
 def main(config: Any) -> None:
   """Converts, unless the folder holds what was converted before."""
+  _return_memory()
   (Import(config) if config.source else Export(config)).run()
+
+
+def _return_memory() -> None:
+  """Lets glibc return an array of 1 MB or more to the system once it is freed.
+
+  By itself it would keep up to 32 MB at a time, for each thread, and with several threads that read
+  and write arrays the process would grow to several times what it holds.
+  """
+  library = ctypes.CDLL(None) if sys.platform == 'linux' else None
+  if hasattr(library, 'mallopt'):  # which musl lacks
+    library.mallopt(_MMAP_THRESHOLD, 2**20)

@@ -5,6 +5,7 @@ in chunks of one layer, so that what is written or read is never more than the l
 restores such a folder like any other, onto any mesh.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -90,11 +91,15 @@ class Stored:
     array = self._arrays[path]
     return (array[tuple(index)] if index else array).write(part)
 
-  def parts(self, num_layers: int) -> 'Parts':
+  def parts(self) -> 'Parts':
     """Its parameters, fetched when they are asked for."""
-    blocks = [path for path in self.slots if path.startswith('blocks/')]
-    layer = lambda i: {path.removeprefix('blocks/'): self.read(path, (i,)) for path in blocks}
-    return Parts(self.read, Layers(num_layers, lambda i: unflatten_dict(layer(i), sep='/')))
+    shapes = {path: slot.shape for path, slot in self.slots.items()}
+
+    def layer(paths: list[str], i: int) -> dict[str, np.ndarray]:
+      reading = {path: self._arrays[path][i].read() for path in paths}
+      return {path: array.result() for path, array in reading.items()}
+
+    return Parts.of(shapes, self.read, layer)
 
   def _open(self, path: str) -> Any:
     import tensorstore
@@ -143,11 +148,26 @@ class Parts(NamedTuple):
 
   Attributes:
     read: the array of a path outside of layers.
-    layers: those of each layer, as a tree.
+    layers: 'blocks', and 'dense_blocks' where there are some -> the arrays of each layer by path.
   """
 
   read: Callable[[str], np.ndarray]
-  layers: Layers
+  layers: dict[str, Layers]
+
+  @classmethod
+  def of(
+    cls,
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], np.ndarray],
+    layer: Callable[[list[str], int], dict[str, np.ndarray]],
+  ) -> Self:
+    """Those of these shapes by path; `layer` reads some paths of layer number i of their stack."""
+    stacks: dict[str, list[str]] = {}
+    for path in shapes:
+      if (stack := path.partition('/')[0]).endswith('blocks'):
+        stacks.setdefault(stack, []).append(path)
+    one = lambda paths: Layers(shapes[paths[0]][0], functools.partial(layer, paths))
+    return cls(read, {stack: one(paths) for stack, paths in stacks.items()})
 
 
 def _spec(folder: Path, path: str) -> dict[str, Any]:

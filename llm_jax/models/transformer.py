@@ -19,6 +19,7 @@ from llm_jax.models.compute import POLICIES, Compute, compute_of
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, swap_last_axes
 from llm_jax.models.rope_scaling import scaling_of
 from llm_jax.models.shape import Kind, Shape
+from llm_jax.models.stored import Layers
 from llm_jax.options import check, options_of
 from llm_jax.parallel.mesh import constrain
 from llm_jax.parallel.parameters import abstract_params, facts_of, path_of
@@ -282,6 +283,8 @@ class Transformer(Model):
       def run(params: Any, x_BLD: Array, layer: Any) -> tuple[Array, Any]:
         return block.apply({'params': params}, x_BLD, see, angles, segment_BL > 0, layer, slots)
 
+      if isinstance(self.blocks, Layers):  # read one by one, so each kind is a program of its own
+        return jax.jit(run)
       if c.remat == 'none':
         return run
       return jax.checkpoint(run, policy=POLICIES[c.remat], prevent_cse=not c.scan_layers)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import jax
@@ -16,8 +17,9 @@ import pytest
 from llm_jax import artifact, main
 from llm_jax.jobs import model_export
 from llm_jax.jobs.model_import import Import
-from llm_jax.models import huggingface, transformer
+from llm_jax.models import compared, huggingface, transformer
 from llm_jax.models.huggingface import folder as folders
+from llm_jax.models.stored import Layers
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text import chat
 from llm_jax.text import folder as tokenizers
@@ -52,7 +54,8 @@ def theirs(folder, name='llama', shards=3, dtype=ml_dtypes.bfloat16, **more):
   size = sum(np.prod(s.shape) for s in laid.sources) * np.dtype(dtype).itemsize
   folder.mkdir()
   about = huggingface.config_of(model.shape, name)
-  folders.write(folder, about, laid.sources, made, shard_bytes=size // shards + 1)
+  dtypes = {source.name: np.dtype(dtype) for source in laid.sources}
+  folders.write(folder, about, laid.sources, made, dtypes, shard_bytes=size // shards + 1)
   for path in TOKENIZER.iterdir():
     shutil.copy(path, folder)
   return folder
@@ -170,6 +173,42 @@ def test_what_was_written_wrong_is_not_called_done(tmp_path, monkeypatch):
   with pytest.raises(AssertionError, match='is not what was written'):
     main.run(settings(artifact=tmp_path / 'ours', workdir=tmp_path / 'out'))
   assert not (tmp_path / 'out').exists()
+
+
+def test_comparing_holds_no_layer_but_the_one_at_hand(tmp_path):
+  source = folders.Folder(theirs(tmp_path / 'theirs', dim=64, num_layers=5))
+  model = transformer.make(compute=compared.COMPUTE, **huggingface.shape_of(source.config))
+  plan = huggingface.plan(model.shape, 'llama')
+  parts = source.parts(plan)
+  live = lambda: sum(array.nbytes for array in jax.live_arrays())
+  before, held = live(), []
+
+  def layer(i):
+    held.append(live() - before)
+    return parts.layers['blocks'][i]
+
+  seen = parts._replace(layers={'blocks': Layers(5, layer)})
+  dtypes = dict.fromkeys(plan.shapes, np.dtype(ml_dtypes.bfloat16))
+  compared.compare(model, seen, parts, dtypes, 'it')
+  assert len(held) == 5 and max(held) < sum(x.nbytes for x in parts.layers['blocks'][0].values())
+
+
+def test_writing_holds_an_array_and_the_next(tmp_path):
+  shape = transformer.make(vocab_size=64, dim=16, num_layers=4, num_heads=4, head='untied').shape
+  sources, held, most = huggingface.plan(shape, 'llama').sources, weakref.WeakSet(), []
+
+  class Seen(np.ndarray):
+    __hash__ = object.__hash__
+
+  def make(source):
+    array = np.zeros(source.shape, np.float32).view(Seen)
+    held.add(array)
+    most.append(len(held))
+    return array
+
+  dtypes = {source.name: np.dtype(np.float32) for source in sources}
+  folders.write(tmp_path, {}, sources, make, dtypes, shard_bytes=30_000)
+  assert len(list(tmp_path.glob('*.safetensors'))) > 1 and max(most) <= 3
 
 
 def test_a_file_for_llama_cpp(tmp_path):

@@ -125,4 +125,5 @@ def save(
   about |= {'torch_dtype': kind, 'dtype': kind, **(config or {})}
   Path(folder).mkdir(parents=True, exist_ok=True)
   sources = plan(model.shape, about['model_type']).sources
-  write(Path(folder), about, sources, lambda source: weights.get(source.name))
+  dtypes = {name: x.dtype for name, x in weights.items()}
+  write(Path(folder), about, sources, lambda source: weights[source.name], dtypes)
