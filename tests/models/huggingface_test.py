@@ -347,9 +347,10 @@ def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
   with pytest.raises(BadInput, match=r'has no model\.safetensors; only safetensors'):
     huggingface.load(tmp_path)
   model = make(**SMALL)
+  huggingface.save(tmp_path, model, random_params(model))
   monkeypatch.setitem(sys.modules, 'safetensors.numpy', None)
   with pytest.raises(BadInput, match=r"pip install 'llm_jax\[hf\]'"):
-    huggingface.save(tmp_path, model, random_params(model))
+    huggingface.load(tmp_path)
 
 
 @pytest.mark.slow
