@@ -34,8 +34,11 @@ SHAPES = {
   'qwen2': dict(qkv_bias=True, head='tied'),
   'gpt2': dict(norm='layer', mlp='gelu', position='learned', bias=True, head='tied'),
   'mistral': dict(num_kv_heads=2, head='untied'),
-  'mixtral': dict(experts=dict(count=3), num_kv_heads=2, head='untied'),
-}
+  'deepseek_v3': dict(
+    head_dim=8, rope_dim=4, latent=dict(kv_rank=8, q_rank=8, value_dim=4), dense_layers=1,
+    dense_dim=64, experts=dict(count=4, balance='bias', score='sigmoid'), head='untied',
+  ),
+}  # fmt: skip
 
 
 def settings(**fields):
