@@ -2,7 +2,8 @@
 
 python -m llm_jax.main --config=configs/grpo.py
 python -m llm_jax.main --config=configs/grpo.py --config.data.sources.builtin='' \
-  --config.data.sources.mine='my/*.jsonl' --config.annotate.verify.rewards="('my.module',)"
+  --config.data.sources.mine='my.jsonl?prompt=question&answer=final' \
+  --config.annotate.verify.rewards="('my.module',)"
 """
 
 from ml_collections import ConfigDict

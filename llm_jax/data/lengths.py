@@ -21,7 +21,7 @@ def advice(split: str, length: int, lengths: Sequence[int]) -> str:
   Args:
     split: that for validation is mostly read after that for training, and would say it again.
     length: the option `data.length`, in tokens.
-    lengths: of all rows, before any was left out.
+    lengths: that the rows would need not to be dropped, of all of them.
 
   >>> advice('train', 5, [3, 9, 4, 5])
   ' (data.length=9 would keep 95%, 9 all of them)'
@@ -30,5 +30,5 @@ def advice(split: str, length: int, lengths: Sequence[int]) -> str:
     return ''
   enough, longest = keeping(lengths), max(lengths)
   if enough <= length:
-    return f' ({SHARE:.0%} are kept, data.length={longest} would keep all of them)'
+    return f' (at least {SHARE:.0%} are kept, data.length={longest} would keep all of them)'
   return f' (data.length={enough} would keep {SHARE:.0%}, {longest} all of them)'

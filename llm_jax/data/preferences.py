@@ -132,7 +132,7 @@ def make(
     candidates = _valid(found, group if kind == 'ranked' else 1, invalid, counts)
     whole = _comparable(tokenizer, candidates, written, invalid, counts)
     fitted = [fit(group, length, overlong, header, counts) for group in whole]
-    sizes += [len(group.prompt) + _longest(group) for group in whole]
+    sizes += [_needed(group, overlong, header) for group in whole]
     if groups := [group for group in fitted if group]:
       rows[name] = Groups(
         groups,
@@ -266,6 +266,12 @@ def _has_twins(group: Group) -> bool:
 
 def _longest(group: Group) -> int:
   return max(len(answer.ids) for answer in group.answers)
+
+
+def _needed(group: Group, overlong: str, header: Sequence[int]) -> int:
+  """The tokens of a row in which the group is not left out, as `fit` decides it."""
+  prompt = header if overlong == 'cut_prompt' else group.prompt
+  return len(prompt) + (1 if overlong == 'cut_answer' else _longest(group))
 
 
 def fit(

@@ -195,7 +195,9 @@ def test_the_length_that_is_advised_keeps_what_it_says(tokenizer, path, dialogue
   dropped = lambda length: int((re.search(r'(\d+) too long', said(length=length)) or [0, 0])[1])
   assert dropped(longest) == 0 < dropped(longest - 1)
   assert dropped(enough) <= 0.05 * len(dialogues) < dropped(enough - 1)
-  assert f'(95% are kept, data.length={longest} would keep all of them)' in said(length=enough)
+  assert f'(at least 95% are kept, data.length={longest} would keep all of them)' in said(
+    length=enough
+  )
   assert 'data.length' not in said(length=longest) + said(length=40, overlong='split')
   assert 'data.length' not in said(length=40, split='validation', validation_fraction=0.5)
 

@@ -243,16 +243,26 @@ def test_counts_add_up(tokenizer, write, pairs, overlong, capsys):
   assert sum(counted.values()) == sum(n > length for n in lengths)
 
 
-@pytest.mark.parametrize('overlong', ['drop', 'cut_prompt', 'cut_answer'])
-def test_the_length_that_is_advised_keeps_what_it_says(tokenizer, write, pairs, overlong, capsys):
+@pytest.mark.parametrize(
+  ('overlong', 'length'), [('drop', 30), ('cut_prompt', 16), ('cut_answer', 14)]
+)
+def test_the_length_that_is_advised_keeps_what_it_says(
+  tokenizer, write, pairs, overlong, length, capsys
+):
   path = write([*pairs[:58], pairs[58] | {'prompt': 'y' * 99}, pairs[59] | {'chosen': 'x' * 99}])
-  make(tokenizer, path, length=30, overlong=overlong)
+  make(tokenizer, path, length=length, overlong=overlong)
   said = capsys.readouterr().out
   (numbers,) = re.findall(r' \(data.length=(\d+) would keep 95%, (\d+) all of them\)', said)
   enough, longest = map(int, numbers)
-  kept = lambda length: len(make(tokenizer, path, length=length))
-  assert kept(enough) >= 57 > kept(enough - 1)
-  assert kept(longest) == 60 > kept(longest - 1)
+
+  def left_out(length):
+    make(tokenizer, path, length=length, overlong=overlong)
+    return int(
+      (re.search(r'(\d+) (?!groups|prompts)[^;]*(long)', capsys.readouterr().out) or [0, 0])[1]
+    )
+
+  assert left_out(enough) <= 3 < left_out(enough - 1)
+  assert left_out(longest) == 0 < left_out(longest - 1)
 
 
 # --- bad rows ----------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def prompts_of(found):
   return [messages[0]['content'] for _, messages in found]
 
 
-def test_the_hash_divides_prompts_of(tmp_path):
+def test_the_hash_divides_prompts(tmp_path):
   rows = [dialogue(f'question {i // 2}', f'answer {i}') for i in range(600)]
   path = write(tmp_path / 'a.jsonl', rows)
   train = read(path, validation_fraction=0.2)
