@@ -1,7 +1,6 @@
 """What one stage hands to the next: a folder with parameters, model, tokenizer and history."""
 
 import dataclasses
-import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,9 @@ from llm_jax.find import call, find, named
 from llm_jax.models import lora
 from llm_jax.models.compute import Compute, without_compute
 from llm_jax.options import is_local
+from llm_jax.parallel.hosts import level
 from llm_jax.parallel.parameters import abstract_params, path_of, shardings
+from llm_jax.parallel.saved import Saving
 from llm_jax.text import folder as tokenizers
 from llm_jax.text.chat import FOLDER
 from llm_jax.text.templates import TEMPLATES
@@ -77,17 +78,23 @@ def save(path: str | Path, artifact: Artifact) -> None:
   if main:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).unlink(missing_ok=True)
-    shutil.rmtree(folder / 'params', ignore_errors=True)
     artifact.tokenizer.save(folder / 'tokenizer')
-  with ocp.StandardCheckpointer() as orbax:
-    orbax.save(folder / 'params', artifact.params)
-    orbax.wait_until_finished()
+  saving = Saving(folder)
+  saving.save(folder, 'params', artifact.params)
+  files = saving.finish(folder, 'params')
   if main:
-    publish(folder, artifact)
+    publish(folder, artifact, files)
+  level(folder, without=storage.MAKING)
 
 
-def publish(path: str | Path, artifact: Artifact) -> None:
-  """Writes `artifact.json` beside parameters and a tokenizer that are there already."""
+def publish(path: str | Path, artifact: Artifact, files: Mapping[str, str] | None = None) -> None:
+  """Writes `artifact.json` beside parameters and a tokenizer that are there already.
+
+  Args:
+    path: the folder.
+    artifact: what is there.
+    files: the sums of all files of the parameters, if some of them are on other hosts.
+  """
   folder = Path(path)
   about = {
     'stage': artifact.stage,
@@ -104,7 +111,7 @@ def publish(path: str | Path, artifact: Artifact) -> None:
       'orbax': ocp.__version__,
     },
     'commit': commit(),
-    'files': manifest(folder / 'params'),
+    'files': files or manifest(folder / 'params'),
     'tokenizer_files': manifest(folder / 'tokenizer'),
   }
   write_json(folder / FILE, about)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from llm_jax import storage
+from llm_jax.lease import Lease
 from llm_jax.types import BadInput
 
 LOCK = '.lock'
@@ -25,7 +27,8 @@ def locked(folder: str | Path, *, take: bool = True) -> Iterator[Callable[[], No
   it), so it ends with its process, however that ends. It holds between machines that share the
   folder where their file system has such locks, as NFS 4 does; where there are none, nothing is
   locked. A process may enter twice. A folder that was made for the lock and stayed empty is removed
-  again.
+  again. Of the copy of a URL, the folder in the store is locked besides (`lease.py`), and gets what
+  has changed here before the lock ends.
 
   Args:
     folder: made if it is missing.
@@ -54,7 +57,13 @@ def locked(folder: str | Path, *, take: bool = True) -> Iterator[Callable[[], No
 
   _held.add(key)
   try:
-    yield check
+    with _leased(folder) as check_lease:
+
+      def check_both() -> None:
+        check()
+        check_lease()
+
+      yield check_both
   except Exception:
     check()
     raise
@@ -65,6 +74,24 @@ def locked(folder: str | Path, *, take: bool = True) -> Iterator[Callable[[], No
       if is_new and not any(folder.iterdir()):
         folder.rmdir()
     file.close()
+
+
+@contextlib.contextmanager
+def _leased(folder: Path) -> Iterator[Callable[[], None]]:
+  """Has the lease of the URL that a folder is a copy of, if it is one."""
+  url = storage.url_of(folder)
+  if url is None:
+    yield lambda: None
+    return
+  lease = Lease(url)
+  try:
+    with storage.guarded(folder, lease.check):
+      try:
+        yield lease.check
+      finally:
+        storage.push()
+  finally:
+    lease.release()
 
 
 def _acquire(folder: Path) -> IO[bytes]:

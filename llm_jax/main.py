@@ -35,19 +35,23 @@ def run(config: Any) -> None:
   """
   from llm_jax import storage
 
-  if not storage.localized(config):
-    return _run(config)
+  if (hosts := _hosts()) == 1:
+    if not storage.localized(config):
+      return _run(config)
+    with storage.pushing():
+      return _run(config)
   import jax
 
-  from llm_jax.types import BadInput
+  from llm_jax.parallel.hosts import barrier
 
-  if jax.process_count() > 1:
-    raise BadInput(
-      'storage: several hosts cannot share the copy of a URL; mount the bucket on each of them '
-      '(gcsfuse, s3fs), and give the path of the mount'
-    )
+  storage.join(host=jax.process_index(), hosts=hosts)
+  idle = ('tokenize',) if jax.process_index() else ()  # what the first host does alone
+  if not storage.localized(config, idle=idle):
+    return _run(config)
+  barrier()  # so that all have read the same
   with storage.pushing():
     _run(config)
+  barrier()  # the first one has pushed
 
 
 def _run(config: Any) -> None:

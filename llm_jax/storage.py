@@ -8,57 +8,32 @@ what has changed, and `pushing` does that in the background while a job runs.
 What is pushed is whole: a file that is still being written, a checkpoint without its manifest and
 parameters without `artifact.json` stay here until they are finished, and what vouches for others
 goes last. So a machine that dies leaves nothing half-written, and the next one goes on from there.
+
+Each of several hosts has a copy of its own. The first one pushes; the others `give` what only they
+have, which are their parts of a checkpoint, and `pull` what the first has brought.
 """
 
 import contextlib
-import fcntl
-import functools
-import hashlib
-import itertools
 import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
-from llm_jax.files import read_json, write_json
+from llm_jax.copies import Copy, root
+from llm_jax.store import Store, below
 from llm_jax.types import BadInput
 
 SECONDS = 30.0  # between pushes in the background
-# The package that fsspec needs for a scheme, and the extra of ours that brings it.
-EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3', 's3a': 's3'}
-# What vouches for the files beside and below it, and is pushed after them.
-VOUCHES = ('manifest.json', 'artifact.json', 'tokenize.json', 'summary.json', 'report.json')
-# Not for others: what is half-written, who works here, how far this copy has been converted.
-UNFINISHED = ('.partial', '.lock', 'converted.json')
-MAKING = (
-  'checkpoints',
-  'reference',
-  'tensorboard',
-)  # folders of a run that its readers do not need
+MAKING = ('checkpoints', 'reference', 'tensorboard')  # folders of a run that readers do not need
 ELSEWHERE = ('http', 'https', 'ftp', 'file')  # schemes of addresses, and of this machine
 
-
-class _File(NamedTuple):
-  """How a file looked when its two copies were last equal."""
-
-  theirs: str  # what tells its version in the store from others
-  ours: tuple[int, int]  # size and time of change, in ns
-
-
-class _Copy(NamedTuple):
-  """What this process has of a URL."""
-
-  here: Path
-  without: frozenset[str]
-  files: dict[str, _File]  # by name below the URL; '' is the URL itself
-
-
-_copies: dict[str, _Copy] = {}  # by URL
+_copies: dict[str, Copy] = {}  # by URL
 _guard = threading.RLock()
-_locks: list[Any] = []  # open files, whose locks end with the process
+_checks: dict[str, Callable[[], None]] = {}  # by URL, what raises once it is no longer ours
+_leads = _alone = True  # whether this is the first, or the only, host
 
 
 def is_url(path: str | os.PathLike) -> bool:
@@ -70,26 +45,10 @@ def is_url(path: str | os.PathLike) -> bool:
   return '://' in os.fspath(path)
 
 
-@functools.cache
-def root() -> Path:
-  """Where this process keeps copies, alone: a folder of $LLM_JAX_STORAGE or of the user's cache.
-
-  Processes that run one after another use the same one, and fetch only what is new.
-  """
-  cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-  base = Path(os.environ.get('LLM_JAX_STORAGE') or Path(cache) / 'llm_jax' / 'storage')
-  for number in itertools.count():
-    folder = base / str(number)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / '.lock', 'w')  # noqa: SIM115, held until the process ends
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      lock.close()
-      continue
-    _locks.append(lock)
-    return folder
-  raise AssertionError('unreachable')
+def join(*, host: int, hosts: int) -> None:
+  """Says which of how many hosts this process is; before that it is the only one."""
+  global _leads, _alone
+  _leads, _alone = host == 0, hosts == 1
 
 
 def local(path: str | os.PathLike, *, without: Collection[str] = ()) -> Path:
@@ -112,10 +71,14 @@ def local(path: str | os.PathLike, *, without: Collection[str] = ()) -> Path:
   inner = PurePosixPath(place.lstrip('/'))
   if '..' in inner.parts or not inner.parts:
     raise BadInput(f'storage: {url!r} names no folder; write one, such as {scheme}://bucket/runs')
-  here = root() / scheme / inner
+  if scheme == 'memory' and not _alone:
+    raise BadInput(f'storage: {url!r} is in the memory of one process, and there are several hosts')
+  here = _place(url)
   with _guard:
     if not any(_covers(known, url, without) for known in _copies):
-      _pull(url, here, frozenset(without))
+      copy = Copy(url, here, without)
+      copy.open(_wanted(copy))
+      _copies[url] = copy
   return here
 
 
@@ -127,7 +90,7 @@ def _covers(known: str, url: str, without: Collection[str]) -> bool:
   return url.startswith(f'{known}/') and url[len(known) + 1 :].partition('/')[0] not in lacks
 
 
-def localized(config: Any) -> bool:
+def localized(config: Any, *, idle: Collection[str] = (), reads: bool = True) -> bool:
   """Puts the path of a copy in the place of every URL of a config, and says whether there was one.
 
   Of `workdir` everything is brought here; of what is only read, not what belongs to its making. A
@@ -136,37 +99,45 @@ def localized(config: Any) -> bool:
 
   Args:
     config: a ConfigDict, which is changed.
+    idle: jobs that this host does not do, for whose configs nothing but their `workdir` is brought.
+    reads: whether what the config reads is brought here.
   """
-  found = False
+  found, reads = False, reads and config.get('job') not in idle
   with config.unlocked(), config.ignore_type():
     for name in sorted(config, key=lambda name: name != 'workdir'):  # others may be derived from it
       value = config[name]
       if hasattr(value, 'unlocked'):
-        found |= localized(value)
-      elif (here := _put(value, () if name == 'workdir' else MAKING)) != value:
+        found |= localized(value, idle=idle, reads=reads or 'job' in value)
+        continue
+      here = _put(value, (), True) if name == 'workdir' else _put(value, MAKING, reads)
+      if here != value:
         config[name], found = here, True
   return found
 
 
-def _put(value: Any, without: Collection[str]) -> Any:
+def _put(value: Any, without: Collection[str], reads: bool) -> Any:
   if isinstance(value, (list, tuple)):
-    return type(value)(_put(item, without) for item in value)
+    return type(value)(_put(item, without, reads) for item in value)
   if dataset := re.fullmatch(r'(tfds:(\w+)[^@]*@)(\w+://[^?]+)(.*)', str(value)):
     before, name, folder, options = dataset.groups()
-    one = local(f'{folder.rstrip("/")}/{name}', without=without)  # there may be others beside it
+    # There may be others beside it.
+    one = _brought(f'{folder.rstrip("/")}/{name}', without, reads)
     return f'{before}{one.parent}{options}'
   scheme, divider, place = value.partition('://') if isinstance(value, str) else ('', '', '')
   if not divider or scheme in ELSEWHERE or not scheme.isalnum() or place.split() != [place]:
     return value
   url, options = parted(value)
-  if set(url) & set('*?['):
-    with _refused(url):
-      for match in _store(url).glob(url):
-        local(f'{scheme}://{"/" * place.startswith("/")}{match.lstrip("/")}')
-    here = root() / scheme / parted(place)[0].lstrip('/')
-  else:
-    here = local(url, without=without)
+  here = _brought(url, without, reads)
   return f'{here}?{options}' if options else str(here)
+
+
+def _brought(url: str, without: Collection[str], reads: bool) -> Path:
+  """Where the copy of a URL, or of what a pattern matches, is; it is made if it is to be read."""
+  if reads and not set(url) & set('*?['):
+    return local(url, without=without)
+  for match in Store(url).matches() if reads else ():
+    local(match)
+  return _place(url)
 
 
 def parted(spec: str) -> tuple[str, str]:
@@ -198,24 +169,95 @@ def _url(match: re.Match[str]) -> str:
   return f'{scheme}://{"/" * rooted}'
 
 
+def url_of(path: Path) -> str | None:
+  """The URL that a path of a copy stands for; None of any other path."""
+  found = _home(path)
+  return found and below(found[0].url, found[1])
+
+
 def push() -> None:
-  """Brings every change in the copies of this process to their stores.
+  """Brings every change in the copies of this process to their stores, if it is the first host.
 
   Raises:
-    BadInput: a store that refuses.
+    BadInput: a store that refuses, an object that somebody else has changed, or a folder that is
+      no longer ours.
   """
   with _guard:
-    for url in _copies:
-      _push(url)
+    for url, copy in _copies.items() if _leads else ():
+      for guarded_url, check in _checks.items():
+        if f'{guarded_url}/'.startswith(f'{url}/') or url.startswith(f'{guarded_url}/'):
+          check()
+      copy.push(_wanted(copy))
+
+
+def pull(folder: Path | None = None, *, without: Collection[str] = ()) -> None:
+  """Brings here what other hosts brought to the stores of the copies.
+
+  The copy of the first host stays as it is, and gets what it lacks. Those of others become equal to
+  the store.
+
+  Args:
+    folder: of a copy, if not all of every copy is wanted.
+    without: names of folders directly below it, or below each URL, that are not needed.
+  """
+  with _guard:
+    for copy, inner in [_at(folder)] if folder else [(copy, '') for copy in _copies.values()]:
+      copy.pull(_wanted(copy, inner, without), mirror=not _leads)
+
+
+def give(folder: Path, names: Iterable[str]) -> dict[str, str]:
+  """Brings files of a host that is not the first to the store, and returns their versions there.
+
+  Args:
+    folder: of a copy.
+    names: of files below it.
+  """
+  copy, inner = _at(folder)
+  with _guard:
+    versions = copy.give(below(inner, name) for name in names)
+  return {name[len(inner) :].lstrip('/'): version for name, version in versions.items()}
+
+
+def given(folder: Path, versions: Mapping[str, str]) -> None:
+  """Takes note, on the first host, of what another one gave: it goes when its folder goes here."""
+  copy, inner = _at(folder)
+  with _guard:
+    copy.given({below(inner, name): version for name, version in versions.items()})
 
 
 @contextlib.contextmanager
-def pushing(seconds: float = SECONDS) -> Iterator[None]:
-  """Pushes every so often while the block runs, and once more when it ends, however it ends."""
+def guarded(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+  """In the block, `check`, which may raise BadInput, is asked before anything of it is pushed.
+
+  Args:
+    folder: of a copy.
+    check: whether it is still ours.
+
+  Raises:
+    BadInput: the folder was changed in its store after it was read.
+  """
+  copy, inner = _at(folder)
+  url = below(copy.url, inner)
+  with _guard:
+    if changed := copy.changed(_wanted(copy, inner)):
+      raise BadInput(
+        f'storage: {changed!r} was changed by somebody else after it was read; give the same '
+        'command again'
+      )
+    _checks[url] = check
+  try:
+    yield
+  finally:
+    del _checks[url]
+
+
+@contextlib.contextmanager
+def pushing() -> Iterator[None]:
+  """Pushes every `SECONDS` while the block runs, and once more when it ends, however it ends."""
   over = threading.Event()
 
   def work() -> None:
-    while not over.wait(seconds):
+    while not over.wait(SECONDS):
       try:
         push()
       except BadInput as error:  # the store may answer again; if not, the last push raises it
@@ -237,178 +279,34 @@ def forget() -> None:
     _copies.clear()
 
 
-# --- one URL -------------------------------------------------------------------------------------
+def _place(url: str) -> Path:
+  """Where the copy of a URL is."""
+  scheme, _, place = url.partition('://')
+  return root() / scheme / place.lstrip('/')
 
 
-def _pull(url: str, here: Path, without: frozenset[str]) -> None:
-  """Makes the copy equal to the store, which is the truth: what only the copy has is deleted."""
-  with _refused(url):
-    store, files = _store(url), {}
-    found, ours, before = _listed(store, url), _files(here), _recorded(url)
-    elsewhere = _elsewhere(url)
-    wanted = lambda name: name.partition('/')[0] not in without and not elsewhere(name)
-    for name in filter(wanted, found):
-      place, version = found[name]
-      target, kept = _at(here, name), before.get(name)
-      if name not in ours or kept is None or kept != (version, ours[name]):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f'{target.name}.partial')
-        store.get_file(place, str(partial))
-        os.replace(partial, target)
-      files[name] = _File(version, _look(target))
-    for name in filter(wanted, ours.keys() - found.keys()):
-      _at(here, name).unlink()
-    _copies[url] = _Copy(here, without, files)
-    _record(url)
+def _home(path: Path) -> tuple[Copy, str] | None:
+  """The innermost copy that a path is in, and its name there."""
+  path = Path(path).absolute()
+  found = [copy for copy in _copies.values() if path.is_relative_to(copy.here)]
+  if not found:
+    return None
+  copy = max(found, key=lambda copy: len(copy.url))
+  return copy, path.relative_to(copy.here).as_posix().removeprefix('.')
 
 
-def _push(url: str) -> None:
-  """Brings what is new here and whole to the store, and deletes there what is gone here."""
-  here, _, files = _copies[url]
-  elsewhere = _elsewhere(url)
-  ours = {k: v for k, v in _files(here).items() if not elsewhere(k)}
-  changed = [k for k in ours if _whole(here, k) and (k not in files or files[k].ours != ours[k])]
-  gone = [name for name in files if name not in ours]
-  if not changed and not gone:
-    return
-  with _refused(url):
-    store = _store(url)
-    last = lambda name: (PurePosixPath(name).name in VOUCHES, -name.count('/'), name)
-    for name in sorted(changed, key=last):
-      place = _named(url, name)
-      store.makedirs(os.path.dirname(place), exist_ok=True)
-      store.put_file(str(_at(here, name)), place)
-    # The new is there before the old goes, and what vouches for others goes before them.
-    for name in sorted(gone, key=last, reverse=True):
-      with contextlib.suppress(FileNotFoundError):
-        store.rm_file(_named(url, name))
-      del files[name]
-    store.invalidate_cache()
-    listed = _listed(store, url)  # an object asked for alone may be described in another way
-    # Where a file changed after we looked at it, its time will differ, and it goes with the next.
-    files |= {name: _File(listed[name][1], ours[name]) for name in changed if name in listed}
-    _record(url)
+def _at(path: Path) -> tuple[Copy, str]:
+  found = _home(path)
+  assert found is not None, f'{path} is in no copy'
+  return found
 
 
-def _elsewhere(url: str) -> Callable[[str], bool]:
-  """Whether a name below the URL belongs to another copy."""
+def _wanted(copy: Copy, inner: str = '', without: Collection[str] = ()) -> Callable[[str], bool]:
+  """Whether a name below a URL belongs to its copy, and is in a folder of it."""
+  url = copy.url
   others = tuple(f'{other[len(url) + 1 :]}/' for other in _copies if other.startswith(f'{url}/'))
-  return lambda name: f'{name}/'.startswith(others)
-
-
-def _at(here: Path, name: str) -> Path:
-  return here / name if name else here
-
-
-def _named(url: str, name: str) -> str:
-  return f'{url}/{name}' if name else url
-
-
-def _whole(here: Path, name: str) -> bool:
-  """Whether a file may be seen by others: what it belongs to is not still being made."""
-  *folders, _ = PurePosixPath(name).parts or ('',)
-  for depth, part in enumerate(folders):
-    folder = here.joinpath(*folders[: depth + 1])
-    if folder.parent.name == 'checkpoints' and not (folder / 'manifest.json').is_file():
-      return False
-    if part == 'params' and not (folder.parent / 'artifact.json').is_file():
-      return False
-    if part.endswith('.orbax-checkpoint-tmp'):
-      return False
-  return True
-
-
-def _files(here: Path) -> dict[str, tuple[int, int]]:
-  """Name -> size and time of change, of what nobody is writing; '' is the path itself."""
-  if here.is_file():
-    return {'': _look(here)}
-  found = {}
-  for folder, _, names in os.walk(here):
-    for name in names:
-      path = Path(folder, name)
-      if not name.endswith(UNFINISHED):
-        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-          found[path.relative_to(here).as_posix()] = _look(path)
-  return found
-
-
-def _look(path: Path) -> tuple[int, int]:
-  status = path.stat()
-  return status.st_size, status.st_mtime_ns
-
-
-# --- what was equal when a process ended, and need not be fetched by the next one -----------------
-
-
-def _record_path(url: str) -> Path:
-  return root() / 'known' / (hashlib.sha256(url.encode()).hexdigest() + '.json')
-
-
-def _record(url: str) -> None:
-  path = _record_path(url)
-  path.parent.mkdir(exist_ok=True)
-  write_json(path, _copies[url].files)
-
-
-def _recorded(url: str) -> dict[str, _File]:
-  try:
-    known = read_json(_record_path(url), '')
-    return {name: _File(theirs, (ours[0], ours[1])) for name, (theirs, ours) in known.items()}
-  except (OSError, ValueError, TypeError, AttributeError, IndexError):
-    return {}  # then everything is fetched again
-
-
-# --- the store -----------------------------------------------------------------------------------
-
-
-def _store(url: str) -> Any:
-  """The file system of a URL.
-
-  Raises:
-    BadInput: nobody knows the scheme, or its package is missing.
-  """
-  import fsspec
-
-  scheme = url.partition('://')[0]
-  try:
-    store = fsspec.filesystem(scheme)
-  except ImportError as error:
-    extra = f"pip install 'llm_jax[{EXTRAS[scheme]}]'" if scheme in EXTRAS else str(error)
-    raise BadInput(f'storage: {url!r}: a package for {scheme}:// is missing; {extra}') from None
-  except ValueError:
-    raise BadInput(
-      f'storage: {url!r}: no store {scheme}:// is known; gs://, s3:// and the others of fsspec are'
-    ) from None
-  store.invalidate_cache()
-  return store
-
-
-def _listed(store: Any, url: str) -> dict[str, tuple[str, str]]:
-  """Name below the URL -> its place in the store and its version."""
-  if store.isfile(url):
-    return {'': (url, _version(store.info(url)))}
-  base, found = store._strip_protocol(url), {}
-  for place, info in store.find(url, detail=True).items():
-    name = place.removeprefix(base).lstrip('/')
-    if '..' not in name.split('/'):
-      found[name] = (place, _version(info))
-  return found
-
-
-def _version(info: Mapping[str, Any]) -> str:
-  """What tells two versions of an object apart, whatever its store calls it."""
-  names = ('etag', 'ETag', 'md5Hash', 'generation', 'mtime', 'LastModified', 'created', 'size')
-  return repr([info.get(name) for name in names])
-
-
-@contextlib.contextmanager
-def _refused(url: str) -> Iterator[None]:
-  """What a store answers, in one line; each has exceptions of its own."""
-  try:
-    yield
-  except BadInput:
-    raise
-  except Exception as error:
-    said = ' '.join(str(error).split()) or type(error).__name__
-    why = 'no permission: ' if isinstance(error, PermissionError) else ''
-    raise BadInput(f'storage: {url!r}: {why}{said}') from error
+  left_out = tuple(f'{below(inner, name)}/' for name in without)
+  left_out += tuple(f'{name}/' for name in copy.without)
+  return lambda name: (
+    not f'{name}/'.startswith((*others, *left_out)) and f'{name}/'.startswith(inner and f'{inner}/')
+  )

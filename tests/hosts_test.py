@@ -27,9 +27,12 @@ class Hosts:
       address = f'127.0.0.1:{free.getsockname()[1]}'
     hosts = dict(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES='2', XLA_FLAGS=DEVICES)
     self.runs = [
-      Process(folder, name, 8, stage, options, **hosts, JAX_PROCESS_ID=str(host), **environ)
+      Process(
+        folder, name, 8, stage, options, **hosts, JAX_PROCESS_ID=str(host), **environ,
+        LLM_JAX_STORAGE=str(folder / f'host{host}'),
+      )
       for host in range(2)
-    ]
+    ]  # fmt: skip
 
   def finished(self):
     said = []
@@ -74,14 +77,15 @@ def test_a_host_that_dies_ends_the_job_and_one_host_goes_on(folder, whole):
   began = time.monotonic()
   status, said = first.wait()
   assert status != 0 and time.monotonic() - began < 60
-  assert 'another host' in said, said[-2000:]
+  # JAX ends a process itself that waits for others at the coordinator, as after a checkpoint.
+  assert 'another host' in said or 'another task died' in said, said[-2000:]
   run, said = Run(folder, 'dies', 8).finished()
   assert 'resuming' in said
   assert_near(run, whole)
 
 
 def test_a_host_that_is_told_to_stop_tells_the_others(folder, whole):
-  shutil.rmtree(folder / 'tokens')  # two hosts write them once
+  shutil.rmtree(folder / 'tokens-there')  # two hosts write them once
   hosts = Hosts(folder, 'told', TO_BE_KILLED='yes')
   first, second = hosts.runs
   first.wait_for(EVERY + 1)

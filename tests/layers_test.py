@@ -17,14 +17,28 @@ FLOORS = {
   2: ['data', 'models', 'losses', 'sampling', 'training'],
   1: ['text', 'clean', 'parallel', 'rewards'],
   # The last is the package's own __init__.py.
-  0: ['types', 'options', 'find', 'files', 'lock', 'storage', 'llm_jax'],
+  0: [
+    'types',
+    'options',
+    'find',
+    'files',
+    'store',
+    'copies',
+    'storage',
+    'lease',
+    'lock',
+    'llm_jax',
+  ],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
 # The arrows along a floor: what is found is checked, and what is wrong is bad input.
 LEVEL = {
   *(('options', 'types'), ('find', 'types'), ('find', 'options'), ('lock', 'types')),
-  *(('files', 'types'), ('storage', 'types'), ('storage', 'files')),
+  *(('files', 'types'), ('store', 'types'), ('copies', 'types'), ('copies', 'files')),
+  *(('copies', 'store'), ('storage', 'types'), ('storage', 'store'), ('storage', 'copies')),
+  *(('lease', 'types'), ('lease', 'store'), ('lease', 'copies'), ('lock', 'lease')),
+  ('lock', 'storage'),
 }
 # An arrow that would run down, and still must not: an evaluation is given its model.
 CLOSED = {('evals', 'models')}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import artifact, main
+from llm_jax import artifact, main, storage
 from llm_jax.jobs import command
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text.tokenizer import Tokenizer
@@ -46,6 +46,7 @@ SHAPE = dict(
   name='transformer', vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=64,
 )  # fmt: skip
 JUDGE = SHAPE | dict(head='scalar')
+AT_A_URL = ('dies', 'told', 'killed8')  # runs whose workdir is in a store, which is a disk here
 TIMES = ('seconds_to_first_step', 'tokens_per_second', 'flops_per_second', 'mfu', 'data_wait')
 # A run that is to be killed takes its time, and waits for a signal before its last two steps.
 CONFIG = """
@@ -54,6 +55,7 @@ import signal
 import time
 
 from configs import {stage}
+from llm_jax import storage
 from llm_jax.jobs import train
 from llm_jax.training.loop import fit
 
@@ -71,7 +73,7 @@ def slow_fit(*args, hooks, **options):
 
 def get_config():
   if 'TO_BE_KILLED' in os.environ:
-    train.fit = slow_fit
+    train.fit, storage.SECONDS = slow_fit, 0.2
   c = {stage}.get_config('tiny')
   c.model.update({shape!r})
   c.compute.scan_layers = True
@@ -107,7 +109,12 @@ def folder(tmp_path_factory):
     tokenizer=dict(vocab_size=290), length=16,
   )  # fmt: skip
   write_config(folder, 'pretrain', STEPS, dict(tokenize=tokenize))
-  yield folder
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('LLM_JAX_STORAGE', str(folder / 'host0'))  # as the first of several hosts has it
+    storage.root.cache_clear()
+    yield folder
+  storage.forget()
+  storage.root.cache_clear()
   for process in Process.started:  # a test that failed leaves its own behind
     process.kill()
 
@@ -166,14 +173,23 @@ class Run:
 
   def __init__(self, folder, name, devices, stage='pretrain', options=()):
     self.workdir = folder / name
+    self.address = self.workdir
+    if name in AT_A_URL:
+      place = f'local://{folder}'
+      self.address, tokens = f'{place}/{name}', f'{place}/tokens-there'
+      options = (
+        *(f'--config.tokenize.workdir={tokens}', f'--config.data.path={tokens}'),
+        *(f'--config.tokenize.sources.text={place}/text.jsonl', *options),
+      )
     self.words = [
       *('llm_jax.main', f'--config={folder / f"{stage}.py"}'),
-      *(f'--config.workdir={self.workdir}', f'--config.mesh.fsdp={devices}', *options),
+      *(f'--config.workdir={self.address}', f'--config.mesh.fsdp={devices}', *options),
     ]
 
   def finished(self):
     """Itself and what it said: run to its end in this process, which has JAX and its programs."""
     said = io.StringIO()
+    storage.forget()  # as another process would have
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
       main.run(command.read_config(self.words))
     return self, said.getvalue()

@@ -16,7 +16,9 @@ from ml_collections import ConfigDict
 
 from llm_jax import artifact, main, storage
 from llm_jax.jobs import train
+from llm_jax.lock import locked
 from llm_jax.parallel.mesh import make_mesh
+from llm_jax.store import Store
 from llm_jax.types import BadInput
 from tests.configs_test import config_of
 
@@ -113,11 +115,9 @@ def test_nothing_that_is_being_made_is_seen(url):
   (here / 'artifact.json').write_text('{}')
   (here / 'params.orbax-checkpoint-tmp' / 'z').unlink()
   order = []
-  kind = type(store(url))
-  put_file = kind.put_file
+  put = Store.put
   with pytest.MonkeyPatch.context() as patch:
-    seen = lambda place: order.append(place.partition(f'{url}/')[2])
-    patch.setattr(kind, 'put_file', lambda s, a, b: seen(b) or put_file(s, a, b))
+    patch.setattr(Store, 'put', lambda s, path, name: order.append(name) or put(s, path, name))
     storage.push()
   assert order.index('checkpoints/01/state/x') < order.index('checkpoints/01/manifest.json')
   assert order[-1] == 'artifact.json' and names(url) >= set(order)
@@ -188,9 +188,10 @@ def test_a_folder_around_one_that_is_worked_on_leaves_it_alone(url):
   assert names(url) == {'sft/a', 'sft/new', 'sft2/b'}
 
 
-def test_a_job_pushes_while_it_runs_and_when_it_fails(url):
+def test_a_job_pushes_while_it_runs_and_when_it_fails(url, monkeypatch):
+  monkeypatch.setattr(storage, 'SECONDS', 0.01)
   here = storage.local(url)
-  with pytest.raises(RuntimeError), storage.pushing(0.01):
+  with pytest.raises(RuntimeError), storage.pushing():
     (here / 'one').parent.mkdir(parents=True, exist_ok=True)
     (here / 'one').write_text('1')
     while 'one' not in names(url):
@@ -239,6 +240,104 @@ def test_a_store_that_refuses_is_named(url, monkeypatch):
   monkeypatch.setattr(type(store(url)), 'find', find)
   with pytest.raises(BadInput, match='no permission: 403: you may not'):
     storage.local(f'{url}/x')
+
+
+def test_what_others_changed_meanwhile_is_not_overwritten(url):
+  put(url, **{'a': '1', 'd/x': '1', 'd/manifest.json': '1', 'manifest.json': '1', 'gone': '1'})
+  here = storage.local(url)
+  time.sleep(0.01)
+  put(url, **{'d/x': 'theirs'})
+  (here / 'gone').unlink()
+  for name in ('a', 'd/x', 'd/manifest.json', 'manifest.json', 'new/summary.json'):
+    (here / name).parent.mkdir(exist_ok=True)
+    (here / name).write_text('ours')
+  read = lambda: {name: store(url).cat_file(f'{url}/{name}').decode() for name in names(url)}
+  for _ in range(2):  # and not the next time, either
+    with pytest.raises(BadInput, match=f"'{url}/d/x' was changed there by somebody else") as error:
+      storage.push()
+    assert '\n' not in str(error.value)
+    # All else is pushed, but for what vouches for it; and nothing goes while something is missing.
+    assert read() == {
+      'a': 'ours', 'new/summary.json': 'ours', 'd/x': 'theirs', 'd/manifest.json': '1',
+      'manifest.json': '1', 'gone': '1',
+    }  # fmt: skip
+  store(url).rm_file(f'{url}/d/x')
+  storage.push()
+  new = ('a', 'd/x', 'd/manifest.json', 'manifest.json', 'new/summary.json')
+  assert read() == dict.fromkeys(new, 'ours')
+
+
+def test_what_others_wrote_where_we_write_anew_is_not_overwritten(url):
+  here = storage.local(url)
+  put(url, a='theirs')
+  (here / 'a').parent.mkdir(parents=True, exist_ok=True)
+  (here / 'a').write_text('ours')
+  with pytest.raises(BadInput, match='was changed there by somebody else'):
+    storage.push()
+  assert store(url).cat_file(f'{url}/a') == b'theirs'
+
+
+@pytest.mark.parametrize('when', ['while it is written', 'before it is looked at'])
+def test_a_push_that_a_store_broke_off_is_made_up_for(url, when, monkeypatch):
+  put(url, a='1')
+  here = storage.local(url)
+  (here / 'a').write_text('22')
+  kind = type(store(url))
+  name = 'put_file' if when == 'while it is written' else 'find'
+  do, calls = getattr(kind, name), []
+
+  def broken(*args, **options):
+    calls.append(args)
+    result = do(*args, **options)
+    if len(calls) == (1 if name == 'put_file' else 2):
+      raise ConnectionError('gone')
+    return result
+
+  with monkeypatch.context() as patch, pytest.raises(BadInput, match='gone'):
+    patch.setattr(kind, name, broken)
+    storage.push()
+  (here / 'a').write_text('333')
+  storage.push()
+  assert store(url).cat_file(f'{url}/a') == b'333'
+
+
+class Buckets(type(fsspec.filesystem('memory'))):
+  """Like a store of objects: there are buckets, and what makes a folder makes one."""
+
+  protocol, store, pseudo_dirs, buckets = 's3', {}, [''], {'mine'}
+
+  def _known(self, path):
+    if self._strip_protocol(path).strip('/').split('/')[0] not in self.buckets:
+      raise FileNotFoundError('The specified bucket does not exist')
+
+  def makedirs(self, path, exist_ok=False):
+    self.buckets.add(self._strip_protocol(path).strip('/').split('/')[0])
+
+  def open(self, path, *args, **options):
+    self._known(path)
+    return super().open(path, *args, **options)
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return '/' + path.removeprefix('s3://').strip('/')
+
+
+@pytest.mark.parametrize('bucket', ['mine', 'mien'])
+def test_a_bucket_is_never_made(tmp_path, monkeypatch, bucket):
+  monkeypatch.setenv('LLM_JAX_STORAGE', str(tmp_path))
+  monkeypatch.setattr(fsspec, 'filesystem', lambda scheme: Buckets())
+  storage.root.cache_clear()
+  storage.forget()
+  here = storage.local(f's3://{bucket}/run')
+  try:
+    with locked(here):
+      (here / 'a').write_text('1')
+    assert bucket == 'mine' and Buckets.store.keys() == {'/mine/run/a'}
+  except BadInput as error:
+    assert bucket == 'mien' and "'s3://mien/run': not found: The specified bucket" in str(error)
+  assert Buckets.buckets == {'mine'}
+  storage.forget()
+  storage.root.cache_clear()
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -370,10 +469,11 @@ def test_a_push_that_failed_is_told(url, monkeypatch):
     raise PermissionError('403')
 
   monkeypatch.setattr(type(store(url)), 'put_file', put_file)
+  monkeypatch.setattr(storage, 'SECONDS', 0.01)
   with (
     pytest.raises(BadInput, match='no permission: 403'),
     pytest.warns(UserWarning, match='no permission: 403'),
-    storage.pushing(0.01),
+    storage.pushing(),
   ):
     time.sleep(0.2)
 

@@ -35,6 +35,7 @@ def before(
   Raises:
     Interrupted: there is none.
   """
+  checkpoints.gather()
   good = [step for step in checkpoints.steps() if step <= stop.step]
   good = [step for step in good if checkpoints.damage(step) is None]
   if not good:
@@ -49,6 +50,7 @@ def best(state: TrainState, checkpoints: Checkpoints, made: Assembly, seed: int)
   Raises:
     BadInput: its files are damaged.
   """
+  checkpoints.gather()
   step = checkpoints.best()
   if step is None:
     return state

@@ -26,7 +26,8 @@ from llm_jax.lock import locked
 from llm_jax.models.shape import Shape
 from llm_jax.options import Place, Seed, suggest
 from llm_jax.options import check as check_options
-from llm_jax.parallel.mesh import make_mesh, on_one_host
+from llm_jax.parallel.hosts import on_one_host
+from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 
-from llm_jax import artifact, options, run_folder
+from llm_jax import artifact, options, run_folder, storage
 from llm_jax.evals import best_of_n
 from llm_jax.files import read_json, read_lines, sealed, sha256, write_json, write_lines
 from llm_jax.find import call
@@ -24,6 +24,7 @@ from llm_jax.jobs.trust import trusted
 from llm_jax.lock import locked
 from llm_jax.models.compute import Compute
 from llm_jax.options import Count, Place, Seed, at_least
+from llm_jax.parallel.hosts import apart, level
 from llm_jax.parallel.mesh import local_rows, make_mesh, shard_batch
 from llm_jax.sampling import complete, pick
 from llm_jax.text.message import message, span
@@ -227,8 +228,18 @@ def _sample_all(config: Any, mesh: jax.sharding.Mesh, is_there: Callable[[], Non
     write_lines(path, map(sealed, found))
     progress.update(min(start + size, count) - progress.n)
   progress.close()
+  _bring_parts(folder)
   if host == 0:
     _gather(folder, config.get('minimum'))
+
+
+def _bring_parts(folder: Path) -> None:
+  """The first host has the parts of all."""
+  if apart(folder):
+    if host := jax.process_index():
+      names = [path.name for path in (folder / 'parts').glob(f'*-{host:03d}.jsonl')]
+      storage.give(folder / 'parts', names)
+    level(folder / 'parts')
 
 
 def _asked(rows: Any, index: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from llm_jax.jobs.corpus_report import Progress, print_summary
 from llm_jax.lock import locked
 from llm_jax.options import Count, Place, Seed, at_least, suggest
 from llm_jax.options import check as check_options
-from llm_jax.parallel.mesh import on_one_host
+from llm_jax.parallel.hosts import on_one_host
 from llm_jax.text import folder as tokenizers
 from llm_jax.text import tokenizer as own
 from llm_jax.text.terminal import say

@@ -172,5 +172,9 @@ class Parts(NamedTuple):
 
 def _spec(folder: Path, path: str) -> dict[str, Any]:
   """How tensorstore names an array of Orbax's."""
-  store = {'driver': 'ocdbt', 'base': f'file://{folder.absolute()}/'}
+  if (folder / 'manifest.ocdbt').is_file():
+    store: dict[str, Any] = {'driver': 'ocdbt', 'base': f'file://{folder.absolute()}/'}
+  else:  # written by several hosts, each in a copy of its own
+    store = {'driver': 'file'}
+    path = f'{folder.absolute()}/{path.replace("/", ".")}'
   return {'driver': 'zarr', 'kvstore': store | {'path': f'{path.replace("/", ".")}/'}}

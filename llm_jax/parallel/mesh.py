@@ -1,7 +1,6 @@
 """The device mesh: its axes, how many hosts join it, and how batches are sharded over it."""
 
 import functools
-import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,6 @@ from llm_jax.types import BadInput, Batch
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence', 'expert')
 BATCH_AXES = ('data', 'fsdp', 'expert')
-_NUMBERS = itertools.count()  # so that every barrier has a name of its own
 HEAD_AXES = ('tensor', 'sequence')  # these shard the heads of attention
 
 
@@ -68,20 +66,6 @@ def start_hosts() -> None:
       f'hosts: cannot join the others: {type(error).__name__}: {said}; set '
       'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID'
     ) from error
-
-
-def on_one_host(work: Callable[[], None]) -> None:
-  """Does `work` once, on the first host, while the others wait for it, a day at most.
-
-  They wait at the coordinator, because a collective of devices would give up after minutes.
-  """
-  if jax.process_index() == 0:
-    work()
-  if jax.process_count() > 1:
-    from jax._src import distributed
-
-    client: Any = distributed.global_state.client
-    client.wait_at_barrier(f'on_one_host {next(_NUMBERS)}', 24 * 3600 * 1000)
 
 
 def make_mesh(

@@ -10,7 +10,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from llm_jax.files import MANIFEST, difference, manifest, read_json, write_json
+from llm_jax.files import MANIFEST, difference, read_json, write_json
+from llm_jax.parallel.hosts import level
+from llm_jax.parallel.saved import Saving
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput
 
@@ -32,6 +34,7 @@ class Checkpoints:
     self.folder = Path(folder).absolute()
     self.max_to_keep = max_to_keep
     self._orbax = ocp.StandardCheckpointer()
+    self._saving = Saving(self.folder)
     self._finishing: threading.Thread | None = None
     self._error: BaseException | None = None
 
@@ -46,17 +49,18 @@ class Checkpoints:
     """
     self.wait()
     target = self.folder / f'{step:08d}'
-    if jax.process_index() == 0 and target.exists():
-      shutil.rmtree(target)
-    self._orbax.save(target / STATE, state)
+    if jax.process_index() == 0 or self._saving.apart:
+      (target / MANIFEST).unlink(missing_ok=True)
+    self._saving.save(target, STATE, state)
     self._finishing = threading.Thread(target=self._finish, args=(step, target, score, carry))
     self._finishing.start()
 
   def _finish(self, step: int, target: Path, score: float | None, carry: Any) -> None:
     try:
-      self._orbax.wait_until_finished()
-      if jax.process_index() == 0:
-        about = {'step': step, 'score': score, 'carry': carry, 'files': manifest(target)}
+      sums = self._saving.finish(target, STATE)
+      if jax.process_index() == 0 or self._saving.apart:
+        files = {f'{STATE}/{name}': value for name, value in sums.items()}
+        about = {'step': step, 'score': score, 'carry': carry, 'files': files}
         write_json(target / MANIFEST, about)
         self._tidy(step)
     except BaseException as error:  # raised again by wait(), in the thread of the training loop
@@ -71,6 +75,7 @@ class Checkpoints:
     newest = [s for s in self.steps() if s <= step][-self.max_to_keep :]
     for old in self.folder.iterdir():
       if old.name.isdigit() and int(old.name) not in (*newest, best):
+        (old / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(old)
 
   def wait(self) -> None:
@@ -81,6 +86,12 @@ class Checkpoints:
     if self._error is not None:
       error, self._error = self._error, None
       raise error
+
+  def gather(self) -> None:
+    """Brings here what other hosts have written, where each has a copy of the folder to itself."""
+    self.wait()
+    if self._saving.apart:
+      level(self.folder)
 
   def steps(self) -> list[int]:
     """Steps of the finished checkpoints, ascending; their files are not compared with the sums."""
@@ -106,6 +117,7 @@ class Checkpoints:
 
   def newest(self) -> int | None:
     """The newest whole checkpoint; every newer folder that is not whole is named on stderr."""
+    self.gather()
     if not self.folder.is_dir():
       return None
     for folder in sorted((p for p in self.folder.iterdir() if p.name.isdigit()), reverse=True):
