@@ -141,6 +141,8 @@ class Copy:
         what vouches for it; all else is pushed.
     """
     here, files, sent = self.here, self._files, self._sent
+    if not here.exists():  # whoever empties the disk does not mean the store
+      return
     ours = {k: v for k, v in _files(here).items() if mine(k)}
     changed = [k for k in ours if _whole(here, k) and (k not in files or files[k].ours != ours[k])]
     gone = [name for name in files if name not in ours and self._went(name)]

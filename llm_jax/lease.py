@@ -10,7 +10,7 @@ import uuid
 from typing import Any
 
 from llm_jax import copies
-from llm_jax.store import ATOMIC, Store
+from llm_jax.store import ATOMIC, Lost, Store
 from llm_jax.types import BadInput
 
 LOCK = '.lock'
@@ -55,11 +55,15 @@ class Lease:
     self._thread.start()
 
   def check(self) -> None:
-    """Raises BadInput once the lease is known to be lost; asks the store if that was long ago."""
+    """Raises `Lost` once the lease is known to be lost."""
+    if self._lost is not None:
+      raise Lost(self._lost)
+
+  def confirm(self) -> None:
+    """The same, and asks the store if it has not answered for long."""
     if self._lost is None and time.time() - self._seen > EXPIRES / 2:
       self._refresh()
-    if self._lost is not None:
-      raise BadInput(self._lost)
+    self.check()
 
   def release(self) -> None:
     """Ends the lease, if it is still ours."""

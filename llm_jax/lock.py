@@ -13,6 +13,7 @@ from typing import IO
 
 from llm_jax import storage
 from llm_jax.lease import Lease
+from llm_jax.store import Lost
 from llm_jax.types import BadInput
 
 LOCK = '.lock'
@@ -51,13 +52,13 @@ def locked(folder: str | Path, *, take: bool = True) -> Iterator[Callable[[], No
 
   def check() -> None:
     if not _is_at(file, folder / LOCK):
-      raise BadInput(
+      raise Lost(
         f'{folder} was deleted or replaced while this command was at work there; give it again'
       )
 
   _held.add(key)
   try:
-    with _leased(folder) as check_lease:
+    with leased(folder, check) as check_lease:
 
       def check_both() -> None:
         check()
@@ -77,15 +78,33 @@ def locked(folder: str | Path, *, take: bool = True) -> Iterator[Callable[[], No
 
 
 @contextlib.contextmanager
-def _leased(folder: Path) -> Iterator[Callable[[], None]]:
-  """Has the lease of the URL that a folder is a copy of, if it is one."""
+def leased(
+  folder: Path, is_there: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[], None]]:
+  """Has the lease of the URL that a folder is a copy of, if it is one.
+
+  Args:
+    folder: of this machine.
+    is_there: raises `Lost` where the folder is not what it was; then nothing more is pushed.
+
+  Returns:
+    A function that raises `Lost` once the lease is lost.
+
+  Raises:
+    BadInput: another process has it.
+  """
   url = storage.url_of(folder)
   if url is None:
     yield lambda: None
     return
   lease = Lease(url)
+
+  def confirm() -> None:
+    is_there()
+    lease.confirm()
+
   try:
-    with storage.guarded(folder, lease.check):
+    with storage.guarded(folder, confirm):
       try:
         yield lease.check
       finally:

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llm_jax.copies import Copy, root
-from llm_jax.store import Store, below
+from llm_jax.store import Lost, Store, below
 from llm_jax.types import BadInput
 
 SECONDS = 30.0  # between pushes in the background
@@ -33,6 +33,7 @@ ELSEWHERE = ('http', 'https', 'ftp', 'file')  # schemes of addresses, and of thi
 _copies: dict[str, Copy] = {}  # by URL
 _guard = threading.RLock()
 _checks: dict[str, Callable[[], None]] = {}  # by URL, what raises once it is no longer ours
+_lost: set[str] = set()  # URLs that are no longer ours, to which nothing is pushed any more
 _leads = _alone = True  # whether this is the first, or the only, host
 
 
@@ -186,8 +187,13 @@ def push() -> None:
     for url, copy in _copies.items() if _leads else ():
       for guarded_url, check in _checks.items():
         if f'{guarded_url}/'.startswith(f'{url}/') or url.startswith(f'{guarded_url}/'):
-          check()
-      copy.push(_wanted(copy))
+          try:
+            check()
+          except Lost:
+            _lost.add(url)
+            raise
+      if url not in _lost:
+        copy.push(_wanted(copy))
 
 
 def pull(folder: Path | None = None, *, without: Collection[str] = ()) -> None:
@@ -277,6 +283,7 @@ def forget() -> None:
   """The next `local` of each URL looks at its store again."""
   with _guard:
     _copies.clear()
+    _lost.clear()
 
 
 def _place(url: str) -> Path:

@@ -20,6 +20,10 @@ ATOMIC = ('gs', 'gcs', 'memory', 'local')
 UNFINISHED = ('.partial', '.lock', 'converted.json')
 
 
+class Lost(BadInput):
+  """A folder is no longer ours to write to."""
+
+
 def below(*names: str) -> str:
   """The names that are not empty, as one path.
 

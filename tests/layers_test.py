@@ -39,6 +39,7 @@ LEVEL = {
   *(('copies', 'store'), ('storage', 'types'), ('storage', 'store'), ('storage', 'copies')),
   *(('lease', 'types'), ('lease', 'store'), ('lease', 'copies'), ('lock', 'lease')),
   ('lock', 'storage'),
+  ('lock', 'store'),
 }
 # An arrow that would run down, and still must not: an evaluation is given its model.
 CLOSED = {('evals', 'models')}

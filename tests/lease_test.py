@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -137,15 +138,15 @@ def test_who_lost_it_pushes_nothing_more(url, how, monkeypatch):
           rewrite(url, owner='another', process=7, host='there')
     with pytest.raises(BadInput, match='since this command began'):
       storage.push()
+  storage.push()  # as at the end of a command
   assert names(url) == ({'.lock'} if how == 'taken' else set())
 
 
-def test_who_was_away_for_long_asks_before_it_pushes(url):
+def test_who_was_away_for_long_asks_before_it_pushes(url, monkeypatch):
   folder = storage.local(url)
   with pytest.raises(BadInput, match=r'process 7 on .* is at work there'), locked(folder):
-    held = storage._checks[url].__self__
     rewrite(url, owner='another', process=7, host='there')
-    held._seen -= lease.EXPIRES
+    monkeypatch.setattr(lease, 'EXPIRES', 0)
     (folder / 'a').write_text('1')
     storage.push()
   assert names(url) == {'.lock'}
@@ -184,3 +185,18 @@ def test_it_ends_after_what_was_written_is_there(url):
       raise BadInput('x')
   assert seen == [{'a', '.lock'}] and names(url) == {'a'}
   assert os.listdir(folder) == ['a']
+
+
+@pytest.mark.parametrize('what', ['the run', 'all copies'])
+def test_a_copy_that_is_deleted_takes_nothing_from_the_store(url, what):
+  put(url, **{'run/a': '1', 'input/b': '2'})
+  storage.local(f'{url}/input')
+  folder = storage.local(f'{url}/run')
+  with pytest.raises(BadInput, match='was deleted or replaced'), locked(folder) as is_there:
+    shutil.rmtree(folder if what == 'the run' else storage.root())
+    with pytest.raises(BadInput, match='was deleted or replaced'):
+      is_there()
+    folder.mkdir(parents=True)
+    (folder / 'c').write_text('3')
+  storage.push()
+  assert names(url) == {'run/a', 'input/b'}

@@ -9,7 +9,7 @@ import numpy as np
 
 from llm_jax import artifact
 from llm_jax.jobs.model_import import check_finite, counted
-from llm_jax.lock import locked
+from llm_jax.lock import leased, locked
 from llm_jax.models import gguf, huggingface, transformer
 from llm_jax.models.compared import COMPUTE, compare
 from llm_jax.models.huggingface import folder as theirs
@@ -64,7 +64,7 @@ class Export:
         f'convert: {self.config.workdir} is not empty; delete it or name another folder'
       )
     artifact.check_whole(self.folder, self.about)
-    with locked(target.with_name(f'{target.name}.lock')):
+    with locked(target.with_name(f'{target.name}.lock')), leased(target):
       self._export(target)
 
   def _export(self, target: Path) -> None:

@@ -169,6 +169,7 @@ def _make_room(config: Any, name: str) -> None:
   numbered = (folder.with_name(f'{folder.name}.stale{n}') for n in itertools.count(1))
   aside = next(place for place in numbered if not place.exists())
   folder.rename(aside)
+  folder.mkdir()  # what is gone from a copy goes from its store, but not with the whole folder
   known = seconds(config.workdir)
   known.pop(name, None)
   write_json(Path(config.workdir) / TIMES, known)
