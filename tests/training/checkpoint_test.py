@@ -10,6 +10,7 @@ import pytest
 
 from llm_jax import files
 from llm_jax.models import transformer
+from llm_jax.parallel import saved as saving
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.training import checkpoint, optimizer
 from llm_jax.training.checkpoint import Checkpoints
@@ -180,7 +181,7 @@ def test_a_save_that_was_killed_is_passed_over(tmp_path, capsys, monkeypatch):
   checkpoints.save(6, small(6))
   checkpoints.wait()
   monkeypatch.undo()
-  checkpoints._orbax.wait_until_finished()
+  checkpoints._saving.finish(tmp_path / '00000006', 'state')
   assert Checkpoints(tmp_path).newest() == 3
   assert '00000006 is passed over: half-written' in capsys.readouterr().err
   # The run goes on from step 3 and saves step 6 again.
@@ -299,7 +300,7 @@ def test_an_error_in_the_background_is_raised(tmp_path, monkeypatch):
   def full(folder):
     raise OSError('disk full')
 
-  monkeypatch.setattr(checkpoint, 'manifest', full)
+  monkeypatch.setattr(saving, 'manifest', full)
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(1, small(1))
   with pytest.raises(OSError, match='disk full'):
