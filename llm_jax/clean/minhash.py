@@ -168,6 +168,7 @@ def make(
       is common to them. 0 takes every shared band for a duplicate, as FineWeb does.
     hash: of a shingle: 'xxh64', FineWeb's now, or 'sha1', that of its first edition.
     words: what a word is: 'whitespace', what stands between white space, or 'page', what rules take
-      for one, which languages without spaces need.
+      for one, which languages without spaces need. FineWeb's are spaCy's, which takes "cant" and
+      "10km" apart; other words make other signatures.
   """
   return MinHash(bands, rows, shingle, jaccard, hash, words)
