@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from llm_jax.clean.page import Drop, Page, Signatures
-from llm_jax.clean.simplified import PUNCTUATION
+from llm_jax.clean.punctuation import PUNCTUATION
 from llm_jax.options import Count, Share, at_least, checked
 
 # The breaks keep their place in the list, so that what stays can be put together as it was.

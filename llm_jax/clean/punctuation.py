@@ -21,12 +21,13 @@ END_MARKS = _characters(
   '16AF5 16B37-16B38 16B44 16E98 1BC9F 1DA88'
 )
 
-# A word made of these alone is no word for Gopher's length rules: datatrove's set, which goes back
-# to CC-Net. The full-width digit one is a slip of theirs; tab and line feed are missing because no
-# word holds them.
-PUNCTUATION = frozenset(
+# What becomes a space where texts are compared: datatrove's set, which goes back to CC-Net. The
+# full-width digit one is a slip of theirs; tab and line feed are spaces anyway.
+SEPARATORS = frozenset(
   string.punctuation
   + '«´»–—’“”„…∶━►、。〈〉《》「」【】！％（），．１：；？～'
   + _characters('0-8 B-1F 7F-9F')
-  + END_MARKS
 )
+
+# A word made of these alone is no word for Gopher's length rules.
+PUNCTUATION = SEPARATORS.union(END_MARKS)

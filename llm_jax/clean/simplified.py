@@ -5,19 +5,13 @@ space becomes one space; accents and other combining marks go (datatrove, `simpl
 """
 
 import re
-import string
 import unicodedata
 
-# datatrove's list, which goes back to CC-Net; the full-width digit one is a slip of theirs. It has
-# few of the marks of other scripts.
-PUNCTUATION = frozenset(
-  string.punctuation
-  + '«´»–—’“”„…∶━►、。〈〉《》「」【】！％（），．１：；？～'
-  + ''.join(map(chr, [*range(9), *range(0xB, 0x20), *range(0x7F, 0xA0)]))
-)
+from llm_jax.clean.punctuation import SEPARATORS
+
 _NUMBER = re.compile(r'\d+(?:[.,،٫⎖⎗⎘]\d+)?')
 _ASCII_NUMBER = re.compile(rb'[0-9]+(?:[.,][0-9]+)?')
-_ASCII = bytes(ord(' ' if chr(i) in PUNCTUATION else chr(i).lower()) for i in range(128)).ljust(256)
+_ASCII = bytes(ord(' ' if chr(i) in SEPARATORS else chr(i).lower()) for i in range(128)).ljust(256)
 
 
 def simplified(text: str) -> str:
@@ -30,7 +24,7 @@ def simplified(text: str) -> str:
     return b' '.join(_ASCII_NUMBER.sub(b'0', text.encode()).translate(_ASCII).split()).decode()
   text = _NUMBER.sub('0', text.lower())
   # A page has few distinct marks: a pass for each takes less time than a look at every character.
-  for mark in PUNCTUATION.intersection(text):
+  for mark in SEPARATORS.intersection(text):
     text = text.replace(mark, ' ')
   text = unicodedata.normalize('NFD', ' '.join(text.split()))
   for mark in set(text):
