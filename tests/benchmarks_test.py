@@ -14,9 +14,11 @@ def test_reading_is_measured_without_peers():
 
 
 @pytest.mark.slow
-def test_steps_over_all_pages_are_measured():
+def test_cleaning_is_measured():
   table = everything.measure('minhash_vs_peers', ['--blocks=1', '--pages=3', '--peers='])
   assert table['pages_per_second']['llm_jax'] > 0 and table['characters a page'] > 1000
+  table = everything.measure('clean_vs_datatrove', ['--blocks=1', '--pages=3', '--peers='])
+  assert table['megabytes_per_second']['llm_jax'] > 0 and table['pages'] == 3
   steps = everything.measure('clean_memory', ['--pages=300'])['table']
   assert steps['exact']['dropped'] == 29 and steps['minhash']['pages'] == 271
   assert steps['minhash']['dropped'] > 20 and steps['lines']['found'] > 100

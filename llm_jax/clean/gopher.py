@@ -14,6 +14,18 @@ from llm_jax.options import NotNegative, Share, at_least, checked
 from llm_jax.types import BadInput
 
 STOP_WORDS = ('the', 'be', 'to', 'of', 'and', 'that', 'have', 'with')
+# Options that go together: DCLM's reading, which is of words parted by white space.
+PRESETS = {
+  'dclm': {
+    'max_hashes': None,
+    'max_ellipses': None,
+    'max_symbols': 0.1,
+    'bullets': ('●', '•', '*', '-'),
+    'ellipses': ('...', '. . .', '…'),
+    'occurrences': True,
+    'fold_case': True,
+  }
+}
 _MARKS = ''.join(sorted(PUNCTUATION))
 
 Number = Annotated[int, at_least(0)]
