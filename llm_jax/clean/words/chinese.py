@@ -2,7 +2,8 @@
 
 Where words end in Chinese is not written. Most have two characters, and a dozen frequent ones have
 one. On 1,680 texts of seven kinds this gave words of 2.20 characters on average, where jieba gives
-2.23, and the same verdict under the limits of FineWeb-2 for 98.9 % of them.
+2.23, and the same verdict under the limits of FineWeb-2 for 98.9 % of them
+(experiments/word_splitters).
 """
 
 import re
