@@ -1,6 +1,6 @@
 """Lines that are no sentences, and pages with too few of them: C4, arXiv:1910.10683, section 2.2.
 
-Values and reasons are those of datatrove 0.10. FineWeb uses them without the rule on end marks,
+Numbers and reasons are those of datatrove 0.10. FineWeb uses them without the rule on end marks,
 which is the default here.
 """
 

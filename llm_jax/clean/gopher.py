@@ -1,7 +1,8 @@
 """Text that is not prose: Gopher's quality rules, arXiv:2112.11446, appendix A.1.
 
-Values and reasons are those of datatrove 0.10, which made FineWeb. Unlike the paper it counts marks
-as words where a splitter gives them, as `simple` does, but for the number and the length of words.
+Numbers and reasons are those of datatrove 0.10, which made FineWeb. Unlike the paper it counts
+marks as words where a splitter gives them, as `simple` does, but for the number and the length of
+words.
 """
 
 from collections import Counter
