@@ -37,6 +37,15 @@ EXTRAS = {
   'libtpu': ['jax[tpu]; sys_platform == "linux" and platform_machine == "x86_64"'],
   'gpu': ['jax[cuda13]'],
   'data': ['pyarrow>=14.0.1', 'zstandard'],  # Parquet and .zst corpora
+  'clean': [
+    'brotli>=1.2',  # before, nothing bounded what it unpacks
+    'ftfy',
+    'lxml_html_clean',  # of justext, which trafilatura falls back on
+    'py3langid>=0.4',
+    'resiliparse>=2',
+    'trafilatura>=2.3,<3',
+    'zstandard',
+  ],  # raw web pages
   'gcs': ['gcsfs'],  # folders on gs://
   's3': ['s3fs'],  # and on s3://
   'hf': [
@@ -54,6 +63,7 @@ EXTRAS = {
 }
 EXTRAS['test'] = [
   *EXTRAS['data'],
+  *EXTRAS['clean'],
   *EXTRAS['libtpu'],
   *EXTRAS['hf'],
   *EXTRAS['gguf'],
@@ -64,6 +74,8 @@ EXTRAS['test'] = [
   'pytest>=8',
   'pytest-xdist>=3.6',
   'ruff>=0.15',
+  'fastwarc>=0.15',  # what our reader of WARC files is held against
+  'warcio>=1.7',
   'setuptools>=77',  # builds the wheel that a test installs; Python 3.12 brings none
 ]
 EXTRAS['dev'] = [*EXTRAS['test'], 'pre-commit']
