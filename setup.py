@@ -43,6 +43,7 @@ EXTRAS = {
     'lxml_html_clean',  # of justext, which trafilatura falls back on
     'py3langid>=0.4',
     'resiliparse>=2',
+    'tld',  # ships the public suffix list
     'trafilatura>=2.3,<3',
     'zstandard',
   ],  # raw web pages
@@ -55,9 +56,6 @@ EXTRAS = {
   ],  # Hugging Face models and what is around them
   'gguf': ['gguf>=0.17', 'tokenizers>=0.20'],  # models for llama.cpp
   'log': ['matplotlib', 'tensorboardX'],
-  'clean': [
-    'tld',  # ships the public suffix list
-  ],  # raw web text
   'search': ['urllib3>=2.2,<3'],  # the tool web_search
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported
 }
@@ -68,15 +66,14 @@ EXTRAS['test'] = [
   *EXTRAS['hf'],
   *EXTRAS['gguf'],
   *EXTRAS['log'],
-  *EXTRAS['clean'],
   *EXTRAS['search'],
+  'fastwarc>=0.15',  # what our reader of WARC files is held against
   'pyright[nodejs]>=1.1.400',  # Node.js as a wheel, so that nothing is fetched outside of PyPI
   'pytest>=8',
   'pytest-xdist>=3.6',
   'ruff>=0.15',
-  'fastwarc>=0.15',  # what our reader of WARC files is held against
-  'warcio>=1.7',
   'setuptools>=77',  # builds the wheel that a test installs; Python 3.12 brings none
+  'warcio>=1.7',  # another peer of that reader
 ]
 EXTRAS['dev'] = [*EXTRAS['test'], 'pre-commit']
 

@@ -1,9 +1,9 @@
 """Text out of HTML: rule `extract` in both modes against plain trafilatura, quality and CPU time.
 
 Quality on two sets: pages of a WARC file whose text is known, as that of the element with id
-`main_right` or `main`, in shingles of four words; and the segments of `tests/fixtures/web/extract.json`
-that must and must not be found, with code blocks that must be found to the letter. Time is that of
-the process, per page of the WARC file; the sides take turns.
+`main_right` or `main`, in shingles of four words; and the segments that must and must not be found
+of `tests/fixtures/web/extract.json`, with code blocks that must be found to the letter. Time is
+that of the process, per page of the WARC file; the sides take turns.
 
     python -m experiments.benchmarks.extraction iana.warc.gz
 """
@@ -75,7 +75,9 @@ def segments(side: Side) -> dict[str, float | str]:
 def main() -> None:
   """Prints one JSON table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('warc', help='pages of which `truth` knows the text, such as those of iana.org')
+  parser.add_argument(
+    'warc', help='pages of which `truth` knows the text, such as those of iana.org'
+  )
   parser.add_argument('--rounds', type=int, default=5, help='how often each side reads all pages')
   options = parser.parse_args()
   pages = [page for page in warc.read(options.warc, str.split, Counter()) if truth(page)]

@@ -21,7 +21,8 @@ LINES = (
   r'(?:you (?:may|might) also (?:like|enjoy)|advertisement|sponsored content)',
   # Accounts.
   r'(?:sign|log)[ -]?(?:in|up|out)(?: now| here)?|register(?: now)?|create an account',
-  r'(?:subscribe|sign up) (?:for|to) (?:our|the) (?:newsletter|mailing list)\b.{0,40}|subscribe(?: now)?',
+  r'(?:subscribe|sign up) (?:for|to) (?:our|the) (?:newsletter|mailing list)\b.{0,40}',
+  r'subscribe(?: now)?',
   r'(?:post|leave|add|write) a comment|leave a reply|(?:no|\d+) comments?',
   r'all rights reserved',
 )

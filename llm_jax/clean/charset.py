@@ -13,7 +13,9 @@ from llm_jax.clean.extra import library
 
 _DETECTED = 1 << 16  # bytes that detection looks at
 _PRESCAN = 4096
-_META = re.compile(rb'<(?:meta|\?xml)[^>]{0,1000}?(?:charset|encoding)\s*=\s*["\']?\s*([\w:.-]{1,40})', re.I)
+_META = re.compile(
+  rb'<(?:meta|\?xml)[^>]{0,1000}?(?:charset|encoding)\s*=\s*["\']?\s*([\w:.-]{1,40})', re.I
+)
 _HEADER = re.compile(r'charset\s*=\s*["\']?\s*([\w:.-]{1,40})', re.I)
 _BOMS = ((b'\xef\xbb\xbf', 'utf-8'), (b'\xff\xfe', 'utf-16-le'), (b'\xfe\xff', 'utf-16-be'))
 # Python's codecs that read everything that browsers read under the same label.
@@ -164,10 +166,7 @@ def _valid(body: bytes, name: str) -> bool:
 
 
 def _decoded(body: bytes, name: str) -> Decoded:
-  if name == 'cp1252':
-    text = body.decode('cp1252', 'windows_1252')
-  else:
-    text = body.decode(name, 'replace')
+  text = body.decode(name, 'windows_1252' if name == 'cp1252' else 'replace')
   if not text.isascii():
     text = text.encode('utf-8', 'replace').decode('utf-8')
   return Decoded(text.removeprefix('\ufeff').replace('\0', ''), name, text.count('\ufffd'))

@@ -46,8 +46,8 @@ def make(
 ) -> Rule:
   """From the body of a page to its text, with code blocks as they were written.
 
-  A page that came as text passes as it is. Reasons to drop a page are 'deep', 'timeout' and 'empty'.
-  The meta gets `title`, `charset`, and `html_language` where the page declares one.
+  A page that came as text passes as it is. Reasons to drop a page are 'deep', 'timeout' and
+  'empty'. The meta gets `title`, `charset`, and `html_language` where the page declares one.
 
   Args:
     engine: 'trafilatura' finds the article best; 'resiliparse' takes a tenth of the time, and lets

@@ -44,7 +44,10 @@ _SCRIPTS: dict[str, tuple[str, str]] = {
   'bengali': ('\u0980-\u09e3', 'bn as'),
   'devanagari': ('\u0900-\u0963\u0972-\u097f', 'hi mr ne gom sa'),
   'cyrillic': ('\u0400-\u052f', 'ru uk be bg mk sr kk ky mn tg tt ba'),
-  'arabic': ('\u0620-\u065f\u066e-\u06d3\u06fa-\u06ff\u0750-\u077f', 'ar arz ary fa ur ps ug sd ku sdh'),
+  'arabic': (
+    '\u0620-\u065f\u066e-\u06d3\u06fa-\u06ff\u0750-\u077f',
+    'ar arz ary fa ur ps ug sd ku sdh',
+  ),
   'latin': ('A-Za-z\xaa\xba\xc0-\xd6\xd8-\xf6\xf8-\u024f\u0250-\u02af\u1e00-\u1eff', ''),
 }
 _LETTERS = re.compile('|'.join(f'([{letters}])' for letters, _ in _SCRIPTS.values()))

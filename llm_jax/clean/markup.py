@@ -27,9 +27,13 @@ _MARKUP = re.compile(
 _END, _RAW, _RAW_ATTRIBUTES, _CONTENT, _START, _START_ATTRIBUTES, _CUT = range(1, 8)
 # Empty elements, and those that the next of their kind closes; what holds the latter is counted.
 _NOT_COUNTED = frozenset(
-  'area base br col embed hr img input link meta param source track wbr basefont bgsound frame keygen'
-  ' command image p li dd dt tr td th thead tbody tfoot option optgroup colgroup caption rb rp rt rtc'
-  ' html head body plaintext a'.split()
+  re.findall(
+    r'\w+',
+    """area base basefont bgsound br col command embed frame hr image img input keygen link meta
+    param source track wbr
+    a body caption colgroup dd dt head html li optgroup option p plaintext rb rp rt rtc tbody td
+    tfoot th thead tr""",
+  )
 )
 _FOREIGN = ('svg', 'math')
 _LANGUAGE = re.compile(r'(?<![\w:-])lang\s*=\s*["\']?([\w-]{2,20})', re.I)
@@ -111,10 +115,12 @@ def outline(text: str) -> Outline:
       open_tags[name] += 1
       depth += 1
       deepest = max(deepest, depth)
-      if name == 'pre' and not (block and block[0] == 'pre') or name == 'code' and not block:
+      if (name == 'pre' and (not block or block[0] == 'code')) or (name == 'code' and not block):
         block = name, found.start(), found.end()
     elif found[_RAW].lower() == 'title':
       title = title or ' '.join(html.unescape(found[_CONTENT] or '').split())[:_MAX_TITLE]
-    elif found[_RAW].lower() in ('script', 'style') and 'json' not in found[_RAW_ATTRIBUTES].lower():
+    elif (
+      found[_RAW].lower() in ('script', 'style') and 'json' not in found[_RAW_ATTRIBUTES].lower()
+    ):
       scripts.append(found.span())
   return Outline(deepest, tags, title, language, blocks, scripts)

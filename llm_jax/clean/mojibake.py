@@ -7,7 +7,7 @@ from llm_jax.clean.extra import library
 from llm_jax.clean.page import Page, Rule, Value
 
 # What UTF-8 looks like when it is read as windows-1252 or as latin-1: the first byte of a character
-# and one that continues it. Only lines with such a pair are looked at: ftfy costs more than all rules.
+# and one that continues it. Only lines with such a pair are looked at, as ftfy is slow.
 _CONTINUES = '\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ'
 _MARKS = re.compile(f'[\xc2-\xf4][{_CONTINUES}]')
 

@@ -11,6 +11,7 @@ from llm_jax.clean.inflate import Stream
 from llm_jax.clean.page import Page, Split
 from llm_jax.clean.warc import MAX_BYTES
 
+_MAX_HEADER = 1 << 20
 SUFFIXES = ('.html', '.htm', '.xhtml')
 ARCHIVES = ('.tar', '.tar.gz', '.tgz', '.tar.zst')
 
@@ -57,7 +58,8 @@ def _archived(file: BinaryIO, split: Split, counts: Counter[str], max_bytes: int
   """The pages of an archive, in its order, read once from front to back; links are not followed."""
   stream = Stream(file)
   try:
-    with tarfile.open(fileobj=cast(BinaryIO, stream), mode='r|') as tar:
+    fileobj = cast(BinaryIO, stream)
+    with tarfile.open(fileobj=fileobj, mode='r|', tarinfo=_Member) as tar:
       for member in tar:
         if member.isdir():
           continue
@@ -69,13 +71,27 @@ def _archived(file: BinaryIO, split: Split, counts: Counter[str], max_bytes: int
           continue
         held = tar.extractfile(member)
         body = held.read() if held else b''
-        if len(body) < member.size:
-          break
         yield from _page(member.name.removeprefix('./'), body, split, counts, max_bytes)
   except (tarfile.TarError, EOFError, OSError, ValueError):  # tarfile raises all of them
     stream.broken = True
   if stream.broken:
     counts['broken_archive'] += 1
+
+
+class _Member(tarfile.TarInfo):
+  """A member whose damage is told, and whose extra headers are small enough to be held."""
+
+  @classmethod
+  def frombuf(cls, buf: bytes, encoding: str, errors: str) -> '_Member':
+    try:
+      member = super().frombuf(buf, encoding, errors)
+    except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # the end, as it should be
+      raise
+    except tarfile.HeaderError as error:  # which tarfile takes for the end
+      raise tarfile.ReadError(str(error)) from None
+    if not member.isfile() and member.size > _MAX_HEADER:
+      raise tarfile.ReadError(f'a header of {member.size} bytes')
+    return member
 
 
 def _page(

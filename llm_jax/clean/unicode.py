@@ -1,4 +1,4 @@
-"""One spelling for what looks the same: Unicode forms, signs that nobody sees, line ends, blanks."""
+"""One spelling for what looks the same: Unicode forms, signs nobody sees, line ends and blanks."""
 
 import re
 import unicodedata
@@ -34,7 +34,7 @@ def make(
     zero_width: keep signs without a width.
     blank_lines: at most so many stand together; more become so many.
   """
-  too_many = re.compile('\n{%d,}' % (blank_lines + 2))
+  too_many = re.compile(f'\n{{{blank_lines + 2},}}')
 
   def measure(page: Page) -> tuple[Page, Mapping[str, Value]]:
     text = _LINE_ENDS.sub('\n', page.text)

@@ -1,7 +1,7 @@
 """Pages out of WARC and WET files, ISO 28500, as Common Crawl and others write them.
 
-The reader is our own: what it makes of a damaged file must not depend on which library happens to
-be installed, and FastWARC and warcio go on differently behind damage. The tests hold it against both.
+The reader is our own: what it makes of a damaged file must not depend on which library is there,
+and FastWARC and warcio go on differently behind damage. The tests hold it against both.
 """
 
 import io
@@ -44,9 +44,10 @@ def read(
     file: a path, or a binary file that is open. Gzip and Zstandard are told by the first bytes.
     split: from a text to its words.
     counts: kind -> how many records, or places of damage, were no page; grows while pages are read.
-      Kinds of records are 'warcinfo', 'request', 'metadata', 'revisit', 'continuation' and
-      'other_type'; of the others 'status', 'not_html', 'not_text', 'empty_body', 'too_large', 'broken_http' and
-      'broken_encoding'; of damage 'broken_record', 'truncated_record' and 'broken_compression'.
+      Records of other types are 'warcinfo', 'request', 'metadata', 'revisit', 'continuation' and
+      'other_type'. Records that could be a page are 'status', 'not_html', 'not_text', 'empty_body',
+      'too_large', 'broken_http' and 'broken_encoding'. Damage is 'broken_record',
+      'truncated_record' and 'broken_compression'.
     max_bytes: of a page, as stored and as decoded. A larger one is passed over, not held.
     statuses: of HTTP, whose responses are pages.
   """
