@@ -4,6 +4,8 @@ python -m llm_jax.main --config=configs/pipeline.py:gpt      # pretrain, SFT, re
 python -m llm_jax.main --config=configs/pipeline.py:llama    # rejection sampling and DPO
 python -m llm_jax.main --config=configs/pipeline.py:r1-125m  # verifiable rewards, on one GPU
 
+With --config.clean.sources.web='crawl/*.warc.gz' a recipe begins with the cleaning of these pages.
+
 A recipe of your own is a tuple of stages, in a file of yours:
 
     from configs import pipeline
@@ -17,7 +19,7 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict, FieldReference
 
-from configs import sizes
+from configs import clean, sizes
 from configs.base import Stage
 
 RECIPES = {
@@ -128,6 +130,9 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
       made[kind] = config.get_ref('workdir')
     names.append(stage)
     c[stage] = config
+  if 'tokenize' in c and 'clean' not in c:  # a stage once it is given pages; see jobs/command.py
+    c.clean = clean.get_config()
+    c.clean.workdir = c.get_ref('workdir') + '/clean'
   c.stages = tuple(names)
   c.report = report(c, made, size)
   return c

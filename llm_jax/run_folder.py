@@ -14,7 +14,7 @@ from llm_jax.models.compute import without_compute
 from llm_jax.types import BadInput
 
 # A stage writes one of them, when it is finished.
-ENDS = ('artifact.json', 'tokenize.json', 'summary.json')
+ENDS = ('artifact.json', 'tokenize.json', 'clean.json', 'summary.json')
 MADE_FROM = 'made_from.json'
 
 
@@ -87,18 +87,18 @@ def digest(path: str) -> str | None:
 
 def digests(config: Any) -> dict[str, str]:
   """Folder or file -> its `digest`, of everything that a config names and a stage has left."""
-  found = {text: digest(text) for text in _texts(config)}
+  found = {text: digest(text) for text in texts(config)}
   return {text: was for text, was in found.items() if was}
 
 
-def _texts(config: Any) -> Iterator[str]:
+def texts(config: Any) -> Iterator[str]:
   """Every text of a config but ''."""
   if isinstance(config, str) and config:
     yield config
   elif isinstance(config, Mapping):
-    yield from (text for value in config.values() for text in _texts(value))
+    yield from (text for value in config.values() for text in texts(value))
   elif isinstance(config, (list, tuple)):
-    yield from (text for value in config for text in _texts(value))
+    yield from (text for value in config for text in texts(value))
 
 
 def _differences(theirs: Any, mine: Any, path: str = '') -> list[str]:

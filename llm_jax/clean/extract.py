@@ -27,6 +27,7 @@ _BETWEEN = re.compile(
 _LIST = re.compile(r'<(/?)[uo]l\b', re.I)
 _ITEM = re.compile(r'<li\b([^>]*)>', re.I)  # its end tag ends no paragraph, and need not
 Engine = Callable[[str], str]
+READS = ('body',)  # a source of HTML needs such a step
 
 
 class _Timeout(Exception):

@@ -40,7 +40,7 @@ def _rules(
   stop = stop_words.split()
   return {
     'words': words,
-    'language': {'min_share': language},
+    'language': {'threshold': language},
     'repetition': {
       'max_dup_para_frac': None,
       'max_dup_para_char_frac': None,

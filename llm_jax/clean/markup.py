@@ -82,7 +82,7 @@ def outline(text: str) -> Outline:
   """Looks through a page once; takes time in proportion to its length, whatever is in it.
 
   >>> outline('<div><p>a<p>b<br><pre>c</pre></div>')[:2]
-  (2, 8)
+  (2, 7)
   """
   open_tags: Counter[str] = Counter()
   depth = deepest = tags = 0

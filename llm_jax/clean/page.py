@@ -79,6 +79,11 @@ class Limit:
   low: float | None = None
   high: float | None = None
 
+  @property
+  def ends(self) -> list[float]:
+    """The numbers that a value is compared with; none where the limit is off."""
+    return [end for end in (self.low, self.high) if end is not None]
+
   def broken(self, values: Mapping[str, Value]) -> bool:
     """Whether a page with these numbers is dropped; one whose number is missing is not."""
     value = values.get(self.value)
@@ -196,12 +201,14 @@ def follow(steps: Iterable[tuple[str, Callable[[Page], Page | Drop]]], page: Pag
 
   A page that is dropped is measured by the `Rule`s behind all the same, so that the limit which
   dropped it can be moved without measuring anew. No other function sees it again. A page without
-  text is of no use to any rule and goes no further.
+  text is of no use to any rule and goes no further. Where a step edits the text, the new length is
+  among its values, as `characters`.
   """
   dropped, values = ('', ''), {}
   for name, step in steps:
     if dropped[0] and not (isinstance(step, Rule) and page.text):
       continue
+    text = page.text
     if isinstance(step, Rule):
       page, found = step.measure(page)
       reason = step.judge(found)
@@ -210,6 +217,8 @@ def follow(steps: Iterable[tuple[str, Callable[[Page], Page | Drop]]], page: Pag
       found, reason = (result.values, result.reason) if isinstance(result, Drop) else ({}, None)
       page = page if isinstance(result, Drop) else result
     values |= {f'{name}.{key}': value for key, value in found.items()}
+    if page.text != text:
+      values[f'{name}.characters'] = len(page.text)
     if reason is not None and not dropped[0]:
       dropped = (name, reason)
   return Fate(page, *dropped, values)

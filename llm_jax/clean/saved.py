@@ -5,7 +5,7 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from llm_jax.clean.inflate import Stream
 from llm_jax.clean.page import Page, Split
@@ -78,6 +78,10 @@ def _archived(file: BinaryIO, split: Split, counts: Counter[str], max_bytes: int
     counts['broken_archive'] += 1
 
 
+# What tarfile raises at the end of an archive.
+_ENDS: Any = (vars(tarfile)['EmptyHeaderError'], vars(tarfile)['EOFHeaderError'])
+
+
 class _Member(tarfile.TarInfo):
   """A member whose damage is told, and whose extra headers are small enough to be held."""
 
@@ -85,7 +89,7 @@ class _Member(tarfile.TarInfo):
   def frombuf(cls, buf: bytes, encoding: str, errors: str) -> '_Member':
     try:
       member = super().frombuf(buf, encoding, errors)
-    except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # the end, as it should be
+    except _ENDS:  # as it should be
       raise
     except tarfile.HeaderError as error:  # which tarfile takes for the end
       raise tarfile.ReadError(str(error)) from None

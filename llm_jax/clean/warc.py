@@ -63,7 +63,7 @@ def read(
       counts['broken_compression'] += 1
 
 
-def _next_head(lines: io.BufferedReader, counts: Counter[str]) -> dict[str, str] | None:
+def _next_head(lines: BinaryIO, counts: Counter[str]) -> dict[str, str] | None:
   """The header of the next record with a length; None at the end."""
   lost = False
   while line := lines.readline(_MAX_LINE):
@@ -81,7 +81,7 @@ def _next_head(lines: io.BufferedReader, counts: Counter[str]) -> dict[str, str]
   return None
 
 
-def _head(lines: io.BufferedReader) -> dict[str, str] | None:
+def _head(lines: BinaryIO) -> dict[str, str] | None:
   """Names in lower case -> values, up to the empty line; None if it does not come in time."""
   raw = bytearray()
   while (line := lines.readline(_MAX_LINE)) not in (b'\r\n', b'\n'):
@@ -107,7 +107,7 @@ def fields(raw: bytes) -> dict[str, str]:
 
 
 def _block(
-  lines: io.BufferedReader, head: Mapping[str, str], max_bytes: int, counts: Counter[str]
+  lines: BinaryIO, head: Mapping[str, str], max_bytes: int, counts: Counter[str]
 ) -> bytes | None:
   """What a record holds; None, and counted, if that cannot become a page."""
   length, kind = int(head['content-length']), head.get('warc-type', '').lower()

@@ -90,6 +90,7 @@ def prepare(
   data_dir.mkdir(parents=True, exist_ok=True)
   # It is written beside its place and then moved, so the old one stays until the new one is whole.
   with tempfile.TemporaryDirectory(dir=data_dir, prefix='.writing_') as temporary:
+    tfds.disable_progress_bar()
     builder = Corpus(name=name, splits=splits, data_dir=temporary)
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS talks of a download that is none
       builder.download_and_prepare(

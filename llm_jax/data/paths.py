@@ -11,11 +11,13 @@ from llm_jax.files import damage_of
 from llm_jax.options import is_local
 from llm_jax.types import BadInput
 
+CLEANED = 'clean.json'  # in a folder that job `clean` has finished
 KINDS = ('.jsonl', '.json', '.arrow', '.parquet', '.csv', '.tsv', '.txt')
 
 
 def paths(spec: str) -> list[str]:
-  """The files of a path or glob, sorted by name, or the folder of a dataset that was saved.
+  """The files of a path or glob, sorted by name, those of a folder of job `clean`, or the folder of
+  a dataset that was saved.
 
   Raises:
     BadInput: there is none.
@@ -25,6 +27,11 @@ def paths(spec: str) -> list[str]:
     raise BadInput(f'{spec!r}: only files of this machine can be read; copy it here first')
   if arrow.is_saved(path):
     return [path]
+  if os.path.isfile(os.path.join(path, CLEANED)):
+    found = sorted(glob.glob(os.path.join(glob.escape(path), 'pages', '*.jsonl.zst')))
+    if not found:
+      raise BadInput(f'{spec}: no page was kept there; its report.html says why')
+    return found
   if os.path.isdir(path):
     raise BadInput(f'{spec}: is a folder; name the files in it, such as {path.rstrip("/")}/*.jsonl')
   if os.path.exists(path):

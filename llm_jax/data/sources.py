@@ -4,6 +4,7 @@
   tfds:<name>[/<config>][:<version>][@<data_dir>]  a prepared dataset; nothing is downloaded
   data/part-*.jsonl.zst                            a path or a glob; `**` goes into folders
   data/saved                                       a folder that datasets.save_to_disk wrote
+  runs/web/clean                                   a folder that job `clean` has finished
 
 Files are `.jsonl` (one JSON object a line), `.json` (the same, or one array or table), `.csv`,
 `.tsv`, `.parquet`, `.arrow` or `.txt`, each optionally followed by `.gz` or `.zst`. A `.txt` file

@@ -63,6 +63,7 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
   for name, value in added:
     _add(config, name, value)
   follow(config)
+  feed(config)
   return config.lock()
 
 
@@ -81,6 +82,18 @@ def follow(config: ConfigDict) -> None:
     theirs = _model_of(path) if isinstance(group, ConfigDict) else None
     if theirs is not None:
       take(group, theirs)
+
+
+def feed(config: ConfigDict) -> None:
+  """A pipeline that is given raw pages begins with `clean`; its text is a source of `tokenize`."""
+  fields: dict[str, Any] = dict(config.items())
+  clean = fields.get('clean')
+  if fields.get('job') != 'pipeline' or not isinstance(clean, ConfigDict):
+    return
+  sources: Any = clean.sources
+  if any(sources.values()) and 'clean' not in fields['stages']:
+    config.stages = ('clean', *fields['stages'])
+    fields['tokenize'].sources.web = clean.workdir
 
 
 def take(group: ConfigDict, theirs: Mapping[str, Any]) -> None:

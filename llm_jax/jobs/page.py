@@ -23,6 +23,8 @@ td:first-child { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.text { white-space: pre-wrap; overflow-wrap: anywhere; }
 img { max-width: 100%; background: #fff; border-radius: 4px; }
+details { margin: .4rem 0; }
+summary { cursor: pointer; }
 """
 
 
@@ -58,11 +60,19 @@ class Figure:
   alt: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Fold:
+  """Blocks that a reader of the page opens when they are wanted."""
+
+  title: str
+  blocks: 'Sequence[Block]'
+
+
 NUMBER = re.compile(r'[-–]?[\d.,:]*(e[-+]?\d+)?%?')
 # Markup inside of a line, with what GitHub makes links of: `https://a.b` and `www.a.b`.
 _MARKUP = re.compile(r'[\\|`*_\[\]$~#]|:(?=//)|(?<=www)\.', re.IGNORECASE)
 _START = re.compile(r'^(\d*)([-+=.)])')  # makes a list or a heading of a paragraph
-Block = Heading | Text | Table | Figure
+Block = Heading | Text | Table | Figure | Fold
 
 
 def markdown(blocks: Sequence[Block], folder: Path) -> str:
@@ -87,11 +97,23 @@ def markdown(blocks: Sequence[Block], folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(svg)
         out.append(f'![{_inline(alt)}]({folder.name}/{name})')
+      case Fold(title, inside):
+        out += [_inline(title), markdown(inside, folder).rstrip('\n')]
   return '\n\n'.join(out) + '\n'
 
 
 def page(blocks: Sequence[Block], title: str) -> str:
   """The blocks as HTML, with style and figures inside."""
+  return (
+    f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f'<title>{_html(title)}</title>\n<style>{STYLE}</style>\n<body>\n'
+    + _body(blocks)
+    + '\n</body>\n</html>\n'
+  )
+
+
+def _body(blocks: Sequence[Block]) -> str:
   out = []
   for block in blocks:
     match block:
@@ -110,13 +132,10 @@ def page(blocks: Sequence[Block], title: str) -> str:
         # Its own document: the ids of two drawings would collide inside of one page.
         source = f'data:image/svg+xml;base64,{base64.b64encode(svg).decode()}'
         out.append(f'<img alt="{_html(alt)}" src="{source}">')
-  return (
-    f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f'<title>{_html(title)}</title>\n<style>{STYLE}</style>\n<body>\n'
-    + '\n'.join(out)
-    + '\n</body>\n</html>\n'
-  )
+      case Fold(title, inside):
+        head = f'<summary>{_html(title)}</summary>'
+        out.append(f'<details>{head}\n{_body(inside)}\n</details>')
+  return '\n'.join(out)
 
 
 def _inline(text: str) -> str:

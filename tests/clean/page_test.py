@@ -44,6 +44,7 @@ def test_what_is_dropped_is_measured_on_but_not_given_to_functions():
     'size.words': 2,
     'size.letters': 3,
     'cut.cut': 2,
+    'cut.characters': 1,
     'again.words': 1,
     'again.letters': 1,
   }

@@ -1,0 +1,171 @@
+"""Where the pages of job `clean` come from: files of a crawl, saved pages, records, datasets.
+
+A source is a path, a glob or a folder. Its files are the units of work: one process reads a unit
+from its beginning to its end. Small files, such as saved pages, are units of many.
+"""
+
+import glob
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from llm_jax.clean import saved, warc
+from llm_jax.clean.page import Page, Split
+from llm_jax.data import arrow, compression, paths, sources
+from llm_jax.storage import parted
+from llm_jax.types import BadInput
+
+TOGETHER = 1000  # saved pages of a unit
+CRAWLS = tuple(f'.{kind}{packed}' for kind in ('warc', 'wet') for packed in ('', '.gz', '.zst'))
+RECORDS = tuple(f'{kind}{packed}' for kind in paths.KINDS for packed in ('', *compression.SUFFIXES))
+KNOWN = (*CRAWLS, *saved.SUFFIXES, *saved.ARCHIVES, *RECORDS)
+_SHOWN = ', '.join(('.warc', '.wet', *saved.SUFFIXES, *saved.ARCHIVES, *paths.KINDS))
+COLUMNS = ('text', 'url')  # of records, which may have other names: ?text=content
+
+
+class Unit(NamedTuple):
+  """What one process reads.
+
+  Attributes:
+    source: name of the source.
+    number: its place among the units of the source.
+    paths: files; or the name of a dataset.
+    options: of the specification, such as 'text=content'.
+    root: the folder that the names of saved pages are relative to; '' for that of each.
+  """
+
+  source: str
+  number: int
+  paths: tuple[str, ...]
+  options: str = ''
+  root: str = ''
+
+  @property
+  def name(self) -> str:
+    """Of its files in the folder of the job."""
+    return f'{self.source}-{self.number:05}'
+
+
+def units(given: Mapping[str, str]) -> list[Unit]:
+  """The units of all sources, by name and then in the order of their paths.
+
+  Raises:
+    BadInput: a source names no file, or one of a kind that nobody can read.
+  """
+  found: list[Unit] = []
+  for source, spec in sorted(given.items()):
+    if not source.replace('_', '').replace('-', '').isalnum():
+      raise BadInput(f'sources: {source!r} cannot be part of a file name; use letters and digits')
+    place, options = parted(spec)
+    if place == 'builtin' or place.startswith('tfds:') or arrow.is_saved(place):
+      sources.open_source(spec) if place == 'builtin' else sources.open_records(spec, known=COLUMNS)
+      found.append(Unit(source, 0, (place,), options))
+      continue
+    root, files = _files(source, place)
+    pages = [path for path in files if path.lower().endswith(saved.SUFFIXES)]
+    groups = [(path,) for path in files if not path.lower().endswith(saved.SUFFIXES)]
+    groups += [tuple(pages[i : i + TOGETHER]) for i in range(0, len(pages), TOGETHER)]
+    for path, *_ in groups:
+      if path.lower().endswith(RECORDS):
+        _opened(path, options)
+    found += [Unit(source, i, group, options, root) for i, group in enumerate(sorted(groups))]
+  return found
+
+
+def pages(unit: Unit, split: Split, counts: Counter[str]) -> Iterator[Page]:
+  """The pages of a unit in an order that never changes; what is no page is counted by its kind.
+
+  Args:
+    unit: from `units`.
+    split: from a text to its words.
+    counts: 'pages', and kinds of records and of damage -> how many there were; it grows while pages
+      are read. The kinds are those of `clean.warc` and `clean.saved`; 'broken_line', 'no_text' and
+      'too_large' of records; and 'broken_file' where a file cannot be read on.
+  """
+  for path in unit.paths:
+    if path.lower().endswith(CRAWLS):
+      read = warc.read(path, split, counts)
+    elif path.lower().endswith((*saved.SUFFIXES, *saved.ARCHIVES)):
+      read = saved.read(path, split, counts, root=unit.root)
+    else:
+      read = _documents(path, unit.options, split, counts)
+    try:
+      for page in read:
+        counts['pages'] += 1
+        yield page
+    except BadInput:  # what came before is good
+      counts['broken_file'] += 1
+
+
+def is_html(unit: Unit) -> bool:
+  """Whether its pages have to be extracted."""
+  html = (*saved.SUFFIXES, *saved.ARCHIVES, '.warc', '.warc.gz', '.warc.zst')
+  return any(path.lower().endswith(html) for path in unit.paths)
+
+
+def _documents(path: str, options: str, split: Split, counts: Counter[str]) -> Iterator[Page]:
+  """A page for each document, or for each record, whose other columns become its meta."""
+  for record in _opened(path, options, counts):
+    if isinstance(record, str):
+      record = {'text': record}
+    text = record.get('text') if isinstance(record, dict) else None
+    if not isinstance(text, str):
+      counts['no_text'] += 1
+      continue
+    plain = lambda value: isinstance(value, str | int | float | bool) and value == value
+    meta = {key: v for key, v in record.items() if key not in COLUMNS and plain(v)}
+    url = record.get('url')
+    yield Page(_unicode(url) if isinstance(url, str) else '', _unicode(text), split, meta=meta)
+
+
+def _unicode(text: str) -> str:
+  """The text without halves of surrogate pairs, which no file could hold."""
+  return text if text.isascii() else text.encode('utf-8', 'replace').decode('utf-8')
+
+
+def _opened(path: str, options: str, counts: Counter[str] | None = None) -> Iterator[Any]:
+  """The texts or records of a file or a dataset.
+
+  Without `counts` nothing is read, and what can be said of the options is said.
+  """
+  spec = f'{path}?{options}' if options else path
+  if path == 'builtin' or (os.path.isfile(path) and paths.kind(path) == '.txt'):
+    return iter(sources.open_source(spec))
+  found = sources.open_records(spec, known=COLUMNS)
+  if counts is not None and not options and os.path.isfile(path) and paths.kind(path) == '.jsonl':
+    return _lines(path, counts)
+  return (record for _, record in found)
+
+
+def _lines(path: str, counts: Counter[str]) -> Iterator[Any]:
+  """The records of a file of JSON lines, without those that are damaged, which are counted."""
+  with compression.opened(path) as stream:
+    while line := stream.readline(warc.MAX_BYTES):
+      if not line.endswith(b'\n') and len(line) == warc.MAX_BYTES:
+        counts['too_large'] += 1
+        while (line := stream.readline(warc.MAX_BYTES)) and not line.endswith(b'\n'):
+          pass
+        continue
+      try:
+        if line.strip():
+          yield json.loads(line.decode('utf-8-sig'))
+      except (ValueError, RecursionError):
+        counts['broken_line'] += 1
+
+
+def _files(source: str, place: str) -> tuple[str, list[str]]:
+  """The folder, if it is one, and the files of a path, a glob or a folder, by their names."""
+  place = os.path.expanduser(place)
+  if os.path.isdir(place) and not os.path.isfile(os.path.join(place, 'clean.json')):
+    inside = glob.glob(os.path.join(glob.escape(place), '**'), recursive=True)
+    found = [path for path in inside if path.lower().endswith(KNOWN) and os.path.isfile(path)]
+    if not found:
+      raise BadInput(f'sources.{source}: {place} has no file of a known kind; known are {_SHOWN}')
+    return place, sorted(found)
+  found = paths.paths(place)
+  for path in found:
+    if not path.lower().endswith(KNOWN):
+      raise BadInput(f'sources.{source}: {path} is of no known kind; known are {_SHOWN}')
+  return '', sorted(found)
