@@ -9,7 +9,9 @@ import time
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
+from llm_jax.models.stored import Stored
 from tests import resume_test
 from tests.resume_test import EVERY, STEPS, Process, Run
 
@@ -96,7 +98,13 @@ def test_a_host_that_is_told_to_stop_tells_the_others(folder, whole):
     assert status == 1 and 'Traceback' not in said, said
     last.append(next(line for line in said.splitlines() if 'SIGTERM: saved step' in line))
   assert last[0] == last[1]
-  assert_near(Hosts(folder, 'told').finished(), whole)
+  run = Hosts(folder, 'told').finished()
+  assert_near(run, whole)
+  # Each part of an array is a file there, which the export reads as it reads the store of one host.
+  params = flatten_dict(run.params(), sep='/')
+  stored = Stored(run.workdir / 'params', list(params))
+  for path, array in params.items():
+    np.testing.assert_array_equal(stored.read(path), array)
 
 
 def test_a_host_with_bad_input_stops_them_all(folder):

@@ -224,7 +224,7 @@ def _sample_all(config: Any, mesh: jax.sharding.Mesh, is_there: Callable[[], Non
     is_there()
     if not (folder / 'parts').is_dir():
       run_folder.claim(folder, config.to_dict())  # not before something was scored
-      (folder / 'parts').mkdir(exist_ok=True)
+      (folder / 'parts').mkdir(parents=True, exist_ok=True)
     write_lines(path, map(sealed, found))
     progress.update(min(start + size, count) - progress.n)
   progress.close()

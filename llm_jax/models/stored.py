@@ -172,9 +172,9 @@ class Parts(NamedTuple):
 
 def _spec(folder: Path, path: str) -> dict[str, Any]:
   """How tensorstore names an array of Orbax's."""
-  if (folder / 'manifest.ocdbt').is_file():
-    store: dict[str, Any] = {'driver': 'ocdbt', 'base': f'file://{folder.absolute()}/'}
+  place, name = folder.absolute(), f'{path.replace("/", ".")}/'
+  if not folder.exists() or (folder / 'manifest.ocdbt').exists():
+    store = {'driver': 'ocdbt', 'base': f'file://{place}/', 'path': name}
   else:  # written by several hosts, each in a copy of its own
-    store = {'driver': 'file'}
-    path = f'{folder.absolute()}/{path.replace("/", ".")}'
-  return {'driver': 'zarr', 'kvstore': store | {'path': f'{path.replace("/", ".")}/'}}
+    store = {'driver': 'file', 'path': f'{place}/{name}'}
+  return {'driver': 'zarr', 'kvstore': store}
