@@ -15,6 +15,7 @@ _COMMENT = re.compile(r'<!--.*?-->', re.S)
 _BREAK = re.compile(r'<br\b[^>]*>', re.I)
 _LINE_END = re.compile(r'</(?:div|p|li|tr)\s*>(?!\s*\n)(?=.)', re.I | re.S)
 _TAG = re.compile(r'</?[a-zA-Z](?:[^>"\']|"[^"]*"|\'[^\']*\'|["\'])*+>')
+_REST = re.compile(r'[| \t]*\n|[| \t]*\Z|[ \t]+')  # of the line that a block ends on
 _CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]')
 
 
@@ -29,15 +30,16 @@ def hide(text: str, outline: Outline) -> tuple[str, list[str], str]:
   mark = 'qcodeq'
   while blocks and mark in text:
     mark = f'q{mark}'
-  edits = {block.start: (block.end, block) for block in blocks}
-  edits |= {start: (end, None) for start, end in outline.scripts}
+  edits: dict[int, tuple[int, Block | str]] = {block.start: (block.end, block) for block in blocks}
+  edits |= {start: (end, instead) for start, end, instead in outline.cuts if start not in edits}
   at = 0
   for start, (end, block) in sorted(edits.items()):
-    if start < at:  # a script inside of a block
+    if start < at:  # inside of a block
       continue
     pieces.append(text[at:start])
     at = end
-    if block is None:
+    if isinstance(block, str):
+      pieces.append(block)
       continue
     code = _code(text[block.inside : block.after])
     if code and not (_counts(code) and _is_beside(text, block, blocks)):
@@ -48,23 +50,29 @@ def hide(text: str, outline: Outline) -> tuple[str, list[str], str]:
   return ''.join(pieces), found, mark
 
 
-def fold(text: str, count: int, mark: str) -> str:
+def fold(text: str, mark: str) -> str:
   """What an extractor made of a page of `hide`, with each block as one line: its first mark."""
-  for i in range(count):
-    begin, last = _marks(mark, i)
-    start = text.find(begin)
-    end = text.find(last, start)
-    if start < 0 or end < 0:
-      text = text.replace(begin, '').replace(last, '')
+  found = [*re.finditer(rf'{mark}(\d+)(begin|end)', text)]
+  ends = {end[1]: end for end in found if end[2] == 'end'}
+  pieces: list[str] = []
+  at = 0
+  for begin in found:
+    if begin.start() < at:
       continue
-    before, after = text[:start], text[end + len(last) :]
-    # In a table, and in a list, marks of these are left on the line.
-    line, rest = before.rpartition('\n')[2], after.partition('\n')[0]
-    before = before[: len(before) - len(line)] if not line.strip('|-•* \t') else before.rstrip(' ')
-    after = after[len(rest) :] if not rest.strip('| \t') else after.lstrip(' ')
-    before += '' if before.endswith('\n') or not before else '\n'
-    text = before + begin + ('' if after.startswith('\n') or not after else '\n') + after
-  return text
+    end = ends.get(begin[1])
+    if begin[2] == 'end' or end is None or end.start() < begin.start():
+      pieces.append(text[at : begin.start()])  # half a block stays as the extractor left it
+      at = begin.end()
+      continue
+    before, line_break, line = text[at : begin.start()].rpartition('\n')
+    if line.strip('|-•* \t'):
+      line_break, line = f'{line_break}{line.rstrip()}', '\n'
+    else:  # marks of a table or a list
+      line = ''
+    pieces.append(f'{before}{line_break}{line}{begin[0]}\n')
+    rest = _REST.match(text, end.end())
+    at = rest.end() if rest else end.end()
+  return ''.join([*pieces, text[at:]])
 
 
 def restore(lines: Iterable[str], blocks: Sequence[str], mark: str) -> str:

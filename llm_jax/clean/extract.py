@@ -24,6 +24,11 @@ from llm_jax.options import Count, Seconds, within
 _BETWEEN = re.compile(
   r'>\s++<(?=/?(?:table|thead|tbody|tfoot|tr|t[dh]|div|section|article|p|h[1-6])[\s/>])', re.I
 )
+# Choices of a form, which are no text. resiliparse needs longer for each than for the one before.
+_CHOICE = re.compile(
+  r'<select\b[^<]*+(?:<(?!/?select\b)[^<]*+)*+</select\s*>|</?(?:option|optgroup|select)\b[^>]*>',
+  re.I,
+)
 _LIST = re.compile(r'<(/?)[uo]l\b', re.I)
 _ITEM = re.compile(r'<li\b([^>]*)>', re.I)  # its end tag ends no paragraph, and need not
 Engine = Callable[[str], str]
@@ -42,6 +47,7 @@ def make(
   links: bool = False,
   boilerplate: bool = False,
   fast_above: Count = 2_000_000,
+  fast_above_tags: Count = 30_000,
   max_depth: Annotated[int, within(1, 1000)] = 250,
   seconds: Seconds = 60.0,
 ) -> Rule:
@@ -58,7 +64,8 @@ def make(
     links: keep the addresses of links.
     boilerplate: keep lines such as 'Read more' and 'Accept all cookies'; see `boilerplate.py`.
     fast_above: characters of HTML above which resiliparse does the work, since trafilatura takes
-      minutes for some tables of this size.
+      minutes for some pages of this size.
+    fast_above_tags: the same for the number of tags, which decides how long it takes.
     max_depth: how deep elements may nest. A deeper page is dropped before a parser sees it.
     seconds: after which a page is dropped; a last guard, which no page should meet.
   """
@@ -74,6 +81,7 @@ def make(
       'html_characters': len(html),
       'replaced_characters': replaced,
       'depth': found.depth,
+      'tags': found.tags,
       'too_deep': int(found.depth > max_depth),
       'timed_out': 0,
     }
@@ -81,7 +89,8 @@ def make(
     if not values['too_deep']:
       try:
         with _limited(seconds):
-          text = _text(html, found, fast if len(html) > fast_above else chosen, boilerplate)
+          large = len(html) > fast_above or found.tags > fast_above_tags
+          text = _text(html, found, fast if large else chosen, boilerplate)
       except _Timeout:
         values['timed_out'] = 1
     values['characters'] = len(text)
@@ -103,7 +112,7 @@ def _text(html: str, found: Outline, engine: Engine, boilerplate: bool) -> str:
   text = engine(hidden)
   if not text.isascii():
     text = text.encode('utf-8', 'ignore').decode('utf-8')
-  folded = code_blocks.fold(text.replace('\0', ''), len(blocks), mark)
+  folded = code_blocks.fold(text.replace('\0', ''), mark) if blocks else text.replace('\0', '')
   lines = [line.rstrip() for line in folded.split('\n')]
   lines = [line for line in lines if line != '-']  # an item without text
   if not boilerplate:
@@ -135,7 +144,7 @@ def _resiliparse(*, comments: bool, tables: bool, links: bool) -> Engine:
 
   def engine(html: str) -> str:
     # It loses lists of links and nested lists, also in the middle of an article; paragraphs stay.
-    html = _ITEM.sub(r'<p\1>- ', _LIST.sub(r'<\1div', html))
+    html = _ITEM.sub(r'<p\1>- ', _LIST.sub(r'<\1div', _CHOICE.sub('', html)))
     options: dict[str, Any] = {
       'main_content': True,
       'alt_texts': False,

@@ -38,6 +38,8 @@ _NOT_COUNTED = frozenset(
 _FOREIGN = ('svg', 'math')
 _LANGUAGE = re.compile(r'(?<![\w:-])lang\s*=\s*["\']?([\w-]{2,20})', re.I)
 _MAX_TITLE = 1000
+_NAME = re.compile(r'</?[a-zA-Z][\w:-]*')
+_LONG_TAG = 5000  # parsers compare each attribute with all before it
 
 
 class Block(NamedTuple):
@@ -67,7 +69,8 @@ class Outline(NamedTuple):
     title: of the page, in one line; '' if it has none.
     language: of the attribute `lang` of <html>; '' if it has none.
     blocks: the outermost <pre> and <code> that have an end, in order.
-    scripts: (start, end) of scripts and styles, with their tags, other than data in JSON.
+    cuts: (start, end, instead) of what an extractor can do without: scripts and styles, other than
+      data in JSON, and the attributes of tags with very many.
   """
 
   depth: int
@@ -75,7 +78,7 @@ class Outline(NamedTuple):
   title: str
   language: str
   blocks: list[Block]
-  scripts: list[tuple[int, int]]
+  cuts: list[tuple[int, int, str]]
 
 
 def outline(text: str) -> Outline:
@@ -88,11 +91,14 @@ def outline(text: str) -> Outline:
   depth = deepest = tags = 0
   title = language = ''
   blocks: list[Block] = []
-  scripts: list[tuple[int, int]] = []
+  cuts: list[tuple[int, int, str]] = []
   block: tuple[str, int, int] | None = None
   for found in _MARKUP.finditer(text):
     tags += 1
+    start, end = found.span()
     kind = found.lastindex
+    if end - start > _LONG_TAG and (name := _NAME.match(text, start)) and not found[_RAW]:
+      cuts.append((start, end, f'{name[0]}>'))
     if kind is None:  # a tag that is passed over, or a comment
       continue
     if kind == _END:
@@ -101,7 +107,7 @@ def outline(text: str) -> Outline:
         open_tags[name] -= 1
         depth -= 1
         if block and name == block[0] and not open_tags[name]:
-          blocks.append(Block(*block, found.start(), found.end()))
+          blocks.append(Block(*block, start, end))
           block = None
     elif found[_START]:
       name, attributes = found[_START].lower(), found[_START_ATTRIBUTES]
@@ -116,11 +122,11 @@ def outline(text: str) -> Outline:
       depth += 1
       deepest = max(deepest, depth)
       if (name == 'pre' and (not block or block[0] == 'code')) or (name == 'code' and not block):
-        block = name, found.start(), found.end()
+        block = name, start, end
     elif found[_RAW].lower() == 'title':
       title = title or ' '.join(html.unescape(found[_CONTENT] or '').split())[:_MAX_TITLE]
     elif (
       found[_RAW].lower() in ('script', 'style') and 'json' not in found[_RAW_ATTRIBUTES].lower()
     ):
-      scripts.append(found.span())
-  return Outline(deepest, tags, title, language, blocks, scripts)
+      cuts.append((start, end, ''))
+  return Outline(deepest, tags, title, language, blocks, cuts)

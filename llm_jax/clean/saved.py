@@ -5,7 +5,7 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from llm_jax.clean.inflate import Stream
 from llm_jax.clean.page import Page, Split
@@ -78,10 +78,6 @@ def _archived(file: BinaryIO, split: Split, counts: Counter[str], max_bytes: int
     counts['broken_archive'] += 1
 
 
-# What tarfile raises at the end of an archive.
-_ENDS: Any = (vars(tarfile)['EmptyHeaderError'], vars(tarfile)['EOFHeaderError'])
-
-
 class _Member(tarfile.TarInfo):
   """A member whose damage is told, and whose extra headers are small enough to be held."""
 
@@ -89,9 +85,9 @@ class _Member(tarfile.TarInfo):
   def frombuf(cls, buf: bytes, encoding: str, errors: str) -> '_Member':
     try:
       member = super().frombuf(buf, encoding, errors)
-    except _ENDS:  # as it should be
-      raise
     except tarfile.HeaderError as error:  # which tarfile takes for the end
+      if not buf.strip(b'\0'):  # as it is
+        raise
       raise tarfile.ReadError(str(error)) from None
     if not member.isfile() and member.size > _MAX_HEADER:
       raise tarfile.ReadError(f'a header of {member.size} bytes')
