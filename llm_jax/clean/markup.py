@@ -65,7 +65,7 @@ class Outline(NamedTuple):
 
   Attributes:
     depth: the largest number of elements that are open at once, by tags that have to be closed.
-    tags: how many tags there are.
+    tags: how many tags and comments there are.
     title: of the page, in one line; '' if it has none.
     language: of the attribute `lang` of <html>; '' if it has none.
     blocks: the outermost <pre> and <code> that have an end, in order.
