@@ -27,7 +27,8 @@ def blocks(config: Any, facts: Facts) -> list[Block]:
     Heading(f'{facts["recipe"]}: what each stage did', 1),
     Text(f'{" → ".join(stages)}, on {facts["devices"]} x {facts["device"]}.'),
     Heading('What went in'),
-    *(_corpus(name, stage) for name, stage in stages.items() if 'sources' in stage),
+    *(_cleaned(name, stage) for name, stage in stages.items() if stage['job'] == 'clean'),
+    *(_corpus(name, stage) for name, stage in stages.items() if stage['job'] == 'tokenize'),
     Heading('What came out'),
     *([Text(config.report.note)] if config.report.get('note') else []),
     quality(facts, config.report.get('columns', ())),
@@ -74,6 +75,14 @@ def quality(facts: Facts, columns: Sequence[Sequence[str]]) -> Table:
     for stage, measured in found.items()
   ]
   return Table(('stage', *headings.values()), rows)
+
+
+def _cleaned(name: str, facts: Facts) -> Table:
+  rows = [
+    [source, *(f'{part[key]:,}' for key in ('pages', 'kept', 'characters'))]
+    for source, part in facts['sources'].items()
+  ]
+  return Table((name, 'pages', 'kept', 'characters'), rows)
 
 
 def _corpus(name: str, facts: Facts) -> Table:

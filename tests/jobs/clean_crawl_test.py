@@ -2,16 +2,19 @@
 
 import gzip
 import json
+import shutil
+import subprocess
 import tarfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from configs import clean as cleaning
 from llm_jax.jobs import clean
 from llm_jax.jobs.cleaning import crawl
 from llm_jax.types import BadInput
-from tests.jobs.clean_test import config, records
+from tests.jobs.clean_test import RULE, config, records
 
 HTML = (
   '<html><head><title>{0}</title></head><body><nav>Home</nav><article><h1>{0}</h1>'
@@ -131,3 +134,53 @@ def test_the_next_stage_reads_the_folder_and_notices_damage(place):
   shard.write_bytes(shard.read_bytes()[:-1] + b'x')
   with pytest.raises(BadInput, match='damaged'):
     list(open_source(str(place / 'out')))
+
+
+@pytest.mark.parametrize('preset', ['default', 'fineweb', 'fineweb2-zh', 'c4', 'gopher', 'dclm'])
+def test_presets_run_from_html_to_text(place, preset):
+  c = cleaning.get_config(preset)
+  c.workdir = str(place / 'out')
+  c.sources.web = str(place / 'crawl')
+  c.workers = 1
+  clean.main(c)
+  told = json.loads((place / 'out' / 'clean.json').read_text())['sources']['web']
+  assert told['kept'] + sum(told['dropped'].values()) == told['pages'] == 3
+  assert 'extract.empty' not in told['dropped']
+
+
+def test_a_preset_without_numbers_for_a_language_is_refused():
+  for preset, said in (('fineweb2-sw', 'no limits'), ('fineweb2', 'fineweb2-zh'), ('x', 'fineweb')):
+    with pytest.raises((BadInput, ValueError), match=said):
+      cleaning.get_config(preset)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('chromium'), reason='no Chromium on this machine')
+def test_a_browser_shows_the_report(place):
+  """Every drawing is drawn, and what a page says is shown and not run."""
+  texts = [f'<script>document.title = "run"</script> {"word " * n}' for n in range(30)]
+  (place / 'odd.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
+  rule = str(place / 'size.py')
+  Path(rule).write_text(RULE)
+  sources = dict(a=str(place / 'odd.jsonl'))
+  clean.main(config(place, sources=sources, rules=dict(steps=(rule,), size=dict(low=20, high=30))))
+  page = (place / 'out' / 'report.html').read_text()
+  count = """<script>addEventListener('load', () => { document.title = JSON.stringify({
+    was: document.title, images: [...document.images].map(i => i.naturalWidth > 100),
+    folds: document.querySelectorAll('details').length});});</script>"""
+  opened = place / 'opened.html'
+  opened.write_text(page.replace('</body>', count + '</body>'))
+  said = subprocess.run(
+    [
+      *('chromium', '--headless', '--no-sandbox', '--disable-gpu', '--virtual-time-budget=5000'),
+      *(f'--user-data-dir={place / "profile"}', '--dump-dom', opened.as_uri()),
+    ],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=True,
+  )
+  title = said.stdout.partition('<title>')[2].partition('</title>')[0].replace('&quot;', '"')
+  seen = json.loads(title)
+  assert seen['was'].endswith(': clean') and seen['folds'] >= 2
+  assert len(seen['images']) == 2 and all(seen['images'])
