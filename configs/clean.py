@@ -14,15 +14,14 @@ after:
 - c4: py3langid in the place of langdetect, whole pages compared and not spans of three sentences;
   bad words only from a list that you name, as the step `blocked_words`.
 - gopher: sequences of five words are compared, not of thirteen; no list of web sites.
-- dclm: MinHash in the place of its Bloom filter; its edits of lines and its classifier are left
-  out. `quality` trains one on good texts that you name.
+- dclm: MinHash in the place of its Bloom filter; its classifier is left out, and the step `quality`
+  trains one on good texts that you name.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-OFF = None
 # What every preset for the web begins with: a page that no rule can read goes first.
 READ = ('url', 'extract', 'language')
 PRESETS: dict[str, dict[str, Any]] = {
@@ -65,18 +64,11 @@ PRESETS: dict[str, dict[str, Any]] = {
   ),
   # arXiv:2406.11794
   'dclm': dict(
-    steps=('url', 'extract', 'unicode', 'language', 'gopher', 'repetition', 'minhash'),
+    steps=('url', 'extract', 'unicode', 'language', 'gopher', 'repetition', 'dclm', 'minhash'),
     words='whitespace',
     extract=dict(engine='resiliparse'),
     unicode=dict(form='none', blank_lines=1),
-    gopher=dict(
-      max_hashes=OFF,
-      max_ellipses=OFF,
-      max_symbols=0.1,
-      bullets=('●', '•', '*', '-'),
-      occurrences=True,
-      fold_case=True,
-    ),
+    gopher=dict(preset='dclm'),
     repetition=dict(reading='dclm'),
     minhash=dict(jaccard=0.8),
   ),
