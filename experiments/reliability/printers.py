@@ -28,6 +28,8 @@ import numpy as np
 from llm_jax import main
 from llm_jax.data import conversations, preferences, prompts
 from llm_jax.jobs import chat, corpus_report, page, report_page, sample
+from llm_jax.jobs.cleaning import corpus as clean_corpus
+from llm_jax.jobs.cleaning import fate
 from llm_jax.text import terminal
 from llm_jax.training import metrics, rollouts
 
@@ -140,9 +142,18 @@ def corpus(text: str) -> None:
 
 def data(text: str) -> None:
   """What was left out of a file of records, and why."""
-  conversations._report(text, 4, {}, collections.Counter({text: 2}))
-  preferences._report(text, 4, {}, collections.Counter({text: 2}))
-  prompts._report(text, 4, 8, {}, collections.Counter({text: 2}))
+  conversations._report(text, 4, {}, [], collections.Counter({text: 2}))
+  preferences._report(text, 4, {}, [], collections.Counter({text: 2}))
+  prompts._report(text, 4, 8, {}, [], collections.Counter({text: 2}))
+
+
+def cleaned(text: str) -> None:
+  """Pages with any text and URL, from sources of any name."""
+  numbers = dict(pages=2, kept=1, characters=3, dropped={text: 1}, records={text: 2})
+  clean_corpus.print_summary(Path('x'), {'sources': {text: numbers}}, 1.0)
+  record = dict(id=text, url=text, text=text, step=text, reason=text, values={text: text})
+  for line in fate.told(record, Path('x'), {}):
+    terminal.say(line)
 
 
 def answers(text: str) -> None:
@@ -175,7 +186,7 @@ def pages(text: str) -> tuple[str, str]:
 
 
 FIGURES = Path(tempfile.mkdtemp())
-PRINTERS = (say, error, guarded, training, corpus, data, answers, conversation)
+PRINTERS = (say, error, guarded, training, corpus, data, cleaned, answers, conversation)
 
 
 # --- what may be shown ----------------------------------------------------------------------------
@@ -268,7 +279,7 @@ def run(count: int, seed: int = 0) -> dict[str, int]:
     for printer in PRINTERS:
       with screen() as shown:
         printer(text)
-      styled = printer in (say, answers, conversation, corpus)
+      styled = printer in (say, answers, conversation, corpus, cleaned)
       told = shown.getvalue()
       tell(printer.__name__, text, fault(OURS.sub('', told) if styled else told))
     both = pages(text)

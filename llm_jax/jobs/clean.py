@@ -25,6 +25,7 @@ from llm_jax.options import Count, Place, resolve
 from llm_jax.options import check as check_options
 from llm_jax.parallel.hosts import on_one_host
 from llm_jax.text.terminal import bar, say
+from llm_jax.text.visible import visible
 from llm_jax.types import BadInput
 
 WORK = 'work'
@@ -176,7 +177,7 @@ class _Progress:
     self._bar = bar(disable=None, leave=False)
 
   def __call__(self, what: str, done: int, of: int) -> None:
-    self._bar.set_description(what)
+    self._bar.set_description(visible(what, lines=False))
     self._bar.total, self._bar.n = of, done
     self._bar.refresh()
 

@@ -255,7 +255,7 @@ REFUSED = [
   (
     'a judge that is not there',
     lambda mine: changed('grpo', annotate__verify__rewards=(f'{mine}.nobody',)),
-    "rewards: no module 'mine_of_chain.nobody' can be imported from here; a dotted name is a "
+    "rewards: no module 'mine_of_chain.nobody' can be imported from here; a name is a "
     'Python module on sys.path, such as experiments.focal.loss for experiments/focal/loss.py',
   ),
 ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from llm_jax import artifact
+from llm_jax import run_folder
 from llm_jax.jobs import evaluations
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.types import BadInput
@@ -139,5 +139,5 @@ def test_what_is_not_made_yet_is_left_out(groups, here, tmp_path, monkeypatch):
   assert [*found] == ['theirs']  # its own data are put into a template, and there is none
   found = evaluations.possible(plain, template='llm_jax')
   assert found['own']['annotate'] == {'steps': ()}
-  monkeypatch.setattr(artifact, 'finished', lambda path: path == 'runs/judge')
+  monkeypatch.setattr(run_folder, 'finished', lambda path: path == 'runs/judge')
   assert evaluations.possible(plain, template='llm_jax')['own'] == plain['own']

@@ -92,7 +92,7 @@ def read_signatures(files: Iterable[tuple[int, Path]]) -> Signatures:
   flats, sizes, positions = [], [], [np.zeros(0, np.int64)]
   for first, path in files:
     try:
-      with np.load(path) as found:
+      with np.load(path, allow_pickle=False) as found:
         if len(found['positions']):
           flats.append(found['flat'])
           sizes.append(np.diff(found['starts']))

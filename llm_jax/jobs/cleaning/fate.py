@@ -24,24 +24,31 @@ def tell(folder: Path, url: str) -> None:
     step.name: {limit.reason: limit for limit in getattr(step.make(), 'limits', ())}
     for step in steps.read(finished['config']['rules'])
   }
-  told = False
+  found = False
   for kind in (PAGES, DROPPED):
     for path in sorted((folder / kind).glob('*.jsonl.zst')):
       for record in blocks.lines(path):
         if url in (record['url'], record['id']):
-          told = True
-          for line in _lines(record, path, limits):
+          found = True
+          for line in told(record, path, limits):
             say(line)
-  if not told:
+  if not found:
     raise BadInput(
       f'why: no page of {folder} has the URL {url!r}; give it as it stands in its JSON lines, or '
       'give the `id` of a page'
     )
 
 
-def _lines(
+def told(
   record: Mapping[str, Any], path: Path, limits: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
+  """The lines on a page: where it is, which step dropped it and why, and all of its numbers.
+
+  Args:
+    record: of the page, as it is stored.
+    path: of its file.
+    limits: step -> reason -> the limit.
+  """
   step, reason = record.get('step', ''), record.get('reason', '')
   if not step:
     yield f'{record["url"] or record["id"]}: kept, as {record["id"]} in {path}'
