@@ -1,8 +1,9 @@
 """The words every room shares: shape letters, batch fields, interfaces, averages and bad input.
 
 Shape letters, in names such as `logits_BLV`:
-  A answer bytes, B batch, D model, E head size, F hidden, G group, H heads, K kv heads (or kept
-  tokens of a teacher), L length, N layers, P prompt, S keys, V vocabulary.
+  A answer bytes, B batch, C classes or clusters, D model, E head size, F hidden, G group, H heads,
+  K kv heads (or kept tokens of a teacher), L length, M models of a comparison, N layers, P prompt,
+  R resamples, S keys, V vocabulary.
 """
 
 import os
