@@ -78,14 +78,14 @@ def read_blocks(
   shift = int(model.shape.causal)  # position t - 1 predicts token t, and the last one nothing
   about = tuple(jnp.roll(x, -shift, axis=1) for x in about)
   first = max(batch['prompt'].shape[-1] - shift, 0) if 'prompt' in batch else 0
-  out = _blocked(
+  out = read_hidden(
     model, params, hidden_BLD[:, first:], tuple(x[:, first:] for x in about), temperature, read
   )
   out = (x[:, : x.shape[1] - shift] for x in out)
   return tuple(jnp.pad(x, ((0, 0), (first + shift, 0))).reshape(shape) for x in out)
 
 
-def _blocked(
+def read_hidden(
   model: Model,
   params: Params,
   hidden_BLD: Array,
@@ -93,6 +93,7 @@ def _blocked(
   temperature: float,
   read: Callable[..., Any],
 ) -> tuple[Array, ...]:
+  """What `read` makes of the logits of hidden states; entry t of `about` is what they predict."""
   batch, length, _ = hidden_BLD.shape
 
   def one(hidden_BD: Array, *about: Array) -> tuple[Array, ...]:

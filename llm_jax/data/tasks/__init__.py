@@ -1,0 +1,1 @@
+"""Benchmarks as text: what a question looks like, and where its records usually lie."""

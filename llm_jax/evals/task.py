@@ -1,0 +1,296 @@
+"""A benchmark, put to a model: its questions scored or answered, and what that is worth."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Protocol
+
+from llm_jax.data.tasks import files
+from llm_jax.data.tasks.task import Item, Task
+from llm_jax.evals import asking, task_metrics
+from llm_jax.evals.likelihood import Likelihood, Request, Scored, Text
+from llm_jax.evals.task_metrics import Answered
+from llm_jax.find import call, find, last
+from llm_jax.options import Count, Seed, at_least
+from llm_jax.sampling import complete
+from llm_jax.text import chat
+from llm_jax.types import BadInput, Evaluate, Metrics, Model, Params, Tokenizer
+
+
+class Kept(Protocol):
+  """Scores of requests from before, for one model; see `jobs/`."""
+
+  def get(self, request: Request) -> list[Scored] | None:
+    """What was put there, or None."""
+    ...
+
+  def put(self, request: Request, scored: Sequence[Scored]) -> None:
+    """Keeps scores."""
+    ...
+
+
+def make(
+  model: Model,
+  tokenizer: Tokenizer,
+  *,
+  task: str,
+  path: str,
+  mesh: Any,
+  variant: Mapping[str, Any] | None = None,
+  split: str = '',
+  shots: Annotated[int, at_least(0)] | None = None,
+  examples: str = '',
+  draw: Literal['', 'first', 'seeded', 'lm_eval'] = '',
+  form: Literal['', 'letters', 'full'] = '',
+  mutual_info: bool = False,
+  too_long: Literal['drop', 'cut'] = 'drop',
+  control: bool = False,
+  max_questions: Count | None = None,
+  in_chat: bool = False,
+  template: str | None = None,
+  max_new: Count | None = None,
+  batch_tokens: Count = 2048,
+  batch_size: Count | None = None,
+  seed: Seed = 0,
+  record: Callable[[Mapping[str, Any], str], None] | None = None,
+  kept: Kept | None = None,
+) -> Evaluate:
+  """`evaluate(params) -> Metrics`: those that the task names, `questions`, and what was cut.
+
+  Args:
+    model: a causal language model.
+    tokenizer: of the model.
+    task: a file of data/tasks, or one of yours.
+    path: the folder of all benchmarks, or the files of this one, see data/tasks/files.py.
+    mesh: where batches go.
+    variant: keyword arguments of the task's `make`.
+    split: that is evaluated; by default what the task says.
+    shots: examples before each question; by default what the task says.
+    examples: the split that they are from; by default what the task says.
+    draw: which ones: the first of the split, others for each question ('seeded'), or those that
+      lm-eval draws; by default what the task says.
+    form: asks for 'letters' or for 'full' answers, where a task has both.
+    mutual_info: scores choices without their context as well, for `acc_mutual_info`.
+    too_long: leaves whole examples out ('drop'), or cuts the begin as lm-eval does ('cut').
+    control: every question gets the context of another, to see whether the model reads it.
+    max_questions: the first so many; None for all.
+    in_chat: questions and examples are turns of a conversation in the model's template.
+    template: the chat template of the model.
+    max_new: most tokens of an answer that is written; by default what the task says.
+    batch_tokens: places in a batch, for each device.
+    batch_size: answers written at a time.
+    seed: of drawing examples.
+    record: called with each question, its scores among it, and what was said.
+    kept: scores of this model from before.
+
+  Raises:
+    BadInput: a file that is missing, examples from the split that is evaluated, a question without
+      room.
+  """
+  benchmark = task_of(task, variant)
+  of_split = split or benchmark.split
+  count = benchmark.shots if shots is None else shots
+  from_split = examples or benchmark.examples
+  if count and from_split == of_split:
+    raise BadInput(
+      f'{task}: examples from the split {of_split!r} that is evaluated show its answers; set '
+      'examples to another one, or shots to 0'
+    )
+  items = files.items(task, benchmark, of_split, path)[:max_questions]
+  pool = files.items(task, benchmark, from_split, path) if count else []
+  if form:
+    items, pool = ([asking.formed(item, form) for item in some] for some in (items, pool))
+  if control:
+    items = asking.swapped(items, seed)
+  if in_chat and not template:
+    raise BadInput(f'{task}: in_chat needs a model with a chat template; this one has none')
+  found = chat.find_template(template, tokenizer) if in_chat and template else None
+  room = model.shape.max_length
+  writes = benchmark.kind == 'generate'
+  length = max_new or benchmark.max_new
+  if writes and length >= room:
+    raise BadInput(f'{task}: max_new {length} leaves no room for a question in {room} tokens')
+  try:
+    asker = asking.Asker(
+      tokenizer=tokenizer,
+      task=benchmark,
+      room=room - length + 1 if writes else room,
+      pool=pool,
+      shots=count,
+      draw=draw or benchmark.draw,
+      too_long=too_long,
+      template=found,
+      seed=seed,
+    )
+    asked = _windows(items, tokenizer, room) if benchmark.kind == 'rolling' else asker(items)
+  except BadInput as error:
+    raise BadInput(f'{task}: {error}') from None
+
+  if writes:
+    answer = functools.partial(
+      _written, model=model, tokenizer=tokenizer, task=benchmark, max_new=length,
+      batch_size=batch_size, template=found, seed=seed,
+    )  # fmt: skip
+  else:
+    alone = _alone(items, tokenizer, benchmark) if mutual_info else None
+    engine = Likelihood(model, mesh, batch_tokens)
+    answer = functools.partial(_scored, engine=engine, task=benchmark, alone=alone, kept=kept)
+
+  def evaluate(params: Params) -> Metrics:
+    answered = answer(params, items, asked)
+    if record is not None:
+      for one, how in zip(answered, asked, strict=True):
+        record(_row(task, one, how), str(one.said))
+    return task_metrics.metrics(benchmark, answered)
+
+  return evaluate
+
+
+def check(
+  model: Model,
+  *,
+  task: str,
+  path: str,
+  variant: Mapping[str, Any] | None = None,
+  split: str = '',
+  **others: Any,
+) -> None:
+  """Whether there is such a task with such a split, and the model can be asked."""
+  del others, path
+  benchmark = task_of(task, variant)
+  if split and split not in benchmark.files:
+    raise BadInput(f'{task}: no split {split!r}; it has: {", ".join(benchmark.files)}')
+  if not model.shape.causal:
+    raise BadInput(f'{task}: this is a masked language model; it does not continue texts')
+  if model.shape.head == 'scalar':
+    raise BadInput(f'{task}: this is a reward model; it scores answers and continues no text')
+
+
+def task_of(name: str, variant: Mapping[str, Any] | None = None) -> Task:
+  """A task by its name, which is a file of data/tasks or one of yours."""
+  return call(find('data.tasks', name).make, dict(variant or {}), where='variant')
+
+
+def _windows(items: Sequence[Item], tokenizer: Tokenizer, room: int) -> list[asking.Asked]:
+  begin = tokenizer.begin or (tokenizer.eos_id,)
+  found = []
+  for ids in tokenizer.encode_batch([item.choices[0] for item in items]):
+    requests = asking.rolling(ids, begin, room)
+    found.append(asking.Asked(requests, [(i, 0) for i in range(len(requests))], ''))
+  return found
+
+
+def _alone(items: Sequence[Item], tokenizer: Tokenizer, task: Task) -> list[Request]:
+  """The choices of each question behind the begin of a document alone."""
+  begin = tokenizer.begin or (tokenizer.eos_id,)
+  texts = [f'{task.delimiter}{choice}' for item in items for choice in item.choices]
+  ids = iter(tokenizer.encode_batch(texts))
+  return [Request(begin, tuple(Text(tuple(next(ids))) for _ in item.choices)) for item in items]
+
+
+def _scored(
+  params: Params,
+  items: Sequence[Item],
+  asked: Sequence[asking.Asked],
+  *,
+  engine: Likelihood,
+  task: Task,
+  alone: Sequence[Request] | None,
+  kept: Kept | None,
+) -> list[Answered]:
+  """The answers of a model that scores."""
+  requests = [request for one in asked if not one.failed for request in one.requests]
+  found = dict(_with_kept(engine, params, [*requests, *(alone or ())], kept))
+  after = iter(range(len(requests)))
+  answered = []
+  for i, (item, one) in enumerate(zip(items, asked, strict=True)):
+    if one.failed:
+      answered.append(Answered(item, None, {}, failed=one.failed))
+      continue
+    numbers = [next(after) for _ in one.requests]
+    scored = [found[numbers[number]][j] for number, j in one.places]
+    texts = [one.requests[number].texts[j] for number, j in one.places]
+    tokens = [len(text.ids) - text.skip for text in texts]
+    if task.kind == 'rolling':
+      nats = sum(one.logp for one in scored)
+      said, scores = 0, task_metrics.of_document(item.choices[0], nats, sum(tokens))
+    else:
+      base = found[len(requests) + i] if alone else None
+      said, scores = task_metrics.of_choices(item, task, scored, tokens, base)
+    logp = tuple(one.logp for one in scored)
+    answered.append(Answered(item, said, scores, logp, one.cut, one.shots))
+  return answered
+
+
+def _with_kept(
+  engine: Likelihood, params: Params, requests: Sequence[Request], kept: Kept | None
+) -> Iterator[tuple[int, list[Scored]]]:
+  """(number, scores) of each request; what is kept is not asked again, and each is asked once."""
+  first: dict[Request, int] = {}
+  same: dict[int, list[int]] = {}
+  for i, request in enumerate(requests):
+    same.setdefault(first.setdefault(request, i), []).append(i)
+  known = {i: kept.get(requests[i]) for i in same} if kept is not None else {}
+  wanted = [i for i in same if known.get(i) is None]
+  for i, scored in known.items():
+    yield from ((j, scored) for j in same[i] if scored is not None)
+  for number, scored in engine(params, [requests[i] for i in wanted]):
+    i = wanted[number]
+    if kept is not None:
+      kept.put(requests[i], scored)
+    yield from ((j, scored) for j in same[i])
+
+
+def _written(
+  params: Params,
+  items: Sequence[Item],
+  asked: Sequence[asking.Asked],
+  *,
+  model: Model,
+  tokenizer: Tokenizer,
+  task: Task,
+  max_new: int,
+  batch_size: int | None,
+  template: chat.ChatTemplate | None,
+  seed: int,
+) -> list[Answered]:
+  """The answers of a model that writes, greedily."""
+  run = complete.sampler(
+    model, tokenizer, template, max_new=max_new, stop_strings=task.stop, temperature=0.0
+  )
+  there = [i for i, one in enumerate(asked) if not one.failed]
+  ids = [list(asked[i].requests[0].context) for i in there]
+  said = complete.sampled(run, params, ids, batch_size=batch_size, seed=seed) if ids else []
+  texts = {i: tokenizer.decode(some) for i, some in zip(there, said, strict=True)}
+  answered = []
+  for i, (item, one) in enumerate(zip(items, asked, strict=True)):
+    if i not in texts:
+      answered.append(Answered(item, None, {}, failed=one.failed))
+      continue
+    text = texts[i]
+    for stop in task.stop:
+      text = text.partition(stop)[0]
+    if task.judge is None:
+      raise BadInput('a task whose answers are written needs a judge')
+    scores = task.judge(text, item)
+    answered.append(Answered(item, text, scores, cut=one.cut, shots=one.shots))
+  return answered
+
+
+def _row(task: str, answered: Answered, asked: asking.Asked) -> dict[str, Any]:
+  """What is kept of a question."""
+  item = answered.item
+  return {
+    'task': last(task),
+    'key': item.key,
+    'subject': item.subject,
+    'cluster': item.cluster,
+    'prompt': asked.prompt,
+    'choices': list(item.choices),
+    'gold': item.gold,
+    'said': answered.said,
+    'logp': list(answered.logp),
+    'scores': dict(answered.scores),
+    'shots': answered.shots,
+    'cut': answered.cut,
+    'failed': answered.failed,
+  }

@@ -1,0 +1,148 @@
+"""What the answers to a task are worth: scores of each answer, and numbers of all of them.
+
+Scores of an answer are means when they are added up (`acc`). Others, such as Matthews' correlation,
+are no means and come from all answers at once; AGGREGATES has these.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm_jax.data.tasks.task import Item, Task
+from llm_jax.evals import counts
+from llm_jax.evals.likelihood import Scored
+from llm_jax.types import Counts, Mean, Metrics
+
+
+class Answered(NamedTuple):
+  """A question and what a model made of it.
+
+  Attributes:
+    item: the question.
+    said: number of the likeliest choice, or the text that was written; None if it failed.
+    scores: by name; empty if it failed.
+    logp: of each choice, in nats.
+    cut: tokens of the context that were left out.
+    shots: examples before it.
+    failed: why there is no answer; '' if there is one.
+  """
+
+  item: Item
+  said: Any
+  scores: Mapping[str, float]
+  logp: tuple[float, ...] = ()
+  cut: int = 0
+  shots: int = 0
+  failed: str = ''
+
+
+def of_choices(
+  item: Item,
+  task: Task,
+  scored: Sequence[Scored],
+  tokens: Sequence[int],
+  alone: Sequence[Scored] | None = None,
+) -> tuple[int, dict[str, float]]:
+  """The choice that a model prefers, and the scores of its preferences.
+
+  Five ways to compare texts of different lengths are scored at once: log-probabilities as they are
+  (`acc`), by character (`acc_norm`, as lm-eval), by byte (`acc_bytes`), by token (`acc_tokens`, as
+  GPT-3), and less those without the context (`acc_mutual_info`). Of equal ones the first counts.
+
+  Args:
+    item: the question.
+    task: its task.
+    scored: each choice behind the context.
+    tokens: how many each choice has.
+    alone: each choice behind the begin of a document alone, if that was asked.
+  """
+  logp = np.array([one.logp for one in scored])
+  texts = item.choices if len(item.choices) == len(scored) else item.choices * len(scored)
+  sizes = {
+    'acc': np.ones(len(logp)),
+    'acc_norm': np.array([len(text) for text in texts], float),
+    'acc_bytes': np.array([len(text.encode()) for text in texts], float),
+    'acc_tokens': np.array(tokens, float),
+  }
+  if task.kind == 'text':
+    return 0, {'acc': float(scored[0].greedy), 'logp': float(logp[0])}
+  said = int(logp.argmax())
+  if task.kind == 'several':
+    share = np.exp(logp - logp.max())
+    right = np.isin(np.arange(len(logp)), item.gold)
+    scores = {'share': float(share[right].sum() / share.sum()), 'acc': float(right[said])}
+  else:
+    scores = {name: float((logp / size).argmax() == item.gold) for name, size in sizes.items()}
+    if alone is not None:
+      less = logp - np.array([one.logp for one in alone])
+      scores['acc_mutual_info'] = float(less.argmax() == item.gold)
+  if task.judge is not None:
+    scores |= task.judge(texts[said], item)
+  return said, scores
+
+
+def of_document(text: str, nats: float, tokens: int) -> dict[str, float]:
+  """Of a document scored from its begin on: its log-probability, and its words and bytes."""
+  return {
+    'logp': nats,
+    'words': float(len(re.split(r'\s+', text))),
+    'bytes': float(len(text.encode())),
+    'tokens': float(tokens),
+  }
+
+
+def metrics(task: Task, answered: Sequence[Answered]) -> Metrics:
+  """The metrics of a task, those it names; questions that failed count in none but `failed`."""
+  there = [one for one in answered if not one.failed]
+  found: Metrics = {}
+  for name in task.metrics:
+    if name in AGGREGATES:
+      found[name] = AGGREGATES[name](there)
+    else:
+      found[name] = Mean.of([one.scores[name] for one in there if name in one.scores])
+  found['questions'] = Mean.of([float(len(there))])
+  for what in ('cut', 'failed'):
+    share = [float(bool(getattr(one, what))) for one in answered]
+    if any(share):
+      found[what] = Mean.of(share)
+  return found
+
+
+def _said_and_gold(answered: Sequence[Answered]) -> tuple[list[Any], list[Any]]:
+  return [one.said for one in answered], [one.item.gold for one in answered]
+
+
+def _f1(answered: Sequence[Answered]) -> Counts:
+  return Counts(counts.confusion(*_said_and_gold(answered)), counts.f1)
+
+
+def _matthews(answered: Sequence[Answered]) -> Counts:
+  return Counts(counts.confusion(*_said_and_gold(answered)), counts.matthews)
+
+
+def _sums(answered: Sequence[Answered], per: str, compute: Callable[[Any], float]) -> Counts:
+  total = sum(one.scores['logp'] for one in answered)
+  size = sum(one.scores.get(per, 1.0) for one in answered)
+  return Counts({'logp': total, 'size': size}, compute)
+
+
+def _perplexity(sums: Mapping[str, float]) -> float:
+  return math.exp(min(-sums['logp'] / (sums['size'] or 1), 700.0))
+
+
+def _bits(sums: Mapping[str, float]) -> float:
+  return -sums['logp'] / (sums['size'] or 1) / math.log(2)
+
+
+# Metrics that are no means of scores: from all answers.
+AGGREGATES: dict[str, Callable[[Sequence[Answered]], Counts]] = {
+  'f1': _f1,
+  'mcc': _matthews,
+  'perplexity': lambda answered: _sums(answered, 'one', _perplexity),
+  'word_perplexity': lambda answered: _sums(answered, 'words', _perplexity),
+  'byte_perplexity': lambda answered: _sums(answered, 'bytes', _perplexity),
+  'bits_per_byte': lambda answered: _sums(answered, 'bytes', _bits),
+}
