@@ -279,7 +279,7 @@ def test_rows_are_no_pickles(root):
     packed.MappedRows(folder, [1])[0]
 
 
-# Templates of Jinja may be run in its sandbox.
+# Templates of Jinja may be run in its sandbox, and programs in a subprocess that is confined.
 NEVER = ('pickle', 'dill', 'joblib', 'marshal', 'shelve', 'yaml', 'cloudpickle', 'torch')
 
 
@@ -293,7 +293,8 @@ def test_the_package_reads_no_format_that_holds_code():
         assert not any(name.split('.')[0] == 'jinja2' for name in names), path
       if isinstance(node, ast.Call):
         called = ast.unparse(node.func)
-        assert called not in ('eval', 'exec', 'compile', 'os.system'), (path, node.lineno)
+        if path.parts[-2:] != ('confined', 'child.py'):  # tests/rewards/sandbox_test.py tries it
+          assert called not in ('eval', 'exec', 'compile', 'os.system'), (path, node.lineno)
         given = {k.arg: ast.unparse(k.value) for k in node.keywords}
         assert given.get('shell') is None, (path, node.lineno)
         if called == 'np.load':
