@@ -91,6 +91,30 @@ class Clusters(Mapping[int, Any]):
     return {'cluster': cluster, 'size': int(self._size[at]), 'kept': cluster == position}
 
 
+def links(position_N: np.ndarray, root_N: np.ndarray, size_N: np.ndarray) -> np.ndarray:
+  """[E, 3] position, position of the first page of its cluster, and size, of those in a cluster.
+
+  Args: as those of `Clusters`.
+
+  >>> links(np.array([3, 5, 8]), np.array([0, 1, 0]), np.array([1, 1, 4])).tolist()
+  [[3, 3, 1], [8, 3, 4]]
+  """
+  several = np.flatnonzero(np.bincount(root_N, minlength=len(root_N))[root_N] > 1)
+  return np.stack([position_N[several], position_N[root_N[several]], size_N[several]], 1)
+
+
+def united(links_E3: np.ndarray) -> Clusters:
+  """The clusters of all pages from links that were found in parts of them, in any order.
+
+  >>> dict(united(np.array([[3, 3, 1], [8, 3, 4], [8, 8, 4], [9, 8, 1]])))[9]
+  {'cluster': 3, 'size': 6, 'kept': False}
+  """
+  position_N, first_N, a_E = np.unique(links_E3[:, 0], return_index=True, return_inverse=True)
+  b_E = np.searchsorted(position_N, links_E3[:, 1])
+  root_N = merged(np.arange(len(position_N)), a_E, b_E)
+  return Clusters(position_N, root_N, links_E3[first_N, 2])
+
+
 def survivor(page: Page, found: Any) -> Page | Drop:
   """The page with the number and the size of its cluster in its meta, or the drop with them."""
   cluster, size = found['cluster'], found['size']

@@ -32,6 +32,8 @@ def _rules(*, mode: Mode, tokens: Kind, **_: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Decontaminate:
+  reads = False  # `join` needs signatures alone
+
   grams: ItemNgrams
   mode: Mode
   report: str

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llm_jax.clean.clusters import Clusters, alike, merged, stands_for, survivor
+from llm_jax.clean.clusters import alike, links, merged, stands_for, survivor, united
 from llm_jax.clean.page import Drop, Page, Signatures
 from llm_jax.clean.simplified import simplified
 from llm_jax.options import Count, checked
@@ -20,6 +20,8 @@ class Exact:
   A signature is [1, 3]: 128 bits of the text's hash, and what the page stands for; or it is [0, 3]
   for a page without text.
   """
+
+  reads = False  # `linked` compares hashes alone
 
   text: str
   min_words: int
@@ -39,14 +41,26 @@ class Exact:
   def join(
     self, signatures: Signatures, read: Callable[[Sequence[int]], Iterator[Page]]
   ) -> Mapping[int, Any]:
+    return self.united(self.linked(signatures, read))
+
+  def keys(self, signature: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:
+    for row in signature:
+      yield row[:2].tobytes(), row[None]
+
+  def linked(
+    self, signatures: Signatures, read: Callable[[Sequence[int]], Iterator[Page]]
+  ) -> np.ndarray:
+    """See `links`."""
     signed = np.flatnonzero(np.diff(signatures.starts))
     if not len(signed):
-      return {}
+      return np.zeros((0, 3), np.int64)
     member_M, starts = alike(signatures.flat[:, :2])
     first_M = np.repeat(member_M[starts[:-1]], np.diff(starts))
     root_N = merged(np.arange(len(signed)), first_M, member_M)
-    size_N = signatures.flat[:, 2].astype(np.int64)
-    return Clusters(signatures.positions[signed], root_N, size_N)
+    return links(signatures.positions[signed], root_N, signatures.flat[:, 2].astype(np.int64))
+
+  def united(self, links_E3: np.ndarray) -> Mapping[int, Any]:
+    return united(links_E3)
 
   def apply(self, page: Page, found: Any) -> Page | Drop:
     return survivor(page, found)

@@ -66,6 +66,8 @@ class Removed(Mapping[int, Any]):
 class Lines:
   """See `make`. A signature is [lines], a hash of each that is long enough, in order."""
 
+  reads = False  # `join` needs signatures alone
+
   unit: str
   marks: Literal['all', 'cc_net']
   min_length: int

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from llm_jax.clean.clusters import Clusters, alike, merged, stands_for, survivor
+from llm_jax.clean.clusters import alike, links, merged, stands_for, survivor, united
 from llm_jax.clean.hashes import HASHES, Hash
 from llm_jax.clean.overlap import Sets, connected
 from llm_jax.clean.page import Drop, Page, Signatures
@@ -99,21 +99,40 @@ class MinHash:
     bands = [hashlib.sha1(band.tobytes()).digest()[:8] for band in least_BR.astype('<u8')]
     return np.array([[*np.frombuffer(b''.join(bands), '<u8'), stands_for(page)]], np.uint64)
 
+  @property
+  def reads(self) -> bool:
+    """Whether pages that share a band are compared."""
+    return bool(self.jaccard)
+
   def join(
     self, signatures: Signatures, read: Callable[[Sequence[int]], Iterator[Page]]
   ) -> Mapping[int, Any]:
+    return self.united(self.linked(signatures, read))
+
+  def keys(self, signature: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:
+    for row in signature:
+      for band in range(self.bands):
+        yield band.to_bytes(2, 'big') + row[band].tobytes(), row[None, [band, -1]]
+
+  def linked(
+    self, signatures: Signatures, read: Callable[[Sequence[int]], Iterator[Page]]
+  ) -> np.ndarray:
+    """See `links`; of signatures of all bands, or of one."""
     signed = np.flatnonzero(np.diff(signatures.starts))
     if not len(signed):
-      return {}
+      return np.zeros((0, 3), np.int64)
     positions, flat = signatures.positions[signed], signatures.flat
     root_N = np.arange(len(signed))
     if self.jaccard:
       root_N = self._verified(flat, positions, read)
     else:
-      for band in range(self.bands):
-        member_M, starts = alike(flat[:, band])
+      for band_N in flat.T[:-1]:
+        member_M, starts = alike(band_N)
         root_N = merged(root_N, np.repeat(member_M[starts[:-1]], np.diff(starts)), member_M)
-    return Clusters(positions, root_N, flat[:, -1].astype(np.int64))
+    return links(positions, root_N, flat[:, -1].astype(np.int64))
+
+  def united(self, links_E3: np.ndarray) -> Mapping[int, Any]:
+    return united(links_E3)
 
   def _verified(
     self,
@@ -124,15 +143,15 @@ class MinHash:
     """[N] the components of pages that share a band and whose shingles overlap enough."""
     root_N = np.arange(len(positions))
     wanted_N = np.zeros(len(positions), bool)
-    for band in range(self.bands):
-      wanted_N[alike(flat[:, band])[0]] = True
+    for band_N in flat.T[:-1]:
+      wanted_N[alike(band_N)[0]] = True
     with Sets(np.flatnonzero(wanted_N)) as sets:
       wanted = positions[wanted_N].tolist()
       for _, page in zip(wanted, read(wanted), strict=True):
         sets.add(self.shingles(page))
       similar = lambda a, b: sets.jaccard(a, b, self.jaccard) >= self.jaccard
-      for band in range(self.bands):
-        root_N = connected(root_N, *alike(flat[:, band]), similar)
+      for band_N in flat.T[:-1]:
+        root_N = connected(root_N, *alike(band_N), similar)
     return root_N
 
   def apply(self, page: Page, found: Any) -> Page | Drop:

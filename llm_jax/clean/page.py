@@ -157,7 +157,8 @@ class Across(Protocol):
 
   Every page is signed, apart from the others and in any process; then all signatures are joined in
   one place; then each page that was found is edited or dropped. A position is the number of a page
-  in the order of the sources, so that nothing depends on who signed it, or when.
+  in the order of the sources, so that nothing depends on who signed it, or when. A class whose
+  `join` reads no page may say so, with `reads = False`.
   """
 
   def sign(self, page: Page) -> np.ndarray:
@@ -176,6 +177,34 @@ class Across(Protocol):
 
   def apply(self, page: Page, found: Any) -> Page | Drop:
     """The page after what was found of it."""
+    ...
+
+
+class Keyed(Across, Protocol):
+  """A step whose pages belong together only where they share a key, so that nobody needs all pages.
+
+  `join` is `united` of what `linked` gives of all pages. The same comes out where `linked` sees the
+  pages of one key at a time, each key maybe somewhere else, and `united` all that it gave.
+
+  Attributes:
+    reads: whether `linked` reads pages.
+  """
+
+  @property
+  def reads(self) -> bool: ...
+
+  def keys(self, signature: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:
+    """The keys of a page, and its signature among the pages of each: [1, ...], of uint64."""
+    ...
+
+  def linked(
+    self, signatures: Signatures, read: Callable[[Sequence[int]], Iterator[Page]]
+  ) -> np.ndarray:
+    """[E, 3] positions of two pages that belong together, and one more number of the first."""
+    ...
+
+  def united(self, links_E3: np.ndarray) -> Mapping[int, Any]:
+    """What was found of each page, from all links in any order; some may come more than once."""
     ...
 
 

@@ -38,6 +38,8 @@ def _rules(*, texts: Any, model: str, save: str, low: float | None, **_: Any) ->
 
 @dataclasses.dataclass(frozen=True)
 class _Quality:
+  reads = False  # `join` needs signatures alone
+
   texts: Any
   keep: float
   most: int

@@ -15,6 +15,8 @@ from llm_jax.options import checked
 
 @dataclasses.dataclass(frozen=True)
 class _SameUrl:
+  reads = False
+
   newest: bool
   date: str
 
@@ -30,10 +32,19 @@ class _SameUrl:
   def join(
     self, signatures: Signatures, read: Callable[[Sequence[int]], Iterator[Page]]
   ) -> Mapping[int, Any]:
-    """Position -> that of the page which is kept instead."""
+    return self.united(self.linked(signatures, read))
+
+  def keys(self, signature: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:
+    for row in signature:
+      yield row[:2].tobytes(), row[None]
+
+  def linked(
+    self, signatures: Signatures, read: Callable[[Sequence[int]], Iterator[Page]]
+  ) -> np.ndarray:
+    """[E, 3] positions of a page that goes and of the one that is kept instead, and 0."""
     rows = np.asarray(signatures.flat).reshape(-1, 3)
     if not len(rows):
-      return {}
+      return np.zeros((0, 3), np.int64)
     positions = np.repeat(signatures.positions, np.diff(signatures.starts))
     high, low, time = rows.T
     # By key; inside of a key the latest comes first, and of those the one that comes first.
@@ -41,7 +52,11 @@ class _SameUrl:
     high, low, positions = high[order], low[order], positions[order]
     begins = np.r_[True, (high[1:] != high[:-1]) | (low[1:] != low[:-1])]
     kept = positions[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
-    return dict(zip(positions[~begins].tolist(), kept[~begins].tolist()))
+    return np.stack([positions, kept, np.zeros_like(kept)], 1)[~begins]
+
+  def united(self, links_E3: np.ndarray) -> Mapping[int, Any]:
+    """Position -> that of the page which is kept instead."""
+    return dict(links_E3[:, :2].tolist())
 
   def apply(self, page: Page, found: Any) -> Drop:
     return Drop('same_url', {'kept': found})

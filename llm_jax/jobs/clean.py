@@ -18,7 +18,8 @@ from typing import Any, Literal
 from llm_jax import run_folder
 from llm_jax.clean import words
 from llm_jax.files import read_json, replacing, write_json
-from llm_jax.jobs.cleaning import corpus, crawl, fate, passes, report, steps
+from llm_jax.jobs.cleaning import beam, corpus, crawl, fate, passes, report, steps
+from llm_jax.jobs.cleaning.phases import Plan
 from llm_jax.jobs.cleaning.workers import Workers
 from llm_jax.lock import locked
 from llm_jax.options import Count, Place, resolve
@@ -30,7 +31,7 @@ from llm_jax.types import BadInput
 
 WORK = 'work'
 # What a run that goes on may be given otherwise.
-MAY_CHANGE = ('workers', 'again', 'why', 'keep_work')
+MAY_CHANGE = ('workers', 'again', 'why', 'keep_work', 'runner', 'beam')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,9 @@ class Fields:
     rules: `steps`, files of `clean/` in the order in which they see the pages, and their options.
     words: how a text is split into words.
     scope: 'all', or 'per_source' if pages are compared with those of the same source only.
-    workers: processes that work at once; None for one a core.
+    runner: 'local', the processes of this machine; or 'beam', a pipeline of Apache Beam.
+    beam: options of the pipeline, such as `runner`, `project`, `region` and `temp_location`.
+    workers: processes of the local runner that work at once; None for one a core.
     shard_documents: pages of a file, at least, if it is not the last of its source.
     block_pages: pages that a process reads before it writes down what became of them.
     again: True judges the pages of a finished run by new limits, without reading them again.
@@ -60,6 +63,8 @@ class Fields:
   rules: Mapping[str, Any]
   words: str = 'simple'
   scope: Literal['all', 'per_source'] = 'all'
+  runner: Literal['local', 'beam'] = 'local'
+  beam: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   workers: Count | None = None
   shard_documents: Count = 10_000
   block_pages: Count = 1000
@@ -84,6 +89,10 @@ def check(config: Any) -> None:
   if given['why']:
     return
   words.splitter(given['words'])
+  if given['runner'] == 'beam':
+    if given['again']:
+      raise BadInput("again: runner 'beam' keeps no numbers to judge anew; use runner 'local'")
+    beam.check(given['beam'], given['sources'])
   if not given['sources']:
     raise BadInput("sources is empty; set for example config.sources.web = 'crawl/*.warc.gz'")
   found = steps.read(given['rules'])
@@ -138,7 +147,7 @@ def _clean(given: Mapping[str, Any]) -> None:
 
 def _run(given: Mapping[str, Any], settings: Mapping[str, Any], folder: Path, old: str) -> None:
   """Runs the passes that are missing; `old` are the rules of the run that is judged again."""
-  plan = passes.Plan(
+  plan = Plan(
     given['sources'],
     steps.key(given['rules']),
     given['words'],
@@ -146,27 +155,34 @@ def _run(given: Mapping[str, Any], settings: Mapping[str, Any], folder: Path, ol
     given['block_pages'],
   )
   began, progress = time.monotonic(), _Progress()
-  with Workers(given['workers'] or os.cpu_count() or 1) as workers:
-    for done in passes.passes(plan, folder / WORK, workers, old_rules=old, told=progress):
-      if done.index == 0 and old:
-        run_folder.claim(folder, settings)
-      last = done
-    tally, sums = corpus.write(
+  shard = given['shard_documents']
+  if given['runner'] == 'beam':
+    tally, made, sums, counts = beam.run(
       folder,
       plan,
-      last,
-      workers=workers,
-      shard_documents=given['shard_documents'],
+      options=given['beam'],
+      work=folder / WORK / 'beam',
+      shard_documents=shard,
       told=progress,
     )
+  else:
+    with Workers(given['workers'] or os.cpu_count() or 1) as workers:
+      for done in passes.passes(plan, folder / WORK, workers, old_rules=old, told=progress):
+        if done.index == 0 and old:
+          run_folder.claim(folder, settings)
+        last = done
+      tally, made, sums = corpus.write(
+        folder, plan, last, workers=workers, shard_documents=shard, told=progress
+      )
+    counts = last.counts
   progress.close()
-  clusters = corpus.largest(folder, plan, last, tally, report.CLUSTERS)
+  clusters = corpus.largest(folder, made, tally, report.CLUSTERS)
   with replacing(folder / 'report.html') as file:
-    file.write(report.html(tally, last.counts, clusters, str(folder)).encode())
-  summary = corpus.summary(tally, last.counts)
+    file.write(report.html(tally, counts, clusters, str(folder)).encode())
+  summary = corpus.summary(tally, counts)
   write_json(folder / corpus.END, {'config': settings, **summary, 'files': sums})
   if not given['keep_work']:
-    shutil.rmtree(folder / WORK)
+    shutil.rmtree(folder / WORK, ignore_errors=True)
   corpus.print_summary(folder, summary, time.monotonic() - began)
 
 

@@ -17,10 +17,10 @@ from llm_jax.types import BadInput
 LEVEL = 3
 
 
-def write(path: Path, lines: Iterable[bytes]) -> None:
-  """Writes a block whole or not at all."""
+def write(path: Path, data: bytes) -> None:
+  """Writes a file whole or not at all."""
   with replacing(path) as file:
-    file.write(compressed(b''.join(lines)))
+    file.write(data)
 
 
 def compressed(data: bytes) -> bytes:
@@ -45,31 +45,28 @@ def json_text(value: Any) -> bytes:
   return json.dumps(value, ensure_ascii=False).encode('utf-8', 'replace') + b'\n'
 
 
-def read(path: Path, split: Split) -> Iterator[Fate]:
-  """The pages of a block, in order.
-
-  Raises:
-    BadInput: it is damaged.
-  """
-  for told in lines(path):
+def read(place: Path | bytes, split: Split) -> Iterator[Fate]:
+  """The pages of a block, in order; see `lines`."""
+  for told in lines(place):
     body = told.get('body', '').encode('latin-1')
     page = Page(told['url'], told['text'], split, body, told['meta'])
     yield Fate(page, told.get('step', ''), told.get('reason', ''), told['values'])
 
 
-def lines(path: Path) -> Iterator[Any]:
-  """The value of every line of a file that `compressed` made.
+def lines(place: Path | bytes) -> Iterator[Any]:
+  """The value of every line of what `compressed` made, which may be in a file.
 
   Raises:
     BadInput: it is damaged.
   """
   try:
-    with path.open('rb') as file:
+    with io.BytesIO(place) if isinstance(place, bytes) else place.open('rb') as file:
       data = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read()
     found = [json.loads(text) for text in data.decode().split('\n')[:-1]]
   except (zstandard.ZstdError, ValueError) as error:
     raise BadInput(
-      f'{path} is damaged ({error}); delete it, and give the same command again'
+      f'{"a block" if isinstance(place, bytes) else place} is damaged ({error}); delete it, and '
+      'give the same command again'
     ) from None
   yield from found
 
@@ -89,18 +86,32 @@ def read_signatures(files: Iterable[tuple[int, Path]]) -> Signatures:
   Raises:
     BadInput: a file is damaged.
   """
+
+  def read() -> Iterator[tuple[int, Signatures]]:
+    for first, path in files:
+      try:
+        with np.load(path, allow_pickle=False) as found:
+          yield first, Signatures(found['flat'], found['starts'], found['positions'])
+      except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(
+          f'{path} is damaged ({error}); delete it, and give the same command again'
+        ) from None
+
+  return together(read())
+
+
+def together(some: Iterable[tuple[int, Signatures]]) -> Signatures:
+  """The signatures of several blocks in one.
+
+  Args:
+    some: position of the first page of a block, ascending; and its signatures by place.
+  """
   flats, sizes, positions = [], [], [np.zeros(0, np.int64)]
-  for first, path in files:
-    try:
-      with np.load(path, allow_pickle=False) as found:
-        if len(found['positions']):
-          flats.append(found['flat'])
-          sizes.append(np.diff(found['starts']))
-          positions.append(found['positions'] + first)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-      raise BadInput(
-        f'{path} is damaged ({error}); delete it, and give the same command again'
-      ) from None
+  for first, found in some:
+    if len(found):
+      flats.append(found.flat)
+      sizes.append(np.diff(found.starts))
+      positions.append(found.positions + first)
   starts = np.cumsum(np.concatenate([np.zeros(1, np.int64), *sizes]))
   flat = np.concatenate(flats) if flats else np.zeros(0, np.uint64)
   return Signatures(flat, starts, np.concatenate(positions))

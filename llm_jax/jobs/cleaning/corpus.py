@@ -1,15 +1,18 @@
 """What job `clean` leaves: kept pages for the next stage, dropped ones and why, and a dataset."""
 
+import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llm_jax.clean import words
+from llm_jax.clean.page import Fate
 from llm_jax.files import SUMMARY, replacing, sha256, write_json
-from llm_jax.jobs.cleaning import blocks, passes
-from llm_jax.jobs.cleaning.passes import Block, Passed, Plan
+from llm_jax.jobs.cleaning import blocks
+from llm_jax.jobs.cleaning.passes import UNIT_BITS, Block, Passed
+from llm_jax.jobs.cleaning.phases import Plan, described
 from llm_jax.jobs.cleaning.tally import Tally
 from llm_jax.jobs.cleaning.workers import Task, Workers
 from llm_jax.text.terminal import say
@@ -17,6 +20,8 @@ from llm_jax.text.terminal import say
 END = 'clean.json'  # written last
 PAGES, DROPPED, DATASET = 'pages', 'dropped', 'dataset'
 NAME = 'clean'  # of the dataset
+# Kind -> name of a file -> the whole blocks whose pages it has, so that anybody may write it.
+Shards = Mapping[str, Mapping[str, Sequence[Block]]]
 
 
 def write(
@@ -27,10 +32,8 @@ def write(
   workers: Workers,
   shard_documents: int,
   told: Callable[[str, int, int], None],
-) -> tuple[Tally, dict[str, str]]:
-  """Writes the files of a finished run; returns what was counted, and the sums of the files.
-
-  A file consists of the pages of whole blocks, so it is the same whoever wrote them.
+) -> tuple[Tally, Shards, dict[str, str]]:
+  """Writes the files of a finished run; returns what was counted, the files, and their sums.
 
   Args:
     folder: the workdir.
@@ -45,59 +48,114 @@ def write(
   for number, found in workers.run(tasks):
     tallies[number] = found
     told('dividing', len(tallies), len(tasks))
-  total = Tally(*passes.described(plan))
-  for number in range(len(tasks)):  # in order, for the sums of numbers with fractions
-    total.add(tallies[number])
+  units = itertools.groupby(range(len(tasks)), lambda n: done.blocks[n].first >> UNIT_BITS)
+  ordered = ([tallies[number] for number in numbers] for _, numbers in units)
+  total = added(plan, [added(plan, some) for some in ordered])
+
+  def put(kind: str, name: str, some: Sequence[Block], file: IO[bytes]) -> None:
+    for block in some:
+      with open(done.folder / f'{block.name}.{kind}.zst', 'rb') as part:
+        shutil.copyfileobj(part, file)
+
   kept = [tallies[number].kept for number in range(len(tasks))]
-  sizes = {
-    PAGES: kept,
-    DROPPED: [block.pages - n for block, n in zip(done.blocks, kept, strict=True)],
-  }
+  made = shards(done.blocks, kept, shard_documents)
+  return total, made, finish(folder, made, put, told)
+
+
+def added(plan: Plan, tallies: Iterable[Tally]) -> Tally:
+  """The sum of tallies.
+
+  First the blocks of a unit are added and then the units, both in their order, since sums of
+  numbers with fractions depend on it.
+  """
+  total = Tally(*described(plan))
+  for tally in tallies:
+    total.add(tally)
+  return total
+
+
+def finish(
+  folder: Path,
+  made: Shards,
+  put: Callable[[str, str, Sequence[Block], IO[bytes]], None],
+  told: Callable[[str, int, int], None],
+) -> dict[str, str]:
+  """Writes the files of kept and of dropped pages, and the dataset; returns their sums.
+
+  Args:
+    folder: the workdir.
+    made: from `shards`.
+    put: writes a file, given its kind, its name and its blocks.
+    told: see `passes`.
+  """
   sums: dict[str, str] = {}
   for kind in (PAGES, DROPPED, DATASET):
     shutil.rmtree(folder / kind, ignore_errors=True)
-  for kind, counts in sizes.items():
-    for name, some in _shards(done.blocks, counts, shard_documents):
+  for kind, files in made.items():
+    for name, some in files.items():
       path = folder / kind / f'{name}.jsonl.zst'
       path.parent.mkdir(exist_ok=True)
       with replacing(path) as file:
-        for block in some:
-          with open(done.folder / f'{block.name}.{kind}.zst', 'rb') as part:
-            shutil.copyfileobj(part, file)
+        put(kind, name, some, file)
       sums[str(path.relative_to(folder))] = sha256(path)
     ours = {Path(name).name: sums[name] for name in sums if Path(name).parts[0] == kind}
     if ours:
       write_json(folder / kind / SUMMARY, {'files': ours})  # who reads them compares
-  if total.kept:
+  if made[PAGES]:
     from llm_jax.data import corpus  # takes a second, for TFDS
 
     texts = _texts(folder, sums)
     told('dataset', 0, 1)
-    made = corpus.prepare(NAME, {'train': texts}, folder / DATASET)
-    for path in sorted(made.iterdir()):
+    dataset = corpus.prepare(NAME, {'train': texts}, folder / DATASET)
+    for path in sorted(dataset.iterdir()):
       sums[str(path.relative_to(folder))] = sha256(path)
-  return total, sums
+  return sums
 
 
 def _divided(plan: Plan, folder: Path, block: Block) -> Tally:
   """Writes the kept and the dropped pages of a block apart, and counts them."""
-  tally = Tally(*passes.described(plan))
-  parts: dict[str, list[bytes]] = {PAGES: [], DROPPED: []}
-  at = block.name.removeprefix(f'{block.source}-')
-  for i, fate in enumerate(
-    blocks.read(folder / f'{block.name}.jsonl.zst', words.splitter(plan.words))
-  ):
-    tally.count(block.source, block.first + i, fate)
-    line = blocks.line(fate, id=f'{block.source}/{at}/{i}')
-    parts[DROPPED if fate.step else PAGES].append(line)
-  for kind, lines in parts.items():
+  fates = blocks.read(folder / f'{block.name}.jsonl.zst', words.splitter(plan.words))
+  tally, parts = divided(plan, block.source, block.name, block.first, fates)
+  for kind, data in parts.items():
     path = folder / f'{block.name}.{kind}.zst'
     if not path.is_file():
-      blocks.write(path, lines)
+      blocks.write(path, data)
   return tally
 
 
-def _shards(found: list[Block], counts: list[int], most: int) -> Iterator[tuple[str, list[Block]]]:
+def divided(
+  plan: Plan, source: str, name: str, first: int, fates: Iterable[Fate]
+) -> tuple[Tally, dict[str, bytes]]:
+  """What is counted of a block, and its kept and its dropped pages apart, as files hold them."""
+  tally = Tally(*described(plan))
+  parts: dict[str, list[bytes]] = {PAGES: [], DROPPED: []}
+  for i, fate in enumerate(fates):
+    tally.count(source, first + i, fate)
+    line = blocks.line(fate, id=page_id(source, name, i))
+    parts[DROPPED if fate.step else PAGES].append(line)
+  return tally, {kind: blocks.compressed(b''.join(lines)) for kind, lines in parts.items()}
+
+
+def page_id(source: str, block: str, place: int) -> str:
+  """The `id` of a page in its JSON lines."""
+  return f'{source}/{block.removeprefix(f"{source}-")}/{place}'
+
+
+def shards(found: Sequence[Block], kept: Sequence[int], most: int) -> Shards:
+  """The files of kept and of dropped pages.
+
+  Args:
+    found: all blocks, in order.
+    kept: how many pages of each are kept.
+    most: a file is ended by the block that reaches so many pages.
+  """
+  counts = {PAGES: kept, DROPPED: [block.pages - n for block, n in zip(found, kept, strict=True)]}
+  return {kind: dict(_shards(found, sizes, most)) for kind, sizes in counts.items()}
+
+
+def _shards(
+  found: Sequence[Block], counts: Sequence[int], most: int
+) -> Iterator[tuple[str, list[Block]]]:
   """Name of a file, and the blocks that it consists of; no file is without a page."""
   some: list[Block] = []
   size = number = 0
@@ -121,7 +179,7 @@ def _texts(folder: Path, sums: dict[str, str]) -> Iterator[str]:
 
 
 def largest(
-  folder: Path, plan: Plan, done: Passed, tally: Tally, count: int, members: int = 2
+  folder: Path, made: Shards, tally: Tally, count: int, members: int = 2
 ) -> list[tuple[int, list[dict[str, Any]]]]:
   """The largest clusters: how many pages each has, its first page, and some that were dropped."""
   best = sorted(tally.clusters.items(), key=lambda pair: (-pair[1], pair[0]))[:count]
@@ -133,10 +191,22 @@ def largest(
         found[cluster].append(record)
     if all(len(some) == min(members, tally.clusters[key]) for key, some in found.items()):
       break
-  order = sorted(found)
-  for cluster, page in zip(order, passes.pages(plan, done, order), strict=True):
-    found[cluster].insert(0, {'id': 'kept', 'url': page.url, 'text': page.text})
+  for cluster, some in found.items():
+    some.insert(0, {**_record(folder, made, cluster), 'id': 'kept'})
   return [(size + 1, found[cluster]) for cluster, size in best]
+
+
+def _record(folder: Path, made: Shards, position: int) -> dict[str, Any]:
+  """The page at a position, as it is stored."""
+  return next(
+    record
+    for kind, files in made.items()
+    for name, some in files.items()
+    for block in some
+    if block.first <= position < block.first + block.pages
+    for record in blocks.lines(folder / kind / f'{name}.jsonl.zst')
+    if record['id'] == page_id(block.source, block.name, position - block.first)
+  )
 
 
 def summary(tally: Tally, counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ the number of processes or on when one was killed. The folder of a pass is calle
 decides what is in it, so a file that is there is right and is not made again.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -16,39 +15,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from llm_jax import run_folder
 from llm_jax.clean import words
-from llm_jax.clean.page import Across, Fate, Limit, Page, Rule, follow
+from llm_jax.clean.page import Across, Fate, Page
 from llm_jax.files import read_json, write_json
 from llm_jax.jobs.cleaning import blocks, crawl, steps
+from llm_jax.jobs.cleaning.phases import Plan, applied, judged, noted, phases, read
 from llm_jax.jobs.cleaning.workers import Task, Workers
 from llm_jax.types import BadInput
 
-READ = 'read.characters'
 # The position of a page is its place in its unit, and above these bits the place of the unit: so it
 # is known where the page is read, whatever other units hold.
 UNIT_BITS = 32
 ANEW = 'delete it, and give the same command again'
-
-
-class Plan(NamedTuple):
-  """What decides every byte that is written.
-
-  Attributes:
-    sources: name -> specification.
-    rules: the group of the config, as JSON: names and options of all steps.
-    words: name of the splitter.
-    scope: 'all', or 'per_source' for steps over all pages that look at one source at a time.
-    block_pages: pages of a block.
-  """
-
-  sources: Mapping[str, str]
-  rules: str
-  words: str
-  scope: str
-  block_pages: int
 
 
 class Block(NamedTuple):
@@ -108,15 +87,13 @@ def passes(
     BadInput: a source, a rule or a page that makes it impossible; naming it.
   """
   units = crawl.units(plan.sources)
-  phases = _phases(plan.rules)
+  count = len(phases(plan.rules))
   first = functools.partial(_first_folder, plan, units)
   place = folder / first(plan.rules)
   here = functools.partial(told, 'reading')
   if old_rules and old_rules != plan.rules:
     theirs = _finished(folder / first(old_rules), units)
-    tasks = [
-      (_judged, (plan, theirs.folder, place, block.name, old_rules)) for block in theirs.blocks
-    ]
+    tasks = [(_judged, (plan, theirs.folder, place, block.name)) for block in theirs.blocks]
     _run(tasks, workers, functools.partial(told, 'judging'))
     for unit in units:
       path = theirs.folder / f'{unit.name}.json'
@@ -127,8 +104,8 @@ def passes(
     _run([(_read, (plan, place, unit)) for unit in waiting], workers, here)
   done = _finished(place, units)
   yield done
-  for index in range(1, len(phases)):
-    name = phases[index - 1][2]
+  for index in range(1, count):
+    name = phases(plan.rules)[index - 1].name
     found = _joined(plan, done)
     lists = _states(run_folder.texts(json.loads(plan.rules)))
     place = folder / f'{index}-{_digest(done.folder.name, plan.rules, lists, plan.scope)}'
@@ -143,16 +120,6 @@ def passes(
     yield done
 
 
-def described(plan: Plan) -> tuple[list[str], dict[str, tuple[Limit, ...]]]:
-  """The names of all steps in order, and the limits of those that have some."""
-  names: list[str] = []
-  limits: dict[str, tuple[Limit, ...]] = {}
-  for each, _, across in _phases(plan.rules):
-    names += [*(name for name, _ in each), *filter(None, [across])]
-    limits |= {name: step.limits for name, step in each if isinstance(step, Rule)}
-  return names, limits
-
-
 def _run(tasks: Sequence[Task], workers: Workers, told: Callable[[int, int], None]) -> None:
   for count, _ in enumerate(workers.run(tasks), 1):
     told(count, len(tasks))
@@ -164,7 +131,7 @@ def _digest(*parts: Any) -> str:
 
 def _first_folder(plan: Plan, units: Sequence[crawl.Unit], rules: str) -> str:
   """The name of the folder of the first pass: of its steps, and of the files that are read."""
-  each, _, across = _phases(rules)[0]
+  each, _, across = phases(rules)[0]
   group = json.loads(rules)
   known = {name: group.get(name) for name in [*(name for name, _ in each), across]}
   files = [[*unit, _states(unit.paths)] for unit in units]
@@ -180,19 +147,33 @@ def _states(paths: Iterable[str]) -> list[tuple[str, int, int]]:
 
 def _finished(folder: Path, units: Sequence[crawl.Unit]) -> Passed:
   """The first pass as the summaries of its units describe it."""
-  found: list[Block] = []
-  counts: dict[str, Counter[str]] = {}
-  for order, unit in enumerate(units):
-    first = order << UNIT_BITS
+  summaries: list[Mapping[str, Any]] = []
+  for unit in units:
     path = folder / f'{unit.name}.json'
     if not path.is_file():
       raise BadInput(f'{folder} has no {path.name}; start without config.again')
-    summary = read_json(path, ANEW)
-    counts.setdefault(unit.source, Counter()).update(summary['counts'])
-    for number, pages in enumerate(summary['blocks']):
-      found.append(Block(unit.source, f'{unit.name}-{number:05}', first, pages))
+    summaries.append(read_json(path, ANEW))
+  return passed(folder, units, summaries)
+
+
+def passed(
+  folder: Path, units: Sequence[crawl.Unit], summaries: Sequence[Mapping[str, Any]]
+) -> Passed:
+  """The first pass, from the summary of each unit."""
+  found: list[Block] = []
+  counts: dict[str, Counter[str]] = {}
+  for order, (unit, told) in enumerate(zip(units, summaries, strict=True)):
+    first = order << UNIT_BITS
+    counts.setdefault(unit.source, Counter()).update(told['counts'])
+    for number, pages in enumerate(told['blocks']):
+      found.append(Block(unit.source, block_name(unit.name, number), first, pages))
       first += pages
   return Passed(folder, found, counts, 0)
+
+
+def block_name(unit: str, number: int) -> str:
+  """Of the files of a block, by the name of its unit and its place there."""
+  return f'{unit}-{number:05}'
 
 
 # --- in one place ------------------------------------------------------------------------------
@@ -202,7 +183,7 @@ def _joined(plan: Plan, done: Passed) -> dict[int, Any]:
   """Position -> what the step over all pages behind a pass found of the page."""
   path = done.folder / f'found-{_digest(plan.scope)}.jsonl.zst'
   if not path.is_file():
-    _, across, _ = _phases(plan.rules)[done.index]
+    across = phases(plan.rules)[done.index].across
     assert across is not None
     found: dict[int, Any] = {}
     for some in _scopes(plan, done):
@@ -210,7 +191,8 @@ def _joined(plan: Plan, done: Passed) -> dict[int, Any]:
         (block.first, done.folder / f'{block.name}.npz') for block in some
       )
       found |= across.join(signed, functools.partial(pages, plan, done))
-    blocks.write(path, map(blocks.json_text, sorted(found.items())))
+    lines = map(blocks.json_text, sorted(found.items()))
+    blocks.write(path, blocks.compressed(b''.join(lines)))
   return {int(position): value for position, value in blocks.lines(path)}
 
 
@@ -240,111 +222,44 @@ def pages(plan: Plan, done: Passed, positions: Sequence[int]) -> Iterator[Page]:
 # --- in any process ----------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=2)
-def _phases(rules: str) -> list[tuple[list[tuple[str, steps.Each]], Across | None, str]]:
-  """Everything that the steps of a config made, once in each process."""
-  made = [(step.name, step.make()) for step in steps.read(json.loads(rules))]
-  return list(steps.phases(made))
-
-
 def _read(plan: Plan, folder: Path, unit: crawl.Unit) -> None:
   """Reads a unit and writes its blocks; those that are there are counted and not made again."""
-  each, across, _ = _phases(plan.rules)[0]
+  across = phases(plan.rules)[0].across
   counts: Counter[str] = Counter()
   sizes: list[int] = []
-  found = crawl.pages(unit, words.splitter(plan.words), counts)
-  for some in _batches(found, plan.block_pages):
-    name = f'{unit.name}-{len(sizes):05}'
-    _write(folder, name, across, (_followed(each, page) for page in some))
-    sizes.append(len(some))
-  summary = {'blocks': sizes, 'counts': dict(sorted(counts.items()))}
-  write_json(folder / f'{unit.name}.json', summary)
+  for size, fates in read(plan, unit, counts):
+    _write(folder, block_name(unit.name, len(sizes)), across, fates)
+    sizes.append(size)
+  write_json(folder / f'{unit.name}.json', summary(sizes, counts))
 
 
-def _followed(each: Sequence[tuple[str, steps.Each]], page: Page) -> Fate:
-  """The fate of a page that was just read, and how long it was: in characters, or bytes of HTML."""
-  fate = follow(each, page)
-  return dataclasses.replace(fate, values={READ: len(page.body or page.text), **fate.values})
+def summary(sizes: Sequence[int], counts: Mapping[str, int]) -> dict[str, Any]:
+  """What is known of a unit that was read: pages of its blocks, and kinds of its records."""
+  return {'blocks': [*sizes], 'counts': dict(sorted(counts.items()))}
 
 
 def _applied(
   plan: Plan, index: int, before: Path, folder: Path, name: str, found: Mapping[int, Any]
 ) -> None:
   """Writes a block of a later pass from the one before and what was found of its pages."""
-  phases = _phases(plan.rules)
-  _, last, called = phases[index - 1]
-  each, across, _ = phases[index]
-
-  def fates() -> Iterator[Fate]:
-    read = blocks.read(before / f'{name}.jsonl.zst', words.splitter(plan.words))
-    for i, fate in enumerate(read):
-      if fate.step:
-        yield fate
-        continue
-      first = [(called, functools.partial(_apply, last, found[i]))] if i in found else []
-      then = follow([*first, *each], fate.page)
-      yield dataclasses.replace(then, values={**fate.values, **then.values})
-
-  _write(folder, name, across, fates())
+  fates = blocks.read(before / f'{name}.jsonl.zst', words.splitter(plan.words))
+  across = phases(plan.rules)[index].across
+  _write(folder, name, across, applied(plan, index, fates, found))
 
 
-def _apply(across: Any, found: Any, page: Page) -> Any:
-  return across.apply(page, found)
-
-
-def _judged(plan: Plan, before: Path, folder: Path, name: str, old_rules: str) -> None:
+def _judged(plan: Plan, before: Path, folder: Path, name: str) -> None:
   """Writes a block of the first pass from the numbers that an earlier run measured."""
-  each, across, _ = _phases(plan.rules)[0]
-  order = [name for name, _ in each]
-  read = blocks.read(before / f'{name}.jsonl.zst', words.splitter(plan.words))
-  _write(folder, name, across, (_judge(each, order, fate) for fate in read))
-
-
-def _judge(each: Sequence[tuple[str, Any]], order: Sequence[str], fate: Fate) -> Fate:
-  """The fate of a page by the limits of today."""
-  was = order.index(fate.step) if fate.step else len(order)
-  for i, (name, step) in enumerate(each):
-    if isinstance(step, Rule):
-      values = {
-        key.removeprefix(f'{name}.'): value
-        for key, value in fate.values.items()
-        if key.startswith(f'{name}.')
-      }
-      if reason := step.judge(values):
-        return dataclasses.replace(fate, step=name, reason=reason)
-    elif i == was:
-      return fate
-    elif i > was:
-      raise BadInput(
-        f'again: a page that {order[was]} dropped before is to be kept now, and {name} has not '
-        f'seen it ({fate.page.url}); start without config.again, in another config.workdir'
-      )
-  return dataclasses.replace(fate, step='', reason='')
+  fates = blocks.read(before / f'{name}.jsonl.zst', words.splitter(plan.words))
+  _write(folder, name, phases(plan.rules)[0].across, judged(plan, fates))
 
 
 def _write(folder: Path, name: str, across: Across | None, fates: Iterable[Fate]) -> None:
-  """Writes a block, and what the step over all pages notes of those that are still kept."""
+  """Writes a block, and what the step over all pages notes of it, unless it is there."""
   path = folder / f'{name}.jsonl.zst'
   if path.is_file():
     return
   folder.mkdir(parents=True, exist_ok=True)
-  lines: list[bytes] = []
-  signed: dict[int, np.ndarray] = {}
-  for i, fate in enumerate(fates):
-    lines.append(blocks.line(fate))
-    if across is not None and not fate.step:
-      signed[i] = across.sign(fate.page)
+  data, signed = noted(across, fates)
   if across is not None:
     blocks.write_signatures(folder / f'{name}.npz', signed)
-  blocks.write(path, lines)
-
-
-def _batches(pages: Iterable[Page], size: int) -> Iterator[list[Page]]:
-  some: list[Page] = []
-  for page in pages:
-    some.append(page)
-    if len(some) == size:
-      yield some
-      some = []
-  if some:
-    yield some
+  blocks.write(path, data)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llm_jax.jobs.cleaning import drawings
-from llm_jax.jobs.cleaning.passes import READ
+from llm_jax.jobs.cleaning.phases import READ
 from llm_jax.jobs.cleaning.tally import CHARACTERS, Tally
 from llm_jax.jobs.page import Block, Figure, Fold, Heading, Table, Text, page
 

@@ -99,6 +99,11 @@ def is_across(step: Any) -> bool:
   return all(hasattr(step, method) for method in ('sign', 'join', 'apply'))
 
 
+def is_keyed(across: Any) -> bool:
+  """Whether a step over all pages can be joined by key: see `Keyed`."""
+  return all(hasattr(across, method) for method in ('reads', 'keys', 'linked', 'united'))
+
+
 def key(value: Any) -> str:
   """A text that differs where anything that is JSON differs."""
   return json.dumps(value, sort_keys=True, default=str)

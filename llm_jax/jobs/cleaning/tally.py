@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_jax.clean.page import Fate, Limit
-from llm_jax.jobs.cleaning.passes import READ
+from llm_jax.jobs.cleaning.phases import READ
 
 SAMPLES = 20  # pages shown on each side of a limit
 EXCERPT = 500  # characters of them
 TEXTS = 200  # different texts, such as languages, that are counted of a value
 CHARACTERS = 'characters'
+COUNTERS = ('pages', 'characters', 'reasons', 'clusters')
+NESTED = ('histogram', 'texts')  # of counters
 
 
 @dataclasses.dataclass
@@ -97,9 +99,9 @@ class Tally:
     self.kept += other.kept
     for name, value in other.sums.items():
       self.sums[name] = self.sums.get(name, 0) + value
-    for name in ('pages', 'characters', 'reasons', 'clusters'):
+    for name in COUNTERS:
       getattr(self, name).update(getattr(other, name))
-    for name in ('histogram', 'texts'):
+    for name in NESTED:
       for key, counter in getattr(other, name).items():
         getattr(self, name).setdefault(key, Counter()).update(counter)
     for key, counter in self.texts.items():
@@ -110,3 +112,24 @@ class Tally:
       heap = self.samples.setdefault(key, [])
       for entry in theirs:
         (heapq.heappush if len(heap) < SAMPLES else heapq.heappushpop)(heap, entry)
+
+  def plain(self) -> dict[str, Any]:
+    """All of it as JSON: what has a key that is no text becomes pairs."""
+    found = {name: getattr(self, name) for name in ('kept', *COUNTERS, 'sums')}
+    found |= {name: [*found[name].items()] for name in COUNTERS}
+    for name in NESTED:
+      found[name] = {key: [*counter.items()] for key, counter in getattr(self, name).items()}
+    return found | {'samples': [*self.samples.items()]}
+
+  @classmethod
+  def of(
+    cls, steps: Sequence[str], limits: Mapping[str, Sequence[Limit]], plain: Mapping[str, Any]
+  ) -> 'Tally':
+    """The tally that `plain` told of."""
+    hashed = lambda key: tuple(key) if isinstance(key, list) else key
+    counter = lambda pairs: Counter({hashed(key): count for key, count in pairs})
+    found: dict[str, Any] = {name: counter(plain[name]) for name in COUNTERS}
+    for name in NESTED:
+      found[name] = {key: counter(pairs) for key, pairs in plain[name].items()}
+    found['samples'] = {tuple(key): [*map(tuple, heap)] for key, heap in plain['samples']}
+    return cls(steps, limits, plain['kept'], sums=dict(plain['sums']), **found)
