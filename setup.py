@@ -47,6 +47,9 @@ EXTRAS = {
     'trafilatura>=2.3,<3',
     'zstandard',
   ],  # raw web pages
+  # Job clean on Apache Beam; Dataflow needs apache-beam[gcp]. It is not in `test`, since it holds
+  # NumPy, protobuf, pyarrow and Pillow a version back: tests would not see what users install.
+  'beam': ['apache-beam>=2.77,<3'],
   'gcs': ['gcsfs'],  # folders on gs://
   's3': ['s3fs'],  # and on s3://
   'hf': [

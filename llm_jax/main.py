@@ -36,7 +36,7 @@ def run(config: Any) -> None:
   from llm_jax import storage
 
   if (hosts := _hosts()) == 1:
-    if not storage.localized(config):
+    if not storage.localized(config, left=_elsewhere):
       return _run(config)
     with storage.pushing():
       return _run(config)
@@ -46,12 +46,22 @@ def run(config: Any) -> None:
 
   storage.join(host=jax.process_index(), hosts=hosts)
   idle = ('tokenize',) if jax.process_index() else ()  # what the first host does alone
-  if not storage.localized(config, idle=idle):
+  if not storage.localized(config, idle=idle, left=_elsewhere):
     return _run(config)
   barrier()  # so that all have read the same
   with storage.pushing():
     _run(config)
   barrier()  # the first one has pushed
+
+
+def _elsewhere(config: Any) -> Sequence[str]:
+  """The fields of a config whose URLs are for machines that its job starts, as its file says."""
+  from llm_jax.find import find
+
+  if 'job' not in config:  # a group
+    return ()
+  job = find('jobs', config.job)
+  return job.elsewhere(config) if hasattr(job, 'elsewhere') else ()
 
 
 def _run(config: Any) -> None:

@@ -91,7 +91,13 @@ def _covers(known: str, url: str, without: Collection[str]) -> bool:
   return url.startswith(f'{known}/') and url[len(known) + 1 :].partition('/')[0] not in lacks
 
 
-def localized(config: Any, *, idle: Collection[str] = (), reads: bool = True) -> bool:
+def localized(
+  config: Any,
+  *,
+  idle: Collection[str] = (),
+  reads: bool = True,
+  left: Callable[[Any], Collection[str]] = lambda config: (),
+) -> bool:
   """Puts the path of a copy in the place of every URL of a config, and says whether there was one.
 
   Of `workdir` everything is brought here; of what is only read, not what belongs to its making. A
@@ -102,13 +108,17 @@ def localized(config: Any, *, idle: Collection[str] = (), reads: bool = True) ->
     config: a ConfigDict, which is changed.
     idle: jobs that this host does not do, for whose configs nothing but their `workdir` is brought.
     reads: whether what the config reads is brought here.
+    left: the names of fields, of a config or a group of one, that stay as they are.
   """
+  stays = left(config)
   found, reads = False, reads and config.get('job') not in idle
   with config.unlocked(), config.ignore_type():
     for name in sorted(config, key=lambda name: name != 'workdir'):  # others may be derived from it
       value = config[name]
+      if name in stays:
+        continue
       if hasattr(value, 'unlocked'):
-        found |= localized(value, idle=idle, reads=reads or 'job' in value)
+        found |= localized(value, idle=idle, reads=reads or 'job' in value, left=left)
         continue
       here = _put(value, (), True) if name == 'workdir' else _put(value, MAKING, reads)
       if here != value:

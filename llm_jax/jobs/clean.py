@@ -7,6 +7,7 @@ and `clean.json`, at the end: only then it is finished. Killed and started again
 the last finished thousand pages, with the same bytes as a result, whatever the number of processes.
 """
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -79,6 +80,11 @@ def groups(config: Any) -> Iterator[tuple[str, Any, Sequence[str]]]:
     yield step.where, step.module.make, ()
 
 
+def elsewhere(config: Any) -> tuple[str, ...]:
+  """Fields whose URLs are not for this machine, but for those that work in a pipeline."""
+  return ('beam', 'sources') if config.get('runner') == 'beam' else ('beam',)
+
+
 def check(config: Any) -> None:
   """Everything that can be said of the config before a page is read.
 
@@ -96,7 +102,8 @@ def check(config: Any) -> None:
   if not given['sources']:
     raise BadInput("sources is empty; set for example config.sources.web = 'crawl/*.warc.gz'")
   found = steps.read(given['rules'])
-  html = [unit.paths[0] for unit in crawl.units(given['sources']) if crawl.is_html(unit)]
+  units = crawl.units(given['sources'], urls=given['runner'] == 'beam')
+  html = [unit.paths[0] for unit in units if crawl.is_html(unit)]
   if html and not any('body' in getattr(step.module, 'READS', ()) for step in found):
     raise BadInput(
       f'rules: {html[0]} holds HTML, and no step makes text of it; begin config.rules.steps with '
@@ -165,6 +172,8 @@ def _run(given: Mapping[str, Any], settings: Mapping[str, Any], folder: Path, ol
       shard_documents=shard,
       told=progress,
     )
+    with contextlib.suppress(OSError):  # what a local run left there stays
+      (folder / WORK).rmdir()
   else:
     with Workers(given['workers'] or os.cpu_count() or 1) as workers:
       for done in passes.passes(plan, folder / WORK, workers, old_rules=old, told=progress):

@@ -9,6 +9,8 @@ from the signatures of all pages. What is small, the dataset and the report, thi
 import contextlib
 import difflib
 import io
+import itertools
+import logging
 import re
 import secrets
 import shutil
@@ -23,11 +25,14 @@ from llm_jax.jobs.cleaning.phases import Plan
 from llm_jax.jobs.cleaning.tally import Tally
 from llm_jax.types import BadInput
 
-HERE = ('', 'DirectRunner', 'BundleBasedDirectRunner', 'PrismRunner')  # runners of this machine
+# Runners of this machine.
+HERE = ('DirectRunner', 'BundleBasedDirectRunner', 'FnApiRunner', 'PrismRunner')
 WHO = "runner 'beam'"
 UNITS = 'units'
 PARTS = 100  # files in which what is known of the units comes back
-LINE = re.compile(r"""BadInput[:(]\s*['"]?(.+?)(?: \[while running .*)?['"]?\)?$""", re.MULTILINE)
+# Where an error of a worker is only text, the last line of its trace.
+LINE = re.compile(r'^(?:[\w.]*\.)?BadInput: (.+)$', re.MULTILINE)
+WHERE = re.compile(r" \[while running '.*?(?:'\])?$")  # what Beam adds
 
 
 def check(options: Mapping[str, Any], sources: Mapping[str, str]) -> None:
@@ -41,7 +46,11 @@ def check(options: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     BadInput: Beam is missing, an option is unknown or cannot be, or workers could read nothing.
   """
   _options(options)
-  runner = str(options.get('runner', ''))
+  runner = str(options.get('runner') or HERE[0])
+  try:
+    library('apache_beam.runners.runner', WHO, 'beam').create_runner(runner)
+  except (ImportError, ValueError) as error:
+    raise BadInput(f'beam: {" ".join(str(error).split())}') from None
   if runner not in HERE and not options.get('temp_location'):
     raise BadInput(
       f'beam: {runner} needs config.beam.temp_location, a folder that its workers and this process '
@@ -50,8 +59,8 @@ def check(options: Mapping[str, Any], sources: Mapping[str, str]) -> None:
   for name, spec in sources.items():
     if runner == 'DataflowRunner' and '://' not in spec:
       raise BadInput(
-        f'sources.{name}: the workers of Dataflow do not see {spec!r} of this machine; copy it to a '
-        'bucket, and name it as gs://bucket/...'
+        f'sources.{name}: the workers of Dataflow do not see {spec!r} of this machine; copy it to '
+        'a bucket, and name it as gs://bucket/...'
       )
 
 
@@ -97,7 +106,7 @@ def run(
   Raises:
     BadInput: what a worker could not do, in one line.
   """
-  units = crawl.units(plan.sources)
+  units = crawl.units(plan.sources, urls=True)
   beam = library('apache_beam', WHO, 'beam')
   temp = options.get('temp_location')
   place = f'{str(temp).rstrip("/")}/clean-{secrets.token_hex(8)}' if temp else str(work)
@@ -106,12 +115,14 @@ def run(
     lines = (blocks.json_text([order, *unit]) for order, unit in enumerate(units))
     elements.write((UNITS, enumerate(lines)), place)
     told('in a pipeline', 0, 1)
+    logging.getLogger('apache_beam.runners.common').disabled = True  # it repeats what is raised
     try:
       with beam.Pipeline(options=_options(options)) as pipeline:
         _build(beam, pipeline, plan, place, shard_documents)
     except Exception as error:
-      if found := LINE.findall(str(error)):
-        raise BadInput(found[-1]) from None
+      found = [str(error)] if isinstance(error, BadInput) else LINE.findall(str(error))
+      if found:
+        raise BadInput(WHERE.sub('', found[-1])) from None
       raise
     reports = sorted(
       (report for name in elements.names(f'{place}/{UNITS}-') for report in _lines(name)),
@@ -150,8 +161,10 @@ def _build(beam: Any, pipeline: Any, plan: Plan, place: str, shard_documents: in
   A function of `elements.py` gives pairs of a kind and an element; `only` has those of one kind.
   """
 
+  numbers = itertools.count()
+
   def only(found: Any, kind: str) -> Any:
-    return found | f'{kind} of {found.producer.full_label}' >> beam.FlatMap(elements.only, kind)
+    return found | f'{kind} {next(numbers)}' >> beam.FlatMap(elements.only, kind)
 
   found = (
     pipeline
@@ -173,12 +186,12 @@ def _build(beam: Any, pipeline: Any, plan: Plan, place: str, shard_documents: in
       | f'meet behind {phase.name}' >> beam.CoGroupByKey()
       | f'apply {phase.name}' >> beam.FlatMap(elements.applied, plan, index + 1)
     )
-  files = (
+  sizes = (
     only(found, 'size')
     | 'all sizes' >> beam.GroupByKey()
     | 'assign' >> beam.Map(elements.assigned, shard_documents)
   )
-  assigned = beam.pvalue.AsSingleton(files, default_value={})
+  assigned = beam.pvalue.AsSingleton(sizes, default_value={})
   parts = only(found, 'part') | 'place' >> beam.FlatMap(elements.placed, assigned)
   reports.append(only(found, 'tally'))
   lines = (
@@ -187,12 +200,8 @@ def _build(beam: Any, pipeline: Any, plan: Plan, place: str, shard_documents: in
     | 'reports' >> beam.GroupByKey()
     | 'report' >> beam.Map(elements.report, plan, UNITS, PARTS)
   )
-  (
-    [parts, lines]
-    | 'all files' >> beam.Flatten()
-    | 'files' >> beam.GroupByKey()
-    | 'write' >> beam.Map(elements.write, place)
-  )
+  files = [parts, lines] | 'all files' >> beam.Flatten() | 'files' >> beam.GroupByKey()
+  _ = files | 'write' >> beam.Map(elements.write, place)
 
 
 def _by_key(beam: Any, plan: Plan, index: int, held: Any, signed: Any) -> Any:

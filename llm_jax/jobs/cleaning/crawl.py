@@ -1,20 +1,25 @@
 """Where the pages of job `clean` come from: files of a crawl, saved pages, records, datasets.
 
 A source is a path, a glob or a folder. Its files are the units of work: one process reads a unit
-from its beginning to its end. Small files, such as saved pages, are units of many.
+from its beginning to its end. Small files, such as saved pages, are units of many. Where many
+machines work, the files may be at a URL, and each copies what it reads.
 """
 
+import contextlib
 import glob
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_jax.clean import saved, warc
 from llm_jax.clean.page import Page, Split
 from llm_jax.data import arrow, compression, paths, sources
-from llm_jax.storage import parted
+from llm_jax.storage import is_url, parted
+from llm_jax.store import Store
 from llm_jax.types import BadInput
 
 TOGETHER = 1000  # saved pages of a unit
@@ -31,7 +36,7 @@ class Unit(NamedTuple):
   Attributes:
     source: name of the source.
     number: its place among the units of the source.
-    paths: files; or the name of a dataset.
+    paths: files, maybe at a URL; or the name of a dataset.
     options: of the specification, such as 'text=content'.
     root: the folder that the names of saved pages are relative to; '' for that of each.
   """
@@ -48,8 +53,12 @@ class Unit(NamedTuple):
     return f'{self.source}-{self.number:05}'
 
 
-def units(given: Mapping[str, str]) -> list[Unit]:
+def units(given: Mapping[str, str], *, urls: bool = False) -> list[Unit]:
   """The units of all sources, by name and then in the order of their paths.
+
+  Args:
+    given: source -> specification.
+    urls: whether files may be at a URL; `fetched` brings them.
 
   Raises:
     BadInput: a source names no file, or one of a kind that nobody can read.
@@ -63,12 +72,12 @@ def units(given: Mapping[str, str]) -> list[Unit]:
       sources.open_source(spec) if place == 'builtin' else sources.open_records(spec, known=COLUMNS)
       found.append(Unit(source, 0, (place,), options))
       continue
-    root, files = _files(source, place)
+    root, files = _files(source, place, urls)
     pages = [path for path in files if path.lower().endswith(saved.SUFFIXES)]
     groups = [(path,) for path in files if not path.lower().endswith(saved.SUFFIXES)]
     groups += [tuple(pages[i : i + TOGETHER]) for i in range(0, len(pages), TOGETHER)]
     for path, *_ in groups:
-      if path.lower().endswith(RECORDS):
+      if path.lower().endswith(RECORDS) and not is_url(path):
         _opened(path, options)
     found += [Unit(source, i, group, options, root) for i, group in enumerate(sorted(groups))]
   return found
@@ -97,6 +106,31 @@ def pages(unit: Unit, split: Split, counts: Counter[str]) -> Iterator[Page]:
         yield page
     except BadInput:  # what came before is good
       counts['broken_file'] += 1
+
+
+@contextlib.contextmanager
+def fetched(unit: Unit) -> Iterator[Unit]:
+  """The unit with its files on this machine; copies of those at a URL are deleted at the end.
+
+  Raises:
+    BadInput: a file that this machine cannot reach.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    found: list[str] = []
+    for number, path in enumerate(unit.paths):
+      if is_url(path):
+        inside = path.removeprefix(f'{unit.root}/') if unit.root else os.path.basename(path)
+        target = Path(folder, '' if unit.root else str(number), inside)
+        Store(path).get(path, target)
+        path = str(target)
+      elif path != 'builtin' and not path.startswith('tfds:') and not os.path.exists(path):
+        raise BadInput(
+          f'sources.{unit.source}: {os.uname().nodename}, which works on it, does not see {path}; '
+          'put it into a folder that all machines share, or name it as gs://bucket/...'
+        )
+      found.append(path)
+    root = folder if is_url(unit.root) else unit.root
+    yield unit._replace(paths=tuple(found), root=root)
 
 
 def is_html(unit: Unit) -> bool:
@@ -155,17 +189,33 @@ def _lines(path: str, counts: Counter[str]) -> Iterator[Any]:
         counts['broken_line'] += 1
 
 
-def _files(source: str, place: str) -> tuple[str, list[str]]:
+def _files(source: str, place: str, urls: bool) -> tuple[str, list[str]]:
   """The folder, if it is one, and the files of a path, a glob or a folder, by their names."""
-  place = os.path.expanduser(place)
-  if os.path.isdir(place) and not os.path.isfile(os.path.join(place, 'clean.json')):
-    inside = glob.glob(os.path.join(glob.escape(place), '**'), recursive=True)
-    found = [path for path in inside if path.lower().endswith(KNOWN) and os.path.isfile(path)]
-    if not found:
-      raise BadInput(f'sources.{source}: {place} has no file of a known kind; known are {_SHOWN}')
-    return place, sorted(found)
-  found = paths.paths(place)
+  root, found = _stored(place) if urls and is_url(place) else _local(place)
+  if not found:
+    raise BadInput(f'sources.{source}: {place} has no file of a known kind; known are {_SHOWN}')
   for path in found:
     if not path.lower().endswith(KNOWN):
       raise BadInput(f'sources.{source}: {path} is of no known kind; known are {_SHOWN}')
-  return '', sorted(found)
+  return root, sorted(found)
+
+
+def _local(place: str) -> tuple[str, list[str]]:
+  place = os.path.expanduser(place)
+  if os.path.isdir(place) and not os.path.isfile(os.path.join(place, 'clean.json')):
+    inside = glob.glob(os.path.join(glob.escape(place), '**'), recursive=True)
+    return place, [p for p in inside if p.lower().endswith(KNOWN) and os.path.isfile(p)]
+  return '', paths.paths(place)
+
+
+def _stored(url: str) -> tuple[str, list[str]]:
+  store = Store(url)
+  if set(url) & set('*?['):
+    return '', store.matches()
+  names = store.listed()
+  if '' in names:
+    return '', [url]
+  root = url.rstrip('/')
+  if paths.CLEANED in names:
+    names = [name for name in names if name.startswith('pages/')]
+  return root, [f'{root}/{name}' for name in names if name.lower().endswith(KNOWN)]

@@ -7,8 +7,6 @@ Elements have a key in front. That of a block is the position of its first page,
 import hashlib
 import itertools
 import json
-import os
-import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -21,7 +19,6 @@ from llm_jax.clean.page import Fate, Page, Signatures
 from llm_jax.jobs.cleaning import blocks, corpus, crawl, passes, phases, steps
 from llm_jax.jobs.cleaning.passes import UNIT_BITS
 from llm_jax.jobs.cleaning.phases import Plan
-from llm_jax.types import BadInput
 
 Held = tuple[str, str, bytes]
 
@@ -49,20 +46,14 @@ def units(path: str) -> Iterator[Any]:
 def read(element: Sequence[Any], plan: Plan) -> Iterator[tuple[str, Any]]:
   """A unit -> its blocks and signatures behind the first phase, and its summary."""
   order, source, number, paths, *rest = element
-  unit = crawl.Unit(source, number, tuple(paths), *rest)
-  for path in unit.paths:
-    if os.path.isabs(path) and not os.path.exists(path):
-      raise BadInput(
-        f'sources.{source}: worker {socket.gethostname()} does not see {path}; put it where all '
-        'workers read it, such as gs://bucket/... or a folder that they share'
-      )
   counts: Counter[str] = Counter()
   sizes: list[int] = []
-  for size, fates in phases.read(plan, unit, counts):
-    name = passes.block_name(unit.name, len(sizes))
-    first = (order << UNIT_BITS) + sum(sizes)
-    yield from _noted(plan, 0, first, source, name, fates)
-    sizes.append(size)
+  with crawl.fetched(crawl.Unit(source, number, tuple(paths), *rest)) as unit:
+    for size, fates in phases.read(plan, unit, counts):
+      name = passes.block_name(unit.name, len(sizes))
+      first = (order << UNIT_BITS) + sum(sizes)
+      yield from _noted(plan, 0, first, source, name, fates)
+      sizes.append(size)
   yield 'unit', (order, passes.summary(sizes, counts))
 
 
@@ -109,7 +100,7 @@ def shared(element: tuple[bytes, Iterable[tuple[int, bytes]]]) -> Iterator[Any]:
 
 
 def wanted(element: tuple[bytes, Iterable[Any]], plan: Plan) -> Iterator[Any]:
-  """A group, maybe several times -> (block, (position, group, part of a signature)) of its pages."""
+  """A group, maybe several times -> (block, (position, group, part)) of its pages."""
   group, some = element
   for position, part in next(iter(some)):
     yield first_of(plan, position), (position, group, part)
@@ -148,7 +139,8 @@ def linked(element: tuple[bytes, Iterable[Any]], plan: Plan, index: int) -> Iter
 def united(element: tuple[int, Iterable[Any]], plan: Plan, index: int) -> Iterator[Any]:
   """All links -> (block, (position, what was found of a page))."""
   across: Any = phases.phases(plan.rules)[index].across
-  return _found(plan, across.united(np.array([*element[1]], np.int64)))
+  numbers = np.fromiter(itertools.chain.from_iterable(element[1]), np.int64)
+  return _found(plan, across.united(numbers.reshape(-1, 3)))
 
 
 # --- all pages in one place --------------------------------------------------------------------
