@@ -1,8 +1,8 @@
 """Runs a program that a model wrote, with limits of time, memory, files and network.
 
-`run` gives it an empty folder, which is deleted afterwards, no environment, no input, and a fresh
-interpreter without packages. How well it is confined depends on the system, and `protections()`
-says by what:
+`run` gives it an empty folder, which is deleted afterwards, no environment, no input, and a fork of
+an interpreter that has seen no other program and has no packages. What confines it depends on
+the system, and `protections()` says what does:
 
     limits      processor time, address space, size and number of open files (all systems)
     nobody      root runs it as the user nobody (Linux, where nobody can read Python's library)
@@ -25,30 +25,21 @@ import math
 import os
 import selectors
 import shutil
-import signal
-import subprocess
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from llm_jax.rewards.confined.server import Server
 from llm_jax.types import BadInput
 
 LAYERS = ('nobody', 'namespaces', 'landlock', 'seccomp', 'audit hook')
 _STARTUP = 30.0  # seconds that a machine with much to do may take before a program starts
-_FLAGS = ('-I', '-S', '-B', '-X', 'utf8', '-c')
 _DISK = 16 << 20  # bytes of a file
-_ROOT = Path(__file__).parents[2]
-_CHILD = """
-import json, sys
-sys.path.append({root!r})
-from llm_jax.rewards.confined import child
-sys.path.remove({root!r})
-child.main(child.Job(**json.loads(sys.argv[1])))
-"""
+_server = Server()
 
 
 class Ran(NamedTuple):
@@ -123,38 +114,19 @@ def run(
   both = {'program': f'{before}\n{program}' if before else program, 'module': module}
   judged = {'before': before, 'tests': tests, 'names': [*names]}
   folder = tempfile.mkdtemp(prefix='sandbox-')
+  job = dict(
+    folder=folder,
+    seconds=math.ceil(seconds) + 1,
+    memory=megabytes << 20,
+    disk=_DISK,
+    layers=[*layers],
+    need=[*need],
+  )
   try:
-    with _file(both) as first, _file(judged) as second, _pipe() as (status, to_status):
-      job = dict(
-        folder=folder,
-        program=first,
-        tests=second,
-        status=to_status,
-        seconds=math.ceil(seconds) + 1,
-        memory=megabytes << 20,
-        disk=_DISK,
-        layers=[*layers],
-        need=[*need],
-      )
-      process = subprocess.Popen(
-        [sys.executable, *_FLAGS, _code(), json.dumps(job)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=(first, second, to_status),
-        start_new_session=True,
-        env={},
-        cwd=folder,
-      )
-      os.close(to_status)
-      try:
-        return _watched(process, status, seconds, output_bytes)
-      finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-          os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert process.stdout
-        process.stdout.close()
+    with _file(both) as first, _file(judged) as second, _Ends() as ends:
+      _server.start(job, [ends.output, ends.theirs.fileno(), first, second, ends.report])
+      ends.give_away()
+      return _watched(ends, seconds, output_bytes)
   finally:
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -181,11 +153,6 @@ def protections() -> tuple[str, ...]:
   return run('').protections
 
 
-@functools.cache
-def _code() -> str:
-  return _CHILD.format(root=str(_ROOT))
-
-
 @contextlib.contextmanager
 def _file(value: Any):
   """The number of an open file, which has no name, with a value as JSON."""
@@ -195,20 +162,46 @@ def _file(value: Any):
     yield file.fileno()
 
 
-@contextlib.contextmanager
-def _pipe():
-  read, write = os.pipe()
-  try:
-    yield read, write
-  finally:
-    os.close(read)
+class _Ends:
+  """The ends of pipes from and to the processes of a program.
+
+  Attributes:
+    printed, reported: to read from.
+    output, report: what they write to.
+    theirs: half of a socket pair that is open as long as any of them is there.
+  """
+
+  def __init__(self) -> None:
+    self.printed, self.output = os.pipe()
+    self.reported, self.report = os.pipe()
+    self._ours, self.theirs = socket.socketpair()
+    self._given = False
+
+  def __enter__(self) -> '_Ends':
+    return self
+
+  def give_away(self) -> None:
+    """Closes what the processes have now."""
+    for file in () if self._given else (self.output, self.report):
+      os.close(file)
+    self.theirs.close()
+    self._given = True
+
+  def __exit__(self, *_: object) -> None:
+    """Ends all processes, and waits for their end."""
+    self.give_away()
+    with self._ours, contextlib.suppress(OSError):
+      self._ours.settimeout(_STARTUP)
+      self._ours.shutdown(socket.SHUT_WR)
+      self._ours.recv(1)
+    os.close(self.printed)
+    os.close(self.reported)
 
 
-def _watched(process: subprocess.Popen, status: int, seconds: float, output_bytes: int) -> Ran:
+def _watched(ends: _Ends, seconds: float, output_bytes: int) -> Ran:
   """Waits for what the judge reports, and for no longer than it may take."""
-  assert process.stdout
   printed, reported = bytearray(), bytearray()
-  taken = {process.stdout.fileno(): printed, status: reported}
+  taken = {ends.printed: printed, ends.reported: reported}
   deadline, started = time.monotonic() + _STARTUP, False
   with selectors.DefaultSelector() as selector:
     for file in taken:
@@ -229,15 +222,15 @@ def _watched(process: subprocess.Popen, status: int, seconds: float, output_byte
         deadline, started = time.monotonic() + seconds, True
       if len(printed) > output_bytes:
         outcome = 'output'
-      elif reported.count(b'\n') == 2 or status not in selector.get_map():
+      elif reported.count(b'\n') == 2 or ends.reported not in selector.get_map():
         outcome = 'reported'
     with contextlib.suppress(BlockingIOError):
-      printed.extend(os.read(process.stdout.fileno(), 1 << 16))
+      printed.extend(os.read(ends.printed, 1 << 16))
   stdout = printed[:output_bytes].decode(errors='replace')
   lines = reported.splitlines()
   if outcome != 'reported':
-    return Ran(outcome, stdout, protections=())
+    return Ran(outcome, stdout)
   if len(lines) < 2:
-    return Ran('exited' if started else 'refused', stdout, 'the judge ended' if started else stdout)
+    return Ran('exited' if started else 'refused', stdout, 'the judge ended')
   found = json.loads(lines[1])
   return Ran(found['outcome'], stdout, found['error'], tuple(found['active']))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_jax.rewards import sandbox
 from llm_jax.rewards.confined.peer import Gone, Peer
 from llm_jax.rewards.sandbox import LAYERS, protections, run, run_many
 from llm_jax.types import BadInput
@@ -225,6 +226,21 @@ def f():
 """
   found = run(program, 'assert f()[:4] == (3, [0, 1, 4, 9], 2, True)', seconds=10)
   assert found.passed, found
+
+
+def test_a_program_signals_itself_and_no_seed_is_shared():
+  program = (
+    'import random, signal\nprint(random.random())\nsignal.signal(10, lambda *_: print("got"))\n'
+    'signal.raise_signal(10)'
+  )
+  first, second = (ran.stdout.split() for ran in run_many([dict(program=program)] * 2))
+  assert first[1] == second[1] == 'got' and first[0] != second[0]
+
+
+def test_the_interpreter_that_waits_is_started_again():
+  assert run('').passed
+  os.kill(sandbox._server._process.pid, 9)
+  assert run('').passed
 
 
 def test_bad_input_and_what_is_needed():

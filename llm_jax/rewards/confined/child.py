@@ -2,7 +2,7 @@
 
 The first process makes namespaces and starts the second, which starts the third and judges it:
 
-    guard      waits; the caller kills it with all that it started
+    guard      waits, and ends the others when the judge is done or the caller hangs up
     judge      reads the tests and calls the program's functions by a pipe
     candidate  runs the program and answers; it never had the tests, nor the way to report
 
@@ -11,13 +11,14 @@ This file is the only place of llm_jax that runs text as Python.
 
 import builtins
 import contextlib
+import functools
 import json
 import os
 import resource
 import signal
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_jax.rewards.confined import hook, kernel
@@ -34,42 +35,60 @@ class Job(NamedTuple):
 
   Attributes:
     folder: an empty folder of its own.
-    program: number of an open file with the program.
-    tests: of one with JSON: `before`, `tests` and `names` of rewards/sandbox.py:run.
-    status: of a pipe to report to.
     seconds: of processor time; the caller measures real time.
     memory: bytes of address space of each process.
     disk: bytes of a file, and of the folder where it lies in memory.
     layers: those of LAYERS to use.
     need: those that have to work.
+    program: number of an open file with the program.
+    tests: of one with JSON: `before`, `tests` and `names` of rewards/sandbox.py:run.
+    status: of a pipe to report to.
   """
 
   folder: str
-  program: int
-  tests: int
-  status: int
   seconds: int
   memory: int
   disk: int
   layers: Sequence[str]
   need: Sequence[str]
+  program: int
+  tests: int
+  status: int
 
 
-def main(job: Job) -> None:
-  """The guard."""
-  readable = _readable()
+def main(options: Mapping[str, Any], end: int, files: Sequence[int]) -> None:
+  """The guard.
+
+  Args:
+    options: of the job.
+    end: number of one half of a socket pair; all have to end when the caller shuts down the other,
+      and the caller sees this half close when they have.
+    files: the numbers of the job.
+  """
+  job = Job(**options, program=files[0], tests=files[1], status=files[2])
+  os.chdir(job.folder)
+  readable = readable_files()
   active = _limit(job)
-  if 'nobody' in job.layers and kernel.become_nobody([*readable, os.path.dirname(job.folder)]):
+  if 'nobody' in job.layers and kernel.become_nobody(job.folder, readable):
     active.append('nobody')
-  kernel.die_with_parent()
+  kernel.adopt()
   if 'namespaces' in job.layers and kernel.new_namespaces(job.folder, job.disk):
     active.append('namespaces')
   _report(job, started=True)
   judge = os.fork()
   if not judge:
+    os.setpgid(0, 0)
+    os.close(end)
     _leave_with(_judge, job, active, readable)
-  os.close(job.status)
-  os.waitpid(judge, 0)
+  for file in (job.program, job.tests, job.status):
+    os.close(file)
+  os.read(end, 1)
+  with contextlib.suppress(ProcessLookupError):
+    os.kill(judge, signal.SIGKILL)
+    os.killpg(judge, signal.SIGKILL)
+  with contextlib.suppress(ChildProcessError):
+    while True:
+      os.wait()
 
 
 def _leave_with(function: Any, *args: Any) -> None:
@@ -229,7 +248,8 @@ def _confine(job: Job, readable: Sequence[str]) -> list[str]:
   return active
 
 
-def _readable() -> list[str]:
+@functools.cache
+def readable_files() -> list[str]:
   """Folders and files that Python's own modules need."""
   library = os.path.dirname(os.path.realpath(os.__file__))
   system = ('/lib', '/lib64', '/usr/lib', '/usr/lib64', '/usr/local/lib', '/usr/share/zoneinfo')

@@ -28,18 +28,21 @@ def _call(name: str, *args: object) -> int:
 
 _NOBODY = 65534
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 1, 4, 38, 22
+_PR_SET_CHILD_SUBREAPER = 36
 _CAPSET = {'x86_64': 126, 'aarch64': 91}.get(_MACHINE)
 _CAPABILITY_VERSION = 0x20080522
 
 
-def become_nobody(needed: Sequence[str]) -> bool:
-  """Root becomes the user nobody, if nobody can read the folders that are `needed`."""
+def become_nobody(folder: str, readable: Sequence[str]) -> bool:
+  """Root becomes the user nobody and gives him `folder`, if he can enter what is `readable`."""
   if sys.platform != 'linux' or os.geteuid() != 0:
     return False
+  needed = [os.path.dirname(folder), *filter(os.path.isdir, readable)]
   above = {path[:i] or '/' for path in needed for i, c in enumerate(path + '/') if c == '/'}
   if not all(os.stat(path).st_mode & 0o001 for path in above):
     return False
   try:
+    os.chown(folder, _NOBODY, _NOBODY)
     os.setgroups([])
     os.setresgid(_NOBODY, _NOBODY, _NOBODY)
     os.setresuid(_NOBODY, _NOBODY, _NOBODY)
@@ -51,6 +54,11 @@ def become_nobody(needed: Sequence[str]) -> bool:
 def die_with_parent() -> None:
   """The process is killed when the thread that started it ends."""
   _call('prctl', _PR_SET_PDEATHSIG, 9, 0, 0, 0)
+
+
+def adopt() -> None:
+  """Descendants whose parents have ended become children of this process."""
+  _call('prctl', _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def drop_rights() -> bool:
