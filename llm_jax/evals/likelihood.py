@@ -8,7 +8,7 @@ for all of them. Rows of similar lengths share a batch, whose shapes are few.
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -79,17 +79,27 @@ class Likelihood:
     self.tokens = np.zeros(2, int)
 
   def __call__(
-    self, params: Params, requests: Sequence[Request]
+    self, params: Params, requests: Sequence[Request], known: Collection[int] = ()
   ) -> Iterator[tuple[int, list[Scored]]]:
     """(number of a request, scores of its texts), as batches come back, in an order of their own.
+
+    Batches are those of all requests, and one whose members are all `known` is left out. So what
+    is scored has the same last digits whether others are known or not.
 
     Raises:
       BadInput: a request without a context or an empty text, or one that the model has no room for.
     """
     self._check(requests)
     for group in _sharing(requests):
+      batches = [
+        (rows, members)
+        for rows, members in self._batches(requests, group)
+        if not all(i in known for i in members)
+      ]
+      if not batches:
+        continue
       beginning = self._beginning(params, requests[group.members[0]].context[: group.shared])
-      for rows, members in self._batches(requests, group):
+      for rows, members in batches:
         some = [requests[i] for i in members]
         for i, scored in self._batch(params, beginning, group.shared, some, rows):
           yield members[i], scored

@@ -1,12 +1,15 @@
 """A benchmark, put to a model: its questions scored or answered, and what that is worth."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from llm_jax.data.tasks import files
 from llm_jax.data.tasks.task import Item, Task
 from llm_jax.evals import asking, task_metrics
+from llm_jax.evals.estimates import PerQuestion
+from llm_jax.evals.kept import Kept, Progress, asked_once
 from llm_jax.evals.likelihood import Likelihood, Request, Scored, Text
 from llm_jax.evals.task_metrics import Answered
 from llm_jax.find import call, find, last
@@ -14,18 +17,6 @@ from llm_jax.options import Count, Seed, at_least
 from llm_jax.sampling import complete
 from llm_jax.text import chat
 from llm_jax.types import BadInput, Evaluate, Metrics, Model, Params, Tokenizer
-
-
-class Kept(Protocol):
-  """Scores of requests from before, for one model; see `jobs/`."""
-
-  def get(self, request: Request) -> list[Scored] | None:
-    """What was put there, or None."""
-    ...
-
-  def put(self, request: Request, scored: Sequence[Scored]) -> None:
-    """Keeps scores."""
-    ...
 
 
 def make(
@@ -49,10 +40,12 @@ def make(
   template: str | None = None,
   max_new: Count | None = None,
   batch_tokens: Count = 2048,
-  batch_size: Count | None = None,
+  batch_size: Count = 32,
   seed: Seed = 0,
   record: Callable[[Mapping[str, Any], str], None] | None = None,
+  per_question: Callable[[str, PerQuestion], None] | None = None,
   kept: Kept | None = None,
+  progress: Progress | None = None,
 ) -> Evaluate:
   """`evaluate(params) -> Metrics`: those that the task names, `questions`, and what was cut.
 
@@ -80,21 +73,16 @@ def make(
     batch_size: answers written at a time.
     seed: of drawing examples.
     record: called with each question, its scores among it, and what was said.
-    kept: scores of this model from before.
+    per_question: called with the name of each metric, and what it is on each question.
+    kept: answers of this model from before.
+    progress: called with an iterable and how many questions it will answer; gives it back.
 
   Raises:
     BadInput: a file that is missing, examples from the split that is evaluated, a question without
       room.
   """
-  benchmark = task_of(task, variant)
-  of_split = split or benchmark.split
+  benchmark, of_split, from_split = _settled(task, variant, split, shots, examples)
   count = benchmark.shots if shots is None else shots
-  from_split = examples or benchmark.examples
-  if count and from_split == of_split:
-    raise BadInput(
-      f'{task}: examples from the split {of_split!r} that is evaluated show its answers; set '
-      'examples to another one, or shots to 0'
-    )
   items = files.items(task, benchmark, of_split, path)[:max_questions]
   pool = files.items(task, benchmark, from_split, path) if count else []
   if form:
@@ -128,18 +116,22 @@ def make(
   if writes:
     answer = functools.partial(
       _written, model=model, tokenizer=tokenizer, task=benchmark, max_new=length,
-      batch_size=batch_size, template=found, seed=seed,
+      batch_size=batch_size, template=found, seed=seed, kept=kept, progress=progress,
     )  # fmt: skip
   else:
     alone = _alone(items, tokenizer, benchmark) if mutual_info else None
     engine = Likelihood(model, mesh, batch_tokens)
-    answer = functools.partial(_scored, engine=engine, task=benchmark, alone=alone, kept=kept)
+    answer = functools.partial(_scored, engine=engine, task=benchmark, alone=alone)
+    answer = functools.partial(answer, kept=kept, progress=progress)
 
   def evaluate(params: Params) -> Metrics:
     answered = answer(params, items, asked)
     if record is not None:
       for one, how in zip(answered, asked, strict=True):
         record(_row(task, one, how), str(one.said))
+    if per_question is not None:
+      for name, metric in task_metrics.per_question(benchmark, answered).items():
+        per_question(name, metric)
     return task_metrics.metrics(benchmark, answered)
 
   return evaluate
@@ -152,17 +144,35 @@ def check(
   path: str,
   variant: Mapping[str, Any] | None = None,
   split: str = '',
+  shots: int | None = None,
+  examples: str = '',
   **others: Any,
 ) -> None:
-  """Whether there is such a task with such a split, and the model can be asked."""
-  del others, path
-  benchmark = task_of(task, variant)
-  if split and split not in benchmark.files:
-    raise BadInput(f'{task}: no split {split!r}; it has: {", ".join(benchmark.files)}')
+  """Whether there is such a task with such splits and such a folder, and the model can be asked."""
+  del others
+  _settled(task, variant, split, shots, examples)
+  if not ('{split}' in path or ':' in path or Path(path).expanduser().exists()):
+    raise BadInput(f'{task}: there is no folder {path!r}; set path to that of the benchmarks')
   if not model.shape.causal:
     raise BadInput(f'{task}: this is a masked language model; it does not continue texts')
   if model.shape.head == 'scalar':
     raise BadInput(f'{task}: this is a reward model; it scores answers and continues no text')
+
+
+def _settled(
+  task: str, variant: Mapping[str, Any] | None, split: str, shots: int | None, examples: str
+) -> tuple[Task, str, str]:
+  """The task, the split that is evaluated and that of its examples."""
+  benchmark = task_of(task, variant)
+  split, examples = split or benchmark.split, examples or benchmark.examples
+  if split not in benchmark.files:
+    raise BadInput(f'{task}: no split {split!r}; it has: {", ".join(benchmark.files)}')
+  if (benchmark.shots if shots is None else shots) and examples == split:
+    raise BadInput(
+      f'{task}: examples from the split {split!r} that is evaluated show its answers; set '
+      'examples to another one, or shots to 0'
+    )
+  return benchmark, split, examples
 
 
 def task_of(name: str, variant: Mapping[str, Any] | None = None) -> Task:
@@ -196,10 +206,11 @@ def _scored(
   task: Task,
   alone: Sequence[Request] | None,
   kept: Kept | None,
+  progress: Progress | None,
 ) -> list[Answered]:
   """The answers of a model that scores."""
   requests = [request for one in asked if not one.failed for request in one.requests]
-  found = dict(_with_kept(engine, params, [*requests, *(alone or ())], kept))
+  found = dict(_with_kept(engine, params, [*requests, *(alone or ())], kept, progress))
   after = iter(range(len(requests)))
   answered = []
   for i, (item, one) in enumerate(zip(items, asked, strict=True)):
@@ -222,22 +233,21 @@ def _scored(
 
 
 def _with_kept(
-  engine: Likelihood, params: Params, requests: Sequence[Request], kept: Kept | None
+  engine: Likelihood,
+  params: Params,
+  requests: Sequence[Request],
+  kept: Kept | None,
+  progress: Progress | None,
 ) -> Iterator[tuple[int, list[Scored]]]:
   """(number, scores) of each request; what is kept is not asked again, and each is asked once."""
-  first: dict[Request, int] = {}
-  same: dict[int, list[int]] = {}
+  same: dict[Request, list[int]] = {}
   for i, request in enumerate(requests):
-    same.setdefault(first.setdefault(request, i), []).append(i)
-  known = {i: kept.get(requests[i]) for i in same} if kept is not None else {}
-  wanted = [i for i in same if known.get(i) is None]
-  for i, scored in known.items():
-    yield from ((j, scored) for j in same[i] if scored is not None)
-  for number, scored in engine(params, [requests[i] for i in wanted]):
-    i = wanted[number]
-    if kept is not None:
-      kept.put(requests[i], scored)
-    yield from ((j, scored) for j in same[i])
+    same.setdefault(request, []).append(i)
+  unique = [*same]
+  ask = lambda numbers, known: engine(params, [unique[i] for i in numbers], known)
+  for i, scored in asked_once(unique, ask, kept, progress):
+    found = [Scored(*one) for one in scored]
+    yield from ((j, found) for j in same[unique[i]])
 
 
 def _written(
@@ -249,9 +259,11 @@ def _written(
   tokenizer: Tokenizer,
   task: Task,
   max_new: int,
-  batch_size: int | None,
+  batch_size: int,
   template: chat.ChatTemplate | None,
   seed: int,
+  kept: Kept | None,
+  progress: Progress | None,
 ) -> list[Answered]:
   """The answers of a model that writes, greedily."""
   run = complete.sampler(
@@ -259,8 +271,15 @@ def _written(
   )
   there = [i for i, one in enumerate(asked) if not one.failed]
   ids = [list(asked[i].requests[0].context) for i in there]
-  said = complete.sampled(run, params, ids, batch_size=batch_size, seed=seed) if ids else []
-  texts = {i: tokenizer.decode(some) for i, some in zip(there, said, strict=True)}
+
+  def ask(numbers: Sequence[int], known: Collection[int]) -> Iterator[tuple[int, list[int]]]:
+    prompts = [ids[i] for i in numbers]
+    found = complete.batches(run, params, prompts, batch_size=batch_size, seed=seed, known=known)
+    yield from ((place, some.tolist()) for place, some in found)
+
+  questions = [[some, max_new, list(task.stop)] for some in ids]
+  said = dict(asked_once(questions, ask, kept, progress))
+  texts = {i: tokenizer.decode(said[place]) for place, i in enumerate(there)}
   answered = []
   for i, (item, one) in enumerate(zip(items, asked, strict=True)):
     if i not in texts:

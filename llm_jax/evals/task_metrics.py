@@ -4,6 +4,7 @@ Scores of an answer are means when they are added up (`acc`). Others, such as Ma
 are no means and come from all answers at once; AGGREGATES has these.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from llm_jax.data.tasks.task import Item, Task
 from llm_jax.evals import counts
+from llm_jax.evals.estimates import PerQuestion
 from llm_jax.evals.likelihood import Scored
 from llm_jax.types import Counts, Mean, Metrics
 
@@ -111,6 +113,35 @@ def metrics(task: Task, answered: Sequence[Answered]) -> Metrics:
   return found
 
 
+def per_question(task: Task, answered: Sequence[Answered]) -> dict[str, PerQuestion]:
+  """The metrics of a task on each question that did not fail."""
+  there = [one for one in answered if not one.failed]
+  some = any(one.item.cluster for one in there)
+  clusters = tuple(one.item.cluster or one.item.key for one in there) if some else ()
+  found = {}
+  for name in task.metrics:
+    of_all = AGGREGATES.get(name)
+    kind = {'chance': task.chance if name == task.metrics[0] else None, 'fewer': name in FEWER}
+    if of_all is not None:
+      compute = functools.partial(_of_some, there, of_all)
+      keys = tuple(one.item.key for one in there)
+      found[name] = PerQuestion(keys=keys, compute=compute, clusters=clusters, **kind)
+      continue
+    places = [i for i, one in enumerate(there) if name in one.scores]
+    found[name] = PerQuestion(
+      keys=tuple(there[i].item.key for i in places),
+      scores=np.array([there[i].scores[name] for i in places], np.float64),
+      clusters=tuple(clusters[i] for i in places) if some else (),
+      subjects=tuple(there[i].item.subject for i in places),
+      **kind,
+    )
+  return found
+
+
+def _of_some(there: Sequence[Answered], of_all: Callable[..., Counts], index: np.ndarray) -> float:
+  return float(of_all([there[i] for i in index]).value)
+
+
 def _said_and_gold(answered: Sequence[Answered]) -> tuple[list[Any], list[Any]]:
   return [one.said for one in answered], [one.item.gold for one in answered]
 
@@ -137,6 +168,8 @@ def _bits(sums: Mapping[str, float]) -> float:
   return -sums['logp'] / (sums['size'] or 1) / math.log(2)
 
 
+# Metrics of which less is better.
+FEWER = ('perplexity', 'word_perplexity', 'byte_perplexity', 'bits_per_byte')
 # Metrics that are no means of scores: from all answers.
 AGGREGATES: dict[str, Callable[[Sequence[Answered]], Counts]] = {
   'f1': _f1,

@@ -19,7 +19,11 @@ from llm_jax.jobs import annotators, chain
 from llm_jax.options import Count
 from llm_jax.types import BadInput, Evaluate, Metrics, Model, Params, Tokenizer
 
-FILLED_IN = ('rows', 'mesh', 'annotate', 'loss_fn', 'record', 'trust')  # no option of a config
+# No options of a config.
+FILLED_IN = (
+  *('rows', 'mesh', 'annotate', 'loss_fn', 'record', 'trust'),
+  *('per_question', 'kept', 'progress'),
+)
 OFFERED = (*FILLED_IN, 'batch_size', 'template', 'seed')
 
 

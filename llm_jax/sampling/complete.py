@@ -1,6 +1,6 @@
 """Text in, text out: prompts continued by a model, compiled once and usable at every evaluation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -126,15 +126,37 @@ def sampled(
   seed: int = 0,
 ) -> list[np.ndarray]:
   """The ids that were said after each prompt, results of tools left out."""
+  found = dict(batches(run, params, ids, batch_size=batch_size, seed=seed))
+  return [found[i] for i in range(len(ids))]
+
+
+def batches(
+  run: Sampler,
+  params: Params,
+  ids: Sequence[Sequence[int]],
+  *,
+  batch_size: int | None = None,
+  seed: int = 0,
+  known: Collection[int] = (),
+) -> Iterator[tuple[int, np.ndarray]]:
+  """(number of a prompt, ids that were said after it), a batch after the other.
+
+  A batch whose prompts are all `known` is left out; those of the others stay as they are.
+  """
+  if not ids:
+    return
   prompt_BP, mask_BP = left_pad(ids, multiple=MULTIPLE)
-  size, found = min(batch_size or len(ids), len(ids)), []
+  size = min(batch_size or len(ids), len(ids))
   for start in range(0, len(ids), size):
+    numbers = range(start, min(start + size, len(ids)))
+    if all(i in known for i in numbers):
+      continue
     rows = np.arange(start, start + size) % len(ids)  # the last batch is filled with the first
     rng = jax.random.fold_in(jax.random.key(seed), start)
     out = run(params, prompt_BP[rows], mask_BP[rows], rng)
     tokens_BL, mask_BL = jax.device_get((out['tokens'], out['mask']))
-    found += [tokens_L[mask_L > 0] for tokens_L, mask_L in zip(tokens_BL, mask_BL, strict=True)]
-  return found[: len(ids)]
+    for i, tokens_L, mask_L in zip(numbers, tokens_BL, mask_BL, strict=False):
+      yield i, tokens_L[mask_L > 0]
 
 
 def spoken(model: Model, tokenizer: Tokenizer) -> np.ndarray | None:
