@@ -1,13 +1,13 @@
-"""The log-probabilities of texts behind contexts: every context is read once.
+"""The log-probabilities of texts behind contexts: what they share is read once.
 
-A question has a context and several texts that may follow it. The context is read into a cache;
-each text then goes on from there, so it costs its own tokens alone, and one of a single token costs
-nothing but a look at the logits. Examples that begin the contexts of many questions are read once
-for all of them. Rows of similar lengths share a batch, whose shapes are few.
+A question has a context and several texts that may follow it. Texts branch off their context inside
+a row, see it and themselves, and not each other; contexts that begin alike branch as well. Many
+such trees share a row, so hardly any place of a batch is padding, and few shapes are compiled. A
+long beginning of many questions, such as examples, is read into a cache that their rows go on from.
 """
 
+import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,13 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llm_jax.evals import tree_rows
+from llm_jax.evals.tree_rows import Span
 from llm_jax.losses.logprobs import read_hidden
-from llm_jax.parallel.mesh import batch_shards, constrain, shard_batch
+from llm_jax.parallel.mesh import batch_shards, constrain, platform, shard_batch
 from llm_jax.types import Array, BadInput, Model, Params
 
 Ids = tuple[int, ...]
-TOKENS = 2048  # of a batch, padding included, for each device that shares batches
-SHARED = 32  # least tokens of a beginning that is read apart for all that share it
+ROW = 256  # tokens of a row; those of a longer text have more
+TOKENS = 1024  # of a batch, for each device that shares batches
+ON_ACCELERATORS = 16  # times as many there
+SHARED = 32  # least tokens of a beginning that is read into a cache
 SAVED = 1024  # least tokens that this saves
 
 
@@ -69,11 +73,12 @@ class Likelihood:
     tokens: ids that went through the model, and how many places batches had for them.
   """
 
-  def __init__(self, model: Model, mesh: Any, tokens: int = TOKENS) -> None:
-    """`tokens` is how many places a batch has, for each device that shares it."""
-    self._model, self._mesh = model, mesh
+  def __init__(self, model: Model, mesh: Any, tokens: int | None = None, row: int = ROW) -> None:
+    """`tokens`: places of a batch, for each device; `row`: how many of them a row has."""
+    self._model, self._mesh, self._row = model, mesh, row
     self._shards = batch_shards(mesh)
-    self._tokens = tokens * self._shards
+    default = TOKENS * (1 if platform() == 'cpu' else ON_ACCELERATORS)
+    self._tokens = default if tokens is None else tokens
     self._programs = _programs(model)
     self.shapes: set[tuple[Any, ...]] = set()
     self.tokens = np.zeros(2, int)
@@ -81,28 +86,41 @@ class Likelihood:
   def __call__(
     self, params: Params, requests: Sequence[Request], known: Collection[int] = ()
   ) -> Iterator[tuple[int, list[Scored]]]:
-    """(number of a request, scores of its texts), as batches come back, in an order of their own.
+    """(number of a request, scores of its texts), as they are found, in an order of their own.
 
-    Batches are those of all requests, and one whose members are all `known` is left out. So what
-    is scored has the same last digits whether others are known or not.
+    Batches are those of all requests, and one whose requests are all `known` is left out; so what
+    is scored has the same last digits whether others are known or not. Of a known request nothing
+    is given.
 
     Raises:
       BadInput: a request without a context or an empty text, or one that the model has no room for.
     """
     self._check(requests)
-    for group in _sharing(requests):
-      batches = [
-        (rows, members)
-        for rows, members in self._batches(requests, group)
-        if not all(i in known for i in members)
-      ]
-      if not batches:
-        continue
-      beginning = self._beginning(params, requests[group.members[0]].context[: group.shared])
-      for rows, members in batches:
-        some = [requests[i] for i in members]
-        for i, scored in self._batch(params, beginning, group.shared, some, rows):
-          yield members[i], scored
+    spans, owners = [], []
+    for i, request in enumerate(requests):
+      context = np.array(request.context, np.int32)
+      for j, text in enumerate(request.texts):
+        ids = np.concatenate([context, np.array(text.ids, np.int32)])
+        spans.append(Span(ids, len(context) + text.skip, len(owners)))
+        owners.append((i, j))
+    left = np.array([len(span.ids) - span.first for span in spans])
+    logp, greedy = np.zeros(len(spans)), np.ones(len(spans), bool)
+    texts = [len(request.texts) for request in requests]
+    first = np.cumsum([0, *texts])[:-1]
+    yield from ((i, []) for i, count in enumerate(texts) if not count and i not in known)
+    of_known = np.array([i in known for i, _ in owners], bool)
+    for rows, (logp_RN, greedy_RN) in self._run(params, spans, of_known):
+      there = rows.owner >= 0
+      owner = rows.owner[there]
+      np.add.at(logp, owner, logp_RN[there])
+      np.logical_and.at(greedy, owner, greedy_RN[there])
+      np.subtract.at(left, owner, 1)
+      for number in np.unique(owner[(left[owner] == 0) & ~of_known[owner]]).tolist():
+        i, _ = owners[number]
+        texts[i] -= 1
+        if not texts[i]:
+          part = range(first[i], first[i] + len(requests[i].texts))
+          yield i, [Scored(float(logp[k]), bool(greedy[k])) for k in part]
 
   def _check(self, requests: Sequence[Request]) -> None:
     room = self._model.shape.max_length
@@ -116,126 +134,105 @@ class Likelihood:
           'positions of the model'
         )
 
-  def _batches(
-    self, requests: Sequence[Request], group: '_Group'
-  ) -> Iterator[tuple[int, list[int]]]:
-    """Rows of a batch, and members of a group that have similar lengths, the longest first."""
-    left = lambda i: len(requests[i].context) - group.shared
-    longest = lambda i: max((len(text.ids) for text in requests[i].texts), default=1)
-    order = sorted(group.members, key=lambda i: (-bucket(left(i)), -longest(i)))
-    start = 0
-    while start < len(order):
-      width = bucket(left(order[start]))
-      size = self._rows(group.shared + width + longest(order[start]) - 1, len(order) - start)
-      yield size, order[start : start + size]
-      start += size
+  def _run(
+    self, params: Params, spans: Sequence[Span], known: np.ndarray
+  ) -> Iterator[tuple[tree_rows.Rows, tuple[np.ndarray, np.ndarray]]]:
+    """Batches, and the log-probability of each scored token, and whether it is the likeliest."""
+    waiting: list[Any] = []  # one batch is prepared while the one before is computed
+    for ids, some in self._batches(spans):
+      wanted = [rows for rows in some if not known[rows.owner[rows.owner >= 0]].all()]
+      beginning = self._beginning(params, ids) if len(ids) and wanted else None
+      for rows in wanted:
+        waiting.append((rows, self._launch(params, beginning, rows)))
+        if len(waiting) > 1:
+          yield _fetched(*waiting.pop(0))
+    yield from (_fetched(*one) for one in waiting)
 
-  def _rows(self, length: int, most: int) -> int:
-    """Rows of a batch: of the last one, which holds `most`, perhaps a fourth or a sixteenth."""
-    rows = self._shards << (max(1, self._tokens // bucket(length) // self._shards).bit_length() - 1)
-    while rows >= 4 * self._shards and rows // 4 >= most:
-      rows //= 4
-    return rows
+  def _launch(self, params: Params, beginning: Any, rows: tree_rows.Rows) -> Any:
+    slots = 0 if beginning is None else beginning.segment.shape[1]
+    self._count('rows', (*rows.tokens.shape, rows.source.shape[1], slots), rows.segment)
+    fields = {name: x for name, x in rows._asdict().items() if name != 'owner'}
+    placed = shard_batch(_of_host(fields), self._mesh)
+    return self._programs.rows(params, beginning, **placed)
 
-  def _beginning(self, params: Params, ids: Ids) -> Any:
-    """The cache of one row that holds what contexts of a group begin with; None for nothing."""
-    if not ids:
-      return None
-    rows = self._shards  # all the same, so that each device has what its rows begin with
-    tokens, length = _padded([ids] * rows, rows, bucket(len(ids)))
-    self._count('begin', tokens.shape, length)
-    placed = shard_batch({'tokens': tokens, 'length': length}, self._mesh)
-    return self._programs.begin(params, placed['tokens'], placed['length'])
+  def _batches(self, spans: Sequence[Span]) -> Iterator[tuple[np.ndarray, list[tree_rows.Rows]]]:
+    """Ids that are read first, or none, and the batches that go on from them."""
+    # Where the longest row of a batch moves all positions, a long text has a batch of its own.
+    fixed, nothing = self._model.shape.moves_after, np.zeros(0, np.int32)
+    apart = {span.owner for span in spans if fixed is not None and len(span.ids) - 1 > fixed}
+    for span in spans:
+      if span.owner in apart:
+        yield nothing, [*self._rows(tree_rows.trees([span], [0], 0, self._row), [1])]
+    for group in _sharing([span for span in spans if span.owner not in apart], self._row):
+      made = tree_rows.trees(group.spans, group.shared, group.begun, self._row)
+      yield group.spans[0].ids[: group.begun], [*self._rows(made, None)]
 
-  def _batch(
-    self, params: Params, beginning: Any, shared: int, requests: Sequence[Request], rows: int
-  ) -> Iterator[tuple[int, list[Scored]]]:
-    """(number, scores) of each request of a batch."""
-    lefts = [request.context[shared:] for request in requests]
-    width = bucket(max(len(ids) for ids in lefts))
-    # The k-th longest texts of all requests go together, so that they have similar lengths.
-    ranked = [sorted(range(len(r.texts)), key=lambda j: -len(r.texts[j].ids)) for r in requests]
-    columns = [
-      [(i, order[k]) for i, order in enumerate(ranked) if k < len(order)]
-      for k in range(max(map(len, ranked), default=0))
-    ]
-    widths = [
-      bucket(max(len(requests[i].texts[j].ids) for i, j in column), 1) for column in columns
-    ]
-    room = bucket(max(widths, default=1) - 1, 0)
-    # A row without a question reads a token all the same, since attention needs one.
-    tokens, length = _padded([*lefts, *[(0,)] * (rows - len(lefts))], rows, width)
-    slots = bucket((bucket(shared) if shared else 0) + width + room)
-    self._count('context', (*tokens.shape, slots, shared > 0), length[: len(lefts)])
-    placed = shard_batch({'tokens': tokens, 'length': length}, self._mesh)
-    cache, last = self._programs.context(
-      params, beginning, placed['tokens'], placed['length'], slots=slots
-    )
-    results: list[list[Scored | None]] = [[None] * len(request.texts) for request in requests]
-    waiting = []
-    for column, wide in zip(columns, widths, strict=True):
-      ids: list[Ids] = [()] * rows
-      skip = np.zeros(rows, np.int32)
-      for i, j in column:
-        ids[i], skip[i] = requests[i].texts[j]
-      tokens, length = _padded(ids, rows, wide)
-      self._count('text', (*tokens.shape, slots), np.maximum(length - 1, 0))
-      placed = shard_batch({'tokens': tokens, 'length': length, 'skip': skip}, self._mesh)
-      waiting.append((column, self._programs.text(params, cache, last, **placed)))
-    for column, scores in waiting:
-      logp, greedy = jax.device_get(scores)
-      for i, j in column:
-        results[i][j] = Scored(float(logp[i]), bool(greedy[i]))
-    for i, scored in enumerate(results):
-      yield i, [one for one in scored if one is not None]
+  def _rows(
+    self, made: Sequence[tree_rows.Tree], counts: Sequence[int] | None
+  ) -> Iterator[tree_rows.Rows]:
+    """Trees of similar lengths as batches; `counts` says how many rows they may have."""
+    by_length: dict[int, list[tree_rows.Tree]] = {}
+    for tree in made:
+      by_length.setdefault(bucket(max(self._row, len(tree.tokens))), []).append(tree)
+    for length, some in by_length.items():
+      full = max(1, self._tokens // length)
+      sizes = [self._shards * count for count in counts or sorted({full, 1})]
+      yield from tree_rows.batches(tree_rows.packed(some, length), sizes, length)
 
-  def _count(self, what: str, shape: Any, length: np.ndarray) -> None:
+  def _beginning(self, params: Params, ids: np.ndarray) -> Any:
+    """The cache of rows that hold what spans of a group begin with, one for each device."""
+    tokens = np.zeros((self._shards, bucket(len(ids))), np.int32)
+    tokens[:, : len(ids)] = ids
+    segment = (np.arange(tokens.shape[1]) < len(ids)).astype(np.int32) + np.zeros_like(tokens)
+    self._count('begin', tokens.shape, segment)
+    placed = shard_batch(_of_host({'tokens': tokens, 'segment': segment}), self._mesh)
+    return self._programs.begin(params, **placed)
+
+  def _count(self, what: str, shape: Any, segment: np.ndarray) -> None:
     self.shapes.add((what, *shape))
-    self.tokens += int(length.sum()), int(np.prod(shape[:2]))
+    self.tokens += int((segment > 0).sum()), segment.size
 
 
-class _Group(NamedTuple):
-  """Requests whose contexts begin with the same ids.
-
-  Attributes:
-    members: their numbers.
-    shared: how many ids.
-  """
-
-  members: list[int]
-  shared: int
+def _fetched(rows: tree_rows.Rows, found: Any) -> tuple[tree_rows.Rows, Any]:
+  return rows, jax.device_get(found)
 
 
-def _sharing(requests: Sequence[Request]) -> list[_Group]:
-  """Groups of requests by what their contexts begin with, if that is worth reading apart.
+def _of_host(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The rows that this host reads."""
+  hosts, host = jax.process_count(), jax.process_index()
+  part = lambda x: x[host * len(x) // hosts : (host + 1) * len(x) // hosts]
+  return {name: part(x) for name, x in fields.items()}
 
-  Contexts in the order of their ids stand beside those that they share most with. Of each context
-  one token is left, since its hidden state predicts what follows.
-  """
-  order = sorted(range(len(requests)), key=lambda i: requests[i].context)
-  shared = [
-    _common(requests[a].context[:-1], requests[b].context[:-1])
-    for a, b in itertools.pairwise(order)
-  ]
-  groups, alone, start = [], [], 0
-  while start < len(order):
-    end, least = start + 1, len(requests[order[start]].context) - 1
-    # Goes on while reading it apart saves more than what the others lose of their beginning.
-    while end < len(order) and shared[end - 1] >= max(SHARED, least // 2):
-      least = min(least, shared[end - 1])
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+  """Spans, sorted, of which the first `begun` ids are read apart; see `tree_rows.ordered`."""
+
+  spans: Sequence[Span]
+  shared: Sequence[int]
+  begun: int
+
+
+def _sharing(spans: Sequence[Span], row: int) -> Iterator[_Group]:
+  """Groups of spans by what they begin with, if that is worth reading apart; the others as one."""
+  made, shared = tree_rows.ordered(spans)
+  alone: list[Span] = []
+  start = 0
+  while start < len(made):
+    end, least = start + 1, made[start].first - 1
+    # Goes on while what the others lose of their beginning is less than half of it.
+    while end < len(made) and min(shared[end], made[end].first - 1) >= max(SHARED, least // 2):
+      least = min(least, shared[end], made[end].first - 1)
       end += 1
-    if least >= SHARED and (end - start - 1) * least >= SAVED:
-      groups.append(_Group(order[start:end], least))
+    new = sum(len(made[i].ids) - 1 - shared[i] for i in range(start + 1, end))
+    rows = new / max(row - least, 1)  # that would each hold the beginning
+    if least >= SHARED and (rows - 1) * least >= SAVED:
+      yield _Group(made[start:end], [least, *shared[start + 1 : end]], least)
     else:
-      alone += order[start:end]
+      alone += made[start:end]
     start = end
-  return groups + ([_Group(sorted(alone), 0)] if alone else [])
-
-
-def _common(a: Ids, b: Ids) -> int:
-  """How many ids two sequences begin with together."""
-  both = enumerate(zip(a, b, strict=False))
-  return next((i for i, (x, y) in both if x != y), min(len(a), len(b)))
+  if alone:
+    yield _Group(*tree_rows.ordered(alone), 0)
 
 
 def bucket(length: int, least: int = 8) -> int:
@@ -243,8 +240,6 @@ def bucket(length: int, least: int = 8) -> int:
 
   >>> [bucket(n) for n in (1, 9, 17, 33, 50, 100, 1000)]
   [8, 16, 24, 48, 64, 128, 1024]
-  >>> bucket(1, least=1), bucket(2, least=1)
-  (1, 8)
   """
   if length <= least:
     return least
@@ -252,59 +247,47 @@ def bucket(length: int, least: int = 8) -> int:
   return power * 3 // 4 if length <= power * 3 // 4 and power > 16 else power
 
 
-def _padded(ids: Sequence[Ids], rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-  """Ids [R, L], padded on the right with 0, and how many of each row are real [R]."""
-  tokens = np.zeros((rows, width), np.int32)
-  length = np.zeros(rows, np.int32)
-  for row, some in enumerate(ids):
-    tokens[row, : len(some)], length[row] = some, len(some)
-  return tokens, length
-
-
 class _Programs(NamedTuple):
   begin: Callable[..., Any]
-  context: Callable[..., Any]
-  text: Callable[..., Any]
+  rows: Callable[..., Any]
 
 
 @functools.lru_cache(maxsize=8)
 def _programs(model: Model) -> _Programs:
   """What is compiled, once for each model."""
 
-  def extend(params: Params, cache: Any, tokens_RL: Array, length_R: Array) -> Any:
-    real_RL = (jnp.arange(tokens_RL.shape[1]) < length_R[:, None]).astype(jnp.int32)
-    position_RL = cache.index[:, None] + jnp.cumsum(real_RL, axis=1) - real_RL
-    return model.apply(params, tokens_RL, position_RL, real_RL, cache, method='hidden')
+  def begin(params: Params, tokens: Array, segment: Array) -> Any:
+    position_RL = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    cache = model.make_cache(*tokens.shape)
+    return model.apply(params, tokens, position_RL, segment, cache, method='hidden')[1]
 
-  def begin(params: Params, tokens_RL: Array, length_R: Array) -> Any:
-    return extend(params, model.make_cache(*tokens_RL.shape), tokens_RL, length_R)[1]
-
-  def context(
-    params: Params, beginning: Any, tokens_RL: Array, length_R: Array, *, slots: int
-  ) -> tuple[Any, Array]:
-    rows = tokens_RL.shape[0]
-    if beginning is None:
-      cache = model.make_cache(rows, slots)
-    else:
-      cache = beginning.grow(slots).repeat(rows // beginning.index.shape[0])
-    hidden_RLD, cache = extend(params, cache, tokens_RL, length_R)
-    last_R1 = jnp.maximum(length_R - 1, 0)[:, None]
-    return cache, jnp.take_along_axis(hidden_RLD, last_R1[..., None], axis=1)
-
-  def text(
-    params: Params, cache: Any, last_R1D: Array, tokens: Array, length: Array, skip: Array
+  def rows(
+    params: Params,
+    beginning: Any,
+    tokens: Array,
+    position: Array,
+    segment: Array,
+    until: Array,
+    source: Array,
+    target: Array,
   ) -> tuple[Array, Array]:
-    hidden_RLD = last_R1D
-    if tokens.shape[1] > 1:
-      after_RLD, _ = extend(params, cache, tokens[:, :-1], length - 1)
-      hidden_RLD = jnp.concatenate([last_R1D, after_RLD], axis=1)
-    logp_RL, greedy_RL = read_hidden(model, params, hidden_RLD, (tokens,), 1.0, _read)
-    place_L = jnp.arange(tokens.shape[1])
-    scored_RL = (place_L >= skip[:, None]) & (place_L < length[:, None])
-    logp_R = jnp.where(scored_RL, logp_RL, 0.0).sum(1)
-    return constrain(logp_R, None), constrain((greedy_RL | ~scored_RL).all(1), None)
+    cache = None
+    if beginning is not None:
+      count, length = tokens.shape
+      slots = beginning.segment.shape[1] + length
+      cache = beginning.grow(slots).repeat(count // len(beginning.index))
+      # Tokens of the beginning are segment 1, which all later ones see.
+      segment = jnp.where(segment > 0, segment + 1, 0)
+      place_RS = jnp.arange(slots) - cache.index[:, None]
+      later_RS = jnp.take_along_axis(until + 1, jnp.clip(place_RS, 0, length - 1), axis=1)
+      until = jnp.where(place_RS < 0, slots + 1, later_RS)
+    hidden_RLD, _ = model.apply(params, tokens, position, segment, cache, until, method='hidden')
+    hidden_RND = jnp.take_along_axis(hidden_RLD, source[..., None], axis=1)
+    found = read_hidden(model, params, hidden_RND, (target,), 1.0, _read)
+    logp_RN, greedy_RN = (constrain(x, None) for x in found)
+    return logp_RN, greedy_RN
 
-  return _Programs(jax.jit(begin), jax.jit(context, static_argnames='slots'), jax.jit(text))
+  return _Programs(jax.jit(begin), jax.jit(rows))
 
 
 def _read(logits_V: Array, target: Array) -> tuple[Array, Array]:

@@ -39,7 +39,7 @@ def make(
   in_chat: bool = False,
   template: str | None = None,
   max_new: Count | None = None,
-  batch_tokens: Count = 2048,
+  batch_tokens: Count | None = None,
   batch_size: Count = 32,
   seed: Seed = 0,
   record: Callable[[Mapping[str, Any], str], None] | None = None,
@@ -69,7 +69,7 @@ def make(
     in_chat: questions and examples are turns of a conversation in the model's template.
     template: the chat template of the model.
     max_new: most tokens of an answer that is written; by default what the task says.
-    batch_tokens: places in a batch, for each device.
+    batch_tokens: places in a batch, for each device; by default what suits it.
     batch_size: answers written at a time.
     seed: of drawing examples.
     record: called with each question, its scores among it, and what was said.

@@ -220,6 +220,16 @@ class Shape:
     return self.mlp in GATED
 
   @property
+  def moves_after(self) -> int | None:
+    """The length up to which rows leave each other alone; None if they always do.
+
+    Beyond it the longest row of a batch decides what positions are in all of them.
+    """
+    stretched = [kind.rope_scaling for kind in self.blocks if kind.rope and kind.rope_scaling]
+    moving: list[Any] = [one for one in map(scaling_of, stretched) if one.moves]
+    return min((one.original_length for one in moving), default=None)
+
+  @property
   def rereads(self) -> bool:
     """Whether each new token changes what all others of its row compute."""
     stretched = [kind.rope_scaling for kind in self.blocks if kind.rope and kind.rope_scaling]

@@ -191,11 +191,13 @@ class Transformer(Model):
     return jax.vmap(init)(jax.random.split(rng, count))
 
   @nn.nowrap
-  def attention_spec(self, kind: Kind, cached: bool = False) -> attend.AttentionSpec:
+  def attention_spec(
+    self, kind: Kind, cached: bool = False, branches: bool = False
+  ) -> attend.AttentionSpec:
     """Who sees whom in a block of a kind."""
-    s = self.shape
+    s, rounded = self.shape, self.compute.product_dtype
     return attend.AttentionSpec(
-      s.causal, kind.window, s.attention_softcap, not cached, self.compute.product_dtype, s.sinks
+      s.causal, kind.window, s.attention_softcap, not cached, rounded, s.sinks, branches
     )
 
   @nn.nowrap
@@ -205,8 +207,8 @@ class Transformer(Model):
     return ' and '.join(dict.fromkeys(self._backend(kind, length) for kind in kinds))
 
   @nn.nowrap
-  def _backend(self, kind: Kind, length: int, cached: bool = False) -> str:
-    c, spec, size = self.compute, self.attention_spec(kind, cached), self.shape.head_dim
+  def _backend(self, kind: Kind, length: int, *how: bool) -> str:
+    c, spec, size = self.compute, self.attention_spec(kind, *how), self.shape.head_dim
     if self.shape.latent is not None:
       size = max(size, self.shape.latent['value_dim'])
     return attend.choose(c.attention, spec, head_dim=size, length=length, dtype=c.dtype)
@@ -250,8 +252,13 @@ class Transformer(Model):
     position_BL: Array | None = None,
     segment_BL: Array | None = None,
     cache: Cache | None = None,
+    until_BS: Array | None = None,
   ) -> tuple[Array, Cache | None]:
-    """The normed last hidden states [B, L, D] and the cache; arguments as `__call__`."""
+    """The normed last hidden states [B, L, D] and the cache; arguments as `__call__`.
+
+    `until_BS` is there where texts branch: the last segment that sees each token, of a cache each
+    of its slots. The first one is its own, and segments between see it as well.
+    """
     s, c = self.shape, self.compute
     length = tokens_BL.shape[1]
     if position_BL is None:
@@ -265,18 +272,20 @@ class Transformer(Model):
       if s.rereads:
         token_B1S1 = slots.put_heads(cache.layers[0]['token'], tokens_BL[:, None, :, None])
         cache = dataclasses.replace(cache, layers=({'token': token_B1S1},))
-        whole_BSD, _ = self.hidden(token_B1S1[:, 0, :, 0], cache.position, cache.segment)
+        tokens_BS = token_B1S1[:, 0, :, 0]
+        whole_BSD, _ = self.hidden(tokens_BS, cache.position, cache.segment, None, until_BS)
         at_BL = jnp.minimum(first_B[:, None] + jnp.arange(length), whole_BSD.shape[1] - 1)
         return jnp.take_along_axis(whole_BSD, at_BL[..., None], axis=1), cache
       positions = positions._replace(k_position=cache.position, k_segment=cache.segment)
-    cached, kinds = cache is not None, s.blocks
+    positions = positions._replace(k_until=until_BS)
+    cached, branches, kinds = cache is not None, until_BS is not None, s.blocks
     x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
 
     def of(kind: Kind, shape: Shape) -> Any:
       """A block of a kind; its masks and angles are made here, once for all of them."""
       # Parameters are made from a single token, which no kernel would take.
-      backend = 'xla' if self.is_initializing() else self._backend(kind, length, cached)
-      see = attend.load(backend).make(positions, self.attention_spec(kind, cached))
+      backend = 'xla' if self.is_initializing() else self._backend(kind, length, cached, branches)
+      see = attend.load(backend).make(positions, self.attention_spec(kind, cached, branches))
       angles = self._angles(positions, kind, cached)
       block = Block(shape, c, parent=None)
 

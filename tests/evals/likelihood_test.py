@@ -51,7 +51,7 @@ def plain(params, request):
 
 def scored(params, asked, mesh, **how):
   with jax.set_mesh(mesh):
-    found = dict(Likelihood(MODEL, mesh, **how)(params, asked))
+    found = dict(Likelihood(MODEL, mesh, row=64, **how)(params, asked))
   return [[one.logp for one in found[i]] for i in range(len(asked))]
 
 
@@ -66,7 +66,7 @@ def test_scores_are_those_of_rows_on_their_own(params, wanted, axes, monkeypatch
   monkeypatch.setattr(likelihood, 'SAVED', 100)
   asked, want = wanted
   devices = jax.devices()[: axes['data'] * axes['fsdp']]
-  got = scored(params, asked, make_mesh(**axes, devices=devices), tokens=512)
+  got = scored(params, asked, make_mesh(**axes, devices=devices), tokens=128)
   for mine, theirs in zip(got, want, strict=True):
     np.testing.assert_allclose(mine, theirs, atol=2e-4)
 
@@ -83,12 +83,12 @@ def test_what_questions_share_is_read_once(params, monkeypatch):
   monkeypatch.setattr(likelihood, 'SAVED', 100)
   mesh = make_mesh(devices=jax.devices()[:1])
   asked = [Request((*range(1, 41), *request.context), request.texts) for request in requests(1, 12)]
-  engine = Likelihood(MODEL, mesh)
+  engine = Likelihood(MODEL, mesh, row=64, tokens=128)
   with jax.set_mesh(mesh):
     list(engine(params, asked))
   alone = sum(len(request.context) for request in asked)
   texts = sum(len(text.ids) - 1 for request in asked for text in request.texts)
-  assert engine.tokens[0] == alone + texts - 40 * 11
+  assert engine.tokens[0] <= 1.15 * (alone + texts - 40 * 11)  # short ones may stand twice
 
 
 def test_greedy_is_what_the_model_would_say(params):
@@ -111,3 +111,17 @@ def test_what_cannot_be_scored_is_refused(params, wrong):
   mesh = make_mesh(devices=jax.devices()[:1])
   with pytest.raises(BadInput):
     list(Likelihood(MODEL, mesh)(params, [wrong]))
+
+
+def test_a_cache_holds_what_many_rows_begin_with(params, monkeypatch):
+  monkeypatch.setattr(likelihood, 'SAVED', 100)
+  mesh = make_mesh(devices=jax.devices()[:1])
+  asked = requests(2, 16, shared=50)
+  engine = Likelihood(MODEL, mesh, row=64, tokens=128)
+  with jax.set_mesh(mesh):
+    found = dict(engine(params, asked))
+  assert any(shape[0] == 'begin' for shape in engine.shapes)
+  for i in (0, 1, 7, 15):
+    np.testing.assert_allclose(
+      [one.logp for one in found[i]], [*plain(params, asked[i])], atol=2e-4
+    )

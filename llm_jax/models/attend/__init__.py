@@ -32,6 +32,7 @@ class AttentionSpec(NamedTuple):
     aligned: query i stands where key i stands. False with a cache.
     product_dtype: to which operands of float32 products are rounded, where a backend does those.
     sinks: whether each head has a score that no key has.
+    branches: whether keys are seen by later segments too; `xla` alone does it.
   """
 
   causal: bool = True
@@ -40,6 +41,7 @@ class AttentionSpec(NamedTuple):
   aligned: bool = True
   product_dtype: str | None = None
   sinks: bool = False
+  branches: bool = False
 
 
 class Positions(NamedTuple):
@@ -48,12 +50,15 @@ class Positions(NamedTuple):
   Attributes:
     q_position, q_segment: int [B, L].
     k_position, k_segment: int [B, S].
+    k_until: int [B, S], where texts branch: the last segment that sees a key, the first being its
+      own. None where each segment sees itself alone.
   """
 
   q_position: Array
   q_segment: Array
   k_position: Array
   k_segment: Array
+  k_until: Array | None = None
 
 
 def choose(name: str, spec: AttentionSpec, *, head_dim: int, length: int, dtype: Any) -> str:
@@ -61,7 +66,8 @@ def choose(name: str, spec: AttentionSpec, *, head_dim: int, length: int, dtype:
 
   Args:
     name: one of BACKENDS, or 'auto': the kernel of the accelerator where it can do what is asked,
-      else `xla` for short rows and `chunked` for long ones. A cache is always read by `xla`.
+      else `xla` for short rows and `chunked` for long ones. A cache is always read by `xla`, and so
+      are rows whose texts branch.
     spec, head_dim, length, dtype: what is asked.
 
   Raises:
@@ -69,7 +75,7 @@ def choose(name: str, spec: AttentionSpec, *, head_dim: int, length: int, dtype:
   """
   if name not in ('auto', *BACKENDS):
     raise BadInput(f'compute: no attention {name!r}; {suggest(name, ["auto", *BACKENDS])}')
-  if not spec.aligned:
+  if not spec.aligned or spec.branches:
     return 'xla'
   refused = lambda name: load(name).refuses(spec, head_dim=head_dim, length=length, dtype=dtype)
   if name != 'auto':

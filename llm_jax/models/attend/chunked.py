@@ -34,9 +34,9 @@ class Plan(NamedTuple):
 
 
 def refuses(spec: AttentionSpec, **asked: Any) -> str | None:
-  """Only a cache, which `choose` never gives it."""
+  """A cache and branches, which `choose` never gives it."""
   del asked
-  return None if spec.aligned else 'has no cache'
+  return None if spec.aligned and not spec.branches else 'has neither a cache nor branches'
 
 
 def make(positions: Positions, spec: AttentionSpec) -> Attend:
@@ -49,7 +49,7 @@ def make(positions: Positions, spec: AttentionSpec) -> Attend:
   count = -(-length // block)
   pad = ((0, 0), (0, count * block - length))
   # Blocks lead: [N, B, block].
-  where = Positions(*(_cut(jnp.pad(x, pad), count, axis=1) for x in positions))
+  where = Positions(*(_cut(jnp.pad(x, pad), count, axis=1) for x in positions if x is not None))
   pair_NN = _pairs(where, spec, block)
   ranges = lambda pairs: (pairs.argmax(1), pairs.shape[1] - pairs[:, ::-1].argmax(1))
   plan = Plan(where, ranges(pair_NN), ranges(pair_NN.T))

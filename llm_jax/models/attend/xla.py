@@ -72,6 +72,7 @@ def cut(positions: Positions, spec: AttentionSpec) -> Sequence[Part]:
       positions.k_position[:, keys],
       positions.k_segment[:, keys],
       spec,
+      None if positions.k_until is None else positions.k_until[:, keys],
     )
     bias = jnp.where(see_BLS, 0.0, FLOOR)[:, None]
     # Stored once: the compiler would otherwise compare positions again inside every layer.
@@ -80,12 +81,20 @@ def cut(positions: Positions, spec: AttentionSpec) -> Sequence[Part]:
 
 
 def seen(
-  q_position: Array, q_segment: Array, k_position: Array, k_segment: Array, spec: AttentionSpec
+  q_position: Array,
+  q_segment: Array,
+  k_position: Array,
+  k_segment: Array,
+  spec: AttentionSpec,
+  k_until: Array | None = None,
 ) -> Array:
   """bool [B, L, S]: whether a query sees a key; arguments [B, L] and [B, S]."""
   q_position, q_segment = q_position[:, :, None], q_segment[:, :, None]
   k_position, k_segment = k_position[:, None], k_segment[:, None]
-  see_BLS = (q_segment == k_segment) & (k_segment > 0)
+  if k_until is None:
+    see_BLS = (q_segment == k_segment) & (k_segment > 0)
+  else:
+    see_BLS = (q_segment >= k_segment) & (q_segment <= k_until[:, None]) & (k_segment > 0)
   if spec.causal:
     see_BLS &= q_position >= k_position
   if spec.window is not None:
