@@ -190,7 +190,8 @@ def _makes(config: ConfigDict) -> str:
   """What a stage makes, however it does."""
   if config.job != 'train':
     return {'sample': 'answers'}.get(config.job, config.job)
-  return 'reward' if config.model.get('head') == 'scalar' else 'policy'
+  heads = {'scalar': 'reward', 'classes': 'classifier'}
+  return heads.get(config.model.get('head'), 'policy')
 
 
 def _start(

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from llm_jax import artifact, storage
-from llm_jax.losses import reward
+from llm_jax.data import labelled
+from llm_jax.losses import classify, reward
 from llm_jax.losses.logprobs import score
 from llm_jax.models import huggingface
 from llm_jax.parallel.mesh import make_mesh
@@ -32,7 +33,7 @@ from llm_jax.text import folder as tokenizers
 from llm_jax.text.chat import FOLDER
 from llm_jax.text.jinja_template import dated
 from llm_jax.text.visible import settled
-from llm_jax.types import BadInput, Batch, Params, Tokenizer
+from llm_jax.types import JUDGES, BadInput, Batch, Params, Tokenizer
 
 MULTIPLE = 64  # texts that are scored are padded to one of it
 
@@ -58,6 +59,7 @@ class LoadedModel:
     self.template = template and chat.find_template(template, tokenizer)
     self._samplers: dict[Any, Any] = {}
     self._logp = jax.jit(lambda params, batch: score(model, params, batch))
+    self._classes = jax.jit(lambda params, batch: classify.logits(model, params, batch))
     self._reward = jax.jit(lambda params, batch: reward.answer_scores(model, params, batch))
 
   def generate(
@@ -166,8 +168,9 @@ class LoadedModel:
     the first token, and its entry is 0.
     """
     begin, asked = self.tokenizer.begin, [texts] if isinstance(texts, str) else list(texts)
-    if self.model.shape.head == 'scalar':
-      raise BadInput('logprobs: this is a reward model; use score')
+    if kind := JUDGES.get(self.model.shape.head):
+      use = 'score' if kind == 'a reward model' else 'classify'
+      raise BadInput(f'logprobs: this is {kind}; use {use}')
     rows = [[*begin, *self.tokenizer.encode(text)] for text in asked]
     return [logp_L[len(begin) :] for logp_L in self._read(self._logp, rows, batch_size)]
 
@@ -178,6 +181,8 @@ class LoadedModel:
 
     With a template the token that ends an answer is part of it, as in training.
     """
+    if self.model.shape.head == 'classes':
+      raise BadInput('score: this is a classifier; use classify')
     judges = self.model.shape.head == 'scalar'
     asked = [answers] if isinstance(answers, str) else list(answers)
     both = [self._answered(prompt, answer) for answer in asked]
@@ -186,6 +191,25 @@ class LoadedModel:
     if judges:
       return [float(reward) for reward in found]
     return [float((logp * np.asarray(mask)).sum()) for logp, mask in zip(found, masks, strict=True)]
+
+  def classify(self, texts: str | Sequence[str], *, batch_size: int = 16) -> list[dict[str, float]]:
+    """The probability of each class of each text, by name, the likeliest first.
+
+    A text is what the rows of its training held: the prompt of the task, filled in.
+
+    Raises:
+      BadInput: the model is no classifier, or a text is too long.
+    """
+    names = self.model.shape.classes
+    if not names:
+      raise BadInput('classify: this model has no classes; train one with configs/classify.py')
+    asked = [texts] if isinstance(texts, str) else list(texts)
+    rows = labelled.encoded(self.tokenizer, asked)
+    ranked = []
+    for logits_LC in self._read(self._classes, rows, batch_size):
+      both = zip(names, jax.nn.softmax(logits_LC[-1]).tolist(), strict=True)
+      ranked.append(dict(sorted(both, key=lambda one: -one[1])))
+    return ranked
 
   def _answered(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
     """Ids of a prompt with an answer, and a mask of 1 on those of the answer."""
@@ -238,8 +262,8 @@ class LoadedModel:
     batch_size: int | None = None,
   ) -> Any:
     """The one of these options, made when they are first asked for; one that is watched is new."""
-    if self.model.shape.head == 'scalar':
-      raise BadInput('generate: this is a reward model; it scores and says nothing')
+    if kind := JUDGES.get(self.model.shape.head):
+      raise BadInput(f'generate: this is {kind}; it says nothing')
     if not self.model.shape.causal:
       raise BadInput('generate: this is a masked language model; it cannot continue')
     complete.check({'max_new': max_new, 'batch_size': batch_size, **how})

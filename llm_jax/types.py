@@ -44,7 +44,7 @@ FIELDS: dict[str, Field] = {
     'int32',
     '0 is padding; 1, 2, ... are the documents of a row; attention stays inside one',
   ),
-  'target': Field('B [G] L', 'int32', 'what to predict where that is not `tokens`'),
+  'target': Field('B [G] L', 'int32', 'what to predict where that is not `tokens`, or the class'),
   'prompt': Field('B P', 'int32', 'ids to continue, padded on the left'),
   'prompt_mask': Field('B P', 'int32', '1 on the real ids of `prompt`'),
   'gold': Field('B A', 'uint8', 'the gold answer as UTF-8, padded with 0'),
@@ -93,6 +93,10 @@ FIELDS: dict[str, Field] = {
     'B', 'float32', 'what an annotator measured; the step reports its mean as `<name>`'
   ),
 }
+
+
+# Heads that continue no text, and what a model with one is.
+JUDGES = {'scalar': 'a reward model', 'classes': 'a classifier'}
 
 
 class BadInput(ValueError):

@@ -101,7 +101,9 @@ def smoke(c):
     reuse = c.get('rollout', {}).get('minibatches', 1)
     c.total_steps = c.checkpoint_every = c.eval_every = c.log_every = 2 * reuse
     c.batch_size, c.accumulate = 4, 1
-    c.evals.validation.max_rows, c.sample.max_new = 4, 4
+    if 'max_rows' in c.evals.validation:
+      c.evals.validation.max_rows = 4
+    c.sample.max_new = 4
     if 'sample' in c.annotate.steps:
       c.annotate.sample.max_new = 4
     if c.data.name in ('conversations', 'preferences'):
@@ -129,6 +131,8 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
   talks = [[turn('user', f'Add 1 to {i}.'), turn('assistant', f'{i + 1}')] for i in range(200)]
   lines = ''.join(json.dumps({'messages': talk}) + '\n' for talk in talks)
   (tmp_path / 'my' / 'talks.jsonl').write_text(lines)
+  reviews = [f'{i} was {word},{word}' for word in ('good', 'bad') for i in range(20)]
+  (tmp_path / 'my' / 'reviews.csv').write_text('\n'.join(['review,label', *reviews]))
   theirs(tmp_path / 'my' / 'llama', max_length=1024)
   (tmp_path / 'my' / 'pages').mkdir()
   web = json.loads(gzip.decompress((FIXTURES / 'web_filters.json.gz').read_bytes()))

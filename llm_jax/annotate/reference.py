@@ -20,7 +20,17 @@ from llm_jax import artifact
 from llm_jax.losses.logprobs import score
 from llm_jax.options import PlaceOrNone, Positive, checked
 from llm_jax.text.terminal import say
-from llm_jax.types import Adapted, Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
+from llm_jax.types import (
+  JUDGES,
+  Adapted,
+  Annotate,
+  Array,
+  BadInput,
+  Batch,
+  Model,
+  Params,
+  Tokenizer,
+)
 
 READS = ('tokens',)
 WRITES = ('ref_logp', 'kl_ref_logp')  # the second where there are `kl_tokens`
@@ -59,8 +69,8 @@ def make(
   """
   del tokenizer
   if path:
-    if artifact.describe(path)['model'].get('head') == 'scalar':
-      raise BadInput(f'annotate.reference: {path!r} is a reward model; it has no log-probabilities')
+    if kind := JUDGES.get(artifact.describe(path)['model'].get('head')):
+      raise BadInput(f'annotate.reference: {path!r} is {kind}; it has no log-probabilities')
     made = artifact.load(path, mesh, model.compute, trust=trust)
     reference, parameters = made.model, lambda params: made.params
   elif isinstance(model, Adapted):

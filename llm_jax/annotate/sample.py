@@ -15,7 +15,7 @@ from llm_jax.sampling.complete import spoken
 from llm_jax.sampling.sampler import Sampler, Tools
 from llm_jax.text import chat
 from llm_jax.tools import make_tools
-from llm_jax.types import Array, BadInput, Batch, Model, Params, Tokenizer
+from llm_jax.types import JUDGES, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('prompt', 'prompt_mask')
 WRITES = lambda o: (
@@ -75,7 +75,7 @@ def make(
   Raises:
     BadInput: a value out of range, an unknown tool, or a model that cannot answer.
   """
-  if not model.shape.causal or model.shape.head == 'scalar':
+  if not model.shape.causal or model.shape.head in JUDGES:
     raise BadInput('annotate.sample: only a causal language model can answer')
   choose = pick.make(
     temperature=temperature,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from llm_jax import artifact
 from llm_jax.options import Place, at_least, checked
-from llm_jax.types import Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
+from llm_jax.types import JUDGES, Annotate, Array, BadInput, Batch, Model, Params, Tokenizer
 
 READS = ('tokens',)
 WRITES = ('teacher_logits', 'teacher_ids')
@@ -45,7 +45,7 @@ def make(
   del tokenizer
   made = artifact.load(path, mesh, model.compute, trust=trust)
   shape = made.model.shape
-  if shape.head == 'scalar' or not shape.causal:
+  if shape.head in JUDGES or not shape.causal:
     raise BadInput(f'annotate.teacher: {path!r} is no causal language model')
   if top_k > shape.vocab_size:
     raise BadInput(f'annotate.teacher: top_k {top_k} is outside 0..{shape.vocab_size}')

@@ -15,7 +15,7 @@ from llm_jax.options import check as check_options
 from llm_jax.rewards import columns
 from llm_jax.rewards.thoughts import Said, said
 from llm_jax.sampling import complete
-from llm_jax.types import BadInput, Evaluate, Mean, Metrics, Model, Params, Tokenizer
+from llm_jax.types import JUDGES, BadInput, Evaluate, Mean, Metrics, Model, Params, Tokenizer
 
 Question = Mapping[str, Any]
 # (questions, completions) -> a number for each, or None where there is nothing to say.
@@ -125,8 +125,8 @@ def check(
       raise BadInput(f'answers: no family {family!r}; {suggest(family, builtin.FAMILIES)}')
   if not model.shape.causal:
     raise BadInput('answers: this is a masked language model; it cannot answer')
-  if model.shape.head == 'scalar':
-    raise BadInput('answers: this is a reward model; it scores answers and gives none')
+  if kind := JUDGES.get(model.shape.head):
+    raise BadInput(f'answers: this is {kind}; it gives none')
 
 
 def _read(name: str, sources: Mapping[str, str], split: str) -> Iterator[Question]:

@@ -16,7 +16,7 @@ from llm_jax.find import call, find, last
 from llm_jax.options import Count, Seed, at_least
 from llm_jax.sampling import complete
 from llm_jax.text import chat
-from llm_jax.types import BadInput, Evaluate, Metrics, Model, Params, Tokenizer
+from llm_jax.types import JUDGES, BadInput, Evaluate, Metrics, Model, Params, Tokenizer
 
 
 def make(
@@ -155,8 +155,8 @@ def check(
     raise BadInput(f'{task}: there is no folder {path!r}; set path to that of the benchmarks')
   if not model.shape.causal:
     raise BadInput(f'{task}: this is a masked language model; it does not continue texts')
-  if model.shape.head == 'scalar':
-    raise BadInput(f'{task}: this is a reward model; it scores answers and continues no text')
+  if kind := JUDGES.get(model.shape.head):
+    raise BadInput(f'{task}: this is {kind}; it continues no text')
 
 
 def _settled(

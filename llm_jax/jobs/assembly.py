@@ -13,7 +13,7 @@ from llm_jax.jobs.start import Start, find_tokenizer
 from llm_jax.sampling import complete
 from llm_jax.text import chat
 from llm_jax.text.jinja_template import JinjaTemplate
-from llm_jax.types import Annotate, BadInput, Params, Samples, Tokenizer
+from llm_jax.types import JUDGES, Annotate, BadInput, Params, Samples, Tokenizer
 
 Row = Mapping[str, np.ndarray]
 
@@ -74,7 +74,7 @@ def assemble(config: Any, made: Design, begins: Start) -> Assembly:
       f'model: rows of {longest} tokens are longer than config.model.max_length '
       f'{shape.max_length}; raise it, or make shorter rows'
     )
-  speaks = config.sample.prompts and shape.causal and shape.head != 'scalar'
+  speaks = config.sample.prompts and shape.causal and shape.head not in JUDGES
   return Assembly(
     design=made,
     tokenizer=tokenizer,

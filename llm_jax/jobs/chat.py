@@ -28,7 +28,7 @@ from llm_jax.text.message import message
 from llm_jax.text.terminal import say
 from llm_jax.text.visible import settled, visible
 from llm_jax.tools import make_tools
-from llm_jax.types import BadInput
+from llm_jax.types import JUDGES, BadInput
 
 BUCKET = 64  # prompts are padded to a multiple of it, so that few lengths are compiled
 HELP = """/reset            forget the conversation
@@ -93,8 +93,8 @@ def check(config: Any) -> None:
   model = artifact.describe(config.artifact)['model']
   if not model.get('causal', True):
     raise BadInput(f'chat: {config.artifact!r} is a masked language model, it cannot answer')
-  if model.get('head') == 'scalar':
-    raise BadInput(f'chat: {config.artifact!r} is a reward model; it scores and says nothing')
+  if kind := JUDGES.get(model.get('head', '')):
+    raise BadInput(f'chat: {config.artifact!r} is {kind}; it says nothing')
   if config.max_new + BUCKET > model.get('max_length', 2048):
     raise BadInput(
       f'chat: max_new {config.max_new} leaves no room for a question among the '

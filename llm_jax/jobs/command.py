@@ -100,12 +100,13 @@ def take(group: ConfigDict, theirs: Mapping[str, Any]) -> None:
   """Puts a model in the place of a config group, but for the fields that somebody has set.
 
   Taken twice is as taken once. A name that was read from a file is put into no config, and whether
-  a model speaks or scores is for its stage to say.
+  a model speaks, scores or classifies is for its stage to say.
   """
   if theirs.get('name') != group.get('name'):
     return
   fields: dict[str, Any] = dict(group.items(preserve_field_references=True))
-  kept = {'head'} if 'scalar' in (theirs.get('head'), group.get('head')) else set()
+  judges = any(one.get('head') in ('scalar', 'classes') for one in (theirs, group))
+  kept = {'head', 'classes'} if judges else set()
   with group.unlocked(), group.ignore_type():
     for name, field in fields.items():
       if name in kept or not _follows(field):

@@ -53,6 +53,9 @@ def design(config: Any) -> Design:
   _check_rows(config, batch_shards(mesh))
   model = artifact.build(config.model.to_dict(), config.get('compute'))
   loss = parts[-1]
+  wanted, head = getattr(loss.module, 'HEAD', None), model.shape.head
+  if wanted and head != wanted:
+    raise BadInput(f'{loss.reader} trains config.model.head={wanted!r}, and this one is {head!r}')
   check_length(config, model.shape.max_length)
   _check_memory(config, parts, model, mesh)
   tx, rate = call(

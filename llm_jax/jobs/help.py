@@ -139,6 +139,8 @@ def _run(folder: Path, files: list[str]) -> tuple[str, list[str]] | None:
     what = f'stage {_shown(about.get("stage"))}, {_shown(about.get("step"))} steps'
     if model.get('head') == 'scalar':
       return f'{what}, a reward model', [f'--config=ppo --config.init.critic={folder}']
+    if model.get('head') == 'classes':
+      return f'{what}, a classifier', []
     if model.get('causal') is False:
       return f'{what}, a masked language model', []
     if _inner(whole, 'data').get('template'):

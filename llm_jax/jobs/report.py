@@ -26,7 +26,7 @@ from llm_jax.options import NotNegative
 from llm_jax.parallel.mesh import batch_shards, make_mesh
 from llm_jax.text.terminal import say
 from llm_jax.training import metrics
-from llm_jax.types import BadInput
+from llm_jax.types import JUDGES, BadInput
 
 OFFERED = ('record',)
 
@@ -112,7 +112,7 @@ def _trains_policy(stage: Any) -> bool:
   """Whether a stage leaves a model that can answer."""
   if stage.job != 'train':
     return False
-  return stage.model.get('head') != 'scalar' and stage.model.get('causal', True)
+  return stage.model.get('head') not in JUDGES and stage.model.get('causal', True)
 
 
 def _facts(stage: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from llm_jax.sampling import complete, pick
 from llm_jax.text.message import message, span
 from llm_jax.text.terminal import bar, say
 from llm_jax.training.batches import annotated
-from llm_jax.types import BadInput, Batch, Tokenizer
+from llm_jax.types import JUDGES, BadInput, Batch, Tokenizer
 
 MAY_CHANGE = ('compute', 'mesh', 'next', 'trust')
 FIELDS = ('tokens', 'mask', 'reward', 'valid')  # of a batch, for the best of n
@@ -126,8 +126,8 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   model = {} if config.artifact in coming else artifact.describe(config.artifact)['model']
   if not model.get('causal', True):
     raise BadInput(f'sample: {config.artifact!r} is a masked language model, it cannot continue')
-  if model.get('head') == 'scalar':
-    raise BadInput(f'sample: {config.artifact!r} is a reward model; it scores and says nothing')
+  if kind := JUDGES.get(model.get('head', '')):
+    raise BadInput(f'sample: {config.artifact!r} is {kind}; it says nothing')
   call(make_mesh, config.mesh, where='mesh')
   if 'data' not in config:
     complete.check(config.sample)

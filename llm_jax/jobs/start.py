@@ -15,7 +15,7 @@ from llm_jax.parallel.parameters import shardings
 from llm_jax.text import folder
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.step import TrainState, abstract_state, make_state, start_state
-from llm_jax.types import BadInput, Model, Params, Tokenizer
+from llm_jax.types import JUDGES, BadInput, Model, Params, Tokenizer
 
 
 class Start(NamedTuple):
@@ -108,7 +108,7 @@ def start(config: Any, model: Model) -> Start:
   if model.frozen:
     fresh = ('lora', *(f'base/{path}' for path in fresh))
   # Of a policy and its critic the run descends from the policy: a score is nobody's ancestor.
-  scores = lambda name: _half(model, name).shape.head == 'scalar'
+  scores = lambda name: _half(model, name).shape.head in JUDGES
   source = donors[min(donors, key=scores)] if donors else None
   return Start(donors, tuple(fresh), source, trusted(config), tuple(add))
 
@@ -148,9 +148,10 @@ def check_artifacts(
       continue
     about = artifact.describe(path)  # refuses what is missing or unfinished
     models[name] = artifact.build(about['model'], source=path, trust=begins.trust)
-    if about['model'].get('head') == 'scalar' and _half(design.model, name).shape.head != 'scalar':
+    kind = JUDGES.get(about['model'].get('head'))
+    if kind and _half(design.model, name).shape.head not in JUDGES:
       raise BadInput(
-        f'init: {path!r} is a reward model, but {config.workdir!r} trains a policy; start from a '
+        f'init: {path!r} is {kind}, but {config.workdir!r} trains a policy; start from a '
         f'model of language, such as the one it was made from, {about["parent"]!r}'
       )
     source = path if begins.source in (None, *coming) else begins.source

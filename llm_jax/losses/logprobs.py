@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.parallel.mesh import platform
-from llm_jax.types import Array, Batch, Model, Params
+from llm_jax.types import JUDGES, Array, BadInput, Batch, Model, Params
 
 # Logits that a device holds at a time: 256 MiB of float32 on CPU. Accelerators take 1 GiB: adding
 # up the gradient of a large head, once a block, would otherwise take longer than its product.
@@ -68,6 +68,8 @@ def read_blocks(
   Returns:
     The tuple, of arrays [..., L]; entry t is about token t, and 0 where nothing predicts it.
   """
+  if kind := JUDGES.get(getattr(model.shape, 'head', '')):
+    raise BadInput(f'loss: the model is {kind}, which gives no log-probabilities')
   shape = batch['tokens'].shape
   rows = lambda x: x.reshape(-1, shape[-1], *x.shape[len(shape) :])
   flat = {k: rows(batch[k]) for k in ('tokens', 'position', 'segment', 'target') if k in batch}

@@ -14,7 +14,7 @@ from llm_jax.models import transformer
 from llm_jax.models.cache import Cache
 from llm_jax.models.compute import Compute
 from llm_jax.models.transformer import Transformer
-from llm_jax.types import Array, BadInput, Params
+from llm_jax.types import JUDGES, Array, BadInput, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def make(
   half = lambda group: transformer.make(compute=compute, **shape(group))
   model = ActorCritic(half(policy), half({**critic, 'head': critic.get('head', 'scalar')}))
   ours, theirs = model.policy.shape, model.critic.shape
-  if theirs.head != 'scalar' or ours.head == 'scalar':
+  if theirs.head != 'scalar' or ours.head in JUDGES:
     raise BadInput("model: policy speaks and critic scores; set config.model.critic.head='scalar'")
   for field in ('vocab_size', 'max_length'):
     if getattr(theirs, field) < getattr(ours, field):

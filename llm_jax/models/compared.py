@@ -16,7 +16,7 @@ from flax.traverse_util import unflatten_dict
 from llm_jax.models.stored import Layers, Parts
 from llm_jax.models.transformer import Transformer
 from llm_jax.parallel.parameters import abstract_params
-from llm_jax.types import Array
+from llm_jax.types import JUDGES, Array
 
 # A model that comes to its layers one after another, and holds none of them in float32.
 COMPUTE = {'scan_layers': False, 'dtype': 'bfloat16'}
@@ -79,8 +79,8 @@ class _Pass:
     row = jnp.arange(length, dtype=jnp.int32)[None]
     hidden_BLD, _ = thin(length).apply(params, row, method='hidden')
     self._free()
-    if shape.head == 'scalar':
-      head = {name: self._read(f'head/{name}') for name in ('scalar', 'bias')}
+    if shape.head in JUDGES:
+      head = {name: self._read(f'head/{name}') for name in abstract_params(self._model)['head']}
       return np.asarray(self._model.apply({'head': head}, hidden_BLD, method='unembed'))[0]
     tied = shape.head == 'tied'
     kernel = self._read('embedding/table').T if tied else self._read('head/kernel')

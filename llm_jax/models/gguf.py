@@ -19,7 +19,7 @@ from llm_jax.models import moe
 from llm_jax.models.huggingface.arrays import Plan, Source
 from llm_jax.models.rope_scaling import Linear, Llama3, Scaling, Yarn, scaling_of
 from llm_jax.models.shape import Kind, Shape
-from llm_jax.types import BadInput
+from llm_jax.types import JUDGES, BadInput
 
 FILE_TYPES = {'float32': 0, 'float16': 1, 'bfloat16': 32}
 # Matrices that llama.cpp wants in float32 all the same.
@@ -192,8 +192,8 @@ def layout(shape: Shape, plan: Plan, family: str, kind: np.dtype) -> Layout:
   if family not in ARCHITECTURES:
     raise _bad(f'{family} has no row here; choose config.family from: {", ".join(ARCHITECTURES)}')
   row = ARCHITECTURES[family]
-  if shape.head == 'scalar':
-    raise _bad('llama.cpp has no head for scores')
+  if shape.head in JUDGES:
+    raise _bad(f'llama.cpp has no head for {JUDGES[shape.head]}')
   for field, value in row.fixes(shape).items():
     found = getattr(shape, field)
     found = dict(found) if isinstance(found, Mapping) else found

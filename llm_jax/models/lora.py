@@ -127,7 +127,7 @@ def wrap(
   rank: Count = 8,
   alpha: Positive = 16.0,
   targets: Pattern = TARGETS,
-  full: Pattern = 'head/(scalar|bias)$',
+  full: Pattern = 'head/(scalar|bias|classes)$',
 ) -> Lora:
   """The model with low-rank additions.
 
@@ -136,7 +136,7 @@ def wrap(
     rank: R, columns of `a`.
     alpha: the addition is alpha / rank * a b.
     targets: pattern of parameter paths that get an addition.
-    full: pattern of parameter paths that are trained whole, such as a fresh reward head.
+    full: pattern of parameter paths that are trained whole, such as a fresh head of scores.
 
   Raises:
     BadInput: targets that match nothing, or something that is no weight matrix.

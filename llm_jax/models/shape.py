@@ -87,7 +87,9 @@ class Shape:
     experts: fields of `moe.Mixture`, for experts in the place of the MLP; or None.
     dense_layers: so many first layers have an MLP all the same (DeepSeek).
     dense_dim: F of these.
-    head: 'tied' to the embedding, 'untied', or 'scalar' (one number a token, for rewards).
+    head: 'tied' to the embedding, 'untied', 'scalar' (one number a token, for rewards), or
+      'classes' (a logit for each class).
+    classes: names of these.
   """
 
   vocab_size: Size
@@ -128,7 +130,8 @@ class Shape:
   experts: Mapping[str, Any] | None = None
   dense_layers: Annotated[int, at_least(0)] = 0
   dense_dim: Annotated[int, at_least(0)] = 0
-  head: Literal['tied', 'untied', 'scalar'] = 'tied'
+  head: Literal['tied', 'untied', 'scalar', 'classes'] = 'tied'
+  classes: Sequence[str] = ()
 
   def __post_init__(self) -> None:
     for field in ('rope_scaling', 'kinds'):
@@ -136,6 +139,7 @@ class Shape:
         object.__setattr__(self, field, FrozenDict(_hashable(group)))
     if self.rope_scaling is not None:
       scaling_of(self.rope_scaling)
+    self._check_classes()
     pattern = tuple(self.layers) or ('local' if self.window else 'global',)
     object.__setattr__(self, 'layers', pattern)
     self._check_pattern()
@@ -172,6 +176,17 @@ class Shape:
       raise BadInput(
         f'model: rope_dim {self.rope_dim}; choose a multiple of 4 up to head_dim {self.head_dim}'
       )
+
+  def _check_classes(self) -> None:
+    """Raises BadInput for classes that cannot be told apart, or that no head is for."""
+    object.__setattr__(self, 'classes', tuple(self.classes))
+    if (self.head == 'classes') != bool(self.classes):
+      raise BadInput(
+        f'model: head {self.head!r} with classes {self.classes}; a classifier has head=classes and '
+        'the names of two classes or more'
+      )
+    if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
+      raise BadInput(f'model: classes {self.classes}; give two names or more, all different')
 
   def _check_latent(self) -> None:
     """Raises BadInput for what latent attention does not have."""
@@ -228,6 +243,11 @@ class Shape:
     stretched = [kind.rope_scaling for kind in self.blocks if kind.rope and kind.rope_scaling]
     moving: list[Any] = [one for one in map(scaling_of, stretched) if one.moves]
     return min((one.original_length for one in moving), default=None)
+
+  @property
+  def outputs(self) -> int:
+    """How many numbers the head gives for a token."""
+    return {'scalar': 1, 'classes': len(self.classes)}.get(self.head, self.vocab_size)
 
   @property
   def rereads(self) -> bool:

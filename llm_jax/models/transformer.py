@@ -138,7 +138,8 @@ class Head(nn.Module):
   """What reads the last hidden state when it is not the embedding.
 
   `kernel` [D, V] of an untied head; `scalar` [D] and `bias` [] of a scalar one, which starts as
-  N(0, 1/(D+1)) and 0 (arXiv:2009.01325, appendix).
+  N(0, 1/(D+1)) and 0 (arXiv:2009.01325, appendix); `classes` [D, C] of a classifier, which starts
+  as N(0, 0.02^2) (arXiv:1810.04805) and has no bias, like those of Hugging Face.
   """
 
   shape: Shape
@@ -151,6 +152,9 @@ class Head(nn.Module):
       scalar_D = self.param('scalar', nn.initializers.normal((s.dim + 1) ** -0.5), (s.dim,))
       bias = self.param('bias', nn.initializers.zeros, ())
       return hidden_BLD.astype(jnp.float32) @ scalar_D + bias
+    if s.head == 'classes':
+      classes_DC = self.param('classes', nn.initializers.normal(0.02), (s.dim, s.outputs))
+      return hidden_BLD.astype(jnp.float32) @ classes_DC
     kernel_DV = self.param('kernel', fan_in(s.dim), (s.dim, s.vocab_size))
     return product(hidden_BLD, kernel_DV, dtype=jnp.float32, product_dtype=self.product_dtype)
 
@@ -235,7 +239,7 @@ class Transformer(Model):
     segment_BL: Array | None = None,
     cache: Cache | None = None,
   ) -> tuple[Array, Cache | None]:
-    """float32 logits [B, L, V] (or scores [B, L] of a scalar head) and the cache.
+    """float32 logits [B, L, V], or of other heads [B, L] or [B, L, C], and the cache.
 
     Args:
       tokens_BL: int ids.
@@ -328,7 +332,7 @@ class Transformer(Model):
     return self.final_norm(x_BLD), cache
 
   def unembed(self, hidden_D: Array) -> Array:
-    """float32 logits [..., V] of hidden states [..., D] (scores [...] for a scalar head)."""
+    """float32 logits [..., V] of hidden states [..., D]; [...] or [..., C] of other heads."""
     s, product_dtype = self.shape, self.compute.product_dtype
     if s.head == 'tied':
       table_DV = swap_last_axes(jnp.asarray(self.embedding.table), product_dtype)
@@ -413,7 +417,7 @@ class Transformer(Model):
       mixture = moe.Mixture(**s.experts)
       shared = s.dim * (3 * mixture.shared_dim + mixture.shared_gate)
       mlp = mixture.per_token * mlp + s.dim * mixture.count + shared
-    head = s.dim * (1 if s.head == 'scalar' else s.vocab_size)
+    head = s.dim * s.outputs
 
     def scores(kind: Kind) -> float:
       reach = min(kind.window or length, length)

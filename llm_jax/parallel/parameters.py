@@ -74,6 +74,7 @@ PARAMETERS: tuple[Parameter, ...] = (
   Parameter(r'embedding/position$', P(None, 'fsdp')),
   Parameter(r'head/kernel$', P('fsdp', 'tensor'), inputs=1, low_rank=True),
   Parameter(r'head/(scalar|bias)$', P(), exact=True),
+  Parameter(r'head/classes$', P('fsdp', None), inputs=1, exact=True),
   # The factors of a LowRank are cut as the axis they share with the weight they add to.
   Parameter(
     r'blocks/(attention/[qkv]|.*(mlp|shared)/(gate|up))/a$', P(None, 'fsdp', None), **_MATRIX

@@ -94,7 +94,7 @@ def estimate(
   kept, working = _activations(model, layout.remat, sizes)
   shape = model.shape
   width = jnp.dtype(model.compute.dtype).itemsize
-  table, outputs = shape.vocab_size * shape.dim, 1 if shape.head == 'scalar' else shape.vocab_size
+  table, outputs = shape.vocab_size * shape.dim, shape.outputs
   head = outputs * shape.dim / sizes['tensor']
   tables = table * (2 if shape.head == 'untied' else 1)
   held_here = _count(model, tx) - _in_experts(model, tx) * (1 - 1 / sizes['expert'])

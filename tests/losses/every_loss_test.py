@@ -25,6 +25,8 @@ WITH_PRESETS = ('reward', 'dpo', 'kto', 'orpo', 'simpo', 'distill', 'policy_grad
 EXACT = (
   ('cross_entropy', {}),
   ('cross_entropy', dict(z_loss=0.1, average='sequence', dft=True, diagnostics=True)),
+  ('classify', {}),
+  ('classify', dict(label_smoothing=0.2, weights=(1.0, 2.0, 0.5))),
   ('reward', {}),
   ('reward', dict(margin='large', centering=0.1)),
   ('reward', dict(kind='best_of_k')),
@@ -88,6 +90,8 @@ def batch_of(name, rows=ROWS):
     batch |= {f'kl_{k}': np.roll(v, 1, axis=-1) for k, v in batch.items()}
     batch['kl_ref_logp'] = draw.normal(-3, 0.3, shape)
     batch['label'] = draw.integers(0, 2, rows)
+  if name == 'classify':
+    batch['target'] = draw.integers(0, 3, shape).astype(np.int32)
   if name == 'distill':
     batch['teacher_ids'] = draw.permuted(np.tile(np.arange(V), (*shape, 1)), axis=-1)[..., :KEPT]
     batch['teacher_ids'] = batch['teacher_ids'].astype(np.int32)
@@ -121,6 +125,15 @@ class Scorer:
     return table[x] + jnp.roll(table[x], 1, axis=1) ** 2, None
 
 
+class Classifier:
+  """A table whose first columns are the logits of three classes."""
+
+  shape = SimpleNamespace(causal=True, vocab_size=V, classes=('a', 'b', 'c'))
+
+  def apply(self, params, x, *place):
+    return params['table'][x][..., :3], None
+
+
 class Critic:
   """A table that speaks, and whose rows sum to the value after a token."""
 
@@ -138,10 +151,14 @@ def transformer_of(name, vocab_size):
   shape = dict(vocab_size=vocab_size, dim=16, num_layers=1, num_heads=2, hidden_dim=16)
   if name == 'ppo':
     return actor_critic.make(policy=shape, critic=shape)
-  return make(**shape, head='scalar' if name == 'reward' else 'tied')
+  heads = {'reward': dict(head='scalar'), 'classify': dict(head='classes', classes=('a', 'b', 'c'))}
+  return make(**shape, **heads.get(name, {}))
 
 
 PARAMS = {'table': jnp.asarray(np.random.default_rng(1).normal(size=(V, V)), jnp.float32)}
+
+
+SPECIAL = {'reward': Scorer, 'classify': Classifier, 'ppo': Critic}
 
 
 @pytest.fixture(scope='module')
@@ -150,8 +167,7 @@ def run(table):
 
   @functools.cache
   def compiled(name, options):
-    special = {'reward': Scorer, 'ppo': Critic}
-    model = special[name]() if name in special else table(V)
+    model = SPECIAL[name]() if name in SPECIAL else table(V)
     loss = functools.partial(find('losses', name).loss_fn, model=model, **dict(options))
 
     def total(params, batch):
@@ -248,7 +264,9 @@ def test_gradients_are_slopes(run, name, options):
   assert float((grad * direction).sum()) == pytest.approx(measured, rel=1e-2, abs=2e-3)
 
 
-@pytest.mark.parametrize('name', ['cross_entropy', 'reward', 'dpo', 'policy_gradient', 'ppo'])
+@pytest.mark.parametrize(
+  'name', ['cross_entropy', 'classify', 'reward', 'dpo', 'policy_gradient', 'ppo']
+)
 def test_devices_do_not_matter(name):
   model = transformer_of(name, 16)
   loss = find('losses', name).loss_fn
@@ -328,6 +346,7 @@ def test_presets_can_be_bound(check, name):
     ('cross_entropy', dict(average='nonsense')),
     ('distill', dict(divergence='nonsense')),
     ('orpo', dict(nll_span='nonsense')),
+    ('classify', dict(label_smoothing=2.0)),
     ('ppo', dict(clip=-1)),
     ('policy_gradient', dict(kl_clamp=1.0)),
     ('dpo', dict(kind='ipo', beta=-1)),
@@ -341,8 +360,8 @@ def test_a_loss_that_is_called_checks_its_options_too(name, wrong):
 
 @every([*EXACT, *BY_MICROBATCH])
 def test_a_loss_needs_what_it_says_it_reads(table, name, options):
-  module, special = find('losses', name), {'reward': Scorer, 'ppo': Critic}
-  model = special[name]() if name in special else table(V)
+  module = find('losses', name)
+  model = SPECIAL[name]() if name in SPECIAL else table(V)
   loss = functools.partial(module.loss_fn, rng=None, model=model, **options)
   fields = module.READS
   if callable(fields):

@@ -86,7 +86,8 @@ GEMMA2, GEMMA3 = MODELS['gemma2'][1], MODELS['gemma3'][1]
   [
     ('gpt_neox', dict(norm='layer', parallel=True, mlp='exact_gelu', mlp_bias=True, rope_dim=8,
                       num_kv_heads=4), 'gpt_neox has no row'),
-    ('llama', dict(head='scalar'), 'no head for scores'),
+    ('llama', dict(head='scalar'), 'no head for a reward model'),
+    ('llama', dict(head='classes', classes=('a', 'b')), 'no head for a classifier'),
     ('llama', dict(rope_scaling=dict(kind='dynamic', factor=2.0, original_length=64)), 'Dynamic'),
     ('qwen2', dict(qkv_bias=True, rope_scaling=dict(
       factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_length=32)), 'Llama3'),

@@ -67,6 +67,8 @@ MODELS = {
   'starcoder2': dict(SMALL, norm='layer', mlp='gelu', qkv_bias=True, out_bias=True, mlp_bias=True),
   'llama, reward': dict(SMALL, head='scalar'),
   'gpt2, reward': dict(GPT2, head='scalar'),
+  'llama, classes': dict(SMALL, head='classes', classes=('no', 'yes', 'maybe')),
+  'gpt2, classes': dict(GPT2, head='classes', classes=('no', 'yes')),
 }
 
 
@@ -370,8 +372,10 @@ def test_transformers_reads_what_we_write(tmp_path, name):
   assert not any(info.values()), info
   ids = np.random.default_rng(0).integers(0, 16, (2, 12))
   with torch.no_grad():
-    if MODELS[name].get('head') == 'scalar':
-      wanted = theirs.score(theirs.base_model(torch.tensor(ids))[0])[..., 0].numpy()
+    if (head := MODELS[name].get('head')) in ('scalar', 'classes'):
+      wanted = theirs.score(theirs.base_model(torch.tensor(ids))[0]).numpy()
+      wanted = wanted[..., 0] if head == 'scalar' else wanted
+      assert theirs.config.num_labels == model.shape.outputs
     else:
       wanted = theirs(torch.tensor(ids)).logits.numpy()
   np.testing.assert_allclose(jax.jit(model.apply)(params, ids)[0], wanted, atol=1e-4, rtol=1e-5)

@@ -27,6 +27,7 @@ VARIANTS = {
   'qwen3': dict(qk_norm=True, head_dim=4),
   'untied': dict(head='untied'),
   'reward': dict(head='scalar'),
+  'classifier': dict(head='classes', classes=('no', 'yes')),
   'masked': dict(causal=False),
   'unrolled': dict(compute=dict(scan_layers=False)),
   'experts': dict(experts=dict(count=4, balance='bias')),
@@ -116,9 +117,9 @@ def test_no_matrix_is_whole_on_every_device(name):
     if axes >= 2:
       shard = math.prod(placed[path].shard_shape(leaf.shape))
       cut = math.prod(leaf.shape) // shard
-      # Head biases, positions and routers have one axis to cut, weights have two.
+      # Head biases, positions, routers and classes have one axis to cut, weights have two.
       assert cut == (
-        2 if path.endswith(('_bias', 'position', 'router', 'shared_gate', '_a')) else 4
+        2 if path.endswith(('_bias', 'position', 'router', 'shared_gate', '_a', 'classes')) else 4
       ), path
       matrices += 1
     else:

@@ -70,7 +70,7 @@ def _records(
   """(name of the file, number in it, place for messages, record)."""
   if split not in task.files:
     raise BadInput(f'{name}: no split {split!r}; it has: {", ".join(task.files)}')
-  if _is_source(path):
+  if is_source(path):
     yield from _of_source(path.replace('{split}', split), split)
     return
   folder = Path(path).expanduser()
@@ -93,7 +93,7 @@ def _records(
   raise BadInput(f'{name}: no file of its split {split!r} in {path}; it usually is {usual}')
 
 
-def _is_source(path: str) -> bool:
+def is_source(path: str) -> bool:
   return '{split}' in path or path.startswith('tfds:') or not os.path.isdir(parted(path)[0])
 
 

@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict
 
 from llm_jax.models.huggingface.config import config_of
 from llm_jax.models.huggingface.families import FAMILIES
-from llm_jax.models.huggingface.family import SCORE_BIAS, Entry, Family
+from llm_jax.models.huggingface.family import SCORE, SCORE_BIAS, Entry, Family
 from llm_jax.models.huggingface.rules import bad
 from llm_jax.models.shape import Shape
 from llm_jax.models.transformer import Transformer
@@ -170,8 +170,10 @@ def plan(shape: Shape, family: str | None = None) -> Plan:
 def _plan(shape: Shape, name: str) -> Plan:
   family, shapes = FAMILIES[name], parameter_shapes(shape)
   tied = family.heads[0] if shape.head == 'tied' else None
-  sources = []
-  for theirs, entry in family.entries.items():
+  sources, entries = [], family.entries
+  if shape.head == 'classes' and SCORE in entries:
+    entries[SCORE] = Entry(('head/classes',), transposed=True)
+  for theirs, entry in entries.items():
     for stack in ('blocks/', 'dense_blocks/'):
       ours = tuple(path.replace('blocks/', stack, 1) for path in entry.ours)
       if ours[0] not in shapes or (stack != 'blocks/' and ours == entry.ours):

@@ -4,28 +4,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.models import moe
-from llm_jax.models.huggingface.family import SCORE_BIAS
+from llm_jax.models.huggingface.family import SCORE, SCORE_BIAS
 from llm_jax.models.huggingface.rules import Config, Rule, bad, maybe, need, only, same
 from llm_jax.models.shape import Shape
+from llm_jax.types import JUDGES
 
 
 def head() -> Rule:
-  """The head: tied or not, or the scalar one of a classifier with one label."""
+  """The head: tied or not, or that of a classifier; one with a single label gives a score."""
 
   def read(config: Config) -> dict[str, Any]:
     if 'ForSequenceClassification' not in str(config.get('architectures')):
       return {'head': 'tied' if config['tie_word_embeddings'] else 'untied'}
-    labels = len(config.get('id2label') or range(config.get('num_labels', 2)))
-    if labels != 1:
-      raise bad(
-        f'a classifier of {labels} labels is not supported; a reward model has num_labels=1'
-      )
-    return {'head': 'scalar'}
+    names = config.get('id2label') or {i: f'LABEL_{i}' for i in range(config.get('num_labels', 2))}
+    names = [str(name) for _, name in sorted(names.items(), key=lambda one: int(one[0]))]
+    if len(names) == 1:
+      return {'head': 'scalar'}
+    return {'head': 'classes', 'classes': tuple(names)}
 
   def write(shape: Shape) -> dict[str, Any]:
     tied = {'tie_word_embeddings': shape.head == 'tied'}
-    one = {'id2label': {'0': 'LABEL_0'}, 'label2id': {'LABEL_0': 0}}
-    return tied | one if shape.head == 'scalar' else tied
+    names = shape.classes or ('LABEL_0',)
+    both = {'id2label': {str(i): name for i, name in enumerate(names)}}
+    both |= {'label2id': {name: i for i, name in enumerate(names)}}
+    return tied | both if shape.head in JUDGES else tied
 
   return Rule(read, write)
 
@@ -140,7 +142,7 @@ COMMON = {'rms_norm_eps': 1e-6, 'tie_word_embeddings': False, 'hidden_act': 'sil
 
 ENDS = {
   'lm_head.weight': 'head/kernel',
-  'score.weight': 'head/scalar',
+  SCORE: 'head/scalar',
   SCORE_BIAS: 'head/bias',
 }
 LLAMA = {

@@ -7,7 +7,9 @@ from typing import Any, Literal, NamedTuple
 from llm_jax.models.huggingface.rules import Rule
 from llm_jax.models.shape import Shape
 from llm_jax.parallel.parameters import facts_of
+from llm_jax.types import JUDGES
 
+SCORE = 'score.weight'  # of a reward model, and of a classifier
 SCORE_BIAS = 'score.bias'  # theirs has none; ours holds the shift that centres the scores
 
 
@@ -40,7 +42,8 @@ class Family:
     defaults: what the configuration class assumes where config.json says nothing.
     prefix: of all names but those of heads; files of a model without a head may lack it.
     linear: whether matrices are stored [out, in]; the Conv1D of GPT-2 stores [in, out].
-    causal, scoring: how the names of the classes with a language model's head and with a score end.
+    causal, scoring: how the names of the classes end that have a language model's head, and of
+      those that have a head of scores.
     cannot: for a shape that the classes do not take, the field and what it might be.
   """
 
@@ -73,4 +76,4 @@ class Family:
 
   def architecture(self, shape: Shape) -> str:
     """The class of theirs that has a model of ours."""
-    return self.classes + (self.scoring if shape.head == 'scalar' else self.causal)
+    return self.classes + (self.scoring if shape.head in JUDGES else self.causal)

@@ -16,6 +16,7 @@ from llm_jax.models.huggingface.family import Family
 from llm_jax.models.huggingface.layers import positioned, windows
 from llm_jax.models.huggingface.rope import rope
 from llm_jax.models.huggingface.rules import Rule, fixed
+from llm_jax.types import JUDGES
 
 PHI3 = without(LLAMA, '.q_proj.', '.k_proj.', '.v_proj.', '.gate_proj.', '.up_proj.') | {
   'model.layers.{}.self_attn.qkv_proj.weight': QKV,
@@ -115,6 +116,6 @@ FAMILIES: dict[str, Family] = {
       'logits_scaling': 1.0,
       'attention_multiplier': 1.0,
     },
-    cannot=lambda shape: ('head', 'untied') if shape.head == 'scalar' else None,
+    cannot=lambda shape: ('head', 'untied') if shape.head in JUDGES else None,
   ),
 }
