@@ -106,6 +106,8 @@ class Asker:
         if over and len(context.ids) - keep <= over:
           failed = f'does not fit into {self.room} tokens'
           ids = context.ids[:1]
+        if (n := len(self.tokenizer.begin)) and ids[n : 2 * n] == tuple(self.tokenizer.begin):
+          raise BadInput('a document would begin twice, since the tokenizer begins texts by itself')
         most = max(most, over)
         texts = requests.setdefault(ids, [])
         number = list(requests).index(ids)
@@ -131,8 +133,10 @@ class Asker:
         choices = behind if len(behind) > 1 else behind * len(item.contexts)
         ends = zip(item.contexts, choices, strict=True)
         found = [_moved(before + context, [choice]) for context, choice in ends]
-      else:
+      elif behind:
         found = [_moved(before + item.context, behind)]
+      else:
+        found = [(before + item.context, [])]  # what is written goes on from every sign
       counts.append(len(found))
       pairs += found
     made = iter(self._encoded(pairs))
@@ -215,11 +219,13 @@ def _drawn(
   by_subject: dict[str, list[Item]] = {}
   for one in pool:
     by_subject.setdefault(one.subject, []).append(one)
+  asked = {_question(one) for one in pool}
   running = random.Random(1234)
   found = []
   for item in items:
     there = by_subject.get(item.subject, [])
-    others = [one for one in there if _question(one) != _question(item)]
+    itself = _question(item)
+    others = [one for one in there if _question(one) != itself] if itself in asked else there
     if len(others) < shots:
       of = f' of {item.subject}' if item.subject else ''
       raise BadInput(f'{len(others)} examples{of} are there besides the question, not {shots}')
@@ -228,12 +234,16 @@ def _drawn(
     elif draw == 'seeded':
       found.append(random.Random(f'{seed}:{item.key}').sample(others, shots))
     else:
-      found.append(running.sample(there, shots))
+      drawn = running.sample(there, shots)
+      if any(_question(one) == itself for one in drawn):
+        raise BadInput('lm-eval would show a question among its own examples; choose another draw')
+      found.append(drawn)
   return found
 
 
-def _question(item: Item) -> tuple[str, tuple[str, ...]]:
-  return item.context, item.contexts
+def _question(item: Item) -> tuple[str, ...]:
+  """What tells questions apart; those with no context, such as BLiMP's, by their choices."""
+  return (item.context, *item.contexts, *(() if item.context or item.contexts else item.choices))
 
 
 def formed(item: Item, form: str) -> Item:

@@ -1,11 +1,11 @@
 """A benchmark, put to a model: its questions scored or answered, and what that is worth."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from llm_jax.data.tasks import files
+from llm_jax.data.tasks import files, own
 from llm_jax.data.tasks.task import Item, Task
 from llm_jax.evals import asking, task_metrics
 from llm_jax.evals.estimates import PerQuestion
@@ -13,7 +13,7 @@ from llm_jax.evals.kept import Kept, Progress, asked_once
 from llm_jax.evals.likelihood import Likelihood, Request, Scored, Text
 from llm_jax.evals.task_metrics import Answered
 from llm_jax.find import call, find, last
-from llm_jax.options import Count, Seed, at_least
+from llm_jax.options import Count, NotNegative, Seed, at_least
 from llm_jax.sampling import complete
 from llm_jax.text import chat
 from llm_jax.types import JUDGES, BadInput, Evaluate, Metrics, Model, Params, Tokenizer
@@ -30,6 +30,7 @@ def make(
   split: str = '',
   shots: Annotated[int, at_least(0)] | None = None,
   examples: str = '',
+  max_examples: Count | None = None,
   draw: Literal['', 'first', 'seeded', 'lm_eval'] = '',
   form: Literal['', 'letters', 'full'] = '',
   mutual_info: bool = False,
@@ -39,6 +40,8 @@ def make(
   in_chat: bool = False,
   template: str | None = None,
   max_new: Count | None = None,
+  samples: Count = 1,
+  temperature: NotNegative = 0.0,
   batch_tokens: Count | None = None,
   batch_size: Count = 32,
   seed: Seed = 0,
@@ -52,13 +55,14 @@ def make(
   Args:
     model: a causal language model.
     tokenizer: of the model.
-    task: a file of data/tasks, or one of yours.
+    task: a file of data/tasks, or one of yours: Python, or the JSON lines of data/tasks/own.py.
     path: the folder of all benchmarks, or the files of this one, see data/tasks/files.py.
     mesh: where batches go.
     variant: keyword arguments of the task's `make`.
     split: that is evaluated; by default what the task says.
     shots: examples before each question; by default what the task says.
-    examples: the split that they are from; by default what the task says.
+    examples: the split that they are from, or files of them; by default what the task says.
+    max_examples: they are from the first so many of it; None for all.
     draw: which ones: the first of the split, others for each question ('seeded'), or those that
       lm-eval draws; by default what the task says.
     form: asks for 'letters' or for 'full' answers, where a task has both.
@@ -69,6 +73,9 @@ def make(
     in_chat: questions and examples are turns of a conversation in the model's template.
     template: the chat template of the model.
     max_new: most tokens of an answer that is written; by default what the task says.
+    samples: answers to each question that are written; scores are means over them, and `pass@k` is
+      that of the one which passes among k of them.
+    temperature: of answers that are written; 0 is greedy.
     batch_tokens: places in a batch, for each device; by default what suits it.
     batch_size: answers written at a time.
     seed: of drawing examples.
@@ -83,8 +90,8 @@ def make(
   """
   benchmark, of_split, from_split = _settled(task, variant, split, shots, examples)
   count = benchmark.shots if shots is None else shots
-  items = files.items(task, benchmark, of_split, path)[:max_questions]
-  pool = files.items(task, benchmark, from_split, path) if count else []
+  items = files.items(task, benchmark, of_split, path, max_questions)
+  pool = pool_of(task, benchmark, from_split, path, max_examples) if count else []
   if form:
     items, pool = ([asking.formed(item, form) for item in some] for some in (items, pool))
   if control:
@@ -97,11 +104,14 @@ def make(
   length = max_new or benchmark.max_new
   if writes and length >= room:
     raise BadInput(f'{task}: max_new {length} leaves no room for a question in {room} tokens')
+  if samples > 1 and not (writes and temperature):
+    why = 'are the same at temperature 0' if writes else 'are for tasks whose answers are written'
+    raise BadInput(f'{task}: {samples} samples {why}; set samples to 1, or a temperature')
   try:
     asker = asking.Asker(
       tokenizer=tokenizer,
       task=benchmark,
-      room=room - length + 1 if writes else room,
+      room=room - length if writes else room,
       pool=pool,
       shots=count,
       draw=draw or benchmark.draw,
@@ -116,10 +126,11 @@ def make(
   if writes:
     answer = functools.partial(
       _written, model=model, tokenizer=tokenizer, task=benchmark, max_new=length,
-      batch_size=batch_size, template=found, seed=seed, kept=kept, progress=progress,
+      samples=samples, temperature=temperature, batch_size=batch_size, template=found, seed=seed,
+      kept=kept, progress=progress,
     )  # fmt: skip
   else:
-    alone = _alone(items, tokenizer, benchmark) if mutual_info else None
+    alone = alone_of(items, tokenizer, benchmark) if mutual_info else None
     engine = Likelihood(model, mesh, batch_tokens)
     answer = functools.partial(_scored, engine=engine, task=benchmark, alone=alone)
     answer = functools.partial(answer, kept=kept, progress=progress)
@@ -151,7 +162,7 @@ def check(
   """Whether there is such a task with such splits and such a folder, and the model can be asked."""
   del others
   _settled(task, variant, split, shots, examples)
-  if not ('{split}' in path or ':' in path or Path(path).expanduser().exists()):
+  if not (own.is_own(task) or files.is_there(path)):
     raise BadInput(f'{task}: there is no folder {path!r}; set path to that of the benchmarks')
   if not model.shape.causal:
     raise BadInput(f'{task}: this is a masked language model; it does not continue texts')
@@ -177,7 +188,18 @@ def _settled(
 
 def task_of(name: str, variant: Mapping[str, Any] | None = None) -> Task:
   """A task by its name, which is a file of data/tasks or one of yours."""
+  if own.is_own(name):
+    if variant:
+      raise BadInput(f'{name}: questions of yours have no variants; leave config.variant out')
+    return own.task(name)
   return call(find('data.tasks', name).make, dict(variant or {}), where='variant')
+
+
+def pool_of(task: str, benchmark: Task, split: str, path: str, most: int | None) -> list[Item]:
+  """The questions that examples are drawn from, of a split or of files."""
+  if split not in benchmark.files and ('/' in split or '.' in split):
+    benchmark, path, split = dataclasses.replace(benchmark, files={'train': ()}), split, 'train'
+  return files.items(task, benchmark, split, path, most)
 
 
 def _windows(items: Sequence[Item], tokenizer: Tokenizer, room: int) -> list[asking.Asked]:
@@ -189,7 +211,7 @@ def _windows(items: Sequence[Item], tokenizer: Tokenizer, room: int) -> list[ask
   return found
 
 
-def _alone(items: Sequence[Item], tokenizer: Tokenizer, task: Task) -> list[Request]:
+def alone_of(items: Sequence[Item], tokenizer: Tokenizer, task: Task) -> list[Request]:
   """The choices of each question behind the begin of a document alone."""
   begin = tokenizer.begin or (tokenizer.eos_id,)
   texts = [f'{task.delimiter}{choice}' for item in items for choice in item.choices]
@@ -223,7 +245,7 @@ def _scored(
     tokens = [len(text.ids) - text.skip for text in texts]
     if task.kind == 'rolling':
       nats = sum(one.logp for one in scored)
-      said, scores = 0, task_metrics.of_document(item.choices[0], nats, sum(tokens))
+      said, scores = 0, task_metrics.of_document(item, nats, sum(tokens))
     else:
       base = found[len(requests) + i] if alone else None
       said, scores = task_metrics.of_choices(item, task, scored, tokens, base)
@@ -259,40 +281,50 @@ def _written(
   tokenizer: Tokenizer,
   task: Task,
   max_new: int,
+  samples: int,
+  temperature: float,
   batch_size: int,
   template: chat.ChatTemplate | None,
   seed: int,
   kept: Kept | None,
   progress: Progress | None,
 ) -> list[Answered]:
-  """The answers of a model that writes, greedily."""
+  """The answers of a model that writes; several to a question have the mean of their scores."""
+  if task.judge is None:
+    raise BadInput('a task whose answers are written needs a judge')
   run = complete.sampler(
-    model, tokenizer, template, max_new=max_new, stop_strings=task.stop, temperature=0.0
+    model, tokenizer, template, max_new=max_new, stop_strings=task.stop, temperature=temperature
   )
   there = [i for i, one in enumerate(asked) if not one.failed]
-  ids = [list(asked[i].requests[0].context) for i in there]
+  ids = [list(asked[i].requests[0].context) for i in there for _ in range(samples)]
 
   def ask(numbers: Sequence[int], known: Collection[int]) -> Iterator[tuple[int, list[int]]]:
     prompts = [ids[i] for i in numbers]
     found = complete.batches(run, params, prompts, batch_size=batch_size, seed=seed, known=known)
     yield from ((place, some.tolist()) for place, some in found)
 
-  questions = [[some, max_new, list(task.stop)] for some in ids]
+  questions = [
+    [some, max_new, list(task.stop), *([temperature, seed, i % samples] if temperature else ())]
+    for i, some in enumerate(ids)
+  ]
   said = dict(asked_once(questions, ask, kept, progress))
-  texts = {i: tokenizer.decode(said[place]) for place, i in enumerate(there)}
+  texts = iter([_until(tokenizer.decode(said[i]), task.stop) for i in range(len(ids))])
   answered = []
-  for i, (item, one) in enumerate(zip(items, asked, strict=True)):
-    if i not in texts:
+  for item, one in zip(items, asked, strict=True):
+    if one.failed:
       answered.append(Answered(item, None, {}, failed=one.failed))
       continue
-    text = texts[i]
-    for stop in task.stop:
-      text = text.partition(stop)[0]
-    if task.judge is None:
-      raise BadInput('a task whose answers are written needs a judge')
-    scores = task.judge(text, item)
-    answered.append(Answered(item, text, scores, cut=one.cut, shots=one.shots))
+    some = [next(texts) for _ in range(samples)]
+    scores = task_metrics.of_samples([task.judge(text, item) for text in some])
+    answered.append(Answered(item, '\n---\n'.join(some), scores, cut=one.cut, shots=one.shots))
   return answered
+
+
+def _until(text: str, stop: Sequence[str]) -> str:
+  """The text up to the first place where one of these begins."""
+  for end in stop:
+    text = text.partition(end)[0]
+  return text
 
 
 def _row(task: str, answered: Answered, asked: asking.Asked) -> dict[str, Any]:

@@ -7,16 +7,18 @@ are no means and come from all answers at once; AGGREGATES has these.
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from llm_jax.data.tasks.task import Item, Task
-from llm_jax.evals import counts
+from llm_jax.evals import counts, reading
 from llm_jax.evals.estimates import PerQuestion
 from llm_jax.evals.likelihood import Scored
-from llm_jax.types import Counts, Mean, Metrics
+from llm_jax.evals.pass_at_k import pass_at_k
+from llm_jax.options import suggest
+from llm_jax.types import BadInput, Counts, Mean, Metrics
 
 
 class Answered(NamedTuple):
@@ -81,13 +83,33 @@ def of_choices(
     if alone is not None:
       less = logp - np.array([one.logp for one in alone])
       scores['acc_mutual_info'] = float(less.argmax() == item.gold)
-  if task.judge is not None:
-    scores |= task.judge(texts[said], item)
+  if golds := item.about.get('answers'):
+    name = item.options[said]
+    scores['em'] = reading.best(reading.exact, name, golds)
+    scores['word_f1'] = reading.best(reading.token_f1, name, golds)
   return said, scores
 
 
-def of_document(text: str, nats: float, tokens: int) -> dict[str, float]:
-  """Of a document scored from its begin on: its log-probability, and its words and bytes."""
+def of_samples(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """Of several answers to a question: means, and of `pass@1` the other `pass@k`.
+
+  >>> of_samples([{'pass@1': 1.0}, {'pass@1': 0.0}])
+  {'pass@1': 0.5}
+  """
+  found = {name: sum(one[name] for one in scores) / len(scores) for name in scores[0]}
+  right = round(sum(one.get('pass@1', 0.0) for one in scores))
+  for k in (10, 100) if 'pass@1' in found else ():
+    if k <= len(scores):
+      found[f'pass@{k}'] = pass_at_k(len(scores), right, k)
+  return found
+
+
+def of_document(item: Item, nats: float, tokens: int) -> dict[str, float]:
+  """Of a document scored from its begin on: its log-probability, and its words and bytes.
+
+  These are counted in `item.about['counted']`, where a text was changed before it was scored.
+  """
+  text = item.about.get('counted', item.choices[0])
   return {
     'logp': nats,
     'words': float(len(re.split(r'\s+', text))),
@@ -97,14 +119,19 @@ def of_document(text: str, nats: float, tokens: int) -> dict[str, float]:
 
 
 def metrics(task: Task, answered: Sequence[Answered]) -> Metrics:
-  """The metrics of a task, those it names; questions that failed count in none but `failed`."""
+  """The metrics of a task; questions that failed count in none but `failed`.
+
+  They are those that it names; with `acc_norm` what other divisors of log-probabilities give, and
+  with `pass@1` those of more samples.
+
+  Raises:
+    BadInput: neither a score of its questions nor one of AGGREGATES has the name of a metric.
+  """
   there = [one for one in answered if not one.failed]
   found: Metrics = {}
-  for name in task.metrics:
-    if name in AGGREGATES:
-      found[name] = AGGREGATES[name](there)
-    else:
-      found[name] = Mean.of([one.scores[name] for one in there if name in one.scores])
+  for name, of_all in _named(task, there):
+    some = [one.scores[name] for one in there if name in one.scores]
+    found[name] = of_all(there) if of_all else Mean.of(some)
   found['questions'] = Mean.of([float(len(there))])
   for what in ('cut', 'failed'):
     share = [float(bool(getattr(one, what))) for one in answered]
@@ -119,8 +146,7 @@ def per_question(task: Task, answered: Sequence[Answered]) -> dict[str, PerQuest
   some = any(one.item.cluster for one in there)
   clusters = tuple(one.item.cluster or one.item.key for one in there) if some else ()
   found = {}
-  for name in task.metrics:
-    of_all = AGGREGATES.get(name)
+  for name, of_all in _named(task, there):
     kind = {'chance': task.chance if name == task.metrics[0] else None, 'fewer': name in FEWER}
     if of_all is not None:
       compute = functools.partial(_of_some, there, of_all)
@@ -138,8 +164,26 @@ def per_question(task: Task, answered: Sequence[Answered]) -> dict[str, PerQuest
   return found
 
 
-def _of_some(there: Sequence[Answered], of_all: Callable[..., Counts], index: np.ndarray) -> float:
+def _of_some(
+  there: Sequence[Answered], of_all: Callable[..., Counts | Mean], index: np.ndarray
+) -> float:
   return float(of_all([there[i] for i in index]).value)
+
+
+def _named(
+  task: Task, there: Sequence[Answered]
+) -> Iterator[tuple[str, Callable[[Sequence[Answered]], Counts | Mean] | None]]:
+  """Names of metrics, each with what computes it from all answers, where it is no mean."""
+  scores = there[0].scores if there else {}
+  more = [name for name in scores if name.startswith(('acc', 'pass@'))]
+  varied = {'acc_norm', 'pass@1'} & {*task.metrics}
+  for name in dict.fromkeys([*task.metrics, *(more if varied else ())]):
+    if name in scores or not there:
+      yield name, None
+    elif name in AGGREGATES:
+      yield name, AGGREGATES[name]
+    else:
+      raise BadInput(f'no metric {name!r}; {suggest(name, sorted({*AGGREGATES, *scores}))}')
 
 
 def _said_and_gold(answered: Sequence[Answered]) -> tuple[list[Any], list[Any]]:
@@ -152,6 +196,34 @@ def _f1(answered: Sequence[Answered]) -> Counts:
 
 def _matthews(answered: Sequence[Answered]) -> Counts:
   return Counts(counts.confusion(*_said_and_gold(answered)), counts.matthews)
+
+
+def _table(answered: Sequence[Answered]) -> Counts:
+  classes = max((len(one.item.choices) for one in answered), default=1)
+  return Counts(counts.table(*_said_and_gold(answered), classes=classes), counts.macro_f1)
+
+
+def _numbers(answered: Sequence[Answered]) -> tuple[list[float], list[float]]:
+  """Of answers that are numbers, as those of STS-B."""
+  about = [one.item.about for one in answered]
+  said = [one['said'][answer.said] for one, answer in zip(about, answered, strict=True)]
+  return said, [one['score'] for one in about]
+
+
+def _multirc(answered: Sequence[Answered], compute: Callable[[Any], float]) -> Counts:
+  return Counts(reading.multirc(*_said_and_gold(answered), _groups(answered)), compute)
+
+
+def _groups(answered: Sequence[Answered]) -> list[str]:
+  return [one.item.about['group'] for one in answered]
+
+
+def _parity(answered: Sequence[Answered]) -> Mean:
+  """The share of groups whose questions all have the same answer."""
+  said: dict[str, set[int]] = {}
+  for group, one in zip(_groups(answered), answered, strict=True):
+    said.setdefault(group, set()).add(one.said)
+  return Mean.of([float(len(some) == 1) for some in said.values()])
 
 
 def _sums(answered: Sequence[Answered], per: str, compute: Callable[[Any], float]) -> Counts:
@@ -171,9 +243,16 @@ def _bits(sums: Mapping[str, float]) -> float:
 # Metrics of which less is better.
 FEWER = ('perplexity', 'word_perplexity', 'byte_perplexity', 'bits_per_byte')
 # Metrics that are no means of scores: from all answers.
-AGGREGATES: dict[str, Callable[[Sequence[Answered]], Counts]] = {
+AGGREGATES: dict[str, Callable[[Sequence[Answered]], Counts | Mean]] = {
   'f1': _f1,
   'mcc': _matthews,
+  'macro_f1': _table,
+  'pearson': lambda answered: Counts(counts.moments(*_numbers(answered)), counts.pearson),
+  'spearman': lambda answered: Counts(counts.listed(*_numbers(answered)), counts.spearman),
+  'f1a': lambda answered: _multirc(answered, counts.f1),
+  'f1m': lambda answered: _multirc(answered, reading.f1m),
+  'em': lambda answered: _multirc(answered, reading.exact_match),
+  'parity': _parity,
   'perplexity': lambda answered: _sums(answered, 'one', _perplexity),
   'word_perplexity': lambda answered: _sums(answered, 'words', _perplexity),
   'byte_perplexity': lambda answered: _sums(answered, 'bytes', _perplexity),

@@ -2,27 +2,54 @@
 
 A task names the places where people usually have its files, below one folder of all benchmarks:
 those of the Hugging Face hub, the originals of its authors, and what other harnesses ship. A place
-is what `data/sources.py` reads; `archive.zip!part/*.csv` means files of an archive.
+is the end of a path, `glue/rte/validation-*.parquet`, in which case does not matter:
+
+  RTE/dev.tsv?quotes=no       options are those of data/sources.py
+  rte_val.jsonl               or the same with .gz or .zst behind it
+  ai2_arc/ARC-Easy            or a folder that `datasets.save_to_disk` wrote
+  cola_public/raw/dev.tsv     or what lies in an archive: cola.zip/cola_public/raw/dev.tsv
+  valid.jsonl+labels.lst      lines of a second file beside the first are the column `label`
+  wiki.test.tokens            a text is one record with the column `text`, as any .txt and .raw
+  /data/mine.jsonl            a path from the root is read as it is
+
+The first place that is there is read, and from one folder only where several have it.
 """
 
-import fnmatch
+import contextlib
+import functools
 import glob
+import itertools
 import os
+import re
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
+from llm_jax.data import arrow
+from llm_jax.data.compression import SUFFIXES, opened
 from llm_jax.data.sources import open_records
-from llm_jax.data.tasks.task import Item, Task
+from llm_jax.data.tasks.task import Item, Record, Task
 from llm_jax.storage import parted
 from llm_jax.types import BadInput
 
 MOST_UNPACKED = 4 * 2**30  # bytes of the files of an archive that are read
+_TEXTS = ('.txt', '.tokens', '.raw')
 
 
-def items(name: str, task: Task, split: str, path: str) -> list[Item]:
+class _Row(NamedTuple):
+  file: str  # name without suffixes
+  folder: str
+  place: str  # for messages
+  record: Any
+
+
+def items(name: str, task: Task, split: str, path: str, most: int | None = None) -> list[Item]:
   """The questions of a split, in the order of its files, each with its key.
+
+  The key of a question is its subject and its number there, whatever format it was read from.
 
   Args:
     name: of the task, for messages.
@@ -30,28 +57,50 @@ def items(name: str, task: Task, split: str, path: str) -> list[Item]:
     split: one of `task.files`.
     path: the folder of all benchmarks; or what `data/sources.py` reads, with `{split}` where the
       name of the split stands.
+    most: the first so many are read; None for all.
 
   Raises:
     BadInput: no such split, no such file, or a record that is no question of this task; the message
       names the file and where it usually lies.
   """
   found: list[Item] = []
-  for stem, number, place, record in _records(name, task, split, path):
+  numbers: dict[str, itertools.count[int]] = {}
+  rows = _rows(name, task, split, path)
+  for row in _joined(rows, task) if task.join else rows:
     try:
-      if not isinstance(record, Mapping):
-        raise TypeError(f'{type(record).__name__} instead of an object')
-      read = [*task.read({**record, 'file': stem})]
+      if not isinstance(row.record, Mapping):
+        raise TypeError(f'{type(row.record).__name__} instead of an object')
+      read = [*task.read({**row.record, 'file': row.file, 'folder': row.folder})]
       for item in read:
         _check(item, task)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
       why = f'no column {error}' if isinstance(error, KeyError) else error
-      raise BadInput(f'{place}: no question of {name}: {why}') from error
+      raise BadInput(f'{row.place}: no question of {name}: {why}') from error
+    subject = read[0].subject if read else ''
+    number = next(numbers.setdefault(subject, itertools.count())) if read else 0
     for i, item in enumerate(read):
       part = f'.{i}' if len(read) > 1 else ''
-      found.append(item._replace(key=item.key or f'{stem}:{number}{part}'))
+      key = f'{subject}:{number}{part}' if subject else f'{number}{part}'
+      found.append(item._replace(key=item.key or key))
+    if most is not None and len(found) >= most:
+      return found[:most]
   if not found:
     raise BadInput(f'{name}: the files of split {split!r} in {path} hold no question')
   return found
+
+
+def _joined(rows: Iterable[_Row], task: Task) -> Iterator[_Row]:
+  """What several records make together, each with the place of the last of them."""
+  last: list[_Row] = []
+
+  def records() -> Iterator[Record]:
+    for row in rows:
+      last[:] = [row]
+      yield row.record
+
+  assert task.join is not None
+  for record in task.join(records()):
+    yield last[0]._replace(record=record)
 
 
 def _check(item: Item, task: Task) -> None:
@@ -59,62 +108,184 @@ def _check(item: Item, task: Task) -> None:
   if not all(choice.strip() for choice in item.choices):
     raise ValueError('an answer to choose from is empty')
   golds = {'choices': lambda: [item.gold], 'several': lambda: [*item.gold]}.get(task.kind)
+  count = len(item.contexts or item.choices)
   for gold in golds() if golds else ():
-    if not (isinstance(gold, int) and 0 <= gold < len(item.choices or item.contexts)):
-      raise ValueError(f'label {gold!r} is none of its {len(item.choices)} choices')
+    if gold == -1:
+      raise ValueError('its label is hidden (-1); choose a split whose labels are public')
+    if not (isinstance(gold, int) and 0 <= gold < count):
+      raise ValueError(f'label {gold!r} is none of its {count} choices')
 
 
-def _records(
-  name: str, task: Task, split: str, path: str
-) -> Iterator[tuple[str, int, str, object]]:
-  """(name of the file, number in it, place for messages, record)."""
+# --- places ------------------------------------------------------------------------------------
+
+
+class _Found(NamedTuple):
+  """A file, or one in an archive.
+
+  path: of the file, or of the archive.
+  member: its name in the archive, or ''.
+  """
+
+  path: str
+  member: str = ''
+
+  @property
+  def parts(self) -> tuple[str, ...]:
+    return (*Path(os.path.abspath(self.path)).parts, *PurePosixPath(self.member).parts)
+
+
+def _rows(name: str, task: Task, split: str, path: str) -> Iterator[_Row]:
   if split not in task.files:
     raise BadInput(f'{name}: no split {split!r}; it has: {", ".join(task.files)}')
+  places = task.files[split]
+  if own := [place for place in places if place.startswith('/')]:
+    for place in own:
+      yield from _of_file(place, split)
+    return
   if is_source(path):
-    yield from _of_source(path.replace('{split}', split), split)
+    yield from _of_file(path.replace('{split}', split), split)
     return
   folder = Path(path).expanduser()
-  if not folder.is_dir():
+  if not folder.exists():
     raise BadInput(f'{name}: there is no folder {path}; set config.path to that of the benchmarks')
-  for spec in task.files[split]:
-    where, options = parted(spec)
-    outer, inside, inner = where.partition('!')
-    files = sorted(glob.glob(f'{glob.escape(str(folder))}/**/{outer}', recursive=True))
-    if not files:
-      continue
-    asked = f'?{options}' if options else ''
-    for file in files:
-      if inside:
-        yield from _of_archive(file, inner, asked, split)
-      else:
-        yield from _of_source(f'{file}{asked}', split)
-    return
-  usual = ' or '.join(parted(spec)[0] for spec in task.files[split])
+  listed = _listed(str(folder))
+  for place in places:
+    where, options = parted(place)
+    where, _, labels = where.partition('+')
+    if found := _matching(listed, where):
+      asked = f'?{options}' if options else ''
+      yield from _of_found(found, asked, split, labels)
+      return
+  names = [parted(place)[0].partition('+')[0] for place in places]
+  usual = ' or '.join(dict.fromkeys([names[0], *names[-2:]]))
   raise BadInput(f'{name}: no file of its split {split!r} in {path}; it usually is {usual}')
 
 
+def is_there(path: str) -> bool:
+  """Whether a folder of benchmarks is there, or what else `items` reads might be."""
+  place = os.path.expanduser(parted(path)[0])
+  return '{split}' in path or ':' in path or glob.has_magic(place) or os.path.exists(place)
+
+
 def is_source(path: str) -> bool:
-  return '{split}' in path or path.startswith('tfds:') or not os.path.isdir(parted(path)[0])
+  """Whether it is the files of one benchmark, and no folder of many."""
+  if '{split}' in path or path.startswith('tfds:'):
+    return True
+  place = os.path.expanduser(parted(path)[0])
+  return not (os.path.isdir(place) or place.endswith('.zip')) or arrow.is_saved(place)
 
 
-def _of_source(spec: str, split: str) -> Iterator[tuple[str, int, str, object]]:
-  stem = PurePosixPath(parted(spec)[0]).name.partition('.')[0]
-  for number, (place, record) in enumerate(open_records(spec, split=split)):
-    yield stem, number, place, record
+def _listed(folder: str) -> list[_Found]:
+  """All files below a folder, with those in archives; a dataset that was saved counts as one."""
+  if folder.endswith('.zip'):
+    return [*_members(folder)]
+  found: list[_Found] = []
+  seen = set()
+  for at, folders, names in os.walk(folder, followlinks=True):
+    if (real := os.path.realpath(at)) in seen:
+      folders.clear()
+      continue
+    seen.add(real)
+    if arrow.is_saved(at):
+      found.append(_Found(at))
+      folders.clear()
+      continue
+    for one in names:
+      file = os.path.join(at, one)
+      found.append(_Found(file))
+      if one.endswith('.zip'):
+        found.extend(_members(file))
+  return sorted(found)
+
+
+def _members(archive: str) -> Iterator[_Found]:
+  with contextlib.suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(archive) as opened_zip:
+    yield from [_Found(archive, one.filename) for one in opened_zip.infolist() if not one.is_dir()]
+
+
+def _matching(listed: Sequence[_Found], place: str) -> list[_Found]:
+  """Files whose paths end like that, of the first folder that has some; none of them twice."""
+  wanted = [part.lower() for part in place.split('/')]
+  by_root: dict[tuple[int, tuple[str, ...]], dict[tuple[str, ...], _Found]] = {}
+  for one in listed:
+    parts = one.parts
+    ends = [part.lower() for part in parts[-len(wanted) :]]
+    if ends:
+      ends[-1] = _plain(ends[-1])
+    if len(ends) == len(wanted) and all(map(fnmatchcase, ends, wanted)):
+      root = parts[: -len(wanted)]
+      by_root.setdefault((len(root), root), {}).setdefault((*parts[:-1], ends[-1]), one)
+  return [*by_root[min(by_root)].values()] if by_root else []
+
+
+def _plain(name: str) -> str:
+  """A name without the suffix of its compression."""
+  return re.sub('|'.join(f'{re.escape(suffix)}$' for suffix in SUFFIXES), '', name)
+
+
+# --- records -----------------------------------------------------------------------------------
+
+
+def _of_found(found: Sequence[_Found], options: str, split: str, labels: str) -> Iterator[_Row]:
+  by_archive = itertools.groupby(found, lambda one: one.path if one.member else '')
+  for archive, some in by_archive:
+    if archive:
+      yield from _of_archive(archive, [one.member for one in some], options, split, labels)
+    for one in some:
+      yield from _of_file(f'{one.path}{options}', split, labels)
 
 
 def _of_archive(
-  file: str, inner: str, options: str, split: str
-) -> Iterator[tuple[str, int, str, object]]:
+  archive: str, members: Sequence[str], options: str, split: str, labels: str
+) -> Iterator[_Row]:
   try:
-    with zipfile.ZipFile(file) as archive, tempfile.TemporaryDirectory() as folder:
-      members = [one for one in archive.infolist() if fnmatch.fnmatch(one.filename, inner)]
-      if sum(one.file_size for one in members) > MOST_UNPACKED:
-        raise BadInput(f'{file}: would unpack to more than {MOST_UNPACKED >> 30} GiB')
-      for one in sorted(members, key=lambda one: one.filename):
-        unpacked = Path(folder) / PurePosixPath(one.filename).name
-        unpacked.write_bytes(archive.read(one))
-        for stem, number, place, record in _of_source(f'{unpacked}{options}', split):
-          yield stem, number, place.replace(folder, file), record
-  except zipfile.BadZipFile as error:
-    raise BadInput(f'{file}: a broken archive ({error}); fetch it anew') from error
+    with zipfile.ZipFile(archive) as packed, tempfile.TemporaryDirectory() as folder:
+      if sum(packed.getinfo(one).file_size for one in members) > MOST_UNPACKED:
+        raise BadInput(f'{archive}: would unpack to more than {MOST_UNPACKED >> 30} GiB')
+      for member in members:
+        where = PurePosixPath(member)
+        at = Path(folder, where.parent.name)
+        at.mkdir(exist_ok=True)
+        for one in (where, where.with_name(labels)) if labels else (where,):
+          try:
+            (at / one.name).write_bytes(packed.read(str(one)))
+          except KeyError:
+            raise BadInput(f'{archive}: {one} has to lie in it, beside {where.name}') from None
+        for row in _of_file(f'{at / where.name}{options}', split, labels):
+          yield row._replace(place=row.place.replace(folder, archive))
+        (at / where.name).unlink()
+  except (zipfile.BadZipFile, RuntimeError) as error:
+    raise BadInput(f'{archive}: a broken archive ({error}); fetch it anew') from error
+
+
+def _of_file(spec: str, split: str, labels: str = '') -> Iterator[_Row]:
+  path = PurePosixPath(parted(spec)[0])
+  row = functools.partial(_Row, path.name.partition('.')[0], path.parent.name)
+  if PurePosixPath(_plain(path.name.lower())).suffix in _TEXTS:
+    yield row(str(path), {'text': _text(str(path))})
+    return
+  records = iter(open_records(spec, split=split))
+  if not labels:
+    for place, record in records:
+      yield row(place, record)
+    return
+  beside = [path.with_name(f'{labels}{suffix}') for suffix in ('', *SUFFIXES)]
+  there = [str(file) for file in beside if os.path.isfile(file)]
+  if not there:
+    raise BadInput(f'{path}: {labels} has to lie beside it; it holds the labels')
+  lines = _text(there[0]).split()
+  for one, line in itertools.zip_longest(records, lines):
+    if one is None or line is None:
+      raise BadInput(f'{there[0]}: {len(lines)} labels, but {path.name} has not as many records')
+    place, record = one
+    yield row(place, {**record, 'label': line} if isinstance(record, Mapping) else record)
+
+
+def _text(path: str) -> str:
+  try:
+    with opened(path) as file:
+      return file.read().decode('utf-8-sig')
+  except FileNotFoundError:
+    raise BadInput(f'{path}: there is no such file') from None
+  except UnicodeDecodeError as error:
+    raise BadInput(f'{path}: no text in UTF-8 ({error.reason})') from error

@@ -7,7 +7,7 @@ from llm_jax.data.tasks.task import Item, Record, Task
 from llm_jax.types import BadInput
 
 FILES = {
-  split: (f'{split}.jsonl*', f'{split}.tsv*', f'{split}.csv*', f'{split}.parquet')
+  split: (f'{split}.jsonl', f'{split}.tsv', f'{split}.csv', f'{split}.parquet')
   for split in ('train', 'validation', 'test')
 }
 

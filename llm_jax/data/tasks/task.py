@@ -57,13 +57,16 @@ class Task:
   """A benchmark.
 
   Attributes:
-    read: the questions of a record: none, one or several.
-    files: split -> where it usually lies below the folder of all benchmarks; the first of these
-      that exists is read, see `files.py`.
+    read: the questions of a record: none, one or several. Its columns `file` and `folder` are the
+      names of where it lies.
+    files: split -> the places where it usually lies below the folder of all benchmarks; the first
+      one that is there is read, see `files.py`.
     kind: how questions are put.
     metrics: what is reported, names of `evals/task_metrics.py` or keys that `judge` gives; the
       first one stands for the task in means over tasks.
+    mean_of: metrics whose mean does so instead, as GLUE has it for tasks with two.
     chance: the first metric of a model that guesses.
+    join: what several records make together, where a question has more than one of them.
     split: that is evaluated.
     examples: the split that examples are from.
     shots: how many of them, by default.
@@ -81,7 +84,9 @@ class Task:
   files: Mapping[str, Sequence[str]]
   kind: Kind = 'choices'
   metrics: tuple[str, ...] = ('acc',)
+  mean_of: tuple[str, ...] = ()
   chance: float = 0.0
+  join: Callable[[Iterable[Record]], Iterable[Record]] | None = None
   split: str = 'validation'
   examples: str = 'train'
   shots: int = 0
@@ -97,6 +102,7 @@ class Task:
 
 def example(item: Item, task: Task) -> str:
   """A question with its answer, as it stands before another one."""
-  answer = item.answer or item.choices[item.gold]
+  gold = item.gold if len(item.choices) > 1 else 0
+  answer = item.answer or item.choices[gold]
   context = item.contexts[item.gold] if item.contexts else item.context
   return f'{context}{task.delimiter}{answer}'
