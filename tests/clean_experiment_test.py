@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,24 @@ def test_variants_differ_in_what_they_say_alone(place):
   assert compare.tokenizing(place, 'raw').tokenizer.vocab_size == compare.VOCABULARY
 
 
+def test_what_is_evaluated_already_is_not_evaluated_again(place):
+  config = compare.evaluating(place, 'c4', seed=0, steps=40)
+  assert config.artifacts == (compare.training(place, 'c4', 0, 40).workdir,)
+  ran = []
+
+  def run(config):
+    ran.append(config.evals.to_dict())
+    metrics = {config.artifacts[0]: {f'{name}/bits_per_byte': 2.5 for name in config.evals}}
+    path = Path(config.output)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({'evals': ran[-1], 'metrics': metrics}))
+
+  assert compare.bits(config, run) == compare.bits(config, run) == {'c4': 2.5} and len(ran) == 1
+  config.evals.c4.max_rows = 7  # something else is asked
+  compare.bits(config, run)
+  assert len(ran) == 2
+
+
 def test_tables_have_paired_differences_and_their_intervals():
   # Differences of mean -0.03 and standard deviation 0.01; t of two degrees of freedom is 4.3027.
   found = {
@@ -75,6 +94,8 @@ def test_tables_have_paired_differences_and_their_intervals():
   rows = compare.table(found, 'raw').split('\n')
   assert rows[0] == '| variant | wiki | against raw |'
   assert rows[2].endswith('| 2.133 |  |') and rows[3] == '| `c4` | 2.103 | −0.030 ± 0.025 |'
+  only = compare.table({'c4': found['c4'], 'raw': found['raw']}, 'c4').split('\n')
+  assert only[3].endswith('| 2.133 | +0.030 ± 0.025 |')
   kept = compare.keeps(
     {'c4': {'pages': 1234, 'characters': 2_500_000, 'tokens': 800_000}}, 1_600_000
   )
@@ -90,15 +111,20 @@ def test_a_whole_page_has_its_menu_and_no_script():
   assert whole.make()(given) is given
 
 
-def test_a_benchmark_becomes_pages_and_articles(tmp_path):
+def test_a_benchmark_becomes_pages_and_held_out_text(tmp_path):
   for split in ('dev', 'test'):
     (tmp_path / split / 'html').mkdir(parents=True)
     (tmp_path / split / 'ground-truth').mkdir()
     (tmp_path / split / 'html' / f'{split}.html.gz').write_bytes(gzip.compress(split.encode()))
-  for name, truth in (('1', {'main_content': 'An article.'}), ('2', {'title': 'No text'})):
+  truths = {'1': {'main_content': 'A\n\nB'}, '2': {'title': 'No text'}, '3': {'main_content': 'C'}}
+  for name, truth in truths.items():
     path = tmp_path / 'test' / 'ground-truth' / f'{name}.json'
     path.write_text(json.dumps({'ground_truth': truth}))
+  kinds = {'1': 'article', '2': 'article', '3': 'forum'}
+  files = {name: {'page_type': kind} for name, kind in kinds.items()}
+  (tmp_path / 'metadata.json').write_text(json.dumps({'files': files}))
   wcxb.prepare(tmp_path, tmp_path / 'out')
   assert [p.name for p in (tmp_path / 'out' / 'pages').iterdir()] == ['dev.html']
   assert (tmp_path / 'out' / 'pages' / 'dev.html').read_text() == 'dev'
-  assert json.loads((tmp_path / 'out' / 'articles.jsonl').read_text()) == {'text': 'An article.'}
+  assert json.loads((tmp_path / 'out' / 'articles.jsonl').read_text()) == {'text': 'A\nB'}
+  assert json.loads((tmp_path / 'out' / 'others.jsonl').read_text()) == {'text': 'C'}

@@ -10,14 +10,14 @@ is trained on quotes. Prints two Markdown tables; killed and started again it go
 import argparse
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 from scipy import stats
 
-from configs import clean, pretrain, tokenize
+from configs import clean, evaluate, pretrain, tokenize
 
 # preset of configs/clean.py, options that differ from it, and whether it reads the pages anew.
 VARIANTS: dict[str, tuple[str, dict[str, Any], bool]] = {
@@ -104,8 +104,8 @@ def _tokenizing(place: Place, name: str, text: Path) -> ConfigDict:
   return c
 
 
-def training(place: Place, variant: str, seed: int, steps: int, rows: int = 400) -> ConfigDict:
-  """Job `train` of a variant; `rows` of each held-out text are evaluated at its end."""
+def training(place: Place, variant: str, seed: int, steps: int) -> ConfigDict:
+  """Job `train` of a variant."""
   c = pretrain.get_config()
   c.workdir = str(place.root / variant / f'train_{seed}')
   c.requires, c.next = (), ''
@@ -116,6 +116,15 @@ def training(place: Place, variant: str, seed: int, steps: int, rows: int = 400)
   c.optimizer.warmup_steps = steps // 10
   c.eval_every, c.checkpoint_every, c.log_every = steps, max(1, steps // 2), 50
   c.sample.prompts = ()
+  c.evals = {}
+  return c
+
+
+def evaluating(place: Place, variant: str, seed: int, steps: int, rows: int = 400) -> ConfigDict:
+  """Job `evaluate` of what was trained, on `rows` of each held-out text."""
+  c = evaluate.get_config()
+  c.artifacts = (training(place, variant, seed, steps).workdir,)
+  c.output = str(place.root / variant / f'evaluate_{seed}.json')
   c.evals = {
     name: dict(
       name='perplexity',
@@ -148,14 +157,13 @@ def kept(place: Place, variant: str) -> dict[str, int]:
   return {'pages': web['kept'], 'characters': web['characters'], 'tokens': tokens}
 
 
-def bits(place: Place, variant: str, seed: int, steps: int) -> dict[str, float]:
-  """Held-out text -> bits per byte at the end of a run."""
-  from llm_jax.training import metrics
-
-  last: dict[str, float] = {}
-  for record in metrics.read(training(place, variant, seed, steps).workdir):
-    last |= record
-  return {name: last[f'{name}/bits_per_byte'] for name in place.held_out}
+def bits(config: ConfigDict, run: Callable[[ConfigDict], None]) -> dict[str, float]:
+  """Held-out text -> bits per byte; a job `evaluate` whose numbers are there is not run again."""
+  output = Path(config.output)
+  if not output.is_file() or json.loads(output.read_text())['evals'] != config.evals.to_dict():
+    run(config)
+  found = json.loads(output.read_text())['metrics'][config.artifacts[0]]
+  return {name: found[f'{name}/bits_per_byte'] for name in config.evals}
 
 
 def interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -229,12 +237,13 @@ def main() -> None:
     run(tokenizing(place, variant))
   for name in place.held_out:
     run(tokenizing_held_out(place, name))
+  found: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS if name in variants}
   for seed in range(given.seeds):
     for variant in variants:
       run(training(place, variant, seed, given.steps))
-  variants = [name for name in VARIANTS if name in variants]
-  print(keeps({v: kept(place, v) for v in variants}, given.steps * BATCH * LENGTH), end='\n\n')
-  found = {v: [bits(place, v, seed, given.steps) for seed in range(given.seeds)] for v in variants}
+      found[variant].append(bits(evaluating(place, variant, seed, given.steps), run))
+  read = given.steps * BATCH * LENGTH
+  print(keeps({name: kept(place, name) for name in found}, read), end='\n\n')
   for base in ('raw', 'default'):
     if base in found:
       print(table(found, base), end='\n\n')
