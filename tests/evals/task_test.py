@@ -147,7 +147,8 @@ def test_a_cut_prompt_is_found_and_counted(scored):
   cut = asking.Asker(**how, too_long='cut')(items)
   assert {'length', 'cut'} <= differences('winogrande', scored['winogrande'], asked=cut)
   some = [
-    Answered(item, 0, {'acc': 1.0}, cut=one.cut) for item, one in zip(items, cut, strict=True)
+    Answered(item, 0, {'acc': 1.0, 'acc_norm': 1.0}, cut=one.cut)
+    for item, one in zip(items, cut, strict=True)
   ]
   found = task_metrics.metrics(made, some)
   assert found['cut'].value == sum(bool(one.cut) for one in cut) / len(cut) > 0

@@ -63,7 +63,7 @@ def _examples(prompt: str, subject: str, thinking: bool) -> Iterator[Item]:
   what, *shown = re.split(r'\n\nQ: ', text)
   for i, one in enumerate(shown):
     question, _, answer = one.partition('\nA:')
-    said = answer.removeprefix(_STEPS).lstrip('\n')
+    said = answer.removeprefix(_STEPS).strip()
     if not thinking:
       said = final(said)
     before = f'{what}\n\n' if i == 0 else ''

@@ -14,7 +14,9 @@ def make() -> Task:
     validation=('dev_rand_split.jsonl', 'commonsense_qa_val.jsonl'),
     test=('test_rand_split_no_answers.jsonl',),
   )
-  return Task(read=read, files=files, chance=0.2, source='arXiv:1811.00937')
+  return Task(
+    read=read, files=files, metrics=('acc', 'acc_norm'), chance=0.2, source='arXiv:1811.00937'
+  )
 
 
 def read(record: Record) -> Iterator[Item]:

@@ -12,7 +12,9 @@ from llm_jax.data.tasks.task import Item, Record, Task
 def make() -> Task:
   """The task."""
   files = places.super_glue('COPA', 'copa')
-  return Task(read=read, files=files, chance=0.5, source=sentences.SUPERGLUE)
+  return Task(
+    read=read, files=files, metrics=('acc', 'acc_norm'), chance=0.5, source=sentences.SUPERGLUE
+  )
 
 
 def read(record: Record) -> Iterator[Item]:

@@ -36,6 +36,7 @@ from llm_jax.storage import parted
 from llm_jax.types import BadInput
 
 MOST_UNPACKED = 4 * 2**30  # bytes of the files of an archive that are read
+_OF_HUB = ('', '.parquet', '.arrow')
 _TEXTS = ('.txt', '.tokens', '.raw')
 
 
@@ -76,11 +77,9 @@ def items(name: str, task: Task, split: str, path: str, most: int | None = None)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
       why = f'no column {error}' if isinstance(error, KeyError) else error
       raise BadInput(f'{row.place}: no question of {name}: {why}') from error
-    subject = read[0].subject if read else ''
-    number = next(numbers.setdefault(subject, itertools.count())) if read else 0
-    for i, item in enumerate(read):
-      part = f'.{i}' if len(read) > 1 else ''
-      key = f'{subject}:{number}{part}' if subject else f'{number}{part}'
+    for item in read:
+      number = next(numbers.setdefault(item.subject, itertools.count()))
+      key = f'{item.subject}:{number}' if item.subject else str(number)
       found.append(item._replace(key=item.key or key))
     if most is not None and len(found) >= most:
       return found[:most]
@@ -137,13 +136,13 @@ class _Found(NamedTuple):
 def _rows(name: str, task: Task, split: str, path: str) -> Iterator[_Row]:
   if split not in task.files:
     raise BadInput(f'{name}: no split {split!r}; it has: {", ".join(task.files)}')
-  places = task.files[split]
+  places, theirs = task.files[split], task.called.get(split, split)
   if own := [place for place in places if place.startswith('/')]:
     for place in own:
-      yield from _of_file(place, split)
+      yield from _of_file(place, theirs)
     return
   if is_source(path):
-    yield from _of_file(path.replace('{split}', split), split)
+    yield from _of_file(path.replace('{split}', split), theirs)
     return
   folder = Path(path).expanduser()
   if not folder.exists():
@@ -153,12 +152,13 @@ def _rows(name: str, task: Task, split: str, path: str) -> Iterator[_Row]:
     where, options = parted(place)
     where, _, labels = where.partition('+')
     if found := _matching(listed, where):
-      asked = f'?{options}' if options else ''
-      yield from _of_found(found, asked, split, labels)
+      yield from _of_found(found, f'?{options}' if options else '', theirs, labels)
       return
   names = [parted(place)[0].partition('+')[0] for place in places]
-  usual = ' or '.join(dict.fromkeys([names[0], *names[-2:]]))
-  raise BadInput(f'{name}: no file of its split {split!r} in {path}; it usually is {usual}')
+  others = [name for name in names if PurePosixPath(name).suffix not in _OF_HUB]
+  usual = ' or '.join([names[0], *others[:2]] if others else names[:3])
+  broken = ''.join(f'; {one} is a broken archive' for one in _broken(listed))
+  raise BadInput(f'{name}: no file of its split {split!r} in {path}; it usually is {usual}{broken}')
 
 
 def is_there(path: str) -> bool:
@@ -172,7 +172,9 @@ def is_source(path: str) -> bool:
   if '{split}' in path or path.startswith('tfds:'):
     return True
   place = os.path.expanduser(parted(path)[0])
-  return not (os.path.isdir(place) or place.endswith('.zip')) or arrow.is_saved(place)
+  if os.path.isdir(place) or place.endswith('.zip'):
+    return arrow.is_saved(place)
+  return os.path.exists(place) or glob.has_magic(place) or '.' in os.path.basename(place)
 
 
 def _listed(folder: str) -> list[_Found]:
@@ -201,6 +203,11 @@ def _listed(folder: str) -> list[_Found]:
 def _members(archive: str) -> Iterator[_Found]:
   with contextlib.suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(archive) as opened_zip:
     yield from [_Found(archive, one.filename) for one in opened_zip.infolist() if not one.is_dir()]
+
+
+def _broken(listed: Iterable[_Found]) -> list[str]:
+  archives = {one.path for one in listed if one.path.endswith('.zip')}
+  return [path for path in sorted(archives) if not zipfile.is_zipfile(path)]
 
 
 def _matching(listed: Sequence[_Found], place: str) -> list[_Found]:

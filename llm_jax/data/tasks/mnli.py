@@ -6,23 +6,25 @@ With `mismatched` on genres that the training set does not have.
 from llm_jax.data.tasks import columns, places, sentences
 from llm_jax.data.tasks.task import Record, Task
 
+_HELD_OUT = {'validation': 'dev', 'test': 'test'}
+
 
 def make(*, mismatched: bool = False) -> Task:
-  """The task, on either of its validation splits."""
+  """The task, on genres of its training set or on others."""
+  which = 'mismatched' if mismatched else 'matched'
   files = places.glue(
     'MNLI',
     'mnli',
     train='train',
-    validation_matched='dev_matched',
-    validation_mismatched='dev_mismatched',
+    **{f'{split}_{which}': f'{name}_{which}' for split, name in _HELD_OUT.items()},
   )
   return sentences.task(
     _ask,
     ('True', 'Neither', 'False'),
-    files,
+    {split.partition('_')[0]: some for split, some in files.items()},
     labels=('entailment', 'neutral', 'contradiction'),
     label=('label', 'gold_label'),
-    split='validation_mismatched' if mismatched else 'validation_matched',
+    called={split: f'{split}_{which}' for split in _HELD_OUT},
   )
 
 

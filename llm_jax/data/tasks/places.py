@@ -21,12 +21,11 @@ def hub(dataset: str, config: str = '', split: str = 'validation') -> tuple[str,
     split: of it.
   """
   of = f'{config}/' if config else ''
-  places = [f'{dataset}/{of}', f'*--{dataset}/snapshots/*/{of}']
-  places += [] if config else [f'{dataset}/data/', f'*--{dataset}/snapshots/*/data/']
+  folders = [of] if config else ['', 'data/', 'default/', 'plain_text/']
+  roots = [f'{dataset}/', f'*--{dataset}/snapshots/*/']
+  places = [f'{root}{folder}' for root in roots for folder in folders]
   found = [f'{place}{split}{rest}.parquet' for place in places for rest in ('-*', '/*', '')]
-  cached = [
-    f'*{dataset}/{config or "default"}/*/*/*-{split}{rest}.arrow' for rest in ('', '-*-of-*')
-  ]
+  cached = [f'*{dataset}/{config or "*"}/*/*/*-{split}{rest}.arrow' for rest in ('', '-*-of-*')]
   saved = [f'{dataset}/{of}{split}', f'{dataset}/{config}' if config else dataset]
   saved += [f'{dataset}{mark}{config}' for mark in '_-'] if config else []
   return (*found, *cached, *saved)

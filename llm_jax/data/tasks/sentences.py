@@ -1,6 +1,6 @@
 """Tasks of GLUE and SuperGLUE whose answer is a word behind one or two texts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from llm_jax.data.tasks import columns
 from llm_jax.data.tasks.places import Files
@@ -18,6 +18,7 @@ def task(
   label: Sequence[str] = ('label',),
   metrics: tuple[str, ...] = ('acc',),
   split: str = 'validation',
+  called: Mapping[str, str] = {},
   source: str = GLUE,
 ) -> Task:
   """A task.
@@ -30,6 +31,7 @@ def task(
     label: the columns that may hold them.
     metrics: of the task; where there are two, their mean stands for it.
     split: that is evaluated.
+    called: what datasets call splits.
     source: of the benchmark.
   """
 
@@ -44,6 +46,7 @@ def task(
     mean_of=metrics if len(metrics) > 1 else (),
     chance=0.0 if 'mcc' in metrics else 1 / len(words),
     split=split,
+    called=called,
     source=source,
   )
 

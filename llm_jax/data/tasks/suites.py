@@ -15,6 +15,7 @@ class Entry(NamedTuple):
     shots: examples before each question; None for what the task says.
     metric: what stands for the task; '' for what the task says.
     chance: what a guess gets in it; None for what the task says.
+    form: 'letters' or 'full' answers; '' for what the task says.
     variant: keyword arguments of the task's `make`.
   """
 
@@ -22,6 +23,7 @@ class Entry(NamedTuple):
   shots: int | None = None
   metric: str = ''
   chance: float | None = None
+  form: str = ''
   variant: Mapping[str, Any] = {}
 
 
@@ -59,7 +61,7 @@ SUITES: Mapping[str, Sequence[Entry]] = {
     Entry('arc_easy', 10, 'acc_tokens', 0.25),
     Entry('arc_challenge', 10, 'acc_tokens', 0.25),
     Entry('copa', 0, 'acc_tokens', 0.5),
-    Entry('commonsense_qa', 10, 'acc', 0.2),
+    Entry('commonsense_qa', 10, 'acc_tokens', 0.2, 'full'),
     Entry('piqa', 10, 'acc_tokens', 0.5),
     Entry('openbookqa', 0, 'acc_tokens', 0.25),
     Entry('lambada', 0, 'acc', 0.0),

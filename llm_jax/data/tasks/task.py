@@ -67,6 +67,7 @@ class Task:
     mean_of: metrics whose mean does so instead, as GLUE has it for tasks with two.
     chance: the first metric of a model that guesses.
     join: what several records make together, where a question has more than one of them.
+    called: split -> what a dataset with splits of its own calls it, where that differs.
     split: that is evaluated.
     examples: the split that examples are from.
     shots: how many of them, by default.
@@ -87,6 +88,7 @@ class Task:
   mean_of: tuple[str, ...] = ()
   chance: float = 0.0
   join: Callable[[Iterable[Record]], Iterable[Record]] | None = None
+  called: Mapping[str, str] = dataclasses.field(default_factory=dict)
   split: str = 'validation'
   examples: str = 'train'
   shots: int = 0

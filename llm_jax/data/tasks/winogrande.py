@@ -17,7 +17,9 @@ def make() -> Task:
     train=('winogrande*/train_xl.jsonl', 'winogrande_xl_train.jsonl'),
     validation=('winogrande*/dev.jsonl', 'winogrande_xl_val.jsonl'),
   )
-  return Task(read=read, files=files, chance=0.5, source='arXiv:1907.10641')
+  return Task(
+    read=read, files=files, metrics=('acc', 'acc_norm'), chance=0.5, source='arXiv:1907.10641'
+  )
 
 
 def read(record: Record) -> Iterator[Item]:
