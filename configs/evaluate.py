@@ -1,6 +1,7 @@
-"""Held-out questions put to several artifacts, and one table of how they answer.
+"""Questions or benchmarks put to several models, and one table of how they answer.
 
 python -m llm_jax.main --config=configs/evaluate.py
+python -m llm_jax.main --config=evaluate --config.tasks=glue,mmlu --config.path=benchmarks
 """
 
 from ml_collections import ConfigDict
@@ -12,6 +13,10 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c = ConfigDict()
   c.job = 'evaluate'
   c.artifacts = tuple(f'runs/{size}/{stage}' for stage in ('pretrain', 'sft', 'dpo'))
+  c.tasks = ()
+  c.path = ''
+  c.ask = ConfigDict()
+  c.against = ''
   c.families = ('word_problems', 'python_questions')
   c.split = 'test'
   c.max_questions = 200
@@ -22,4 +27,5 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.compute = sizes.compute(size)
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
   c.seed = 0
+  c.requires = ()
   return c

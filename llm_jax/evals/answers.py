@@ -5,10 +5,13 @@ from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
+import numpy as np
+
 from llm_jax.data import families as builtin
 from llm_jax.data import questions as formats
 from llm_jax.data import records
 from llm_jax.data.formats import BadRow
+from llm_jax.evals.estimates import PerQuestion
 from llm_jax.find import find, last
 from llm_jax.options import Count, NotNegative, Seed, TopP, suggest
 from llm_jax.options import check as check_options
@@ -49,6 +52,7 @@ def make(
   batch_size: Count | None = None,
   seed: Seed = 0,
   record: Callable[[Question, str], None] | None = None,
+  per_question: Callable[[str, PerQuestion], None] | None = None,
 ) -> Evaluate:
   """`evaluate(params) -> {'<family>/<score>': Mean}`.
 
@@ -73,6 +77,7 @@ def make(
     batch_size: questions at a time; by default all of them.
     seed: of the sampling.
     record: called with each question and its answer; a prompt is a question with nothing else.
+    per_question: called with the name of each metric, and what it is on each question.
 
   Raises:
     BadInput: nothing to ask, or it cannot be asked or scored.
@@ -102,7 +107,12 @@ def make(
     if record is not None:
       for question, answer in zip([*({'prompt': p} for p in prompts), *asked], said, strict=True):
         record(question, answer)
-    return score(asked, said[len(prompts) :], judges)
+    found = scored(asked, said[len(prompts) :], judges)
+    if per_question is not None:
+      for name, values in found.items():
+        there = {str(i): value for i, value in enumerate(values) if value is not None}
+        per_question(name, PerQuestion(keys=(*there,), scores=np.array([*there.values()], float)))
+    return _metrics(found)
 
   return evaluate
 
@@ -232,13 +242,26 @@ def score(
   Raises:
     BadInput: a family without scores.
   """
+  return _metrics(scored(questions, answers, judges))
+
+
+def _metrics(scores: Mapping[str, Sequence[float | None]]) -> Metrics:
+  known = lambda values: [value for value in values if value is not None]
+  return {name: Mean.of(known(values)) for name, values in scores.items()}
+
+
+def scored(
+  questions: Sequence[Question],
+  answers: Sequence[str],
+  judges: Mapping[str, Mapping[str, Judge]] | None = None,
+) -> dict[str, Sequence[float | None]]:
+  """'<family>/<score>' -> that of each answer to a question of the family; see `score`."""
   families = dict.fromkeys(question['family'] for question in questions)
   judges = judges_of(families, (), {}) if judges is None else judges
-  both, metrics = [*zip(questions, answers, strict=True)], {}
+  both, found = [*zip(questions, answers, strict=True)], {}
   for family in families:
     asked = [question for question, _ in both if question['family'] == family]
     said = [answer for question, answer in both if question['family'] == family]
     for name, judge in judges[family].items():
-      values = [value for value in judge(asked, said) if value is not None]
-      metrics[f'{family}/{name}'] = Mean.of(values)
-  return metrics
+      found[f'{family}/{name}'] = judge(asked, said)
+  return found

@@ -7,6 +7,7 @@ answers again and again, with questions drawn anew; where questions share a pass
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -55,20 +56,60 @@ def estimate(metric: PerQuestion, level: float = 0.95) -> Interval:
   return Interval(value, *_spread(drawn, level), n, 'bootstrap' if drawn else 'none')
 
 
-def of_subjects(metric: PerQuestion) -> tuple[float, float, int] | None:
-  """The mean of the means of subjects, its standard error, and how many there are.
-
-  None where there are fewer than two, or the metric is no mean. The error of a subject with a
-  single question is not known, and then that of the mean is not.
-  """
+def by_subject(metric: PerQuestion) -> list[PerQuestion]:
+  """The metric of each subject; empty where there are fewer than two, or it is no mean."""
   if metric.scores is None or len(set(metric.subjects)) < 2:
-    return None
-  by_subject: dict[str, list[float]] = {}
-  for subject, score in zip(metric.subjects, metric.scores, strict=True):
-    by_subject.setdefault(subject, []).append(float(score))
-  found = [interval(scores) for scores in by_subject.values()]
-  error = groups.error_of_mean_of_groups([one.error for one in found])
-  return groups.mean_of_groups([one.mean for one in found]), error, len(found)
+    return []
+  places: dict[str, list[int]] = {}
+  for i, subject in enumerate(metric.subjects):
+    places.setdefault(subject, []).append(i)
+  pick = lambda some, index: tuple(some[i] for i in index) if some else ()
+  return [
+    dataclasses.replace(
+      metric,
+      keys=pick(metric.keys, index),
+      scores=metric.scores[index],
+      clusters=pick(metric.clusters, index),
+      subjects=pick(metric.subjects, index),
+    )
+    for index in (places[subject] for subject in sorted(places))
+  ]
+
+
+def mean_of(parts: Sequence[PerQuestion], centred: bool = False, level: float = 0.95) -> Interval:
+  """The plain mean of several metrics with its interval; the parts are independent.
+
+  Args:
+    parts: of subjects, or of tasks.
+    centred: each is counted from chance on, (metric - chance) / (1 - chance).
+    level: of the interval.
+  """
+  found = [estimate(part) for part in parts]
+  chances = [part.chance or 0.0 if centred else 0.0 for part in parts]
+  means = [groups.centred(one.mean, chance) for one, chance in zip(found, chances, strict=True)]
+  error = groups.error_of_mean_of_groups(
+    [one.error / (1 - chance) for one, chance in zip(found, chances, strict=True)]
+  )
+  mean, half = groups.mean_of_groups(means), error * NormalDist().inv_cdf((1 + level) / 2)
+  return Interval(mean, error, mean - half, mean + half, sum(one.n for one in found), 'normal')
+
+
+def difference_of(
+  firsts: Sequence[PerQuestion],
+  seconds: Sequence[PerQuestion],
+  centred: bool = False,
+  level: float = 0.95,
+) -> differences.Difference:
+  """First minus second of `mean_of`, each part paired with its own."""
+  found = [difference(*pair)[0] for pair in zip(firsts, seconds, strict=True)]
+  scales = [1 - (part.chance or 0.0) if centred else 1.0 for part in firsts]
+  mean = groups.mean_of_groups([one.mean / by for one, by in zip(found, scales, strict=True)])
+  error = groups.error_of_mean_of_groups(
+    [one.error / by for one, by in zip(found, scales, strict=True)]
+  )
+  half = error * NormalDist().inv_cdf((1 + level) / 2) if error > 0 else math.nan
+  n = sum(one.n for one in found)
+  return differences.Difference(mean, error, mean - half, mean + half, n)
 
 
 def difference(

@@ -22,6 +22,7 @@ UNSET = 'unset'
 # Elsewhere `name` chooses a file, and the other fields of its group are options of that file. This
 # group feeds one function, `name` is one of its options, and all its names share the others.
 ONE_FUNCTION = ('optimizer',)
+LISTS = ('artifacts', 'tasks')  # fields that may be written with commas alone
 KINDS = {
   int: 'a whole number',
   float: 'a number',
@@ -157,7 +158,20 @@ def _parse(words: Sequence[str]) -> tuple[str, list[tuple[str, str | None]]]:
     sys.exit(f'error: which config{asked}? give one, such as --config=configs/pretrain.py')
   changes = [word.removeprefix('--config.').partition('=') for word in words]
   changes = [parts for word, parts in zip(words, changes) if not word.startswith('--config=')]
-  return sources[0], [(name, value if equals else None) for name, equals, value in changes]
+  return sources[0], [
+    (name, _listed(name, value) if equals else None) for name, equals, value in changes
+  ]
+
+
+def _listed(name: str, value: str) -> str:
+  """`runs/a,runs/b` as a list, where the field is one of names.
+
+  >>> _listed('artifacts', 'runs/a,runs/b'), _listed('prompts', 'Well, then')
+  ("('runs/a', 'runs/b')", 'Well, then')
+  """
+  if name not in LISTS or not isinstance(words := literal(value), str):
+    return value
+  return repr(tuple(word.strip() for word in words.split(',') if word.strip()))
 
 
 def configs_folder() -> Path:

@@ -57,6 +57,8 @@ def _follow(config: Any, known: dict[str, Any], corpora: dict[str, Any], alone: 
   workdir = config.get('workdir')
   if config.get('job') == 'tokenize':
     corpora[workdir] = config
+  if config.get('job') == 'evaluate' and alone:
+    _convert_all(config)
   init, model = config.get('init'), config.get('model')
   if not isinstance(init, ConfigDict) or not isinstance(model, ConfigDict):
     return
@@ -83,12 +85,27 @@ def _is_config(value: Any) -> bool:
 def _converted(config: Any, part: str, path: str) -> str:
   """Lets the config require the conversion of a folder; where its artifact will be."""
   name = 'converted' if part == 'params' else f'converted_{part}'
+  config.init[part] = _convert(config, name, path, f'{config.workdir}/{name}')
+  return config.init[part]
+
+
+def _convert_all(config: Any) -> None:
+  """Lets an evaluation require the conversions of those artifacts that are folders of others."""
+  place = config.output.removesuffix('.json')
+  for i, path in enumerate(config.artifacts):
+    if _is_theirs(path):
+      made = _convert(config, f'converted_{i}', path, f'{place}/converted/{Path(path).name}')
+      config.artifacts = tuple(made if j == i else one for j, one in enumerate(config.artifacts))
+      if config.get('against') == path:
+        config.against = made
+
+
+def _convert(config: Any, name: str, path: str, workdir: str) -> str:
   made = load('convert')
-  made.source, made.artifact, made.workdir = path, '', f'{config.workdir}/{name}'
+  made.source, made.artifact, made.workdir = path, '', workdir
   config[name] = made
-  config.requires = (name, *config.requires)
-  config.init[part] = made.workdir
-  return made.workdir
+  config.requires = (name, *(config.get('requires') or ()))
+  return workdir
 
 
 def _is_theirs(path: str) -> bool:

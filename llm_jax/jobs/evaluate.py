@@ -1,6 +1,12 @@
-"""Job `evaluate`: trained models side by side; one table of their metrics, one file of answers."""
+"""Job `evaluate`: trained models side by side, question by question; a table and a page of them.
+
+What a model answers to benchmarks is kept, under its parameters, so a killed evaluation goes on
+where it was, and the same command again asks nothing.
+"""
 
 import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,18 +14,24 @@ from typing import Any
 
 import jax
 
+import llm_jax
 from llm_jax import artifact, options
-from llm_jax.files import check_writable, write_json
+from llm_jax.evals import task
+from llm_jax.evals.kept import Kept
+from llm_jax.files import check_writable
 from llm_jax.find import call
-from llm_jax.jobs import evaluations
+from llm_jax.jobs import comparison, donors, evaluate_files, evaluations, tasks
+from llm_jax.jobs.measure import Measured, measure
 from llm_jax.jobs.trust import trusted
-from llm_jax.models.compute import Compute
-from llm_jax.options import Count, Place, Seed
+from llm_jax.lock import locked
+from llm_jax.models.compute import Compute, compute_of
+from llm_jax.options import Count, Place, Seed, suggest
 from llm_jax.parallel.mesh import batch_shards, make_mesh
-from llm_jax.text.terminal import say
+from llm_jax.text.terminal import bar, say
 from llm_jax.types import BadInput
 
 OFFERED = ('seed', 'record')
+QUESTIONS = 'questions'  # the evaluation that tasks take the place of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,22 +40,32 @@ class Fields:
 
   Attributes:
     job: 'evaluate'.
-    artifacts: folders of the models.
+    artifacts: folders of the models, ours or those of Hugging Face.
+    tasks: benchmarks that they are put to: files of data/tasks, suites of them, or files of yours.
+      They take the place of `evals.questions`.
+    path: the folder of all benchmarks; see data/tasks/files.py for what it may be besides.
+    ask: how all tasks are put, such as `shots`; those of one are in `evals.<task>`.
+    against: the artifact that the others are compared with; by default the first.
     evals: what they are put to: key -> evaluation, see jobs/evaluations.py. One that reads rows has
       its own `data`.
     families: short for `evals.questions.families`.
     split: short for `evals.questions.split`.
     max_questions: short for `evals.questions.max_questions`.
     compute: how the models are run; see `models.compute.Compute`.
-    output: file for the numbers and what was answered.
+    output: folder for all that is written, or the file of the numbers in it.
     mesh: sizes of the axes of the device mesh.
     seed: of sampling.
     trust: modules of yours that the artifacts may name as their model, such as 'mine.model'; other
       code than llm_jax's own is not imported because an artifact names it.
+    requires: groups of the config that are jobs of their own, which run before.
   """
 
   job: str
   artifacts: Sequence[Place]
+  tasks: Sequence[str] = ()
+  path: str = ''
+  ask: Mapping[str, Any] | None = None
+  against: str = ''
   evals: Mapping[str, Any]
   families: Sequence[str] = ()
   split: str = 'test'
@@ -53,11 +75,13 @@ class Fields:
   mesh: Mapping[str, Any]
   seed: Seed = 0
   trust: Sequence[str] = ()
+  requires: Sequence[str] = ()
 
 
 def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], tuple[str, ...]]]:
   """(group of the config, the function that its options are for, what the job fills in)."""
-  yield from evaluations.functions(config.evals)
+  yield from evaluations.functions(_own(config))
+  yield 'ask', task.make, (*evaluations.FILLED_IN, *tasks.OF_ONE)
   yield 'mesh', make_mesh, ('devices',)
   yield 'compute', Compute, ()
 
@@ -72,71 +96,109 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   Raises:
     BadInput: naming the folder, the evaluation and the option.
   """
-  options.check(Fields, config.to_dict(), where='config')
+  made_before = donors.coming(config)
+  fields = {k: v for k, v in config.to_dict().items() if k not in config.get('requires', ())}
+  options.check(Fields, fields, where='config')
   if not config.artifacts:
-    raise BadInput('evaluate: no artifacts; give --config.artifacts="(\'runs/tiny/sft\',)"')
-  if not any(evaluations.chosen(config.evals)):
-    raise BadInput('evaluate: no evaluations; give --config.evals.questions.name=answers')
-  check_writable(Path(config.output).parent, 'output')
+    raise BadInput('evaluate: no artifacts; give --config.artifacts=runs/tiny/sft')
+  against = config.get('against')
+  if against and against not in config.artifacts:
+    raise BadInput(f'evaluate: against {against!r}; {suggest(against, config.artifacts)}')
+  asked = asked_of(config)
+  if not any(evaluations.chosen(asked.groups)):
+    raise BadInput('evaluate: no evaluations; give --config.tasks and --config.path')
+  check_writable(evaluate_files.folder(config.output), 'output')
   shards = batch_shards(call(make_mesh, config.mesh, where='mesh'))
   own = trusted(config)
   for path in config.artifacts:
-    here = path not in coming
-    group = artifact.describe(path)['model'] if here else None
+    group = made_before.get(path)
+    if group is None and path not in coming:
+      group = artifact.describe(path)['model']
     model = artifact.build(group, source=path, trust=own) if group else None
     try:
-      evaluations.check(config.evals, offered=OFFERED, model=model, coming=coming, shards=shards)
+      evaluations.check(asked.groups, offered=OFFERED, model=model, coming=coming, shards=shards)
     except BadInput as error:
       raise BadInput(f'{path}: {error}') from None
 
 
+def asked_of(config: Any) -> tasks.Asked:
+  """What the models are put to."""
+  return tasks.asked(config, _own(config))
+
+
+def _own(config: Any) -> dict[str, Any]:
+  """`config.evals`, without the questions that tasks take the place of."""
+  own = config.evals.to_dict()
+  if config.get('tasks'):
+    own.pop(QUESTIONS, None)
+  return own
+
+
 def main(config: Any) -> None:
-  """Evaluates every artifact, writes metrics and answers to `config.output`, prints a table."""
+  """Evaluates every artifact, prints a table, and writes what `evaluate_files` says."""
+  asked = asked_of(config)
+  folder = evaluate_files.folder(config.output)
   mesh = call(make_mesh, config.mesh, where='mesh')
-  metrics, answers = {}, {}
-  with jax.set_mesh(mesh):
+  measured: dict[str, Measured] = {}
+  with locked(folder, take=jax.process_index() == 0), jax.set_mesh(mesh):
     for path in config.artifacts:
       began = time.perf_counter()
-      metrics[path], answers[path] = _evaluated(config, path, mesh)
+      measured[path] = _measured(config, asked, path, mesh, folder)
       seconds = time.perf_counter() - began
-      asked = f'{len(answers[path])} questions in ' if answers[path] else ''
-      say(f'{path}: {asked}{seconds:.1f} s')
-  output = Path(config.output)
-  output.parent.mkdir(parents=True, exist_ok=True)
-  questions = [question for question, _ in answers[config.artifacts[0]]]
-  rows = [
-    {**question, 'answers': {path: said[i][1] for path, said in answers.items()}}
-    for i, question in enumerate(questions)
-  ]
-  write_json(output, {'evals': config.evals.to_dict(), 'metrics': metrics, 'rows': rows})
-  say(f'\n{_markdown(metrics)}\n\n{"The answers are" if rows else "All of it is"} in {output}.')
+      count = sum(map(len, measured[path].said.values()))
+      say(f'{path}: {f"{count} questions in " if count else ""}{seconds:.1f} s')
+    if jax.process_index() == 0:
+      _tell(config, asked, measured)
 
 
-def _evaluated(
-  config: Any, path: str, mesh: jax.sharding.Mesh
-) -> tuple[dict[str, float], list[tuple[Mapping[str, Any], str]]]:
-  """The metrics of an artifact, and each question with its answer."""
+def _tell(config: Any, asked: tasks.Asked, measured: Mapping[str, Measured]) -> None:
+  against = config.get('against') or config.artifacts[0]
+  lines = comparison.lines(measured, against, asked.tasks, asked.suites)
+  evaluate_files.write(config.output, asked, measured, lines, against)
+  names = [*measured]
+  for table in (comparison.scores(lines, names), comparison.apart(lines, names, against)):
+    if table is not None:
+      say(f'\n{comparison.text(table)}')
+  said = any(one.said for one in measured.values())
+  file = evaluate_files.numbers(config.output)
+  say(f'\nThe page is {evaluate_files.folder(config.output)}/report.html.')
+  say(f'{"The answers are" if said else "All of it is"} in {file}.')
+
+
+def _measured(
+  config: Any, asked: tasks.Asked, path: str, mesh: jax.sharding.Mesh, folder: Path
+) -> Measured:
+  """What is measured of an artifact."""
   made = artifact.load(path, mesh, config.get('compute'), trust=trusted(config))
-  answers: list[tuple[Mapping[str, Any], str]] = []
-  built = evaluations.build(
-    config.evals,
-    made.model,
-    made.tokenizer,
+  kept = None
+  if asked.tasks and jax.process_count() == 1:  # hosts that know different answers ask in vain
+    kept = Kept(folder / 'kept' / f'{identity(path, config.get("compute"))}.jsonl')
+  return measure(
+    asked.groups,
+    made,
     mesh=mesh,
-    template=made.template,
     trust=trusted(config),
     seed=config.seed,
-    record=lambda question, answer: answers.append((question, answer)),
+    kept=kept,
+    progress=lambda answers, count: bar(
+      iterable=answers,
+      total=count,
+      desc=path,
+      unit='question',
+      disable=None if jax.process_index() == 0 else True,  # None: only on a terminal
+    ),
   )
-  found = evaluations.run(built, made.params)
-  return {name: round(float(metric.value), 4) for name, metric in found.items()}, answers
 
 
-def _markdown(table: Mapping[str, Mapping[str, float]]) -> str:
-  """A row for each artifact, a column for each metric; of one evaluation alone without its key."""
-  names = list(next(iter(table.values())))
-  alone = len({name.partition('/')[0] for name in names}) == 1
-  shown = [name.partition('/')[2] if alone else name for name in names]
-  lines = [['artifact', *shown], ['---', *['---:' for _ in names]]]
-  lines += [[path, *[f'{found[name]:.3f}' for name in names]] for path, found in table.items()]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+def identity(path: str, compute: Mapping[str, Any] | None) -> str:
+  """The name of what decides the numbers of a model: parameters, tokenizer, types, this version."""
+  about, how = artifact.describe(path), compute_of(compute)
+  parts = {
+    'files': about['files'],
+    'tokenizer': about['tokenizer'],
+    'model': about['model'],
+    'template': about['config'].get('data', {}).get('template'),
+    'dtype': [how.dtype, how.product_dtype, how.cache_dtype],
+    'version': llm_jax.__version__,
+  }
+  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from llm_jax.text.visible import visible
@@ -45,10 +45,11 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Cells are texts, or numbers with their unit already written."""
+  """Cells are texts, or numbers with their unit already written; `bold` has (row, column)."""
 
   header: Sequence[str]
   rows: Sequence[Sequence[str]]
+  bold: Collection[tuple[int, int]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Fold:
   blocks: 'Sequence[Block]'
 
 
-NUMBER = re.compile(r'[-–]?[\d.,:]*(e[-+]?\d+)?%?')
+_ONE = r'[-–+]?[\d.,:]*(e[-+]?\d+)?%?'
+NUMBER = re.compile(rf'{_ONE}( \[{_ONE}, {_ONE}\])?')  # perhaps with its interval
 # Markup inside of a line, with what GitHub makes links of: `https://a.b` and `www.a.b`.
 _MARKUP = re.compile(r'[\\|`*_\[\]$~#]|:(?=//)|(?<=www)\.', re.IGNORECASE)
 _START = re.compile(r'^(\d*)([-+=.)])')  # makes a list or a heading of a paragraph
@@ -90,9 +92,12 @@ def markdown(blocks: Sequence[Block], folder: Path) -> str:
         out.append(f'{"#" * level} {_inline(text)}')
       case Text(text):
         out.append(_START.sub(r'\1\\\2', _inline(text)))
-      case Table(header, rows):
-        line = lambda cells: '| ' + ' | '.join(map(_inline, cells)) + ' |'
-        out.append('\n'.join([line(header), line(['---'] * len(header)), *map(line, rows)]))
+      case Table(header, rows, bold):
+        line = lambda cells: '| ' + ' | '.join(cells) + ' |'
+        strong = lambda cell, i, j: f'**{_inline(cell)}**' if (i, j) in bold else _inline(cell)
+        body = [[strong(cell, i, j) for j, cell in enumerate(row)] for i, row in enumerate(rows)]
+        head = [[*map(_inline, header)], ['---'] * len(header)]
+        out.append('\n'.join(map(line, [*head, *body])))
       case Figure(name, svg, alt):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(svg)
@@ -121,9 +126,10 @@ def _body(blocks: Sequence[Block]) -> str:
         out.append(f'<h{level}>{_html(text)}</h{level}>')
       case Text(text):
         out.append(f'<p>{_html(text)}</p>')
-      case Table(header, rows):
+      case Table(header, rows, bold):
         head = ''.join(f'<th>{_html(cell)}</th>' for cell in header)
-        body = ''.join(f'<tr>{"".join(map(_data, row))}</tr>\n' for row in rows)
+        cells = lambda i, row: ''.join(_data(cell, (i, j) in bold) for j, cell in enumerate(row))
+        body = ''.join(f'<tr>{cells(i, row)}</tr>\n' for i, row in enumerate(rows))
         out.append(
           f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>'
           '</table></div>'
@@ -148,6 +154,7 @@ def _html(text: str) -> str:
   return html.escape(visible(text))
 
 
-def _data(text: str) -> str:
+def _data(text: str, strong: bool) -> str:
   kind = 'number' if NUMBER.fullmatch(text) else 'text'
-  return f'<td class="{kind}">{_html(text)}</td>'
+  shown = f'<strong>{_html(text)}</strong>' if strong else _html(text)
+  return f'<td class="{kind}">{shown}</td>'

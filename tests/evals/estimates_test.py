@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from llm_jax.evals import differences
-from llm_jax.evals.estimates import PerQuestion, difference, estimate, of_subjects
+from llm_jax.evals.estimates import (
+  PerQuestion,
+  by_subject,
+  difference,
+  difference_of,
+  estimate,
+  mean_of,
+)
 from llm_jax.evals.statistics import interval
 
 DRAW = np.random.default_rng(0)
@@ -49,13 +56,27 @@ def test_two_models_are_compared_on_the_questions_that_both_answered():
   assert loose.error == pytest.approx(found.error, rel=0.1)
 
 
-def test_means_of_subjects_weigh_subjects_alike():
-  subjects = ['a'] * 100 + ['b'] * 20
-  mean, error, count = of_subjects(PerQuestion(keys=KEYS, scores=RIGHT, subjects=subjects))
+def test_means_of_parts_weigh_them_alike():
+  subjects = ['b'] * 100 + ['a'] * 20
+  first, second = (
+    PerQuestion(keys=KEYS, scores=scores, subjects=subjects, chance=0.25)
+    for scores in (RIGHT, OTHER)
+  )
+  found = mean_of(by_subject(first))
   parts = [interval(RIGHT[:100]), interval(RIGHT[100:])]
-  assert count == 2 and mean == pytest.approx(np.mean([part.mean for part in parts]))
-  assert error == pytest.approx(np.hypot(parts[0].error, parts[1].error) / 2)
-  assert of_subjects(PerQuestion(keys=KEYS, scores=RIGHT, subjects=[''] * 120)) is None
+  assert found.n == 120 and found.mean == pytest.approx(np.mean([part.mean for part in parts]))
+  error = np.hypot(parts[0].error, parts[1].error) / 2
+  assert found.error == pytest.approx(error) and found.high == pytest.approx(
+    found.mean + 1.959964 * error
+  )
+  centred = mean_of(by_subject(first), centred=True)
+  assert centred.mean == pytest.approx((found.mean - 0.25) / 0.75)
+  assert centred.error == pytest.approx(error / 0.75)
+  apart = [differences.paired(RIGHT[part], OTHER[part]) for part in np.split(np.arange(120), [100])]
+  both = difference_of(by_subject(first), by_subject(second))
+  assert both.mean == pytest.approx(np.mean([one.mean for one in apart]))
+  assert both.error == pytest.approx(np.hypot(apart[0].error, apart[1].error) / 2)
+  assert by_subject(PerQuestion(keys=KEYS, scores=RIGHT, subjects=[''] * 120)) == []
 
 
 def test_of_nothing_nothing_is_said():

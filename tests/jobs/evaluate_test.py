@@ -25,10 +25,10 @@ SHAPE = dict(
 FAMILIES, QUESTIONS, NEW = ('word_problems', 'instructions'), 3, 8
 
 
-def write(path, tokenizer, template=None, **shape):
+def write(path, tokenizer, template=None, seed=0, **shape):
   """A model with weights large enough for answers to depend on their questions."""
   group, data = SHAPE | shape, {'template': template} if template else {}
-  model, draw = artifact.build(group), np.random.default_rng(0)
+  model, draw = artifact.build(group), np.random.default_rng(seed)
   shapes = artifact.abstract_params(model)
   params = jax.tree.map(lambda x: jnp.asarray(draw.normal(0, 0.6, x.shape), x.dtype), shapes)
   made = artifact.Artifact(model, params, tokenizer, {'model': group, 'data': data})
@@ -120,12 +120,16 @@ def test_scores_are_in_the_file_and_in_a_markdown_table(root, tmp_path, capsys, 
   }
   lines = capsys.readouterr().out.splitlines()
   table = [line for line in lines if line.startswith('|')]
-  assert table == [
-    f'| artifact | {" | ".join(names)} |',
-    '| --- | ---: | ---: | ---: | ---: |',
-    f'| {base} | 0.000 | 0.000 | 0.000 | 0.000 |',
-    f'| {chat} | 1.000 | 1.000 | 0.667 | 0.667 |',
+  zero, all_right = '0.000 [0.000, 0.561]', '1.000 [0.439, 1.000]'  # Wilson's
+  assert table[:6] == [
+    f'| metric | n | {base} | {chat} | cut | failed |',
+    '| --- | ---: | ---: | ---: | ---: | ---: |',
+    f'| {keys[0]} | 3 | {zero} | {all_right} | 0.0% | 0.0% |',
+    f'| {keys[1]} | 3 | {zero} | {all_right} | 0.0% | 0.0% |',
+    f'| {keys[2]} | 3 | {zero} | 0.667 [0.208, 0.939] | 0.0% | 0.0% |',
+    f'| {keys[3]} | 3 | {zero} | 0.667 [0.208, 0.939] | 0.0% | 0.0% |',
   ]
+  assert table[8] == f'| {keys[0]} | {chat} | +1.000 | 3 | 3 | 0 | 0.25 |'
   assert lines[-1] == f'The answers are in {c.output}.'
 
 
@@ -147,7 +151,7 @@ def test_a_model_that_cannot_answer_is_evaluated_on_rows(root, tmp_path, capsys)
   assert {'pairs/loss', 'pairs/accuracy'} <= found['metrics'][c.artifacts[0]].keys()
   assert 0 < found['metrics'][c.artifacts[0]]['pairs/loss'] < 10 and found['rows'] == []
   told = capsys.readouterr().out
-  assert '| artifact | accuracy |' in told and 'questions' not in told
+  assert '| pairs/accuracy |' in told and 'questions' not in told
 
 
 @pytest.fixture

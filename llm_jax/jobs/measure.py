@@ -1,0 +1,79 @@
+"""What is measured of one model: its metrics, these on each question, and what it said."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from llm_jax.artifact import Artifact
+from llm_jax.evals.estimates import PerQuestion
+from llm_jax.jobs import evaluations
+
+
+@dataclasses.dataclass
+class Measured:
+  """What a model was put to, and how it did.
+
+  Attributes:
+    metrics: '<key>/<metric>' -> the number.
+    per_question: '<key>/<metric>' -> what it is on each question, where an evaluation says so.
+    said: key -> each question, with its scores where an evaluation gives them, and its answer.
+    seconds: key -> the time that it took.
+  """
+
+  metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+  per_question: dict[str, PerQuestion] = dataclasses.field(default_factory=dict)
+  said: dict[str, list[tuple[Mapping[str, Any], str]]] = dataclasses.field(default_factory=dict)
+  seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def measure(
+  groups: Mapping[str, Any],
+  made: Artifact,
+  *,
+  mesh: Any,
+  trust: Sequence[str] = (),
+  **offered: Any,
+) -> Measured:
+  """Puts a model to all evaluations; their files are read before the first of them runs.
+
+  Args:
+    groups: key -> evaluation, see jobs/evaluations.py.
+    made: the model.
+    mesh: where batches go.
+    trust: modules of yours that other artifacts may name as their model.
+    **offered: what else an evaluation may ask for by name.
+  """
+  found, built = Measured(), {}
+  for key, group in groups.items():
+
+    def record(question: Mapping[str, Any], answer: str, key: str = key) -> None:
+      found.said.setdefault(key, []).append((question, answer))
+
+    def per_question(name: str, metric: PerQuestion, key: str = key) -> None:
+      found.per_question[f'{key}/{name}'] = metric
+
+    built |= evaluations.build(
+      {key: group},
+      made.model,
+      made.tokenizer,
+      mesh=mesh,
+      template=made.template,
+      trust=trust,
+      record=record,
+      per_question=per_question,
+      **offered,
+    )
+  for key, one in built.items():
+    began = time.perf_counter()
+    for name, metric in evaluations.run({key: one}, made.params).items():
+      one = found.per_question.get(name)
+      scores = one.scores if one is not None else None
+      if scores is not None and len(scores):
+        found.metrics[name] = float(np.mean(scores))  # and not in float32
+      else:
+        found.metrics[name] = float(metric.value)
+    found.seconds[key] = time.perf_counter() - began
+  return found

@@ -1,0 +1,103 @@
+"""What `config.tasks` stands for: a group of `config.evals` for each benchmark, called after it.
+
+Options of all of them are in `config.ask`, and those of one in `config.evals.<task>`. What changes
+the questions themselves is part of the name: accuracies of two forms are two metrics.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from llm_jax import options
+from llm_jax.evals import task as evaluation
+from llm_jax.find import find, last, names
+from llm_jax.jobs.evaluations import OFFERED
+from llm_jax.types import BadInput
+
+OF_ONE = ('task', 'path', 'variant', 'metric', 'chance')  # options of one task, or of the job
+IN_NAME = ('form', 'control', 'in_chat', 'too_long')
+
+
+class Asked(NamedTuple):
+  """What models are put to.
+
+  Attributes:
+    groups: key -> evaluation, see jobs/evaluations.py.
+    tasks: keys of those that are benchmarks.
+    suites: name -> keys of its tasks, of suites with several tasks.
+  """
+
+  groups: dict[str, dict[str, Any]]
+  tasks: list[str]
+  suites: dict[str, list[str]]
+
+
+def asked(config: Any, evals: Mapping[str, Any]) -> Asked:
+  """`evals` with a group for each task of `config.tasks`.
+
+  Args:
+    config: with `tasks`, `path` and `ask`, any of which may be missing.
+    evals: key -> group; one that is called after a task has options of it alone.
+
+  Raises:
+    BadInput: no such task, no place of the benchmarks, or an option that there is not.
+  """
+  tasks, path = config.get('tasks') or (), config.get('path') or ''
+  groups = {key: dict(group) for key, group in evals.items()}
+  ask = dict(config.get('ask') or {})
+  if not tasks:
+    if ask:
+      raise BadInput('ask: options of no task; name some, as in --config.tasks=arc_easy')
+    return Asked(groups, [], {})
+  if not path:
+    raise BadInput('tasks: path is missing; give --config.path=<folder of the benchmarks>')
+  offered = [name for name in options.options_of(evaluation.make) if name in (*OFFERED, *OF_ONE)]
+  options.check(evaluation.make, ask, where='ask', supplied=OF_ONE, offered=offered)
+  own = {key: groups.pop(key) for key in [*groups] if 'name' not in groups[key]}
+  keys, suites = [], {}
+  for name in tasks:
+    of_suite = []
+    for member in _members(name):
+      key = last(member['task'])
+      group = {'name': 'task', 'path': path, **member, **ask, **own.get(key, {})}
+      key = _name(key, group)
+      key = key if groups.get(key, group) == group else f'{name}.{key}'  # otherwise in two suites
+      groups[key] = group
+      of_suite.append(key)
+    keys += of_suite
+    suites |= {name: of_suite} if len(of_suite) > 1 else {}
+  plain = {last(groups[key]['task']) for key in keys}
+  for key in own:
+    if key not in plain:
+      raise BadInput(f'evals.{key}: a group without a name; {options.suggest(key, sorted(plain))}')
+  return Asked(groups, list(dict.fromkeys(keys)), suites)
+
+
+def shots(group: Mapping[str, Any]) -> int:
+  """How many examples precede each question of a task."""
+  given = group.get('shots')
+  return evaluation.task_of(group['task'], group.get('variant')).shots if given is None else given
+
+
+def _members(name: str) -> Sequence[Mapping[str, Any]]:
+  """Options of the task of a name, or of those of a suite."""
+  try:
+    find('data.tasks', name)
+  except BadInput:
+    if '.' in name or '/' in name:
+      raise
+    known = names('data.tasks')
+    raise BadInput(f'tasks: no {name!r}; {options.suggest(name, known)}') from None
+  return [{'task': name}]
+
+
+def _name(key: str, group: Mapping[str, Any]) -> str:
+  """The key, with the options that make the questions others than those of the task.
+
+  >>> _name('mmlu', {'task': 'mmlu', 'form': 'full', 'control': False, 'shots': 2})
+  'mmlu[form=full]'
+  """
+  own = {**(group.get('variant') or {}), **{name: group.get(name) for name in IN_NAME}}
+  said = [
+    f'{name}={value}' for name, value in own.items() if value not in (None, '', False, 'drop')
+  ]
+  return f'{key}[{", ".join(said)}]' if said else key
