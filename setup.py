@@ -59,6 +59,7 @@ EXTRAS = {
   ],  # Hugging Face models and what is around them
   'gguf': ['gguf>=0.17', 'tokenizers>=0.20'],  # models for llama.cpp
   'log': ['matplotlib', 'tensorboardX'],
+  'eval': ['lm-eval>=0.4.9,<0.5'],  # lm-evaluation-harness as a backend of job evaluate
   'search': ['urllib3>=2.2,<3'],  # the tool web_search
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported
 }

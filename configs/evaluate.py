@@ -16,6 +16,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.tasks = ()
   c.path = ''
   c.ask = ConfigDict()
+  c.backend = 'llm_jax'
   c.against = ''
   c.families = ('word_problems', 'python_questions')
   c.split = 'test'

@@ -232,7 +232,7 @@ def _scored(
 ) -> list[Answered]:
   """The answers of a model that scores."""
   requests = [request for one in asked if not one.failed for request in one.requests]
-  found = dict(_with_kept(engine, params, [*requests, *(alone or ())], kept, progress))
+  found = dict(with_kept(engine, params, [*requests, *(alone or ())], kept, progress))
   after = iter(range(len(requests)))
   answered = []
   for i, (item, one) in enumerate(zip(items, asked, strict=True)):
@@ -254,7 +254,7 @@ def _scored(
   return answered
 
 
-def _with_kept(
+def with_kept(
   engine: Likelihood,
   params: Params,
   requests: Sequence[Request],

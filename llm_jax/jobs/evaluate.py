@@ -10,13 +10,13 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 import llm_jax
 from llm_jax import artifact, options
-from llm_jax.evals import task
+from llm_jax.evals import harness, task
 from llm_jax.evals.kept import Kept
 from llm_jax.files import check_writable
 from llm_jax.find import call
@@ -45,6 +45,8 @@ class Fields:
       They take the place of `evals.questions`.
     path: the folder of all benchmarks; see data/tasks/files.py for what it may be besides.
     ask: how all tasks are put, such as `shots`; those of one are in `evals.<task>`.
+    backend: who asks: this package, or lm-evaluation-harness, of which `tasks` are names then and
+      `path` is a folder of YAML files.
     against: the artifact that the others are compared with; by default the first.
     evals: what they are put to: key -> evaluation, see jobs/evaluations.py. One that reads rows has
       its own `data`.
@@ -65,6 +67,7 @@ class Fields:
   tasks: Sequence[str] = ()
   path: str = ''
   ask: Mapping[str, Any] | None = None
+  backend: Literal['llm_jax', 'lm_eval'] = 'llm_jax'
   against: str = ''
   evals: Mapping[str, Any]
   families: Sequence[str] = ()
@@ -81,7 +84,8 @@ class Fields:
 def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], tuple[str, ...]]]:
   """(group of the config, the function that its options are for, what the job fills in)."""
   yield from evaluations.functions(_own(config))
-  yield 'ask', task.make, (*evaluations.FILLED_IN, *tasks.OF_ONE)
+  asker = harness if config.get('backend') == 'lm_eval' else task
+  yield 'ask', asker.make, (*evaluations.FILLED_IN, *tasks.OF_ONE)
   yield 'mesh', make_mesh, ('devices',)
   yield 'compute', Compute, ()
 

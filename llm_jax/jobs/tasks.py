@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_jax import options
+from llm_jax.evals import harness
 from llm_jax.evals import task as evaluation
 from llm_jax.find import find, last, names
 from llm_jax.jobs.evaluations import OFFERED
 from llm_jax.types import BadInput
 
+OURS = 'llm_jax'
 OF_ONE = ('task', 'path', 'variant', 'metric', 'chance')  # options of one task, or of the job
 IN_NAME = ('form', 'control', 'in_chat', 'too_long')
 
@@ -48,6 +50,12 @@ def asked(config: Any, evals: Mapping[str, Any]) -> Asked:
     if ask:
       raise BadInput('ask: options of no task; name some, as in --config.tasks=arc_easy')
     return Asked(groups, [], {})
+  outside = config.get('backend', OURS) != OURS
+  if outside:
+    options.check(harness.make, ask, where='ask', supplied=('task', 'path'), offered=OFFERED)
+    for name in tasks:
+      groups[last(name)] = {'name': 'harness', 'task': name, 'path': path, **ask}
+    return Asked(groups, list(dict.fromkeys(map(last, tasks))), {})
   if not path:
     raise BadInput('tasks: path is missing; give --config.path=<folder of the benchmarks>')
   offered = [name for name in options.options_of(evaluation.make) if name in (*OFFERED, *OF_ONE)]
@@ -75,6 +83,8 @@ def asked(config: Any, evals: Mapping[str, Any]) -> Asked:
 def shots(group: Mapping[str, Any]) -> int:
   """How many examples precede each question of a task."""
   given = group.get('shots')
+  if group['name'] == 'harness':
+    return given or 0
   return evaluation.task_of(group['task'], group.get('variant')).shots if given is None else given
 
 

@@ -180,7 +180,7 @@ def test_the_page_shows_what_was_said_and_nothing_acts(root, tmp_path):
 
 def test_the_same_command_again_asks_nothing_and_says_the_same(asked, monkeypatch, tmp_path):
   c, told = asked
-  monkeypatch.setattr(likelihood.Likelihood, '_batch', lambda *a: pytest.fail('asked again'))
+  monkeypatch.setattr(likelihood.Likelihood, '__call__', lambda *a: pytest.fail('asked'))
   monkeypatch.setattr('llm_jax.sampling.sampler.Sampler.__call__', lambda *a: pytest.fail('asked'))
   again = []
   monkeypatch.setattr('llm_jax.jobs.evaluate.say', lambda text: again.append(text))
