@@ -32,6 +32,8 @@ def make(
   examples: str = '',
   max_examples: Count | None = None,
   draw: Literal['', 'first', 'seeded', 'lm_eval'] = '',
+  metric: str = '',
+  chance: Annotated[float, at_least(0, below=1)] | None = None,
   form: Literal['', 'letters', 'full'] = '',
   mutual_info: bool = False,
   too_long: Literal['drop', 'cut'] = 'drop',
@@ -65,6 +67,9 @@ def make(
     max_examples: they are from the first so many of it; None for all.
     draw: which ones: the first of the split, others for each question ('seeded'), or those that
       lm-eval draws; by default what the task says.
+    metric: what stands for the task in means over tasks, and is reported too; by default what the
+      task says.
+    chance: what a guess gets in it; by default what the task says.
     form: asks for 'letters' or for 'full' answers, where a task has both.
     mutual_info: scores choices without their context as well, for `acc_mutual_info`.
     too_long: leaves whole examples out ('drop'), or cuts the begin as lm-eval does ('cut').
@@ -89,6 +94,11 @@ def make(
       room.
   """
   benchmark, of_split, from_split = _settled(task, variant, split, shots, examples)
+  if metric and metric != benchmark.metrics[0]:
+    others = tuple(name for name in benchmark.metrics if name != metric)
+    benchmark = dataclasses.replace(benchmark, metrics=(metric, *others), mean_of=())
+  if chance is not None:
+    benchmark = dataclasses.replace(benchmark, chance=chance)
   count = benchmark.shots if shots is None else shots
   items = files.items(task, benchmark, of_split, path, max_questions)
   pool = pool_of(task, benchmark, from_split, path, max_examples) if count else []

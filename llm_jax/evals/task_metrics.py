@@ -141,13 +141,18 @@ def metrics(task: Task, answered: Sequence[Answered]) -> Metrics:
 
 
 def per_question(task: Task, answered: Sequence[Answered]) -> dict[str, PerQuestion]:
-  """The metrics of a task on each question that did not fail."""
+  """The metrics of a task on each question that did not fail.
+
+  What stands for the task in means over tasks is the one that has a chance: the first metric, or
+  the mean of those that the task names, which is added as `mean`.
+  """
   there = [one for one in answered if not one.failed]
   some = any(one.item.cluster for one in there)
   clusters = tuple(one.item.cluster or one.item.key for one in there) if some else ()
   found = {}
   for name, of_all in _named(task, there):
-    kind = {'chance': task.chance if name == task.metrics[0] else None, 'fewer': name in FEWER}
+    stands = name == task.metrics[0] and not task.mean_of
+    kind = {'chance': task.chance if stands else None, 'fewer': name in FEWER}
     if of_all is not None:
       compute = functools.partial(_of_some, there, of_all)
       keys = tuple(one.item.key for one in there)
@@ -161,7 +166,23 @@ def per_question(task: Task, answered: Sequence[Answered]) -> dict[str, PerQuest
       subjects=tuple(there[i].item.subject for i in places),
       **kind,
     )
+  if task.mean_of and there:
+    parts = [(name, dict(_named(task, there))[name]) for name in task.mean_of]
+    found['mean'] = PerQuestion(
+      keys=tuple(one.item.key for one in there),
+      compute=functools.partial(_mean_of_some, there, parts),
+      clusters=clusters,
+      chance=task.chance,
+    )
   return found
+
+
+def _mean_of_some(
+  there: Sequence[Answered], parts: Sequence[tuple[str, Any]], index: np.ndarray
+) -> float:
+  some = [there[i] for i in index]
+  scores = lambda name: [one.scores[name] for one in some if name in one.scores]
+  return float(np.mean([f(some).value if f else np.mean(scores(name)) for name, f in parts]))
 
 
 def _of_some(

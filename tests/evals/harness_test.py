@@ -2,12 +2,9 @@
 
 import importlib.util
 import json
-import sys
 
 import pytest
 
-from llm_jax.evals import harness
-from llm_jax.jobs import evaluate
 from llm_jax.main import run
 from llm_jax.types import BadInput
 from tests.jobs.evaluate_tasks_test import config_of, root, samples  # noqa: F401
@@ -71,26 +68,23 @@ def test_the_harness_gets_our_numbers(root, tmp_path, monkeypatch):  # noqa: F81
   for name, text in dict(colours=COLOURS, words=WORDS, texts=TEXTS).items():
     written = text.format(data=root / 'data' / 'colours.jsonl')
     (tmp_path / 'yaml' / f'{name}.yaml').write_text(written)
-  theirs, ours = (config_of(root, tmp_path / name, 'first', tasks=('colours', 'words', 'texts'))
+  theirs, ours = (config_of(root, tmp_path / name, 'first', asked=('colours', 'words', 'texts'))
                   for name in ('theirs', 'ours'))  # fmt: skip
   theirs.backend, theirs.path = 'lm_eval', str(tmp_path / 'yaml')
   theirs.tasks = ('their_colours', 'their_words', 'their_texts')
   run(theirs)
   run(ours)
-  found, wanted = (json.loads((tmp_path / name / 'evaluate.json').read_text())
-                   for name in ('theirs', 'ours'))  # fmt: skip
-  found, wanted = (list(one['intervals'].values())[0] for one in (found, wanted))
+  facts = [
+    json.loads((tmp_path / name / 'evaluate.json').read_text()) for name in ('theirs', 'ours')
+  ]
+  found, wanted = (one['intervals'][theirs.artifacts[0]] for one in facts)
   (place,) = (tmp_path / 'ours').glob('*first')
   (their_place,) = (tmp_path / 'theirs').glob('*first')
   for name in ('acc', 'acc_norm'):
     assert found[f'their_colours/{name}'] == wanted[f'colours/{name}']
   said = [row['answer'] for row in samples(their_place, 'their_words')]
   assert said == [str([row['answer']]) for row in samples(place, 'words')]
-  numbers = [json.loads((p / 'results.json').read_text()) for p in (their_place, place)]
-  del numbers
-  metrics = [list(json.loads((tmp_path / name / 'evaluate.json').read_text())['metrics'].values())[0]
-             for name in ('theirs', 'ours')]  # fmt: skip
+  metrics = [one['metrics'][theirs.artifacts[0]] for one in facts]
   assert metrics[0]['their_texts/bits_per_byte'] == pytest.approx(
     metrics[1]['texts/bits_per_byte'], rel=1e-5
   )
-  assert sys.modules['lm_eval'] and harness.check and evaluate.check

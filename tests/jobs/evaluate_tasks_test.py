@@ -13,10 +13,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import evaluate as evaluate_config
-from llm_jax import artifact
-from llm_jax.evals import likelihood
+from llm_jax import artifact, options
+from llm_jax.evals import likelihood, task
 from llm_jax.evals.differences import mcnemar, paired
 from llm_jax.evals.statistics import interval
+from llm_jax.jobs import evaluations, tasks
 from llm_jax.jobs.command import read_config
 from llm_jax.jobs.evaluate import identity
 from llm_jax.main import run
@@ -81,10 +82,10 @@ def root(tmp_path_factory):
   return root
 
 
-def config_of(root, output, *names, tasks=('colours',)):
+def config_of(root, output, *names, asked=('colours',)):
   c = evaluate_config.get_config()
   c.artifacts = tuple(str(root / name) for name in names)
-  c.tasks, c.path = tuple(str(root / f'{name}.py') for name in tasks), str(root / 'data')
+  c.tasks, c.path = tuple(str(root / f'{name}.py') for name in asked), str(root / 'data')
   c.ask = ConfigDict(dict(batch_tokens=512))
   c.output, c.mesh.fsdp = str(output), 1
   return c
@@ -94,8 +95,8 @@ def table_of(text):
   return [line for line in text.splitlines() if line.startswith('|')]
 
 
-def samples(place, task='colours'):
-  return [json.loads(line) for line in (place / f'samples_{task}.jsonl').read_text().splitlines()]
+def samples(place, name='colours'):
+  return [json.loads(line) for line in (place / f'samples_{name}.jsonl').read_text().splitlines()]
 
 
 @pytest.fixture(scope='module')
@@ -103,7 +104,7 @@ def asked(root, tmp_path_factory):
   """A config that was run on both models and all tasks, with what it printed."""
   c = config_of(
     root, tmp_path_factory.mktemp('asked') / 'out', 'first', 'second',
-    tasks=('colours', 'words', 'texts'),
+    asked=('colours', 'words', 'texts'),
   )  # fmt: skip
   with pytest.MonkeyPatch.context() as patch:
     told = []
@@ -265,10 +266,30 @@ def test_options_of_all_tasks_and_of_one(root, tmp_path):
   assert rows[0]['choices'] == ['A', 'B', 'C'] and 'Which is the colour of' in rows[0]['prompt']
 
 
+def test_a_suite_stands_for_its_tasks_and_says_how_they_are_put():
+  c = evaluate_config.get_config()
+  c.tasks, c.path = ('open_llm', 'core', 'sciq', 'my/quiz.jsonl.gz'), 'data'
+  with pytest.raises(BadInput, match='quiz'):
+    tasks.asked(c, {})
+  c.tasks = c.tasks[:3]
+  found = tasks.asked(c, {'winogrande': {'shots': 1}})
+  assert found.suites['core'][:3] == ['core.hellaswag', 'arc_easy', 'core.arc_challenge']
+  assert found.groups['hellaswag']['shots'] == 10
+  assert found.groups['hellaswag']['metric'] == 'acc_norm'
+  assert found.groups['core.hellaswag']['metric'] == 'acc_tokens'
+  assert found.groups['core.hellaswag']['chance'] == 0.25
+  assert found.groups['winogrande']['shots'] == 1 and 'sciq' in found.groups
+  assert len(found.tasks) == 6 + 10 + 1 and tasks.shots(found.groups['gsm8k']) == 5
+  for key in found.tasks:
+    group = {k: v for k, v in found.groups[key].items() if k != 'name'}
+    options.check(task.make, group, where=key, offered=evaluations.OFFERED)
+
+
 @pytest.mark.parametrize(
   ('changes', 'parts'),
   [
     (dict(tasks=('arc_eazy',)), ["tasks: no 'arc_eazy'; did you mean 'arc_easy'?"]),
+    (dict(tasks=('gleu',)), ["tasks: no 'gleu'; did you mean 'glue'?"]),
     (dict(path=''), ['path is missing', '--config.path=']),
     (dict(path='nowhere'), ['colours', "no folder 'nowhere'"]),
     (dict(ask=dict(shotz=3)), ["ask: unknown option 'shotz'; did you mean 'shots'?"]),
