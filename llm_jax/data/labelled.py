@@ -136,7 +136,7 @@ def _held(items: list[Item], path: str, split: str, fraction: float) -> list[Ite
   """Those of a split, where its files do not say: a hash of the text divides them."""
   if split not in ('train', 'validation') or not files.is_source(path) or '{split}' in path:
     return items
-  if open_records(path).has_splits:
+  if open_records(path).splits:
     return items
   split_of = hash_split(fraction, 0)
   return [item for item in items if split_of(item.context) == split]

@@ -14,7 +14,6 @@ def make(*, subjects: Sequence[str] = ()) -> Task:
   files = (
     'blimp/*/train-*.parquet',
     '*--blimp/snapshots/*/*/train-*.parquet',
-    '*blimp/*/*/*/*-train.arrow',
     'blimp*/data/*.jsonl',
     'blimp*/*.jsonl',
   )

@@ -213,6 +213,9 @@ def _broken(listed: Iterable[_Found]) -> list[str]:
 def _matching(listed: Sequence[_Found], place: str) -> list[_Found]:
   """Files whose paths end like that, of the first folder that has some; none of them twice."""
   wanted = [part.lower() for part in place.split('/')]
+  inner = len(wanted) - _of_version(
+    wanted
+  )  # parts of a path that files of one version may differ in
   by_root: dict[tuple[int, tuple[str, ...]], dict[tuple[str, ...], _Found]] = {}
   for one in listed:
     parts = one.parts
@@ -220,9 +223,22 @@ def _matching(listed: Sequence[_Found], place: str) -> list[_Found]:
     if ends:
       ends[-1] = _plain(ends[-1])
     if len(ends) == len(wanted) and all(map(fnmatchcase, ends, wanted)):
-      root = parts[: -len(wanted)]
+      root = parts[:-inner]
       by_root.setdefault((len(root), root), {}).setdefault((*parts[:-1], ends[-1]), one)
   return [*by_root[min(by_root)].values()] if by_root else []
+
+
+def _of_version(wanted: Sequence[str]) -> int:
+  """How many parts of a place one version of a dataset has in common, in caches of the hub.
+
+  >>> _of_version(['*--mmlu', 'snapshots', '*', '*', 'test-*.parquet'])
+  3
+  >>> _of_version(['glue', 'rte', '*', '*', '*-train.arrow']), _of_version(['rte', 'dev.tsv'])
+  (4, 0)
+  """
+  if wanted[-1].endswith('.arrow'):
+    return len(wanted) - 1
+  return wanted.index('snapshots') + 2 if 'snapshots' in wanted else 0
 
 
 def _plain(name: str) -> str:

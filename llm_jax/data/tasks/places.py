@@ -25,7 +25,11 @@ def hub(dataset: str, config: str = '', split: str = 'validation') -> tuple[str,
   roots = [f'{dataset}/', f'*--{dataset}/snapshots/*/']
   places = [f'{root}{folder}' for root in roots for folder in folders]
   found = [f'{place}{split}{rest}.parquet' for place in places for rest in ('-*', '/*', '')]
-  cached = [f'*{dataset}/{config or "*"}/*/*/*-{split}{rest}.arrow' for rest in ('', '-*-of-*')]
+  cached = [
+    f'{owner}{dataset}/{config or "*"}/*/*/*-{split}{rest}.arrow'
+    for owner in ('', '*___')
+    for rest in ('', '-*-of-*')
+  ]
   saved = [f'{dataset}/{of}{split}', f'{dataset}/{config}' if config else dataset]
   saved += [f'{dataset}{mark}{config}' for mark in '_-'] if config else []
   return (*found, *cached, *saved)

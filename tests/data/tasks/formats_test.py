@@ -465,6 +465,21 @@ def test_one_version_is_read_where_several_lie(tmp_path):
   assert len(read('cb', tmp_path)) == 2
 
 
+def test_one_version_of_a_cache_is_read(tmp_path):
+  for version in ('0f', '1e'):
+    for subject, some in (('anatomy', f.MMLU[:2]), ('world_religions', f.MMLU[2:])):
+      place = f'datasets--cais--mmlu/snapshots/{version}/{subject}/test-00000-of-00001.parquet'
+      write(tmp_path, place, some)
+    for owner in ('nyu-mll___glue', 'aps___super_glue'):
+      place = f'{owner}/rte/0.0.0/{version}/glue-validation.arrow'
+      write(tmp_path, place, f.RTE if owner.startswith('nyu') else f.SUPER_RTE[:1])
+  assert [item.key for item in read('mmlu', tmp_path)] == [
+    'anatomy:0', 'anatomy:1', 'world_religions:0', 'world_religions:1',
+  ]  # fmt: skip
+  assert len(read('rte', tmp_path)) == 2
+  assert len(read('superglue_rte', tmp_path)) == 1
+
+
 def test_a_folder_of_one_benchmark_and_files_are_read_as_well(tmp_path):
   write(tmp_path, 'glue/rte/validation-00000-of-00001.parquet', f.RTE)
   there = [tmp_path, tmp_path / 'glue', tmp_path / 'glue' / 'rte']
