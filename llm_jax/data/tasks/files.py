@@ -36,7 +36,7 @@ from llm_jax.storage import parted
 from llm_jax.types import BadInput
 
 MOST_UNPACKED = 4 * 2**30  # bytes of the files of an archive that are read
-_OF_HUB = ('', '.parquet', '.arrow')
+_ORIGINALS = ('.jsonl', '.json', '.tsv', '.csv', '.txt', '.tokens', '.raw')
 _TEXTS = ('.txt', '.tokens', '.raw')
 
 
@@ -154,11 +154,22 @@ def _rows(name: str, task: Task, split: str, path: str) -> Iterator[_Row]:
     if found := _matching(listed, where):
       yield from _of_found(found, f'?{options}' if options else '', theirs, labels)
       return
-  names = [parted(place)[0].partition('+')[0] for place in places]
-  others = [name for name in names if PurePosixPath(name).suffix not in _OF_HUB]
+  raise BadInput(f'{name}: no file of its split {split!r} in {path}; {_usual(task, split, listed)}')
+
+
+def _usual(task: Task, split: str, listed: Sequence[_Found]) -> str:
+  """Where the files of a split usually are, and what is there instead."""
+  names = [parted(place)[0].partition('+')[0] for place in task.files[split]]
+  others = [name for name in names if PurePosixPath(name).suffix in _ORIGINALS]
   usual = ' or '.join([names[0], *others[:2]] if others else names[:3])
+  there = [
+    other
+    for other, places in task.files.items()
+    if any(_matching(listed, parted(place)[0].partition('+')[0]) for place in places)
+  ]
+  hint = f'; there is: {", ".join(there)}' if there else ''
   broken = ''.join(f'; {one} is a broken archive' for one in _broken(listed))
-  raise BadInput(f'{name}: no file of its split {split!r} in {path}; it usually is {usual}{broken}')
+  return f'it usually is {usual}{hint}{broken}'
 
 
 def is_there(path: str) -> bool:

@@ -17,7 +17,9 @@ def make() -> Task:
     for split, name in {'train': 'train', 'validation': 'dev', 'test': 'test'}.items()
   }
   metrics = ('acc_norm', 'acc')
-  return Task(read=read, files=files, metrics=metrics, chance=0.25, source='arXiv:1809.02789')
+  return Task(
+    read=read, files=files, metrics=metrics, chance=0.25, split='test', source='arXiv:1809.02789'
+  )
 
 
 def read(record: Record) -> Iterator[Item]:

@@ -15,7 +15,9 @@ def make() -> Task:
     for split, name in {'train': 'train', 'validation': 'valid', 'test': 'test'}.items()
   }
   metrics = ('acc', 'acc_norm')
-  return Task(read=read, files=files, metrics=metrics, chance=0.25, source='arXiv:1707.06209')
+  return Task(
+    read=read, files=files, metrics=metrics, chance=0.25, split='test', source='arXiv:1707.06209'
+  )
 
 
 def read(record: Record) -> Iterator[Item]:

@@ -453,6 +453,9 @@ def test_a_broken_archive_is_named(tmp_path):
 
 
 def test_a_missing_folder_and_a_missing_split_are_named(tmp_path):
+  write(tmp_path, 'arc_easy_val.jsonl', f.ARC)
+  with pytest.raises(BadInput, match=r"split 'test' in .*; it usually is .*; there is: validation"):
+    files.items('arc_easy', task_of('arc_easy'), 'test', str(tmp_path))
   assert 'there is no folder' in refused('cb', tmp_path / 'nowhere')
   with pytest.raises(BadInput, match="cb: no split 'dev'; it has: train, validation, test"):
     files.items('cb', task_of('cb'), 'dev', str(tmp_path))
@@ -494,3 +497,15 @@ def test_a_saved_dataset_with_its_splits_is_read(tmp_path):
   listed = {'splits': ['train', 'validation_matched']}
   (tmp_path / 'mine' / 'dataset_dict.json').write_text(json.dumps(listed))
   assert [item.gold for item in read('mnli', tmp_path / 'mine')] == [2, 1]
+
+
+def test_the_page_lists_every_task_with_its_metrics_and_places():
+  page = (Path(__file__).parents[3] / 'docs' / 'benchmarks.md').read_text()
+  for task in (*CASES, 'heldout_text'):
+    made = task_of(task)
+    (row,) = [line for line in page.splitlines() if line.startswith(f'| `{task}` |')]
+    _, _, kind, shots, metrics, where, _ = map(str.strip, row.split('|'))
+    assert (kind, int(shots)) == (made.kind, made.shots)
+    assert metrics == ', '.join(f'`{name}`' for name in made.metrics)
+    known = {place.partition('?')[0] for place in made.files[made.split]}
+    assert {*where.replace('`', '').split(', ')} <= known
