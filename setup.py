@@ -60,7 +60,7 @@ EXTRAS = {
   'gguf': ['gguf>=0.17', 'tokenizers>=0.20'],  # models for llama.cpp
   'log': ['matplotlib', 'tensorboardX'],
   'eval': ['lm-eval>=0.4.9,<0.5'],  # lm-evaluation-harness as a backend of job evaluate
-  'search': ['urllib3>=2.2,<3'],  # the tool web_search
+  'search': ['urllib3>=2.2,<3'],  # the tool web_search and the judge openai
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported
 }
 EXTRAS['test'] = [

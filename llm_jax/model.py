@@ -211,6 +211,25 @@ class LoadedModel:
       ranked.append(dict(sorted(both, key=lambda one: -one[1])))
     return ranked
 
+  def scores(
+    self, asked: Sequence[tuple[Prompt, str]], *, batch_size: int = 16
+  ) -> list[float | None]:
+    """`score` of an answer to each of many prompts; of a reward model alone.
+
+    None where both are longer than the model reads, or the reward is not finite.
+    """
+    if self.model.shape.head != 'scalar':
+      raise BadInput('scores: this is no reward model; use score')
+    rows = [self._answered(*both)[0] for both in asked]
+    fit = [i for i, row in enumerate(rows) if 0 < len(row) <= self.model.shape.max_length]
+    fit.sort(key=lambda i: len(rows[i]))  # so that few are padded to the longest
+    found: list[float | None] = [None] * len(rows)
+    for start in range(0, len(fit), batch_size):
+      some = fit[start : start + batch_size]
+      for i, value in zip(some, self._read(self._reward, [rows[i] for i in some], batch_size)):
+        found[i] = float(value) if np.isfinite(value) else None
+    return found
+
   def _answered(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
     """Ids of a prompt with an answer, and a mask of 1 on those of the answer."""
     if self.template is not None:

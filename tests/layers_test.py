@@ -12,7 +12,7 @@ PACKAGE = ROOT / 'llm_jax'
 FLOORS = {
   6: ['main'],
   5: ['jobs'],
-  4: ['annotate', 'model', 'serving', 'compress'],
+  4: ['annotate', 'judges', 'model', 'serving', 'compress'],
   3: ['artifact', 'run_folder', 'evals', 'tools'],
   2: ['data', 'models', 'losses', 'sampling', 'training'],
   1: ['text', 'clean', 'parallel', 'rewards'],

@@ -258,7 +258,7 @@ def test_a_kind_refuses_what_it_does_not_use(given, message):
     surrogate(1, **given)
 
 
-ROOMS = ('losses', 'annotate', 'data', 'evals', 'rewards', 'tools', 'clean', 'jobs')
+ROOMS = ('losses', 'annotate', 'data', 'evals', 'rewards', 'tools', 'judges', 'clean', 'jobs')
 # What a job fills in, and no config has to say.
 HOUSE = ('model', 'tokenizer', 'mesh', 'rows', 'loss_fn', 'annotate', 'allowed_V')
 

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import ipaddress
 import queue
+import re
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from llm_jax.types import BadInput
 REDIRECTS = (301, 302, 303, 307, 308)
 MOST_REDIRECTS = 3
 _PIECE = 2**16
+_SAID = 2000  # bytes that are read of an answer without success
 _GLOBAL_V6 = ipaddress.ip_network('2000::/3')
 # Not for everybody to reach, whatever the registries say: services of clouds for their machines.
 _SPECIAL = tuple(map(ipaddress.ip_network, ('168.63.129.16/32', '192.0.0.0/24')))
@@ -29,6 +31,20 @@ _SPECIAL = tuple(map(ipaddress.ip_network, ('168.63.129.16/32', '192.0.0.0/24'))
 
 class Refused(OSError):
   """An address that may not be asked."""
+
+
+class NoSuccess(OSError):
+  """An answer whose status is none of success.
+
+  Attributes:
+    status: of HTTP.
+    wait: seconds after which the service wants to be asked again; 0 where it does not say.
+    body: the begin of what it said, which is not to be trusted.
+  """
+
+  def __init__(self, message: str, status: int = 0, wait: float = 0.0, body: str = '') -> None:
+    super().__init__(message)
+    self.status, self.wait, self.body = status, wait, body
 
 
 def parsed(url: str) -> Any:
@@ -74,6 +90,7 @@ def fetch(
   timeout: float,
   largest: int,
   private: bool = False,
+  redirects: int = MOST_REDIRECTS,
 ) -> bytes:
   """The body of the answer.
 
@@ -88,18 +105,19 @@ def fetch(
     timeout: seconds for all of it: names, connections, headers and bodies.
     largest: bytes of a body.
     private: the host of `url` may be in a private network also if it is a name.
+    redirects: most that are followed. Headers go along, so it is 0 where one of them is a secret.
 
   Raises:
     TimeoutError: it took longer.
-    OSError: no answer, one that is no success, is too large, compressed or not whole, or (Refused)
-      an address that may not be asked.
+    OSError: no answer, one that is too large, compressed or not whole, (NoSuccess) one that is no
+      success, or (Refused) an address that may not be asked.
   """
   hop = _Hop(parsed(url), time.monotonic() + timeout)
   answer: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
 
   def work() -> None:
     try:
-      answer.put(_follow(hop, method, body, headers, largest, private))
+      answer.put(_follow(hop, method, body, headers, largest, private, redirects))
     except Exception as error:
       answer.put(error)
 
@@ -146,9 +164,10 @@ def _follow(
   headers: Mapping[str, str],
   largest: int,
   private: bool,
+  redirects: int,
 ) -> bytes:
-  first, at_home = _origin(hop.parts), private or _says_itself(hop.parts.host)
-  for _ in range(MOST_REDIRECTS + 1):
+  first, at_home = _origin(hop.parts), private or is_local_name(hop.parts.host)
+  for _ in range(redirects + 1):
     at_home = at_home and _origin(hop.parts) == first
     response = _ask(hop, method, body, headers, anywhere=at_home)
     if response.status not in REDIRECTS:
@@ -158,10 +177,10 @@ def _follow(
     hop.parts = parsed(urljoin(was.url, response.headers.get('Location', '')))
     if (was.scheme, hop.parts.scheme) == ('https', 'http'):
       raise Refused('redirects from https to http')
-  raise OSError(f'redirects more than {MOST_REDIRECTS} times')
+  raise OSError(f'redirects more than {redirects} times')
 
 
-def _says_itself(host: str) -> bool:
+def is_local_name(host: str) -> bool:
   """Whether a host in a config can only be meant as the machine or network that it is in."""
   with contextlib.suppress(ValueError):
     return bool(ipaddress.ip_address(host.strip('[]')))
@@ -202,7 +221,7 @@ def _ask(
 
 def _body(hop: _Hop, response: Any, largest: int) -> bytes:
   if not 200 <= response.status < 300:
-    raise OSError(f'answered with HTTP status {response.status}')
+    raise _no_success(hop, response)
   if response.headers.get('Content-Encoding', 'identity').lower() != 'identity':
     raise OSError('answered with a compressed body, which was not asked for')
   found = b''
@@ -216,6 +235,20 @@ def _body(hop: _Hop, response: Any, largest: int) -> bytes:
   return found
 
 
+def _no_success(hop: _Hop, response: Any) -> NoSuccess:
+  wait = response.headers.get('Retry-After', '')
+  said = b''
+  with contextlib.suppress(OSError, _urllib3().exceptions.HTTPError):
+    said = response.read(_SAID, decode_content=False)
+  hop.connection.close()
+  return NoSuccess(
+    f'answered with HTTP status {response.status}',
+    response.status,
+    float(wait) if re.fullmatch(r'[0-9]{1,5}', wait) else 0.0,
+    said.decode('utf-8', 'replace'),
+  )
+
+
 def _in_words(error: Exception, timeout: float) -> Exception:
   """The error that the caller hears of; what is a mistake of ours stays as it is."""
   exceptions = _urllib3().exceptions
@@ -225,7 +258,7 @@ def _in_words(error: Exception, timeout: float) -> Exception:
     return TimeoutError(f'took longer than {timeout:g} seconds')
   if isinstance(error, (exceptions.ProtocolError, http.client.HTTPException)):
     return OSError(f'answered with something that is not whole: {error}')
-  if type(error) is OSError or isinstance(error, Refused):
+  if type(error) is OSError or isinstance(error, (Refused, NoSuccess)):
     return error
   if isinstance(error, (OSError, exceptions.HTTPError, ValueError)):
     return OSError(f'cannot be reached: {error}')
@@ -237,5 +270,5 @@ def _urllib3() -> Any:
     import urllib3
     import urllib3.connection
   except ImportError:
-    raise BadInput("web_search needs urllib3; pip install 'llm_jax[search]'") from None
+    raise BadInput("asking a service needs urllib3; pip install 'llm_jax[search]'") from None
   return urllib3
