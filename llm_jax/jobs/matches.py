@@ -37,7 +37,7 @@ from llm_jax.sampling import complete, pick
 from llm_jax.text import chat
 from llm_jax.text.message import spelled
 from llm_jax.text.terminal import bar, say
-from llm_jax.types import BadInput
+from llm_jax.types import JUDGES, BadInput
 
 CHOICES: Mapping[float | None, Choice | None]
 CHOICES = {1.0: 'first', 0.5: 'tie', 0.0: 'second', None: None}
@@ -111,8 +111,8 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
     shape = {} if path in coming else artifact.describe(path)['model']
     if not shape.get('causal', True):
       raise BadInput(f'matches: {path!r} is a masked language model, it cannot answer')
-    if shape.get('head') == 'scalar':
-      raise BadInput(f'matches: {path!r} is a reward model; it can be the judge, and says nothing')
+    if kind := JUDGES.get(shape.get('head', '')):
+      raise BadInput(f'matches: {path!r} is {kind}; it answers nothing')
   complete.check(config.sample)
   for name in {'prompts', 'template'} & {*config.sample}:
     raise BadInput(

@@ -230,4 +230,4 @@ BROKEN = {
 def test_what_is_not_whole_is_not_taken(serve, answer):
   with pytest.raises(OSError) as error:
     ask(serve(BROKEN[answer]))
-  assert type(error.value) is (NoSuccess if answer == 'status' else OSError)
+  assert type(error.value) is (NoSuccess if answer in ('status', 'not modified') else OSError)
