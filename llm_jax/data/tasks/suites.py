@@ -1,10 +1,7 @@
-"""Lists of tasks under one name, and the number that stands for all of them."""
+"""Lists of tasks under one name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-
-from llm_jax.options import suggest
-from llm_jax.types import BadInput
 
 
 class Entry(NamedTuple):
@@ -69,23 +66,3 @@ SUITES: Mapping[str, Sequence[Entry]] = {
     Entry('boolq', 10, 'acc', 0.62),
   ),
 }  # fmt: skip
-
-
-def entries(name: str) -> Sequence[Entry]:
-  """The tasks of a suite.
-
-  Raises:
-    BadInput: there is no such suite.
-  """
-  if name not in SUITES:
-    raise BadInput(f'suite {name!r} is unknown; {suggest(name, sorted(SUITES))}')
-  return SUITES[name]
-
-
-def centred(score: float, chance: float) -> float:
-  """A score in which a guess is 0 and the best is 1; CORE is the mean of it over tasks.
-
-  >>> centred(0.625, 0.25)
-  0.5
-  """
-  return (score - chance) / (1 - chance)

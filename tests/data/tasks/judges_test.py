@@ -5,7 +5,6 @@ import pytest
 from llm_jax.data.tasks import humaneval, solutions, suites, wikitext
 from llm_jax.data.tasks.task import Item
 from llm_jax.evals.task import task_of
-from llm_jax.types import BadInput
 from tests.data.tasks import formats as f
 
 
@@ -35,19 +34,7 @@ def test_marks_of_a_page_of_wikipedia_are_joined():
 
 def test_suites_name_tasks_with_metrics_that_these_have():
   for name, listed in suites.SUITES.items():
-    assert suites.entries(name) == listed
     for entry in listed:
       task = task_of(entry.task, entry.variant)
       known = {*task.metrics, *(('acc_tokens',) if 'acc_norm' in task.metrics else ())}
       assert not entry.metric or entry.metric in known, (name, entry)
-
-
-def test_an_unknown_suite_is_refused():
-  with pytest.raises(BadInput, match="suite 'glu' is unknown; did you mean 'glue'"):
-    suites.entries('glu')
-
-
-def test_a_guess_is_nothing_and_the_best_is_all():
-  assert suites.centred(0.62, 0.62) == 0
-  assert suites.centred(1.0, 0.62) == 1
-  assert suites.centred(0.24, 0.62) == pytest.approx(-1)
