@@ -83,6 +83,8 @@ def smoke(c):
     c.tokenizer.vocab_size, c.length = 512, 64
   elif c.job == 'evaluate':
     c.max_questions, c.evals.questions.max_new = 4, 4
+  elif c.job == 'matches':
+    c.data.max_prompts, c.sample.max_new = 4, 4
   elif c.job == 'chat':
     c.max_new = 8
   elif c.job == 'plan':

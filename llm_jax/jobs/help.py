@@ -153,6 +153,8 @@ def _run(folder: Path, files: list[str]) -> tuple[str, list[str]] | None:
   if 'answers.jsonl' in files:
     best = f'--config.data.sources.best={folder}/answers.jsonl'
     return 'the best of several answers', [f'--config=sft --config.workdir={folder}-sft {best}']
+  if 'pairs.jsonl' in files:
+    return 'answers of several models, compared by a judge', []
   if 'config.json' not in files:
     return None
   steps = [int(p.name) for p in (folder / 'checkpoints').glob('*') if p.name.isdecimal()]

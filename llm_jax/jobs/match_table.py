@@ -25,6 +25,8 @@ def table(found: Standings) -> str:
       rate = _interval(*found.rates[name][:1], *found.rates[name][2:4])
       rows.append([name, f'{ratings.elo[name]:.0f} [{low:.0f}, {high:.0f}]', rate])
     blocks.append(_markdown(('model', 'Elo', 'win rate against all'), rows, left=1))
+  if same := sum(one.same for one in found.pairs):
+    blocks.append(f'{same} of the ties are pairs whose answers have the same text.')
   if found.first.n:
     share = _interval(found.first.share, found.first.low, found.first.high)
     blocks.append(f'What was shown first won {share} of {found.first.n} decisions.')
