@@ -160,5 +160,7 @@ def test_tiny_probabilities_stay_finite():
   logits = jnp.array([[0.0, 200.0, -200.0]])
   unembed = lambda params, x, method: x
   model = types.SimpleNamespace(apply=unembed, shape=types.SimpleNamespace(vocab_size=3))
-  out = logprobs._blocked(model, {}, logits[None], (jnp.array([[2]]),), 1.0, logprobs.read_scores)
+  out = logprobs.read_hidden(
+    model, {}, logits[None], (jnp.array([[2]]),), 1.0, logprobs.read_scores
+  )
   np.testing.assert_allclose([x[0, 0] for x in out], [-400.0, 200.0, 0.0], atol=1e-6)

@@ -48,7 +48,7 @@ def textbook(positions, spec, q_BHLE, k_BKSE, v_BKSE, sink_H=None):
   score = jnp.einsum('bhle,bhse->bhls', q_BHLE, k) / q_BHLE.shape[-1] ** 0.5
   if spec.softcap:
     score = spec.softcap * jnp.tanh(score / spec.softcap)
-  see = xla.seen(*positions, spec)[:, None]
+  see = xla.seen(*positions[:4], spec)[:, None]
   weight = jnp.where(see, jnp.exp(score), 0)
   total = weight.sum(-1, keepdims=True)
   if sink_H is not None:
@@ -158,7 +158,7 @@ def test_a_query_that_sees_nothing_moves_nothing():
 
 def test_blocks_that_cannot_see_each_other_are_passed_over():
   positions = positions_of((8, 8, 16), (8, 24, 0))
-  where = Positions(*(chunked._cut(x, 8, axis=1) for x in positions))
+  where = Positions(*(chunked._cut(x, 8, axis=1) for x in positions[:4]))
   pairs = np.asarray(chunked._pairs(where, AttentionSpec(), 4))
   row = np.array([[1, 0], [1, 1]])  # two blocks of one document
   assert (pairs[:2, :2] == row).all() and not pairs[2:, :2].any()
