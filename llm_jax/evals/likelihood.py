@@ -177,7 +177,9 @@ class Likelihood:
     for length, some in by_length.items():
       full = max(1, self._tokens // length)
       sizes = [self._shards * count for count in counts or sorted({full, 1})]
-      yield from tree_rows.batches(tree_rows.packed(some, length), sizes, length)
+      rows = tree_rows.packed(some, length)
+      for part, shorter in tree_rows.divided(rows, length):
+        yield from tree_rows.batches(part, sizes, shorter)
 
   def _beginning(self, params: Params, ids: np.ndarray) -> Any:
     """The cache of rows that hold what spans of a group begin with, one for each device."""
@@ -291,6 +293,6 @@ def _programs(model: Model) -> _Programs:
 
 
 def _read(logits_V: Array, target: Array) -> tuple[Array, Array]:
-  """The log-probability of a target, and whether it is the likeliest."""
+  """The log-probability of a target, and whether none is likelier."""
   chosen = jnp.take_along_axis(logits_V, target[..., None], axis=-1)[..., 0]
-  return chosen - jax.nn.logsumexp(logits_V, axis=-1), logits_V.argmax(-1) == target
+  return chosen - jax.nn.logsumexp(logits_V, axis=-1), chosen >= logits_V.max(-1)

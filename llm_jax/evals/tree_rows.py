@@ -146,6 +146,16 @@ def packed(made: Sequence[Tree], length: int) -> list[list[Tree]]:
   return rows
 
 
+def divided(
+  rows: Sequence[Sequence[Tree]], length: int
+) -> Iterator[tuple[list[Sequence[Tree]], int]]:
+  """Rows that fit into three fourths of the length, and the others; and the length of each."""
+  size = lambda row: sum(len(tree.tokens) for tree in row)
+  short = length * 3 // 4
+  parts = [row for row in rows if size(row) <= short], [row for row in rows if size(row) > short]
+  yield from ((part, some) for part, some in zip(parts, (short, length), strict=True) if part)
+
+
 def batches(rows: Sequence[Sequence[Tree]], counts: Sequence[int], length: int) -> Iterator[Rows]:
   """Rows in batches, those with as many scored tokens together.
 
@@ -162,7 +172,8 @@ def batches(rows: Sequence[Sequence[Tree]], counts: Sequence[int], length: int) 
     count = counts[-1] if left > counts[-1] // 2 else counts[0]
     some = order[start : start + count]
     most = max(map(scored, some))
-    yield _batch(some, count, length, max(16, 1 << (most - 1).bit_length()))
+    step = max(16, length // 4)
+    yield _batch(some, count, length, -(-most // step) * step)
     start += count
 
 
