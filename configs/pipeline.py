@@ -4,6 +4,7 @@ python -m llm_jax.main --config=configs/pipeline.py:gpt      # pretrain, SFT, re
 python -m llm_jax.main --config=configs/pipeline.py:llama    # rejection sampling and DPO
 python -m llm_jax.main --config=configs/pipeline.py:r1-125m  # verifiable rewards, on one GPU
 
+With --config.tasks=arc_easy,hellaswag --config.path=benchmarks every model is put to these as well.
 With --config.clean.sources.web='crawl/*.warc.gz' a recipe begins with the cleaning of these pages.
 
 A recipe of your own is a tuple of stages, in a file of yours:
@@ -135,6 +136,7 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
     c.clean.workdir = c.get_ref('workdir') + '/clean'
   c.stages = tuple(names)
   c.report = report(c, made, size)
+  c.tasks, c.path, c.ask = (), '', ConfigDict()
   return c
 
 

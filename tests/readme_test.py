@@ -136,6 +136,13 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
   reviews = [f'{i} was {word},{word}' for word in ('good', 'bad') for i in range(20)]
   (tmp_path / 'my' / 'reviews.csv').write_text('\n'.join(['review,label', *reviews]))
   theirs(tmp_path / 'my' / 'llama', max_length=1024)
+  quiz = [{'context': f'{i} + 1 =', 'choices': ['0', str(i + 1)], 'gold': 1} for i in range(9)]
+  lines = [{'task': {'chance': 0.5}}, *quiz]
+  (tmp_path / 'my' / 'quiz.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in lines))
+  exam = {'question': 'Which is hot?', 'choices': {'label': ['A', 'B'], 'text': ['ice', 'fire']}}
+  (tmp_path / 'benchmarks').mkdir()
+  exam = json.dumps({**exam, 'answerKey': 'B'}) + '\n'
+  (tmp_path / 'benchmarks' / 'arc_easy_test.jsonl').write_text(exam * 5)
   (tmp_path / 'my' / 'pages').mkdir()
   web = json.loads(gzip.decompress((FIXTURES / 'web_filters.json.gz').read_bytes()))
   good = [d['text'] for d in web['documents'] if d['kind'] == 'web' and not d['pipeline_drops']]

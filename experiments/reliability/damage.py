@@ -71,7 +71,7 @@ def report(config: Any) -> Any:
   facts = json.loads((Path(config.workdir) / 'report.json').read_text())
   facts.pop('checksum', None)
   for stage in facts['stages'].values():
-    for name in ('seconds', *TIMES):
+    for name in ('seconds', 'asked_seconds', *TIMES):
       stage.pop(name, None)
   return facts
 

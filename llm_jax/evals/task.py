@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from llm_jax.data.tasks import files, own
@@ -169,15 +170,19 @@ def check(
   examples: str = '',
   **others: Any,
 ) -> None:
-  """Whether there is such a task with such splits and such a folder, and the model can be asked."""
+  """Whether there is such a task, its files begin with questions, and the model can be asked."""
   del others
-  _settled(task, variant, split, shots, examples)
+  benchmark, of_split, from_split = _settled(task, variant, split, shots, examples)
   if not (own.is_own(task) or files.is_there(path)):
     raise BadInput(f'{task}: there is no folder {path!r}; set path to that of the benchmarks')
   if not model.shape.causal:
     raise BadInput(f'{task}: this is a masked language model; it does not continue texts')
   if kind := JUDGES.get(model.shape.head):
     raise BadInput(f'{task}: this is {kind}; it continues no text')
+  if own.is_own(task) or Path(path).expanduser().is_dir():  # others may be made before it is asked
+    files.items(task, benchmark, of_split, path, 1)
+    if benchmark.shots if shots is None else shots:
+      pool_of(task, benchmark, from_split, path, 1)
 
 
 def _settled(

@@ -68,7 +68,8 @@ def lines(
     if counted and metric in (*SHARES, COUNT):
       continue
     found.append(_of_metric(name, key, measured, against, known))
-    parts = [estimates.by_subject(one) if one is not None else [] for one in known]
+    stands = [one if one is not None and one.chance is not None else None for one in known]
+    parts = [estimates.by_subject(one) if one is not None else [] for one in stands]
     if all(parts) and len({len(some) for some in parts}) == 1:
       found.append(_of_parts(f'{name}, mean of subjects', measured, against, parts))
   sets = {f'mean of {name}': keys for name, keys in suites.items()}
@@ -166,7 +167,7 @@ def scores(lines: Sequence[Line], names: Sequence[str]) -> Table:
   rows, bold = [], set()
   for i, line in enumerate(lines):
     counts = [one.n if one else None for one in line.intervals]
-    cells = [_score(*pair) for pair in zip(line.values, line.intervals, strict=True)]
+    cells = [score(*pair) for pair in zip(line.values, line.intervals, strict=True)]
     shares = [_alike(some, '{:.1%}') for some in (line.cut, line.failed)]
     rows.append([line.name, _alike(counts, '{:,}'), *cells, *shares])
     for j, found in enumerate(line.differences):
@@ -220,7 +221,8 @@ def _sure(one: Difference, test: McNemar | None) -> bool:
   return apart if test is None else test.p < 0.05 and (apart or math.isnan(one.low))
 
 
-def _score(value: float | None, one: Interval | None) -> str:
+def score(value: float | None, one: Interval | None) -> str:
+  """A number and its interval, in a cell."""
   if value is None:
     return NONE
   if one is None or math.isnan(one.low):

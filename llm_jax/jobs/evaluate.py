@@ -5,8 +5,6 @@ where it was, and the same command again asks nothing.
 """
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,20 +12,19 @@ from typing import Any, Literal
 
 import jax
 
-import llm_jax
 from llm_jax import artifact, options
 from llm_jax.evals import harness, task
 from llm_jax.evals.kept import Kept
 from llm_jax.files import check_writable
 from llm_jax.find import call
 from llm_jax.jobs import comparison, donors, evaluate_files, evaluations, tasks
-from llm_jax.jobs.measure import Measured, measure
+from llm_jax.jobs.measure import Measured, identity, measure, watched
 from llm_jax.jobs.trust import trusted
 from llm_jax.lock import locked
-from llm_jax.models.compute import Compute, compute_of
+from llm_jax.models.compute import Compute
 from llm_jax.options import Count, Place, Seed, suggest
 from llm_jax.parallel.mesh import batch_shards, make_mesh
-from llm_jax.text.terminal import bar, say
+from llm_jax.text.terminal import say
 from llm_jax.types import BadInput
 
 OFFERED = ('seed', 'record')
@@ -184,25 +181,5 @@ def _measured(
     trust=trusted(config),
     seed=config.seed,
     kept=kept,
-    progress=lambda answers, count: bar(
-      iterable=answers,
-      total=count,
-      desc=path,
-      unit='question',
-      disable=None if jax.process_index() == 0 else True,  # None: only on a terminal
-    ),
+    progress=watched(path),
   )
-
-
-def identity(path: str, compute: Mapping[str, Any] | None) -> str:
-  """The name of what decides the numbers of a model: parameters, tokenizer, types, this version."""
-  about, how = artifact.describe(path), compute_of(compute)
-  parts = {
-    'files': about['files'],
-    'tokenizer': about['tokenizer'],
-    'model': about['model'],
-    'template': about['config'].get('data', {}).get('template'),
-    'dtype': [how.dtype, how.product_dtype, how.cache_dtype],
-    'version': llm_jax.__version__,
-  }
-  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

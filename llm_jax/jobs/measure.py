@@ -1,15 +1,23 @@
 """What is measured of one model: its metrics, these on each question, and what it said."""
 
 import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+import llm_jax
+from llm_jax import artifact
 from llm_jax.artifact import Artifact
 from llm_jax.evals.estimates import PerQuestion
+from llm_jax.evals.kept import Progress
 from llm_jax.jobs import evaluations
+from llm_jax.models.compute import compute_of
+from llm_jax.text.terminal import bar
 
 
 @dataclasses.dataclass
@@ -77,3 +85,28 @@ def measure(
         found.metrics[name] = float(metric.value)
     found.seconds[key] = time.perf_counter() - began
   return found
+
+
+def watched(name: str) -> Progress:
+  """A bar on a terminal, with the time that is left, while a model is asked."""
+  return lambda answers, count: bar(
+    iterable=answers,
+    total=count,
+    desc=name,
+    unit='question',
+    disable=None if jax.process_index() == 0 else True,  # None: only on a terminal
+  )
+
+
+def identity(path: str, compute: Mapping[str, Any] | None) -> str:
+  """The name of what decides the numbers of a model: parameters, tokenizer, types, this version."""
+  about, how = artifact.describe(path), compute_of(compute)
+  parts = {
+    'files': about['files'],
+    'tokenizer': about['tokenizer'],
+    'model': about['model'],
+    'template': about['config'].get('data', {}).get('template'),
+    'dtype': [how.dtype, how.product_dtype, how.cache_dtype],
+    'version': llm_jax.__version__,
+  }
+  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -50,6 +50,9 @@ class Fields:
     seed: of every stage that is not given its own.
     mesh: sizes of the axes of the device mesh, of every stage that is not given its own.
     report: what every model is asked.
+    tasks: benchmarks that every model is put to, for the report; see jobs/evaluate.py.
+    path: the folder of all benchmarks.
+    ask: how all tasks are put, such as `shots`; those of one are in `report.evals.<task>`.
     trust: modules of yours that the artifacts may name as their model, beside those that are the
       model of a stage; other code than llm_jax's own is not imported because an artifact names it.
   """
@@ -63,6 +66,9 @@ class Fields:
   seed: Seed
   mesh: Mapping[str, int | None]
   report: Mapping[str, Any]
+  tasks: Sequence[str] = ()
+  path: str = ''
+  ask: Mapping[str, Any] | None = None
   trust: Sequence[str] = ()
 
 

@@ -16,9 +16,12 @@ import jax
 import numpy as np
 
 from llm_jax import artifact, options, run_folder
+from llm_jax.evals import estimates, task
+from llm_jax.evals.kept import Kept
 from llm_jax.files import read_json, write_json
 from llm_jax.find import call
-from llm_jax.jobs import evaluations, report_page
+from llm_jax.jobs import comparison, evaluations, report_page, tasks
+from llm_jax.jobs.measure import identity, measure, watched
 from llm_jax.jobs.page import markdown, page
 from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
@@ -28,7 +31,7 @@ from llm_jax.text.terminal import say
 from llm_jax.training import metrics
 from llm_jax.types import JUDGES, BadInput
 
-OFFERED = ('record',)
+OFFERED = ('record', 'seed')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], tuple[str, ..
   """(group of the config, the function that its options are for, what is filled in)."""
   yield 'report', Fields, ()
   yield 'report.compute', Compute, ()
+  yield 'ask', task.make, (*evaluations.FILLED_IN, *tasks.OF_ONE)
   yield from evaluations.functions(config.report.evals, 'report.evals')
 
 
@@ -64,9 +68,16 @@ def check(config: Any) -> None:
   options.check(Fields, config.report.to_dict(), where='report')
   shards = batch_shards(call(make_mesh, config.mesh, where='mesh'))
   stages = [config[name].workdir for name in config.stages]
+  asked = tasks.asked(config, config.report.evals.to_dict())
   evaluations.check(
-    config.report.evals, offered=OFFERED, coming=stages, shards=shards, where='report.evals'
+    asked.groups, offered=OFFERED, coming=stages, shards=shards, where='report.evals'
   )
+  benchmarks = {key: asked.groups[key] for key in asked.tasks}
+  policies = [name for name in config.stages if _trains_policy(config[name])]
+  for name in policies[:1] if benchmarks else ():  # of the others the same can be said
+    group = artifact.published(config[name].model.to_dict())
+    model = artifact.build(group, source=name, trust=trusted(config))
+    evaluations.check(benchmarks, offered=OFFERED, model=model, coming=stages, shards=shards)
 
 
 def write(config: Any, seconds: Mapping[str, float]) -> None:
@@ -100,7 +111,8 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
   blocks = report_page.blocks(config, facts)
   (folder / 'report.md').write_text(markdown(blocks, folder / 'figures'))
   (folder / 'report.html').write_text(page(blocks, f'{folder.name}: what each stage did'))
-  say(markdown([report_page.quality(facts, config.report.get('columns', ()))], folder))
+  tables = [report_page.quality(facts, config.report.get('columns', ()))]
+  say(markdown([*tables, *report_page.benchmarks(facts)], folder))
   chat = f'--config.artifact={config[[*measured][-1]].workdir}' if measured else ''
   say(
     f'The report is {folder}/report.html.\n'
@@ -148,7 +160,8 @@ def _facts(stage: Any) -> dict[str, Any]:
 def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]:
   """Metrics and answers of a policy; read back if nothing of it has changed."""
   path = config[name].workdir
-  groups = evaluations.possible(config.report.evals.to_dict(), config[name].data.get('template'))
+  asked = tasks.asked(config, config.report.evals.to_dict())
+  groups = evaluations.possible(asked.groups, config[name].data.get('template'))
   seen = hashlib.sha256(json.dumps([groups, run_folder.digests([path, groups])]).encode())
   kept = Path(config.workdir) / 'report' / f'{name}.json'
   try:
@@ -159,24 +172,24 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
   if known.pop('of', None) == seen.hexdigest():
     return known
   say(f'asking {path}')
-  own = trusted(config)
-  made, said = artifact.load(path, mesh, config.report.get('compute'), trust=own), {}
-
-  def record(question: Mapping[str, Any], answer: str) -> None:
-    if 'answer' not in question:
-      said[question['prompt']] = answer
-
-  built = evaluations.build(
-    groups,
-    made.model,
-    made.tokenizer,
-    mesh=mesh,
-    template=made.template,
-    trust=own,
-    record=record,
+  own, compute = trusted(config), config.report.get('compute')
+  made = artifact.load(path, mesh, compute, trust=own)
+  answered = None
+  if asked.tasks and jax.process_count() == 1:  # hosts that know different answers ask in vain
+    answered = Kept(kept.parent / 'kept' / f'{identity(path, compute)}.jsonl')
+  found = measure(
+    groups, made, mesh=mesh, trust=own, seed=config.seed, kept=answered, progress=watched(path)
   )
-  found = evaluations.run(built, made.params)
-  told = {'metrics': {key: float(metric.value) for key, metric in found.items()}, 'answers': said}
+  said = [pair for some in found.said.values() for pair in some]
+  told = {
+    'metrics': found.metrics,
+    'intervals': {
+      key: comparison.interval(estimates.estimate(one)) for key, one in found.per_question.items()
+    },
+    'benchmarks': asked.tasks,
+    'asked_seconds': {key: round(seconds, 2) for key, seconds in found.seconds.items()},
+    'answers': {question['prompt']: text for question, text in said if [*question] == ['prompt']},
+  }
   if jax.process_index() == 0:
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json(kept, {'of': seen.hexdigest(), **told})

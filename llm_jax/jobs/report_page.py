@@ -1,10 +1,13 @@
 """The blocks of a pipeline's report: what went in, what came out, what it cost, what was said."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_jax.evals.statistics import Interval
+from llm_jax.jobs import comparison
 from llm_jax.jobs.page import Block, Figure, Heading, Table, Text
 from llm_jax.training import metrics, rollouts
 
@@ -32,6 +35,7 @@ def blocks(config: Any, facts: Facts) -> list[Block]:
     Heading('What came out'),
     *([Text(config.report.note)] if config.report.get('note') else []),
     quality(facts, config.report.get('columns', ())),
+    *benchmarks(facts),
     Heading('Curves'),
     *_curves(config, [name for name, stage in stages.items() if 'loss' in stage]),
     Heading('What it cost'),
@@ -61,7 +65,11 @@ def quality(facts: Facts, columns: Sequence[Sequence[str]]) -> Table:
     columns: (metric, heading), in order. The key of an evaluation stands for all of its metrics,
       and without a heading a column is called after its metric; without columns there are all.
   """
-  found = {name: stage['metrics'] for name, stage in facts['stages'].items() if 'metrics' in stage}
+  found = {
+    name: {key: one for key, one in stage['metrics'].items() if not _is_benchmark(key, stage)}
+    for name, stage in facts['stages'].items()
+    if 'metrics' in stage
+  }
   names = [*dict.fromkeys(name for measured in found.values() for name in measured)]
   wanted = columns or [(key, '') for key in dict.fromkeys(name.split('/')[0] for name in names)]
   headings = {
@@ -70,11 +78,68 @@ def quality(facts: Facts, columns: Sequence[Sequence[str]]) -> Table:
     for name in names
     if name == metric or name.startswith(f'{metric}/')
   }
+  known = {name: _intervals(facts['stages'][name]) for name in found}
+  for name, heading in headings.items():
+    counts = {known[stage][name].n for stage in found if name in known[stage]}
+    headings[name] = f'{heading} (n = {counts.pop():,})' if len(counts) == 1 else heading
   rows = [
-    [stage, *(_number(measured.get(name), '.3f') for name in headings)]
+    [
+      stage,
+      *(comparison.score(measured.get(name), known[stage].get(name)) for name in headings),
+    ]
     for stage, measured in found.items()
   ]
   return Table(('stage', *headings.values()), rows)
+
+
+def benchmarks(facts: Facts) -> list[Block]:
+  """A row for each metric of a benchmark, a column for each model that was put to it."""
+  asked = {name: stage for name, stage in facts['stages'].items() if stage.get('intervals')}
+  names = [
+    name
+    for name in dict.fromkeys(name for stage in asked.values() for name in stage['intervals'])
+    if any(_is_benchmark(name, stage) and name in stage['metrics'] for stage in asked.values())
+  ]
+  if not names:
+    return []
+  known = {name: _intervals(stage) for name, stage in asked.items()}
+  rows = []
+  for name in names:
+    counts = sorted({some[name].n for some in known.values() if name in some})
+    cells = [
+      comparison.score(stage['metrics'].get(name), known[stage_name].get(name))
+      for stage_name, stage in asked.items()
+    ]
+    rows.append([name, ' / '.join(f'{n:,}' for n in counts), *cells])
+  seconds = [
+    [key, *(_number(stage['asked_seconds'].get(key), '.1f') for stage in asked.values())]
+    for key in dict.fromkeys(name.partition('/')[0] for name in names)
+  ]
+  return [
+    Table(('benchmark', 'n', *asked), rows),
+    Text('In brackets are 95% intervals. What they took, in seconds:'),
+    Table(('benchmark', *asked), seconds),
+  ]
+
+
+def _is_benchmark(name: str, stage: Facts) -> bool:
+  return name.partition('/')[0] in stage.get('benchmarks', ())
+
+
+def _intervals(stage: Facts) -> dict[str, Interval]:
+  """What `report.json` says of how sure the metrics of a stage are."""
+  known = lambda x: math.nan if x is None else x
+  return {
+    name: Interval(
+      mean=stage['metrics'].get(name, math.nan),
+      error=known(one['error']),
+      low=known(one['low']),
+      high=known(one['high']),
+      n=one['n'],
+      method=one['method'],
+    )
+    for name, one in stage.get('intervals', {}).items()
+  }
 
 
 def _cleaned(name: str, facts: Facts) -> Table:

@@ -23,6 +23,7 @@ from llm_jax.jobs.evaluate import identity
 from llm_jax.main import run
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
+from tests.jobs.convert_test import theirs
 from tests.jobs.evaluate_test import write
 
 ROOT = Path(__file__).parents[2]
@@ -241,6 +242,21 @@ def test_a_killed_evaluation_goes_on_to_the_same_table_byte_for_byte(root, asked
     mine = out / place.name
     for file in place.glob('samples_*.jsonl'):
       assert (mine / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_hugging_face_folder_is_converted_and_asked(root, tmp_path):
+  pytest.importorskip('safetensors')
+  theirs(tmp_path / 'theirs', max_length=256)
+  quiz = [{'context': f'{i} + 1 =', 'choices': ['0', str(i + 1)], 'gold': 1} for i in range(4)]
+  lines = [json.dumps(one) for one in ({'task': {'chance': 0.5}}, *quiz)]
+  (tmp_path / 'quiz.jsonl').write_text('\n'.join(lines))
+  c = config_of(root, tmp_path / 'out', 'second')
+  c.artifacts, c.tasks, c.path = (str(tmp_path / 'theirs'),), (str(tmp_path / 'quiz.jsonl'),), ''
+  run(c)
+  facts = json.loads((tmp_path / 'out' / 'evaluate.json').read_text())
+  (found,) = facts['intervals'].values()
+  assert found['quiz/acc']['n'] == 4
+  assert (tmp_path / 'out' / 'converted' / 'theirs' / 'artifact.json').is_file()
 
 
 def test_what_was_kept_and_is_damaged_is_named(root, asked, tmp_path):

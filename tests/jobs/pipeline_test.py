@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 STEPS = 4
 EVERY_KIND = ('tokenize', 'pretrain', 'sft', 'reward', 'best_of_n', 'ppo')
 # What an uninterrupted run and one that was killed may differ in.
-TIMES = ('seconds', 'tokens_per_second', 'flops_per_second', 'mfu')
+TIMES = ('seconds', 'asked_seconds', 'tokens_per_second', 'flops_per_second', 'mfu')
 
 
 def write_corpus(folder):
@@ -35,6 +35,9 @@ def write_corpus(folder):
   asked = [f'{a} and {b}, item {i}' for i in range(2) for a in NUMBERS for b in NUMBERS]
   records = [{'prompt': text, 'answer': text.split()[0]} for text in asked]
   (folder / 'questions.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in records))
+  quiz = [{'context': text, 'choices': [*NUMBERS[:3]], 'gold': 0} for text in asked[:4]]
+  lines = [{'task': {'chance': 0.33}}, *quiz]
+  (folder / 'quiz.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in lines))
   texts = [f'user assistant {text}. It is {text.split()[0]}. ' * 3 for text in asked * 3]
   (folder / 'text.jsonl').write_text(''.join(json.dumps({'text': t}) + '\n' for t in texts))
 
@@ -43,6 +46,7 @@ def small(c, data, workdir):
   """A pipeline on the corpus in `data`, with everything made small."""
   c = stages.small(c, data, workdir, steps=STEPS, rows=4, prompts=8)
   c.report.price = 2.0
+  c.tasks, c.ask = (f'{data}/quiz.jsonl',), ConfigDict(dict(batch_tokens=256))
   c.report.evals.questions.update(
     prompts=('one and two', 'What is <b>bold</b> | $x$?'), max_new=6, max_questions=3, batch_size=4
   )
@@ -212,6 +216,9 @@ def test_every_stage_leaves_its_part_of_the_report(finished):
     stage = facts['stages'][name]
     assert stage['steps'] == STEPS and 0 < stage['metrics']['text/bits_per_byte'] < 20
     assert [*stage['answers']] == [*finished.report.evals.questions.prompts]
+    assert stage['intervals']['questions/word_problems/exact_answer']['n'] == 3
+    quiz = stage['intervals']['quiz/acc']
+    assert quiz['n'] == 4 and 0 <= quiz['low'] < quiz['high'] <= 1
     assert {name for name in stage['metrics'] if name.startswith('questions/')} == {
       'questions/word_problems/exact_answer', 'questions/word_problems/reasons_first',
       'questions/python_questions/word_overlap', 'questions/python_questions/same_text',
@@ -223,6 +230,8 @@ def test_every_stage_leaves_its_part_of_the_report(finished):
     shape = artifact.build(finished[name].model.to_dict())
     per_token = shape.flops_per_token(min(length, 96))
     assert stage['flops'] == pytest.approx(stage['tokens'] * per_token)
+  whole = json.loads((folder / 'report.json').read_text())['stages']
+  assert {*whole['sft']['asked_seconds']} >= {'quiz', 'questions', 'text'}
   measured = {name: facts['stages'][name].get('metrics') for name in EVERY_KIND}
   assert measured['sft']['rollouts/kl'] == 0  # it is what the others are compared with
   assert measured['ppo']['rollouts/kl'] != 0 and measured['reward'] is None
@@ -244,6 +253,11 @@ def test_the_page_needs_no_other_file_and_shows_what_was_said(finished):
   facts = facts_of(folder)
   shown = f'{facts["stages"]["sft"]["metrics"]["text/bits_per_byte"]:.3f}'
   assert shown in page and shown in text
+  quiz = facts['stages']['ppo']
+  low, high = (quiz['intervals']['quiz/acc'][end] for end in ('low', 'high'))
+  cell = f'{quiz["metrics"]["quiz/acc"]:.3f} [{low:.3f}, {high:.3f}]'
+  assert f'<td class="number">{cell}</td>' in page and '<td class="text">quiz/acc</td>' in page
+  assert 'word problems exact answer (n = 3)' in page
   tables = [block.splitlines() for block in text.split('\n\n') if block.startswith('| ')]
   assert len(tables) >= 6
   for lines in tables:  # what was said holds pipes, which end no cell
@@ -382,6 +396,13 @@ def test_a_late_stage_is_checked_before_the_first_one_runs(data, tmp_path):
   with c.unlocked():
     c.report.pirce = 1.0
   with pytest.raises(BadInput, match="report: unknown field 'pirce'; did you mean 'price'"):
+    run(c)
+  c = every(data, tmp_path / 'run')
+  c.tasks = ('arc_easy',)
+  with pytest.raises(BadInput, match=r'^tasks: path is missing; give --config\.path='):
+    run(c)
+  c.path = str(data)
+  with pytest.raises(BadInput, match=r'^evals\.arc_easy: arc_easy: no file of its split'):
     run(c)
   c = every(data, tmp_path / 'run')
   c.tokenize.sources.text = str(tmp_path / 'none.jsonl')  # known as soon as it is opened

@@ -137,6 +137,21 @@ def test_what_a_run_records(base):
   assert found[-2]['loss'] < first['loss'] or found[-1]['validation/loss'] < first['loss']
 
 
+def test_a_benchmark_is_asked_while_a_model_trains(config, tmp_path):
+  quiz = [{'context': f'the {word}', 'choices': ['cat', 'dogs'], 'gold': 0} for word in WORDS[:5]]
+  lines = [json.dumps(one) for one in ({'task': {'chance': 0.5}}, *quiz)]
+  (tmp_path / 'quiz.jsonl').write_text('\n'.join(lines))
+  config.evals.quiz = dict(name='task', task=str(tmp_path / 'quiz.jsonl'), path='', every=4)
+  run(config)
+  (asked,) = (r for r in records(config) if 'quiz/acc' in r)
+  assert asked['step'] == 4 and asked['quiz/questions'] == 5 and 0 <= asked['quiz/acc'] <= 1
+  config.evals.exam = dict(name='task', task='arc_easy', path=str(tmp_path))
+  config.workdir = str(tmp_path / 'other')
+  with pytest.raises(BadInput, match=r'^evals\.exam: arc_easy: no file of its split'):
+    run(config)
+  assert not (tmp_path / 'other').exists()
+
+
 def test_a_finished_run_returns_at_once(base, monkeypatch, capsys):
   monkeypatch.setattr(train, '_train', None)
   c = tiny(base, base / 'text.jsonl')
