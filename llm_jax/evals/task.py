@@ -17,7 +17,10 @@ from llm_jax.find import call, find, last
 from llm_jax.options import Count, NotNegative, Seed, at_least
 from llm_jax.sampling import complete
 from llm_jax.text import chat
+from llm_jax.text.terminal import say
 from llm_jax.types import JUDGES, BadInput, Evaluate, Metrics, Model, Params, Tokenizer
+
+LABELLED = ('validation', 'test')  # splits that are evaluated; others are for training or examples
 
 
 def make(
@@ -62,7 +65,7 @@ def make(
     path: the folder of all benchmarks, or the files of this one, see data/tasks/files.py.
     mesh: where batches go.
     variant: keyword arguments of the task's `make`.
-    split: that is evaluated; by default what the task says.
+    split: that is evaluated; by default what the task says, or the one whose files are there.
     shots: examples before each question; by default what the task says.
     examples: the split that they are from, or files of them; by default what the task says.
     max_examples: they are from the first so many of it; None for all.
@@ -94,7 +97,9 @@ def make(
     BadInput: a file that is missing, examples from the split that is evaluated, a question without
       room.
   """
-  benchmark, of_split, from_split = _settled(task, variant, split, shots, examples)
+  benchmark, of_split, from_split = _settled(task, variant, split, shots, examples, path)
+  if not split and of_split != benchmark.split:
+    say(f'{task}: its {of_split} split is evaluated; {path} has no {benchmark.split} split.')
   if metric and metric != benchmark.metrics[0]:
     others = tuple(name for name in benchmark.metrics if name != metric)
     benchmark = dataclasses.replace(benchmark, metrics=(metric, *others), mean_of=())
@@ -150,7 +155,7 @@ def make(
     answered = answer(params, items, asked)
     if record is not None:
       for one, how in zip(answered, asked, strict=True):
-        record(_row(task, one, how), str(one.said))
+        record({**_row(task, one, how), 'split': of_split}, str(one.said))
     if per_question is not None:
       for name, metric in task_metrics.per_question(benchmark, answered).items():
         per_question(name, metric)
@@ -172,7 +177,7 @@ def check(
 ) -> None:
   """Whether there is such a task, its files begin with questions, and the model can be asked."""
   del others
-  benchmark, of_split, from_split = _settled(task, variant, split, shots, examples)
+  benchmark, of_split, from_split = _settled(task, variant, split, shots, examples, path)
   if not (own.is_own(task) or files.is_there(path)):
     raise BadInput(f'{task}: there is no folder {path!r}; set path to that of the benchmarks')
   if not model.shape.causal:
@@ -186,10 +191,21 @@ def check(
 
 
 def _settled(
-  task: str, variant: Mapping[str, Any] | None, split: str, shots: int | None, examples: str
+  task: str,
+  variant: Mapping[str, Any] | None,
+  split: str,
+  shots: int | None,
+  examples: str,
+  path: str,
 ) -> tuple[Task, str, str]:
-  """The task, the split that is evaluated and that of its examples."""
+  """The task, the split that is evaluated and that of its examples.
+
+  Where nobody named a split, and the files have labels for another one alone, it is that one.
+  """
   benchmark = task_of(task, variant)
+  there = [one for one in files.splits(benchmark, path) if one in LABELLED]
+  if not split and there and benchmark.split not in there:
+    split = there[0]
   split, examples = split or benchmark.split, examples or benchmark.examples
   if split not in benchmark.files:
     raise BadInput(f'{task}: no split {split!r}; it has: {", ".join(benchmark.files)}')

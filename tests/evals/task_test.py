@@ -274,3 +274,18 @@ def test_filters_find_what_theirs_find(row):
   ):  # fmt: skip
     assert read(row['response']) == row[theirs]['filtered']
     assert found[ours] == row[theirs]['exact_match']
+
+
+def test_the_split_whose_labels_are_there_is_evaluated(mesh, capsys):
+  model, params = golden.model()
+  here = golden.BENCH  # it has the validation split of ARC alone
+  rows = []
+  make = lambda **how: task.make(
+    model, golden.tokenizer(), task='arc_easy', path=here, mesh=mesh, max_questions=2, **how
+  )
+  with jax.set_mesh(mesh):
+    made = make(record=lambda row, said: rows.append(row))(params)
+  assert made and [row['split'] for row in rows] == ['validation'] * 2
+  assert 'its validation split is evaluated' in capsys.readouterr().out
+  with pytest.raises(BadInput, match="no file of its split 'test'"):
+    make(split='test')

@@ -162,14 +162,24 @@ def _usual(task: Task, split: str, listed: Sequence[_Found]) -> str:
   names = [parted(place)[0].partition('+')[0] for place in task.files[split]]
   others = [name for name in names if PurePosixPath(name).suffix in _ORIGINALS]
   usual = ' or '.join([names[0], *others[:2]] if others else names[:3])
-  there = [
-    other
-    for other, places in task.files.items()
-    if any(_matching(listed, parted(place)[0].partition('+')[0]) for place in places)
-  ]
+  there = _splits(task, listed)
   hint = f'; there is: {", ".join(there)}' if there else ''
   broken = ''.join(f'; {one} is a broken archive' for one in _broken(listed))
   return f'it usually is {usual}{hint}{broken}'
+
+
+def _splits(task: Task, listed: Sequence[_Found]) -> list[str]:
+  return [
+    split
+    for split, places in task.files.items()
+    if any(_matching(listed, parted(place)[0].partition('+')[0]) for place in places)
+  ]
+
+
+def splits(task: Task, path: str) -> list[str]:
+  """The splits whose files lie in a folder of benchmarks; none where `path` is no folder."""
+  folder = Path(path).expanduser()
+  return _splits(task, _listed(str(folder))) if folder.is_dir() and not is_source(path) else []
 
 
 def is_there(path: str) -> bool:
