@@ -97,6 +97,7 @@ def localized(
   idle: Collection[str] = (),
   reads: bool = True,
   left: Callable[[Any], Collection[str]] = lambda config: (),
+  where: str = 'config',
 ) -> bool:
   """Puts the path of a copy in the place of every URL of a config, and says whether there was one.
 
@@ -109,6 +110,10 @@ def localized(
     idle: jobs that this host does not do, for whose configs nothing but their `workdir` is brought.
     reads: whether what the config reads is brought here.
     left: the names of fields, of a config or a group of one, that stay as they are.
+    where: what the config is called in messages.
+
+  Raises:
+    BadInput: what lies at a URL cannot be brought here; it names the field.
   """
   stays = left(config)
   found, reads = False, reads and config.get('job') not in idle
@@ -118,9 +123,13 @@ def localized(
       if name in stays:
         continue
       if hasattr(value, 'unlocked'):
-        found |= localized(value, idle=idle, reads=reads or 'job' in value, left=left)
+        at = f'{where}.{name}'
+        found |= localized(value, idle=idle, reads=reads or 'job' in value, left=left, where=at)
         continue
-      here = _put(value, (), True) if name == 'workdir' else _put(value, MAKING, reads)
+      try:
+        here = _put(value, (), True) if name == 'workdir' else _put(value, MAKING, reads)
+      except BadInput as error:
+        raise BadInput(f'{where}.{name}: {error}') from error
       if here != value:
         config[name], found = here, True
   return found

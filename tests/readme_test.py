@@ -138,7 +138,8 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
   theirs(tmp_path / 'my' / 'llama', max_length=1024)
   quiz = [{'context': f'{i} + 1 =', 'choices': ['0', str(i + 1)], 'gold': 1} for i in range(9)]
   lines = [{'task': {'chance': 0.5}}, *quiz]
-  (tmp_path / 'my' / 'quiz.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in lines))
+  (tmp_path / 'quizzes').mkdir()
+  (tmp_path / 'quizzes' / 'mine.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in lines))
   exam = {'question': 'Which is hot?', 'choices': {'label': ['A', 'B'], 'text': ['ice', 'fire']}}
   (tmp_path / 'benchmarks').mkdir()
   exam = json.dumps({**exam, 'answerKey': 'B'}) + '\n'

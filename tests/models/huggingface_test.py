@@ -220,7 +220,6 @@ def test_sliding_window_only_where_it_is_used():
     (dict(model_type='qwen2_moe', decoder_sparse_step=2), 'decoder_sparse_step=2'),
     (dict(model_type='starcoder2', hidden_act='relu'), "hidden_act='relu'"),
     (dict(hidden_size=None), 'no hidden_size'),
-    (dict(architectures=['LlamaForSequenceClassification'], num_labels=3), '3 labels'),
   ],
 )
 def test_configs_we_refuse(options, message):

@@ -102,7 +102,7 @@ def test_what_is_decayed_exact_or_low_rank():
       assert (facts.inputs == 0) == bool(
         re.search(r'norm/|bias$|offset$|sink$|embedding/|head/scalar$', path)
       )
-      assert facts.exact == bool(re.search(r'norm/|router|sink$|head/(scalar|bias)$', path))
+      assert facts.exact == bool(re.search(r'norm/|router|sink$|head/(scalar|classes|bias)$', path))
       low_rank = r'blocks/(attention/[qkvo]|.*(mlp|shared)/(gate|up|down))$|head/kernel$'
       assert facts.low_rank == bool(re.search(low_rank, path))
 
