@@ -134,6 +134,18 @@ def test_what_cannot_be_is_one_line(tokenizer, folder, options, message):
   assert '\n' not in str(error.value)
 
 
+def test_the_questions_of_a_benchmark_are_labelled_texts_too(tokenizer, tmp_path):
+  record = {'sentence1': 'It is a film.', 'sentence2': 'It is a play.', 'label': 'not_entailment'}
+  (tmp_path / 'glue').mkdir()
+  (tmp_path / 'glue' / 'rte_val.jsonl').write_text(json.dumps(record))
+  rows = labelled.make(
+    tokenizer, task='rte', path=str(tmp_path), classes=('False', 'True'), split='validation',
+    length=99,
+  )  # fmt: skip
+  text = 'It is a film.\nQuestion: It is a play. True or False?\nAnswer:'
+  assert texts_of(rows, tokenizer) == [(text, 0, 1)]
+
+
 def test_a_format_string_reaches_no_further_than_columns():
   with pytest.raises(BadInput, match='names no column'):
     task.make(prompt='{review.__class__}')
