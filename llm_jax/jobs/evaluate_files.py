@@ -191,13 +191,14 @@ def _blocks(
   if (drawn := _drawing(lines, names)) is not None:
     yield drawn
   yield Heading('What was asked, and what it took')
-  rows = [
-    [key, ', '.join(f'{k}={v}' for k, v in sorted(group.items()) if k not in ('name', 'task'))]
-    + [f'{one.seconds[key]:.1f}' if key in one.seconds else comparison.NONE
-       for one in measured.values()]
-    for key, group in asked.groups.items()
-  ]  # fmt: skip
-  yield Table(('evaluation', 'options', *(f'seconds, {name}' for name in names)), rows)
+  rows = []
+  for key, group in asked.groups.items():
+    given = [f'{k}={v}' for k, v in sorted(group.items()) if k not in ('name', 'task', 'shots')]
+    took = [one.seconds.get(key) for one in measured.values()]
+    count = str(tasks.shots(group)) if key in asked.tasks else comparison.NONE
+    seconds = [comparison.NONE if one is None else f'{one:.1f}' for one in took]
+    rows.append([key, count, ', '.join(given), *seconds])
+  yield Table(('evaluation', 'shots', 'options', *(f'seconds, {name}' for name in names)), rows)
   for key in asked.groups:
     if any(one.said.get(key) for one in measured.values()):
       yield Heading(f'Questions: {key}')
@@ -215,7 +216,7 @@ def _questions(key: str, measured: Mapping[str, Measured]) -> Iterator[Block]:
     gold = question.get('gold', question.get('answer', ''))
     choices = question.get('choices') or []
     right = choices[gold] if isinstance(gold, int) and gold < len(choices) else gold
-    shown = [Text(_prompt(question)), Text(f'Right: {_short(str(right))}')]
+    shown = [Table(('prompt', 'right'), [[_prompt(question), _short(str(right))]])]
     yield Fold(
       f'{i + 1}. {_short(_prompt(question)[-120:])}',
       [*shown, Table(('model', 'answer', 'scores'), rows)],

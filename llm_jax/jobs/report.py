@@ -31,7 +31,7 @@ from llm_jax.text.terminal import say
 from llm_jax.training import metrics
 from llm_jax.types import JUDGES, BadInput
 
-OFFERED = ('record', 'seed')
+OFFERED = ('record',)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,9 +177,7 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
   answered = None
   if asked.tasks and jax.process_count() == 1:  # hosts that know different answers ask in vain
     answered = Kept(kept.parent / 'kept' / f'{identity(path, compute)}.jsonl')
-  found = measure(
-    groups, made, mesh=mesh, trust=own, seed=config.seed, kept=answered, progress=watched(path)
-  )
+  found = measure(groups, made, mesh=mesh, trust=own, kept=answered, progress=watched(path))
   said = [pair for some in found.said.values() for pair in some]
   told = {
     'metrics': found.metrics,
