@@ -82,7 +82,7 @@ def take(
   ours, *peers = names
   median = {name: statistics.median(values) for name, values in rates.items()}
   return {
-    'tokens_per_second': {name: round(value) for name, value in median.items()},
+    'tokens_per_second': {name: round(value, 1) for name, value in median.items()},
     'ratio': {name: round(median[ours] / median[name], 3) for name in peers},
     'ratio_of_pairs': {
       name: [round(a / b, 2) for a, b in zip(rates[ours], rates[name], strict=True)]
