@@ -12,6 +12,7 @@ from llm_jax.options import Count, MinP, NotNegative, Positive, TopP, at_least, 
 from llm_jax.parallel.mesh import shard_batch
 from llm_jax.sampling import pick
 from llm_jax.sampling.complete import spoken
+from llm_jax.sampling.rollouts import Rollouts
 from llm_jax.sampling.sampler import Sampler, Tools
 from llm_jax.text import chat
 from llm_jax.tools import make_tools
@@ -46,6 +47,8 @@ def make(
   tools: Mapping[str, Mapping[str, Any]] | None = None,
   max_calls: Count = 2,
   max_result: Annotated[int, at_least(3)] = 64,
+  engine: bool = False,
+  slots: Count = 32,
 ) -> 'Sample':
   """Writes rows [B, G, L] from `prompt`, `prompt_mask` [B, P], and what their sampler knew.
 
@@ -71,36 +74,36 @@ def make(
     tools: name -> options of the files of tools/ that the policy may call.
     max_calls: of an answer.
     max_result: tokens of a result, its two control tokens included.
+    engine: whether rows that end make room for others (`sampling/engine.py`), which pays where
+      answers are of uneven length and more than `slots`. The answers are the same.
+    slots: answers that are written at a time, with `engine`.
 
   Raises:
-    BadInput: a value out of range, an unknown tool, or a model that cannot answer.
+    BadInput: a value out of range, an unknown tool, a model that cannot answer, or tools with
+      `engine`.
   """
   if not model.shape.causal or model.shape.head in JUDGES:
     raise BadInput('annotate.sample: only a causal language model can answer')
-  choose = pick.make(
+  if engine and tools:
+    raise BadInput('annotate.sample: engine=True answers no calls of tools; leave one of them out')
+  rules: Any = dict(
     temperature=temperature,
     top_k=top_k,
     top_p=top_p,
     min_p=min_p,
     repetition_penalty=repetition_penalty,
-    allowed_V=spoken(model, tokenizer),
   )
+  choose = pick.make(**rules, allowed_V=spoken(model, tokenizer))
   stop = [*tokenizer.stop_ids, *(chat.stop_ids(tokenizer, template) if template else ())]
   known = None
   if tools:
     by_name = make_tools(tools, where='annotate.sample.tools')
     known = Tools(by_name, max_calls, max_result)
-  sampler = Sampler(
-    model,
-    tokenizer,
-    max_new=max_new,
-    stop=stop,
-    pick=choose,
-    stop_strings=stop_strings,
-    tools=known,
-    group=group,
-    mesh=mesh,
-  )
+  same: Any = dict(max_new=max_new, stop=stop, stop_strings=stop_strings, group=group, mesh=mesh)
+  if engine:
+    sampler = Rollouts(model, tokenizer, how=rules, rows=slots, **same)
+  else:
+    sampler = Sampler(model, tokenizer, pick=choose, tools=known, **same)
   return Sample(model, sampler, group, max_new, temperature if rescore else None, stop, mesh)
 
 
@@ -114,7 +117,7 @@ class Sample:
   def __init__(
     self,
     model: Model,
-    sampler: Sampler,
+    sampler: Sampler | Rollouts,
     group: int,
     max_new: int,
     temperature: float | None,

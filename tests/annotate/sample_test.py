@@ -104,6 +104,24 @@ def test_fields_and_the_ends_of_turns(folder, tokenizer, mesh, monkeypatch):
     np.testing.assert_allclose(out[f'log/{name}'], [wanted] * 4, rtol=1e-6)
 
 
+def test_the_engine_gives_the_same_answers(folder, tokenizer, mesh):
+  made = artifact.load(folder, mesh)
+  batch = asked(mesh)
+  batch['prompt_mask'] = batch['prompt_mask'].at[1].set(0)
+  options = dict(mesh=mesh, template=None, group=3, max_new=NEW, top_k=40, temperature=0.8)
+  plain = sample.make(made.model, tokenizer, **options, rescore=True)
+  engine = sample.make(made.model, tokenizer, **options, rescore=True, engine=True, slots=3)
+  assert plain.rows(5) == engine.rows(5)
+  for seed in (0, 1):  # of other parameters too
+    params = jax.tree.map(lambda x, seed=seed: x * (1 + seed), made.params)
+    want, got = (one(params, batch, jax.random.key(seed)) for one in (plain, engine))
+    assert want.keys() == got.keys()
+    for name, value in want.items():
+      assert got[name].sharding.is_equivalent_to(value.sharding, value.ndim), name
+      exact = value.dtype == 'int32' or name == 'mask'
+      np.testing.assert_allclose(got[name], value, rtol=0, atol=0 if exact else 2e-5, err_msg=name)
+
+
 def diagnosed(mesh, rows, calls=None):
   """What is logged about rows (ids, mask), of two answers each, by a sampler that knows them."""
   stop = [2, 3]
@@ -215,6 +233,12 @@ def test_with_tools_a_rollout_has_room_for_their_results(folder, tokenizer, mesh
   assert out['tokens'].shape == (4, 1, 5 + NEW + 24)
   np.testing.assert_allclose(out['old_logp'] * out['mask'], out['sampled_logp'], atol=1e-4)
   assert out['log/tool_calls'].shape == (4,)
+
+
+def test_the_engine_answers_no_calls(folder, tokenizer, mesh):
+  model = artifact.load(folder, mesh).model
+  with pytest.raises(BadInput, match='engine=True answers no calls'):
+    sample.make(model, tokenizer, mesh=mesh, template=None, engine=True, tools={'calculator': {}})
 
 
 def test_bad_input(tokenizer, mesh):
