@@ -17,7 +17,7 @@ import llm_jax
 from llm_jax import storage
 from llm_jax.files import difference, manifest, read_json, write_json
 from llm_jax.find import call, find, named
-from llm_jax.models import lora
+from llm_jax.models import compressed, lora
 from llm_jax.models.compute import Compute, without_compute
 from llm_jax.options import is_local
 from llm_jax.parallel.hosts import level
@@ -217,7 +217,8 @@ def build(
 ) -> Any:
   """The model of a config group: `name` is the file in `models/`, the rest its shape.
 
-  With a group `lora` in it, that model is frozen and adapted; see models/lora.py.
+  With a group `lora` in it, that model is frozen and adapted; see models/lora.py. With `weights`,
+  which a compressed artifact has, these are stored in few bits; see models/compressed.py.
 
   Args:
     group: `config.model`.
@@ -226,10 +227,12 @@ def build(
     trust: modules of the user's that such an artifact may name.
   """
   name, shape = named(group, 'model')
-  adapter = shape.pop('lora', None)
+  adapter, forms = shape.pop('lora', None), shape.pop('weights', None)
   read_from = f'artifact {str(source)!r}' if source else ''
   make = find('models', name, source=read_from, trust=trust).make
   model = call(make, shape, where='model', offered={'compute': compute})
+  if forms is not None:
+    return compressed.wrap(model, forms)
   return model if adapter is None else call(lora.wrap, adapter, model, where='model.lora')
 
 

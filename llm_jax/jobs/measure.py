@@ -106,7 +106,7 @@ def identity(path: str, compute: Mapping[str, Any] | None) -> str:
     'tokenizer': about['tokenizer'],
     'model': about['model'],
     'template': about['config'].get('data', {}).get('template'),
-    'dtype': [how.dtype, how.product_dtype, how.cache_dtype],
+    'dtype': [how.dtype, how.product_dtype, how.cache_dtype, how.products],
     'version': llm_jax.__version__,
   }
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

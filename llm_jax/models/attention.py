@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from llm_jax.models.attend import Attend
 from llm_jax.models.cache import Layer, Slots, read, write
 from llm_jax.models.layers import Norm, fan_in, product, products, rotate, transposed
+from llm_jax.models.weights import parameter
 from llm_jax.parallel.mesh import HEAD_AXES, constrain
 from llm_jax.types import Array, BadInput
 
@@ -64,7 +65,7 @@ class Attention(nn.Module):
     """
     dim, dtype, size = x_BLD.shape[-1], x_BLD.dtype, self.head_dim
     heads = {'q': self.num_heads, 'k': self.num_kv_heads, 'v': self.num_kv_heads}
-    weights = {n: self.param(n, fan_in(dim), (dim, h, size)) for n, h in heads.items()}
+    weights = {n: parameter(self, n, fan_in(dim), (dim, h, size)) for n, h in heads.items()}
     q_BLHE, k_BSKE, v_BSKE = products(x_BLD, [*weights.values()], self.fuse, self.product_dtype)
     if self.qkv_bias:
       bias = lambda n: self.param(f'{n}_bias', nn.initializers.zeros, (heads[n], size))
@@ -94,7 +95,7 @@ class Attention(nn.Module):
         k_BKSE = rotate(k_BKSE.swapaxes(1, 2), *angles.cached).swapaxes(1, 2)
       out_BHLE = see(q_BHLE, k_BKSE, v_BKSE)
     init = fan_in(self.num_heads * size, self.out_scale)
-    o_HED = self.param('o', init, (self.num_heads, size, dim))
+    o_HED = parameter(self, 'o', init, (self.num_heads, size, dim))
     out_BLD = product(swap(out_BHLE), o_HED, axes=2, product_dtype=self.product_dtype)
     if self.out_bias:
       out_BLD += self.param('o_bias', nn.initializers.zeros, (dim,)).astype(dtype)

@@ -14,6 +14,7 @@ from llm_jax.models.attend import Attend
 from llm_jax.models.attention import Angles, over_heads
 from llm_jax.models.cache import Layer, Slots, read, write
 from llm_jax.models.layers import Norm, fan_in, product, rotate, transposed
+from llm_jax.models.weights import dense, parameter
 from llm_jax.options import Count, at_least
 from llm_jax.types import Array
 
@@ -63,18 +64,18 @@ class LatentAttention(nn.Module):
     rank, own = self.latent.kv_rank, size - turned  # numbers of a key that are its head's own
     multiply = lambda x, weight, axes=1: product(x, weight, axes, product_dtype=self.product_dtype)
     if short := self.latent.q_rank:
-      x_BLQ = multiply(x_BLD, self.param('q_a', fan_in(dim), (dim, short)))
+      x_BLQ = multiply(x_BLD, parameter(self, 'q_a', fan_in(dim), (dim, short)))
       x_BLQ = Norm('rms', EPS, name='q_a_norm')(x_BLQ)
-      q_BLHE = multiply(x_BLQ, self.param('q_b', fan_in(short), (short, heads, size)))
+      q_BLHE = multiply(x_BLQ, parameter(self, 'q_b', fan_in(short), (short, heads, size)))
     else:
-      q_BLHE = multiply(x_BLD, self.param('q', fan_in(dim), (dim, heads, size)))
-    both_BLC = multiply(x_BLD, self.param('kv_a', fan_in(dim), (dim, rank + turned)))
+      q_BLHE = multiply(x_BLD, parameter(self, 'q', fan_in(dim), (dim, heads, size)))
+    both_BLC = multiply(x_BLD, parameter(self, 'kv_a', fan_in(dim), (dim, rank + turned)))
     latent_BLC = Norm('rms', EPS, name='kv_a_norm')(both_BLC[..., :rank])
     own_BLHE, q_BLHR, k_BL1R = q_BLHE[..., :own], q_BLHE[..., own:], both_BLC[:, :, None, rank:]
     if angles is not None:
       q_BLHR, k_BL1R = rotate(q_BLHR, *angles.new), rotate(k_BL1R, *angles.new)
     values = self.latent.value_dim or own
-    kv_b_CHE = self.param('kv_b', fan_in(rank), (rank, heads, own + values))
+    kv_b_CHE = parameter(self, 'kv_b', fan_in(rank), (rank, heads, own + values))
     scale = size**-0.5 if self.query_scale is None else self.query_scale
     swap = lambda x: transposed(x, (0, 2, 1, 3), self.product_dtype)
 
@@ -89,7 +90,7 @@ class LatentAttention(nn.Module):
       parts = (q_BLHE * (scale * wide**0.5), k_BLHE, kv_BLHE[..., own:])
       out_BHLU = over_heads(attend, *(swap(pad(x)) for x in parts))[..., :values]
     else:
-      kv_b_CHE = jnp.asarray(kv_b_CHE).astype(x_BLD.dtype)
+      kv_b_CHE = dense(kv_b_CHE, x_BLD.dtype)
       new_B1LC = jnp.concatenate([latent_BLC, k_BL1R[:, :, 0]], axis=-1)[:, None]
       layer = write(layer, new_B1LC, None, slots)
       k_B1SC, _ = read(layer, x_BLD.dtype)
@@ -98,7 +99,7 @@ class LatentAttention(nn.Module):
       seen_BHLC = attend(swap(q_BLHC * (scale * (rank + turned) ** 0.5)), k_B1SC, k_B1SC)
       out_BHLU = jnp.einsum('BHLC,CHE->BHLE', seen_BHLC[..., :rank], kv_b_CHE[..., own:])
     init = fan_in(heads * values, self.out_scale)
-    o_HUD = self.param('o', init, (heads, values, dim))
+    o_HUD = parameter(self, 'o', init, (heads, values, dim))
     return multiply(swap(out_BHLU), o_HUD, 2), layer
 
 

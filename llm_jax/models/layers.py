@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.models.rope_scaling import scaling_of
+from llm_jax.models.weights import Weight, parameter
 from llm_jax.parallel.mesh import platform
 from llm_jax.types import Array
 
@@ -72,7 +73,8 @@ class MLP(nn.Module):
   def __call__(self, x_BLD: Array) -> Array:
     dim, dtype = x_BLD.shape[-1], x_BLD.dtype
     names = ('up', 'gate') if self.kind in GATED else ('up',)
-    weights = [self.param(name, fan_in(dim), (dim, self.hidden_dim)) for name in names]
+    shape = (dim, self.hidden_dim)
+    weights = [parameter(self, name, fan_in(dim), shape) for name in names]
     hidden_BLF, *gate = products(x_BLD, weights, self.fuse, self.product_dtype)
     if self.bias:
       hidden_BLF += self.param('up_bias', nn.initializers.zeros, (self.hidden_dim,)).astype(dtype)
@@ -85,7 +87,7 @@ class MLP(nn.Module):
     else:
       hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=self.kind == 'gelu')
     init = fan_in(self.hidden_dim, self.out_scale)
-    down_FD = self.param('down', init, (self.hidden_dim, dim))
+    down_FD = parameter(self, 'down', init, (self.hidden_dim, dim))
     out_BLD = product(hidden_BLF, down_FD, product_dtype=self.product_dtype)
     if self.bias:
       out_BLD += self.param('down_bias', nn.initializers.zeros, (dim,)).astype(dtype)
@@ -140,7 +142,8 @@ def product(
 
   Args:
     x: [..., *K].
-    weight: [*K, *N], cast to the dtype of x; or a LowRank, multiplied part by part.
+    weight: [*K, *N], cast to the dtype of x; a LowRank, multiplied part by part; or a Weight, which
+      does it by itself.
     axes: how many axes K has.
     dtype: of the result, float32 or default that of x.
     product_dtype: 'bfloat16' rounds the operands of a float32 product, here and in the gradients,
@@ -154,10 +157,13 @@ def product(
     return product(x, weight.weight, axes, dtype, product_dtype) + weight.scale * product(
       few, weight.b, 1, dtype, product_dtype
     )
-  lead, inner, outer = x.shape[:-axes], x.shape[-axes:], weight.shape[axes:]
+  lead, inner = x.shape[:-axes], x.shape[-axes:]
+  outer = weight.outer if isinstance(weight, Weight) else weight.shape[axes:]
   mesh = jax.sharding.get_abstract_mesh()
   flat = mesh.empty or mesh.shape['sequence'] == 1
   rows = x.reshape(*((-1,) if flat else lead), math.prod(inner))
+  if isinstance(weight, Weight):
+    return weight.multiply(rows, dtype or x.dtype).reshape(*lead, *outer)
   columns = weight.astype(x.dtype).reshape(math.prod(inner), -1)
   rounds = product_dtype and x.dtype == jnp.float32
   if rounds or (dtype is not None and jnp.dtype(dtype).itemsize > x.dtype.itemsize):
@@ -173,11 +179,11 @@ def products(
   """`product` of x with several weights [D, *N]; with `fuse` as one, over their joined columns.
 
   Joining copies the weights, which pays where rows are many and columns few; not on a mesh that
-  cuts the columns (`tensor`), nor for a LowRank, where they stay apart.
+  cuts the columns (`tensor`), nor for a LowRank or a Weight, where they stay apart.
   """
   mesh = jax.sharding.get_abstract_mesh()
   cut = not mesh.empty and mesh.shape['tensor'] > 1
-  if not fuse or cut or any(isinstance(weight, LowRank) for weight in weights):
+  if not fuse or cut or any(isinstance(weight, (LowRank, Weight)) for weight in weights):
     return [product(x, weight, product_dtype=product_dtype) for weight in weights]
   flat = [weight.astype(x.dtype).reshape(x.shape[-1], -1) for weight in weights]
   out = product(x, jnp.concatenate(flat, axis=1), product_dtype=product_dtype)

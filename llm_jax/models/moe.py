@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from llm_jax.models.layers import MLP, fan_in, gated
+from llm_jax.models.weights import dense, parameter
 from llm_jax.options import Count, NotNegative, Positive, at_least
 from llm_jax.parallel.mesh import BATCH_AXES, divides
 from llm_jax.types import Array, BadInput
@@ -95,9 +96,9 @@ class Experts(nn.Module):
     X = m.count
     router_DX = self.param('router', fan_in(dim), (dim, X))
     weights = (
-      self.param('gate', fan_in(dim), (X, dim, F)),
-      self.param('up', fan_in(dim), (X, dim, F)),
-      self.param('down', fan_in(F, self.out_scale), (X, F, dim)),
+      parameter(self, 'gate', fan_in(dim), (X, dim, F)),
+      parameter(self, 'up', fan_in(dim), (X, dim, F)),
+      parameter(self, 'down', fan_in(F, self.out_scale), (X, F, dim)),
     )
     zeros = nn.initializers.zeros
     bias = jnp.asarray(self.param('router_bias', zeros, (X,))) if m.balance == 'bias' else None
@@ -121,7 +122,7 @@ class Experts(nn.Module):
       weight_BLK /= weight_BLK.sum(-1, keepdims=True)
     if m.scale != 1:
       weight_BLK *= m.scale
-    cast = (jnp.asarray(w).astype(x_BLD.dtype) for w in (*weights, *biases))
+    cast = (dense(w, x_BLD.dtype) for w in (*weights, *biases))
     out_BLD = dispatch(x_BLD, index_BLK, weight_BLK, *cast, clamp=m.clamp)
     if shared_BLD is not None:
       out_BLD += shared_BLD

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +19,9 @@ from llm_jax.models.compute import POLICIES, Compute, compute_of
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, swap_last_axes
 from llm_jax.models.rope_scaling import scaling_of
 from llm_jax.models.shape import Kind, Shape
+from llm_jax.models.stacks import dense_of, period, repeats, unstack
 from llm_jax.models.stored import Layers
+from llm_jax.models.weights import Table, parameter
 from llm_jax.options import check, options_of
 from llm_jax.parallel.mesh import constrain
 from llm_jax.parallel.parameters import abstract_params, facts_of, path_of
@@ -117,7 +119,7 @@ class Embedding(nn.Module):
   def setup(self) -> None:
     s = self.shape
     init = nn.initializers.normal(0.02)
-    self.table = self.param('table', init, (s.vocab_size, s.dim))
+    self.table = parameter(self, 'table', init, (s.vocab_size, s.dim))
     if s.position == 'learned':
       self.position = self.param('position', init, (s.max_length, s.dim))
 
@@ -125,8 +127,10 @@ class Embedding(nn.Module):
     dtype = self.dtype
     # Whole rows on every device that looks them up: of a table cut along D, each would find a part
     # of all tokens, and have to exchange it.
-    table_VD = constrain(jnp.asarray(self.table).astype(dtype), 'tensor', None)
-    x_BLD = table_VD[tokens_BL]
+    if isinstance(self.table, Table):
+      x_BLD = self.table.take(tokens_BL, dtype)
+    else:
+      x_BLD = constrain(jnp.asarray(self.table).astype(dtype), 'tensor', None)[tokens_BL]
     if (scale := self.shape.embedding_scale) is not None:
       x_BLD *= jnp.asarray(scale, dtype)
     if self.shape.position == 'learned':
@@ -155,7 +159,7 @@ class Head(nn.Module):
     if s.head == 'classes':
       classes_DC = self.param('classes', nn.initializers.normal(0.02), (s.dim, s.outputs))
       return hidden_BLD.astype(jnp.float32) @ classes_DC
-    kernel_DV = self.param('kernel', fan_in(s.dim), (s.dim, s.vocab_size))
+    kernel_DV = parameter(self, 'kernel', fan_in(s.dim), (s.dim, s.vocab_size))
     return product(hidden_BLD, kernel_DV, dtype=jnp.float32, product_dtype=self.product_dtype)
 
 
@@ -282,26 +286,9 @@ class Transformer(Model):
         return jnp.take_along_axis(whole_BSD, at_BL[..., None], axis=1), cache
       positions = positions._replace(k_position=cache.position, k_segment=cache.segment)
     positions = positions._replace(k_until=until_BS)
-    cached, branches, kinds = cache is not None, until_BS is not None, s.blocks
-    x_BLD = constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
-
-    def of(kind: Kind, shape: Shape) -> Any:
-      """A block of a kind; its masks and angles are made here, once for all of them."""
-      # Parameters are made from a single token, which no kernel would take.
-      backend = 'xla' if self.is_initializing() else self._backend(kind, length, cached, branches)
-      see = attend.load(backend).make(positions, self.attention_spec(kind, cached, branches))
-      angles = self._angles(positions, kind, cached)
-      block = Block(shape, c, parent=None)
-
-      def run(params: Any, x_BLD: Array, layer: Any) -> tuple[Array, Any]:
-        return block.apply({'params': params}, x_BLD, see, angles, segment_BL > 0, layer, slots)
-
-      if isinstance(self.blocks, Layers):  # read one by one, so each kind is a program of its own
-        return jax.jit(run)
-      if c.remat == 'none':
-        return run
-      return jax.checkpoint(run, policy=POLICIES[c.remat], prevent_cse=not c.scan_layers)
-
+    kinds = s.blocks
+    x_BLD = self.embed(tokens_BL, position_BL)
+    of = lambda kind, shape: self._runner(kind, shape, positions, slots, cache is not None)
     first = s.dense_layers  # these stand before what repeats
     runs = {kind: of(kind, s) for kind in dict.fromkeys(kinds[first:])}
     dense = {kind: of(kind, dense_of(s)) for kind in dict.fromkeys(kinds[:first])}
@@ -331,11 +318,52 @@ class Transformer(Model):
         cache = dataclasses.replace(cache, layers=tuple(new_layers))
     return self.final_norm(x_BLD), cache
 
+  def embed(self, tokens_BL: Array, position_BL: Array) -> Array:
+    """What the first layer reads, [B, L, D]."""
+    return constrain(self.embedding(tokens_BL, position_BL), 'batch', 'sequence', None)
+
+  def layer(
+    self, number: int, params: Any, x_BLD: Array, position_BL: Array, segment_BL: Array
+  ) -> Array:
+    """What a layer with these parameters makes of what it reads, [B, L, D]."""
+    s, positions = self.shape, attend.Positions(position_BL, segment_BL, position_BL, segment_BL)
+    shape = dense_of(s) if number < s.dense_layers else s
+    return self._runner(s.blocks[number], shape, positions)(params, x_BLD, None)[0]
+
+  def _runner(
+    self,
+    kind: Kind,
+    shape: Shape,
+    positions: attend.Positions,
+    slots: Any = None,
+    cached: bool = False,
+  ) -> Any:
+    """A block of a kind; its masks and angles are made here, once for all of them."""
+    c, branches = self.compute, positions.k_until is not None
+    length = positions.q_position.shape[1]
+    # Parameters are made from a single token, which no kernel would take.
+    backend = 'xla' if self.is_initializing() else self._backend(kind, length, cached, branches)
+    see = attend.load(backend).make(positions, self.attention_spec(kind, cached, branches))
+    angles = self._angles(positions, kind, cached)
+    block = Block(shape, c, parent=None)
+
+    def run(params: Any, x_BLD: Array, layer: Any) -> tuple[Array, Any]:
+      real_BL = positions.q_segment > 0
+      return block.apply({'params': params}, x_BLD, see, angles, real_BL, layer, slots)
+
+    if isinstance(self.blocks, Layers):  # read one by one, so each kind is a program of its own
+      return jax.jit(run)
+    if c.remat == 'none':
+      return run
+    return jax.checkpoint(run, policy=POLICIES[c.remat], prevent_cse=not c.scan_layers)
+
   def unembed(self, hidden_D: Array) -> Array:
     """float32 logits [..., V] of hidden states [..., D]; [...] or [..., C] of other heads."""
     s, product_dtype = self.shape, self.compute.product_dtype
     if s.head == 'tied':
-      table_DV = swap_last_axes(jnp.asarray(self.embedding.table), product_dtype)
+      table = self.embedding.table
+      turn = lambda: swap_last_axes(jnp.asarray(table), product_dtype)
+      table_DV = table.head if isinstance(table, Table) else turn()
       logits_V = product(hidden_D, table_DV, dtype=jnp.float32, product_dtype=product_dtype)
     else:
       logits_V = self.head(hidden_D)
@@ -364,7 +392,8 @@ class Transformer(Model):
     model = self
     if self.shape.head == 'tied':
       model = Transformer(dataclasses.replace(self.shape, head='untied'), self.compute)
-      layers['head'] = {'kernel': params['embedding']['table'].T}
+      table = params['embedding']['table']
+      layers['head'] = {'kernel': table.head if isinstance(table, Table) else table.T}
     return model, layers
 
   def published(self, params: Any) -> tuple['Transformer', Any]:
@@ -435,42 +464,6 @@ class Transformer(Model):
       'scores': sum(6.0 * n * scores(kind) for kind, n in Counter(s.blocks).items()),
       'head': 6.0 * head,
     }
-
-
-def dense_of(shape: Shape) -> Shape:
-  """The shape of a block without experts in a model that has some."""
-  return dataclasses.replace(
-    shape, experts=None, hidden_dim=shape.dense_dim, dense_layers=0, dense_dim=0
-  )
-
-
-def period(kinds: Sequence[Kind]) -> int:
-  """The smallest number of layers after which kinds repeat, the last time perhaps cut short.
-
-  >>> period('aabaabaa')
-  3
-  """
-  same = lambda size: all(a == b for a, b in zip(kinds, kinds[size:]))
-  return next(size for size in range(1, len(kinds) + 1) if same(size))
-
-
-def repeats(blocks: Any, size: int, num_layers: int) -> tuple[Any, Sequence[Any]]:
-  """Parameters [N, ...] as [N // size, size, ...] for a scan, and those of the layers left over."""
-  if size == 1:
-    return blocks, ()
-  count, rest = divmod(num_layers, size)
-  fold = lambda x: x[: count * size].reshape(count, size, *x.shape[1:])
-  left = unstack(jax.tree.map(lambda x: x[count * size :], blocks), rest) if rest else ()
-  return jax.tree.map(fold, blocks), left
-
-
-def unstack(blocks: Any, num_layers: int) -> Sequence[Any]:
-  """The parameters of each layer; a split, so that its gradient is one concatenation."""
-  if isinstance(blocks, Sequence):  # from `for_decoding`, or read from disk one by one
-    return blocks
-  leaves, treedef = jax.tree.flatten(blocks)
-  columns = [jax.lax.split(leaf, (1,) * num_layers) for leaf in leaves]
-  return [treedef.unflatten([c[i][0] for c in columns]) for i in range(num_layers)]
 
 
 # Groups of `config.model`, and what their fields are those of.

@@ -45,6 +45,9 @@ class Parameter(NamedTuple):
 _MATRIX: dict[str, Any] = dict(stacked=1, inputs=1)
 _PRODUCT: dict[str, Any] = dict(stacked=1, inputs=1, low_rank=True)
 _EXPERT: dict[str, Any] = dict(stacked=2, inputs=1)
+_BITS = '/(codes|scale|zero)$'  # parts of models.weights.Quantized, which are read as they are
+_STORED: dict[str, Any] = dict(stacked=1, inputs=1, exact=True)
+_STORED_EXPERT: dict[str, Any] = dict(stacked=2, inputs=1, exact=True)
 
 # Each path has exactly one row.
 PARAMETERS: tuple[Parameter, ...] = (
@@ -75,6 +78,22 @@ PARAMETERS: tuple[Parameter, ...] = (
   Parameter(r'head/kernel$', P('fsdp', 'tensor'), inputs=1, low_rank=True),
   Parameter(r'head/(scalar|bias)$', P(), exact=True),
   Parameter(r'head/classes$', P('fsdp', None), inputs=1, exact=True),
+  # Codes, scales and zero points of weights in few bits are cut as these, whose heads are one axis.
+  Parameter(
+    rf'blocks/(attention/([qkv]|(q|kv)_b)|(mlp|experts/shared)/(gate|up)){_BITS}',
+    P(None, 'fsdp', 'tensor'),
+    **_STORED,
+  ),
+  Parameter(
+    rf'blocks/(attention/o|(mlp|experts/shared)/down){_BITS}', P(None, 'tensor', 'fsdp'), **_STORED
+  ),
+  Parameter(rf'blocks/attention/(q|kv)_a{_BITS}', P(None, 'fsdp', None), **_STORED),
+  Parameter(
+    rf'blocks/experts/(gate|up){_BITS}', P(None, 'expert', 'fsdp', 'tensor'), **_STORED_EXPERT
+  ),
+  Parameter(rf'blocks/experts/down{_BITS}', P(None, 'expert', 'tensor', 'fsdp'), **_STORED_EXPERT),
+  Parameter(rf'embedding/table{_BITS}', P('tensor', 'fsdp'), exact=True),
+  Parameter(rf'head/kernel{_BITS}', P('fsdp', 'tensor'), inputs=1, exact=True),
   # The factors of a LowRank are cut as the axis they share with the weight they add to.
   Parameter(
     r'blocks/(attention/[qkv]|.*(mlp|shared)/(gate|up))/a$', P(None, 'fsdp', None), **_MATRIX

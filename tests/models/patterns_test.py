@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from llm_jax.losses.logprobs import score
-from llm_jax.models.transformer import make, period
+from llm_jax.models.stacks import period
+from llm_jax.models.transformer import make
 from llm_jax.types import BadInput
 
 SMALL = dict(vocab_size=24, dim=16, num_heads=4, num_kv_heads=2, hidden_dim=24, max_length=64)

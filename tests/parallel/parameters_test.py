@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from llm_jax.compress.walk import planned
 from llm_jax.models import actor_critic, lora, transformer
+from llm_jax.models.compressed import Compressed
+from llm_jax.models.weights import Form
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.parallel.parameters import (
   PARAMETERS,
@@ -70,6 +73,33 @@ def test_additions_are_cut_along_the_axis_they_share():
       assert math.prod(leaf.shape) // math.prod(placed[path].shard_shape(leaf.shape)) == 2, path
 
 
+def in_few_bits(**changes):
+  """Parameters of a model whose matrices, embedding and head are stored in few bits."""
+  base = transformer.make(
+    vocab_size=64, dim=16, num_layers=2, num_heads=4, head='untied', **changes
+  )
+  forms = planned(base, Form('int4', 8, zero=True), tables=('embedding', 'head'))
+  model = Compressed(base, tuple(forms.items()))
+  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+
+
+FEW_BITS = (
+  {},
+  VARIANTS['shared'],
+  dict(head_dim=8, rope_dim=4, latent=dict(kv_rank=8, q_rank=8)),
+)
+
+
+@pytest.mark.parametrize('changes', FEW_BITS)
+def test_codes_are_cut_like_the_weights_that_they_stand_for(changes):
+  shapes = in_few_bits(**changes)
+  placed = flat(shardings(shapes, make_mesh(fsdp=2, tensor=2)))
+  for path, leaf in flat(shapes).items():
+    if path.endswith('codes'):
+      cut = math.prod(leaf.shape) // math.prod(placed[path].shard_shape(leaf.shape))
+      assert cut == (2 if '_a/' in path else 4), path
+
+
 def halves():
   """Parameters of a policy and its critic."""
   shape = {'vocab_size': 64, 'dim': 16, 'num_layers': 2, 'num_heads': 4}
@@ -80,6 +110,7 @@ def halves():
 def test_every_parameter_has_exactly_one_row_and_every_row_a_parameter():
   zoo = [flat(shapes_of(**options)) for options in VARIANTS.values()]
   found = set()
+  zoo += [flat(in_few_bits(**changes)) for changes in FEW_BITS]
   for path, leaf in (
     item for tree in (*zoo, flat(adapted()), flat(halves())) for item in tree.items()
   ):

@@ -1,0 +1,89 @@
+"""Weights in few bits give what the arrays that they stand for give, wherever they are read."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.compress import round as rounding
+from llm_jax.compress import walk
+from llm_jax.models import transformer
+from llm_jax.models.weights import Quantized, Table, Weight, with_rounds
+
+SHAPE = dict(vocab_size=64, dim=16, num_layers=2, num_heads=4, num_kv_heads=2, max_length=32)
+TOKENS = np.random.default_rng(0).integers(0, 64, (2, 8)).astype(np.int32)
+METHODS = {
+  'int8': rounding.make(),
+  'int4': rounding.make(bits=4, group=8, kind='asymmetric'),
+}
+MODELS = {
+  'tied': dict(),
+  'untied': dict(head='untied', compute=dict(scan_layers=False)),
+  'experts': dict(experts=dict(count=4, shared_dim=8), dense_layers=1, dense_dim=32),
+  'latent': dict(num_kv_heads=4, head_dim=8, rope_dim=4, latent=dict(kv_rank=8, q_rank=8)),
+}
+
+
+def made(name, method, **changes):
+  base = transformer.make(**SHAPE | MODELS[name] | changes)
+  params = jax.jit(base.init)(jax.random.key(0), TOKENS)
+  tables = ('embedding',) if base.shape.head == 'tied' else ('embedding', 'head')
+  forms = walk.planned(base, method.form, tables=tables)
+  return base, *walk.compress(base, params, method, forms)
+
+
+def whole(params):
+  """The parameters as arrays."""
+
+  def one(x):
+    if isinstance(x, Table):
+      return x.codes.astype(jnp.float32) * x.scale
+    return x.dense(jnp.float32) if isinstance(x, Quantized) else x
+
+  return jax.tree.map(one, params, is_leaf=lambda x: isinstance(x, Weight))
+
+
+@pytest.mark.parametrize(
+  ('name', 'method'),
+  [('tied', 'int8'), ('untied', 'int4'), ('experts', 'int4'), ('latent', 'int8')],
+)
+def test_logits_are_those_of_the_arrays(name, method):
+  base, model, params = made(name, METHODS[method])
+  wanted = jax.jit(lambda p: base.apply(p, TOKENS)[0])(whole(params))
+  found = jax.jit(lambda p: model.apply(p, TOKENS)[0])(params)
+  np.testing.assert_allclose(found, wanted, atol=2e-5)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
+  kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert kinds(shapes) == kinds(params)
+
+
+@pytest.mark.parametrize('name', ['tied', 'latent'])
+def test_a_cache_and_decoding_read_them_too(name):
+  base, model, params = made(name, METHODS['int4'])
+  cache = model.make_cache(2, 12)
+  wanted = jax.jit(lambda p: base.apply(p, TOKENS)[0])(whole(params))
+  found, _ = jax.jit(lambda p: model.apply(p, TOKENS, cache=cache))(params)
+  np.testing.assert_allclose(found, wanted, atol=3e-5)
+  decoder, arranged = model.for_decoding(params)
+  stored = [x for x in jax.tree.leaves(arranged['blocks']) if x.dtype == jnp.uint8]
+  assert stored and isinstance(arranged['blocks'], tuple)
+  again = jax.jit(lambda p: decoder.apply(p, TOKENS)[0])(arranged)
+  np.testing.assert_allclose(again, wanted, atol=3e-5)
+
+
+def test_activations_of_int8_are_rounded_a_row_at_a_time():
+  base, model, params = made('tied', METHODS['int8'])
+  wanted = np.asarray(base.apply(whole(params), TOKENS)[0])
+  rounded = jax.jit(lambda p: base.apply(with_rounds(p), TOKENS)[0])
+  error = np.abs(np.asarray(rounded(params)) - wanted).max() / np.abs(wanted).max()
+  assert 1e-5 < error < 0.03
+  one = jax.jit(lambda p: base.apply(with_rounds(p), TOKENS[1:])[0])(params)
+  np.testing.assert_allclose(one[0], rounded(params)[1], atol=1e-5)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_16_bits_multiply_them(method):
+  base, model, params = made('untied', METHODS[method], compute=dict(dtype='bfloat16'))
+  wanted = np.asarray(base.apply(whole(params), TOKENS)[0])
+  found = np.asarray(model.apply(params, TOKENS)[0])
+  assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
