@@ -220,6 +220,10 @@ class Tokenizer(Protocol):
     """The text of ids that follow the id `after`; control tokens are shown if `specials`."""
     ...
 
+  def bytes_of(self, i: int) -> bytes:
+    """What an id stands for: bytes of text, or the name of a control token; b'' if nothing."""
+    ...
+
   def special(self, name: str) -> int:
     """The id of a control token; BadInput if there is none of that name."""
     ...

@@ -263,6 +263,10 @@ class Tokenizer:
     ids = check_ids(ids, self.vocab_size)
     return b''.join([table[i] for i in ids]).decode('utf-8', errors='replace')
 
+  def bytes_of(self, i: int) -> bytes:
+    """What an id stands for: bytes of text, or the name of a control token; b'' if nothing."""
+    return self._shown[i] if 0 <= i < len(self._shown) else b''
+
   def special(self, name: str) -> int:
     """The id of the control token `name`.
 

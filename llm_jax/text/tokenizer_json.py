@@ -229,6 +229,10 @@ class TokenizerJson:
       found.append(piece)
     return b''.join(found).decode('utf-8', errors='replace')
 
+  def bytes_of(self, i: int) -> bytes:
+    """What an id stands for: bytes of text, or the name of a control token; b'' if nothing."""
+    return self._shown[i] if 0 <= i < len(self._shown) else b''
+
   def special(self, name: str) -> int:
     """The id of the control token `name`.
 
