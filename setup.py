@@ -60,6 +60,7 @@ EXTRAS = {
   'gguf': ['gguf>=0.17', 'tokenizers>=0.20'],  # models for llama.cpp
   'log': ['matplotlib', 'tensorboardX'],
   'eval': ['lm-eval>=0.4.9,<0.5'],  # lm-evaluation-harness as a backend of job evaluate
+  'serve': ['httptools>=0.6', 'uvicorn>=0.30'],  # job serve
   'search': ['urllib3>=2.2,<3'],  # the tool web_search and the judge openai
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported
 }
@@ -71,7 +72,9 @@ EXTRAS['test'] = [
   *EXTRAS['gguf'],
   *EXTRAS['log'],
   *EXTRAS['search'],
+  *EXTRAS['serve'],
   'fastwarc>=0.15',  # what our reader of WARC files is held against
+  'openai>=2',  # a client of job serve
   'pyright[nodejs]>=1.1.400',  # Node.js as a wheel, so that nothing is fetched outside of PyPI
   'pytest>=8',
   'pytest-xdist>=3.6',
@@ -92,6 +95,7 @@ setup(
   # The configs stay at the top, where they are edited, and travel with the package.
   packages=[*find_packages(include=['llm_jax', 'llm_jax.*']), 'llm_jax.configs'],
   package_dir={'llm_jax': 'llm_jax', 'llm_jax.configs': 'configs'},
+  package_data={'llm_jax': ['web/*.html']},
   entry_points={'console_scripts': ['llm_jax = llm_jax.main:command']},
   install_requires=CORE,
   extras_require=EXTRAS,

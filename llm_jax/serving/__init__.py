@@ -1,0 +1,1 @@
+"""Trained models behind an HTTP interface that clients of OpenAI's speak."""

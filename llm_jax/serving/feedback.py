@@ -1,0 +1,175 @@
+"""What people did with answers, kept in one SQLite file as events that are only added to.
+
+An event of the chat page has the kind 'chat', and in `value` what was done:
+
+  {'act': 'thumb', 'grade': 1 or -1, 'tags': [...], 'comment': '...'}
+  {'act': 'regenerate', 'kept': the id of the answer that the user went on with}
+  {'act': 'pick', 'kept': an id, 'shown': ids in the order on the page}
+  {'act': 'edit', 'text': '...'}, {'act': 'retry'}, {'act': 'copy'}
+
+Beside it stands all that training needs: the messages before the answer, the answer, the model's
+name and fingerprint, how it was sampled, and tool calls with their results. An event is
+acknowledged once it is on the disk. One that is sent twice is kept once, by the id that the page
+gave it. Conversations can be deleted; what was exported before can ask `deleted` whether it is
+stale.
+"""
+
+import contextlib
+import datetime
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_jax.serving.errors import invalid
+from llm_jax.serving.fields import Fields
+from llm_jax.serving.messages import messages
+from llm_jax.types import BadInput
+
+ACTS = ('thumb', 'regenerate', 'pick', 'edit', 'retry', 'copy')
+LONGEST = 200  # characters of an id
+_TABLES = """
+create table if not exists events (
+  seq integer primary key autoincrement, at text not null, annotator text not null,
+  item text not null, kind text not null, client text not null unique,
+  conversation text not null, event text not null);
+create index if not exists by_conversation on events (conversation);
+create table if not exists deleted (conversation text not null, at text not null, rows integer);
+"""
+
+
+class Feedback:
+  """The events in a file.
+
+  Args:
+    path: of the SQLite file, which is made if it is not there.
+
+  Raises:
+    BadInput: it cannot be opened.
+  """
+
+  def __init__(self, path: str | Path) -> None:
+    self._path, self._lock = Path(path), threading.Lock()
+    try:
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      self._open = sqlite3.connect(self._path, timeout=30, check_same_thread=False)
+      self._open.execute('pragma journal_mode=wal')
+      self._open.execute('pragma synchronous=full')
+      self._open.executescript(_TABLES)
+    except (sqlite3.Error, OSError) as error:
+      raise BadInput(f'serve: config.events {str(path)!r} cannot be opened: {error}') from None
+
+  def add(self, found: Mapping[str, Any], about: Mapping[str, str]) -> dict[str, Any]:
+    """Keeps an event; what the page is told.
+
+    Args:
+      found: the body of the request.
+      about: what the server knows of the model.
+
+    Raises:
+      ApiError: naming the field.
+    """
+    read = _read(Fields(found))
+    client, conversation, item = (read.pop(name) for name in ('client', 'conversation', 'item'))
+    event = json.dumps({**read, **about}, ensure_ascii=False)
+    row = (_now(), read['annotator'], item, 'chat', client, conversation, event)
+    with self._lock, self._open:
+      known = self._open.execute('select seq from events where client = ?', (client,)).fetchone()
+      if known:
+        return {'object': 'event', 'seq': known[0], 'new': False}
+      done = self._open.execute(
+        'insert into events (at, annotator, item, kind, client, conversation, event) '
+        'values (?, ?, ?, ?, ?, ?, ?)',
+        row,
+      )
+    return {'object': 'event', 'seq': done.lastrowid, 'new': True}
+
+  def delete(self, conversation: str) -> int:
+    """Removes all events of a conversation; how many there were."""
+    with self._lock, self._open:
+      done = self._open.execute('delete from events where conversation = ?', (conversation,))
+      if done.rowcount:
+        row = (conversation, _now(), done.rowcount)
+        self._open.execute('insert into deleted values (?, ?, ?)', row)
+    return done.rowcount
+
+  def events(self) -> Iterator[dict[str, Any]]:
+    """All events, the oldest first."""
+    with self._lock, contextlib.closing(self._open.cursor()) as cursor:
+      rows = cursor.execute(
+        'select seq, at, item, kind, client, conversation, event from events order by seq'
+      ).fetchall()
+    names = ('seq', 'at', 'item', 'kind', 'client', 'conversation')
+    for *given, event in rows:
+      yield {**dict(zip(names, given, strict=True)), **json.loads(event)}
+
+  def deleted(self) -> list[tuple[str, str]]:
+    """(conversation, when) of all that was deleted."""
+    with self._lock:
+      return self._open.execute('select conversation, at from deleted').fetchall()
+
+  def close(self) -> None:
+    """Closes the file."""
+    with self._lock:
+      self._open.close()
+
+
+def _now() -> str:
+  now = datetime.datetime.now(datetime.UTC)
+  return f'{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03d}Z'
+
+
+def _read(body: Fields) -> dict[str, Any]:
+  """The fields of an event."""
+
+  def word(name: str) -> str:
+    text = body.text(name, longest=LONGEST)
+    if not text:
+      raise body.wrong(name, f'give a string of 1 to {LONGEST} characters')
+    return text
+
+  answer = body.group('answer')
+  if answer is None or answer.text('text') is None:
+    raise body.wrong('answer', 'give an object with the id and the text of the answer')
+  sampling = body.group('sampling')
+  return {
+    'client': word('client'),
+    'conversation': word('conversation'),
+    'item': word('item'),
+    'annotator': body.text('annotator', '', longest=LONGEST),
+    'page': body.text('page', '', longest=LONGEST),
+    'turn': body.integer('turn', 0, 2**31, default=0),
+    'value': _value(body.group('value')),
+    'messages': messages(body),
+    'answer': body.get('answer'),
+    'sampling': body.get('sampling') if sampling else {},
+  }
+
+
+def _value(value: Fields | None) -> dict[str, Any]:
+  act = value.get('act') if value is not None else None
+  if value is None or act not in ACTS:
+    raise invalid('value.act', f'value.act has to be one of: {", ".join(ACTS)}')
+  found: dict[str, Any] = {'act': act}
+  if act == 'thumb':
+    if value.get('grade') not in (1, -1) or isinstance(value.get('grade'), bool):
+      raise value.wrong('grade', 'choose 1 or -1')
+    tags = value.get('tags') or []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+      raise value.wrong('tags', 'give an array of strings')
+    found |= {'grade': value.get('grade'), 'tags': tags, 'comment': value.text('comment', '')}
+  elif act in ('regenerate', 'pick'):
+    found['kept'] = value.text('kept', longest=LONGEST)
+    shown = value.get('shown') or []
+    if not isinstance(shown, list) or not all(isinstance(one, str) for one in shown):
+      raise value.wrong('shown', 'give an array of ids')
+    found['shown'] = shown
+    if not found['kept']:
+      raise value.wrong('kept', 'give the id of an answer')
+  elif act == 'edit':
+    if value.text('text') is None:
+      raise value.wrong('text', 'give a string')
+    found['text'] = value.text('text')
+  return found
