@@ -15,7 +15,7 @@ FLOORS = {
   4: ['annotate', 'judges', 'model', 'serving', 'compress'],
   3: ['artifact', 'run_folder', 'evals', 'tools'],
   2: ['data', 'models', 'losses', 'sampling', 'training'],
-  1: ['text', 'clean', 'parallel', 'rewards'],
+  1: ['text', 'clean', 'labels', 'parallel', 'rewards'],
   # The last is the package's own __init__.py.
   0: [
     'types',
@@ -57,7 +57,7 @@ ONLY_IN = {
   'tests': set(),
 }
 # Outside packages that a room must not know.
-NOT_IN = {room: {'jax', 'flax', 'optax', 'orbax'} for room in ('text', 'clean')}
+NOT_IN = {room: {'jax', 'flax', 'optax', 'orbax'} for room in ('text', 'clean', 'labels')}
 
 NO_NOUNS = {'utils', 'util', 'helpers', 'common', 'misc'}
 MAX_LINES = 500

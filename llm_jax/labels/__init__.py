@@ -1,0 +1,11 @@
+"""What people say of answers: which is better, and how one should read. Imports no JAX.
+
+  candidates.py   answers to one prompt, from a file or a sampler, as an item
+  order.py        who sees which side first, what comes again, what is broken on purpose
+  event.py        one thing that an annotator did, checked
+  log.py          the events in one SQLite file, and who works on what
+  votes.py        from events to what each annotator prefers, and what they decide together
+  export.py       from events to the rows that training reads
+
+The log is the only thing that is stored. All else is a function of it.
+"""

@@ -1,0 +1,467 @@
+"""The events of all annotators in one SQLite file, and who works on which item.
+
+The file can be used by several processes at once. An event is on the disk before `add` returns, and
+one that is sent twice is kept once, by the `client` that its page gave it. Its table is that of the
+feedback of served chats, so that one file can hold both. Every 100 events they are also written to
+a file of JSON lines beside it, which can be read without this program.
+
+A lease says that an annotator has an item on the page. It ends after ten minutes unless the page
+asks again, and an item is given to nobody else as long as labels and leases make up `overlap`.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm_jax.labels import event as events
+from llm_jax.labels import order
+from llm_jax.labels.candidates import Item, item
+from llm_jax.types import BadInput
+
+LEASE = 600.0  # seconds
+EACH = 100  # events between two times that the JSON lines grow
+BUSY = 30.0  # seconds to wait for another process
+_TABLES = """
+create table if not exists events (
+  seq integer primary key autoincrement, at text not null, annotator text not null,
+  item text not null, kind text not null, client text not null unique,
+  conversation text not null, event text not null);
+create index if not exists by_conversation on events (conversation);
+create index if not exists by_annotator on events (annotator, seq);
+create table if not exists items (
+  place integer primary key autoincrement, item text not null unique, gold integer not null,
+  labels integer not null default 0, record text not null);
+create index if not exists by_labels on items (gold, labels, place);
+create table if not exists done (
+  item text not null, annotator text not null, labels integer not null, ordinal integer not null,
+  again integer not null default 0, primary key (item, annotator)) without rowid;
+create table if not exists leases (
+  item text not null, annotator text not null, until real not null,
+  primary key (item, annotator)) without rowid;
+"""
+# File systems on which locks of SQLite's log in shared memory do not hold.
+_REMOTE = ('nfs', 'nfs4', 'cifs', 'smb3', 'smbfs', '9p', 'afs', 'ceph', 'lustre', 'glusterfs')
+
+
+class Task(NamedTuple):
+  """An item for an annotator; `again` if it was labelled before, and comes the other way round."""
+
+  item: str
+  again: bool
+
+
+class Log:
+  """The events in a file, and the items that they are about.
+
+  Args:
+    path: of the SQLite file, which is made if it is not there.
+    overlap: annotators who label each item.
+    seed: of which items come again.
+    again: the share of items that come again.
+
+  Raises:
+    BadInput: it lies on a drive of the network, or cannot be opened.
+  """
+
+  def __init__(
+    self, path: str | Path, *, overlap: int = 1, seed: int = 0, again: float = 0.05
+  ) -> None:
+    self._path, self._lock = Path(path), threading.Lock()
+    self._overlap, self._seed, self._share = overlap, seed, again
+    self._again: dict[tuple[str, int], set[str]] = {}
+    self._known: tuple[int, list[str], list[tuple[str, int]]] = 0, [], []
+    try:
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      if kind := file_system(self._path.parent):
+        raise BadInput(
+          f'label: {str(self._path)!r} is on a drive of the network ({kind}), where two writers '
+          'can destroy it; choose a --config.workdir on a disk of this machine'
+        )
+      self._open = sqlite3.connect(
+        self._path, timeout=BUSY, check_same_thread=False, isolation_level=None
+      )
+      self._open.execute('pragma journal_mode=wal')
+      self._open.execute('pragma synchronous=full')
+      self._open.executescript(_TABLES)
+    except (sqlite3.Error, OSError) as error:
+      raise BadInput(f'label: {str(path)!r} cannot be opened: {error}') from None
+
+  # --- items -------------------------------------------------------------------------------------
+
+  def put(self, found: Sequence[Item]) -> int:
+    """Adds items that are not there; how many are new."""
+    rows = [(one.id, bool(one.gold), json.dumps(one.record())) for one in found]
+    with self._writing() as write:
+      before = write.execute('select count(*) from items').fetchone()[0]
+      write.executemany('insert or ignore into items (item, gold, record) values (?, ?, ?)', rows)
+      return write.execute('select count(*) from items').fetchone()[0] - before
+
+  def items(self) -> dict[str, Item]:
+    """All items by id, in the order in which they came."""
+    with self._lock:
+      rows = self._open.execute('select record from items order by place').fetchall()
+    made = [item(json.loads(text)) for (text,) in rows]
+    return {one.id: one for one in made}
+
+  def item(self, name: str) -> Item:
+    """One item.
+
+    Raises:
+      BadInput: there is none.
+    """
+    with self._lock:
+      row = self._open.execute('select record from items where item = ?', (name,)).fetchone()
+    if row is None:
+      raise BadInput(f'label: there is no item {name[:80]!r}')
+    return item(json.loads(row[0]))
+
+  def names(self) -> list[str]:
+    """The ids of all items that were not made as gold, in their order."""
+    with self._lock:
+      rows = self._open.execute('select item from items where gold = 0 order by place').fetchall()
+    return [name for (name,) in rows]
+
+  # --- events ------------------------------------------------------------------------------------
+
+  def add(self, found: Any, annotator: str) -> dict[str, Any]:
+    """Keeps an event; it is on the disk when this returns.
+
+    Args:
+      found: what a page sent, see `event.event`.
+      annotator: who did it.
+
+    Returns:
+      `seq` of the event, and whether it is `new`.
+
+    Raises:
+      BadInput: naming what is wrong with it.
+    """
+    name = found.get('item') if isinstance(found, Mapping) else None
+    made = events.event(found, self.item(name if isinstance(name, str) else ''))
+    with self._writing() as write:
+      known = write.execute(
+        'select seq, annotator from events where client = ?', (made['client'],)
+      ).fetchone()
+      if known:
+        if known[1] != annotator:
+          raise BadInput('event: client is that of an event of somebody else; give a new one')
+        return {'seq': known[0], 'new': False}
+      if made.get('replaces'):
+        made['replaces'] = _seq_of(write, made['replaces'], annotator)
+      client = made.pop('client')
+      row = (_now(), annotator, made['item'], made['kind'], client, json.dumps(made))
+      seq = write.execute(
+        'insert into events (at, annotator, item, kind, client, conversation, event) '
+        "values (?, ?, ?, ?, ?, '', ?)",
+        row,
+      ).lastrowid
+      self._count(write, made, annotator)
+    if seq and seq % EACH == 0:
+      with contextlib.suppress(OSError):  # the event is kept; the next hundred try it again
+        self.save()
+    return {'seq': seq, 'new': True}
+
+  def events(self, after: int = 0) -> list[dict[str, Any]]:
+    """The events of labelling behind number `after`, the oldest first."""
+    with self._lock:
+      rows = self._open.execute(
+        'select seq, at, annotator, client, event from events '
+        "where seq > ? and kind != 'chat' order by seq",
+        (after,),
+      ).fetchall()
+    names = ('seq', 'at', 'annotator', 'client')
+    return [{**dict(zip(names, row[:4], strict=True)), **json.loads(row[4])} for row in rows]
+
+  def last(self, annotator: str) -> dict[str, Any] | None:
+    """The newest event of an annotator that an undo can take back; None if there is none."""
+    with self._lock:
+      rows = self._open.execute(
+        'select client, event, seq from events where annotator = ? order by seq desc limit 1000',
+        (annotator,),
+      ).fetchall()
+    made = [({**json.loads(text), 'client': client}, seq) for client, text, seq in rows]
+    undone = {one['replaces'] for one, _ in made if one['kind'] == 'undo'}
+    left = (one for one, seq in made if one['kind'] != 'undo' and seq not in undone)
+    return next(left, None)
+
+  # --- who works on what -------------------------------------------------------------------------
+
+  def tasks(
+    self,
+    annotator: str,
+    count: int,
+    held: Collection[str] = (),
+    *,
+    now: float | None = None,
+  ) -> list[Task]:
+    """Items for an annotator, leased, those with the fewest labels first.
+
+    Args:
+      annotator: who asks.
+      count: most of them.
+      held: items that the page has already; their leases are renewed. Others that the annotator
+        leased before, and lost in a reload, come first.
+      now: seconds; for tests.
+    """
+    now = time.time() if now is None else now
+    with self._writing() as write:
+      write.execute('delete from leases where until < ?', (now,))
+      renew = [(now + LEASE, annotator, one) for one in held]
+      write.executemany('update leases set until = ? where annotator = ? and item = ?', renew)
+      found = self._chosen(write, annotator, count, {*held})
+      write.executemany(
+        'insert or replace into leases (item, annotator, until) values (?, ?, ?)',
+        [(task.item, annotator, now + LEASE) for task in found],
+      )
+    return found
+
+  def progress(self, annotator: str) -> dict[str, int]:
+    """How many items an annotator has done, how many labels there are, and how many are wanted."""
+    with self._lock:
+      ask = lambda text, *values: self._open.execute(text, values).fetchone()[0]
+      return {
+        'done': ask('select count(*) from done where annotator = ?', annotator),
+        'labels': ask('select coalesce(sum(labels), 0) from items where gold = 0'),
+        'wanted': ask('select count(*) from items where gold = 0') * self._overlap,
+      }
+
+  # --- files -------------------------------------------------------------------------------------
+
+  def save(self) -> Path:
+    """Adds the events that are missing there to the JSON lines; the path of this file."""
+    path = self._path.with_suffix('.jsonl')
+    with path.open('a+b') as file:
+      fcntl.flock(file, fcntl.LOCK_EX)
+      whole, last = _end(file)
+      file.truncate(whole)  # of what a kill has cut short
+      new = self.events(last)
+      file.write(b''.join(line(one) for one in new))
+      file.flush()
+      os.fsync(file.fileno())
+    return path
+
+  def backup(self, path: Path) -> None:
+    """A copy of the whole file at `path`, which is replaced."""
+    path.unlink(missing_ok=True)
+    with self._lock:
+      self._open.execute('vacuum into ?', (str(path),))
+
+  def close(self) -> None:
+    """Writes what is missing to the JSON lines, and closes the file."""
+    self.save()
+    with self._lock:
+      self._open.close()
+
+  # --- inside ------------------------------------------------------------------------------------
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[sqlite3.Connection]:
+    """A short transaction, which no other writer is inside of."""
+    with self._lock:
+      self._open.execute('begin immediate')
+      try:
+        yield self._open
+      except BaseException:
+        self._open.execute('rollback')
+        raise
+      self._open.execute('commit')
+
+  def _count(self, write: sqlite3.Connection, made: Mapping[str, Any], annotator: str) -> None:
+    """What an event changes of who has done what; see the tables."""
+    name, kind = made['item'], made['kind']
+    if kind == 'undo':
+      self._recount(write, name, annotator)
+    elif kind in events.ENDS:
+      ordinal = _labels_of(write, annotator)
+      is_again = bool(made.get('again'))
+      write.execute(
+        'insert into done (item, annotator, labels, ordinal, again) values (?, ?, ?, ?, ?) '
+        'on conflict do update set labels = max(labels, excluded.labels), '
+        'again = max(again, excluded.again)',
+        (name, annotator, kind in events.LABELS, ordinal, is_again),
+      )
+      write.execute('delete from leases where item = ? and annotator = ?', (name, annotator))
+      self._sum(write, name)
+
+  def _recount(self, write: sqlite3.Connection, name: str, annotator: str) -> None:
+    """After an undo: whether the annotator has still done the item."""
+    rows = write.execute(
+      'select seq, kind, event from events where item = ? and annotator = ?', (name, annotator)
+    ).fetchall()
+    made = [(seq, kind, json.loads(text)) for seq, kind, text in rows]
+    undone = {one['replaces'] for _, kind, one in made if kind == 'undo'}
+    left = [(kind, one) for seq, kind, one in made if seq not in undone and kind in events.ENDS]
+    first = [kind for kind, one in left if not one.get('again')]
+    if first:
+      write.execute(
+        'update done set labels = ?, again = ? where item = ? and annotator = ?',
+        (any(kind in events.LABELS for kind in first), len(first) < len(left), name, annotator),
+      )
+    else:
+      write.execute('delete from done where item = ? and annotator = ?', (name, annotator))
+      write.execute(  # it is on the page again
+        'insert or replace into leases (item, annotator, until) values (?, ?, ?)',
+        (name, annotator, time.time() + LEASE),
+      )
+    self._sum(write, name)
+
+  @staticmethod
+  def _sum(write: sqlite3.Connection, name: str) -> None:
+    write.execute(
+      'update items set labels = (select coalesce(sum(labels), 0) from done where item = ?) '
+      'where item = ?',
+      (name, name),
+    )
+
+  def _chosen(
+    self, write: sqlite3.Connection, annotator: str, count: int, held: set[str]
+  ) -> list[Task]:
+    """For `tasks`: own leases that a reload lost, what comes again, gold, then the others."""
+    count = max(count, 0)
+    mine = write.execute(
+      'select l.item, exists (select 1 from done d where d.item = l.item and d.annotator = ?) '
+      'from leases l where l.annotator = ? order by l.item',
+      (annotator, annotator),
+    ).fetchall()
+    found = [Task(name, bool(again)) for name, again in mine if name not in held][:count]
+    taken = held | {name for name, _ in mine}
+    labelled = write.execute(
+      'select count(*) from done where annotator = ? and labels', (annotator,)
+    ).fetchone()[0]
+    if len(found) < count and self._share:
+      found += self._due(write, annotator, taken)[: count - len(found)]
+    if len(found) < count:
+      found += self._gold(write, annotator, labelled, taken)[: count - len(found)]
+    if len(found) < count:
+      rows = write.execute(
+        'select i.item from items i where i.gold = 0 and i.labels < ? '
+        'and not exists (select 1 from done d where d.item = i.item and d.annotator = ?) '
+        'and i.labels + (select count(*) from leases l where l.item = i.item '
+        '  and l.annotator != ? and not exists '
+        '  (select 1 from done d where d.item = l.item and d.annotator = l.annotator)) < ? '
+        'order by i.labels, i.place limit ?',
+        (self._overlap, annotator, annotator, self._overlap, count + len(taken)),
+      ).fetchall()
+      fresh = [Task(name, False) for (name,) in rows if name not in taken]
+      found += fresh[: count - len(found)]
+    return found
+
+  def _due(self, write: sqlite3.Connection, annotator: str, taken: set[str]) -> list[Task]:
+    """What an annotator labelled 20 labels ago or more, and is to label again."""
+    total, names, _ = self._places(write)
+    if (annotator, total) not in self._again:
+      self._again[annotator, total] = order.repeated(self._seed, names, annotator, self._share)
+    wanted = self._again[annotator, total]
+    rows = write.execute(
+      'select item from done where annotator = ? and labels and not again and ordinal <= ? '
+      'order by ordinal',
+      (annotator, _labels_of(write, annotator) - order.LATER),
+    ).fetchall()
+    return [Task(name, True) for (name,) in rows if name in wanted and name not in taken]
+
+  def _gold(
+    self, write: sqlite3.Connection, annotator: str, labelled: int, taken: set[str]
+  ) -> list[Task]:
+    """The items made as gold whose place among the others the annotator has come to."""
+    rows = write.execute('select item from done where annotator = ?', (annotator,)).fetchall()
+    seen = taken | {name for (name,) in rows}
+    _, _, gold = self._places(write)
+    return [Task(name, False) for name, at in gold if at <= labelled and name not in seen]
+
+  def _places(self, write: sqlite3.Connection) -> tuple[int, list[str], list[tuple[str, int]]]:
+    """How many items there are, those that are not gold, and gold with how many are before it."""
+    total = write.execute('select coalesce(max(place), 0) from items').fetchone()[0]
+    if self._known[0] != total:
+      names: list[str] = []
+      gold: list[tuple[str, int]] = []
+      for name, is_gold in write.execute('select item, gold from items order by place').fetchall():
+        gold += [(name, len(names))] * is_gold
+        names += [name] * (not is_gold)
+      self._known = total, names, gold
+    return self._known
+
+
+def _labels_of(write: sqlite3.Connection, annotator: str) -> int:
+  """How many labels an annotator has given, also those that were taken back."""
+  return write.execute(
+    'select count(*) from events where annotator = ? and kind in (?, ?, ?)',
+    (annotator, *events.LABELS),
+  ).fetchone()[0]
+
+
+def line(made: Mapping[str, Any]) -> bytes:
+  """An event as a line of JSON."""
+  return json.dumps(made, sort_keys=True).encode() + b'\n'
+
+
+def file_system(folder: Path) -> str:
+  """The kind of file system of a folder if it is one of the network, else ''; knows Linux alone."""
+  mounts = Path('/proc/self/mounts')
+  if not mounts.is_file():
+    return ''
+  best, kind = '', ''
+  for entry in mounts.read_text(errors='replace').splitlines():
+    where, name = entry.split(' ')[1:3]
+    where = where.replace('\\040', ' ')
+    if len(where) >= len(best) and folder.resolve().is_relative_to(where):
+      best, kind = where, name
+  return kind if kind in _REMOTE or kind.startswith('fuse.sshfs') else ''
+
+
+def _end(file: Any) -> tuple[int, int]:
+  """Where the last whole line of a file ends, and the `seq` that it has."""
+  size = file.seek(0, os.SEEK_END)
+  tail, start = b'', size
+  while start and tail.count(b'\n') < 2:
+    step = min(start, 1 << 16)
+    start -= step
+    file.seek(start)
+    tail = file.read(step) + tail
+  whole = start + tail.rfind(b'\n') + 1 if b'\n' in tail else 0
+  lines = tail[: whole - start].splitlines()
+  return whole, json.loads(lines[-1])['seq'] if lines and whole else 0
+
+
+def _seq_of(write: sqlite3.Connection, client: str, annotator: str) -> int:
+  row = write.execute(
+    'select seq from events where client = ? and annotator = ?', (client, annotator)
+  ).fetchone()
+  if row is None:
+    raise BadInput('event: replaces an event that is not there')
+  return row[0]
+
+
+def _now() -> str:
+  now = datetime.datetime.now(datetime.UTC)
+  return f'{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03d}Z'
+
+
+def read(path: Path) -> tuple[dict[str, Item], list[dict[str, Any]]]:
+  """Items and events of a file.
+
+  Raises:
+    BadInput: there is none, or no event is in it.
+  """
+  if not path.is_file():
+    raise BadInput(f'label: there is no {str(path)!r}; label something first')
+  log = Log(path)
+  try:
+    found = log.items(), log.events()
+  finally:
+    log.close()
+  if not found[1]:
+    raise BadInput(f'label: {str(path)!r} has no label yet; label something first')
+  return found
+
+
+def seals(made: Iterable[Mapping[str, Any]]) -> bytes:
+  """All events as JSON lines, of which a sum can be taken."""
+  return b''.join(map(line, made))
