@@ -75,6 +75,7 @@ EXTRAS['test'] = [
   *EXTRAS['serve'],
   'fastwarc>=0.15',  # what our reader of WARC files is held against
   'openai>=2',  # a client of job serve
+  'playwright>=1.40',  # drives a Chromium that is on the machine; without one its tests are skipped
   'pyright[nodejs]>=1.1.400',  # Node.js as a wheel, so that nothing is fetched outside of PyPI
   'pytest>=8',
   'pytest-xdist>=3.6',
