@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from llm_jax.serving import page as served_page
 from llm_jax.text.visible import visible
-from tests.web.fake_server import HOSTILE, PAGE, FakeServer
+from tests.web.fake_server import HOSTILE, FakeServer
 
-HTML = PAGE.read_text()
+HTML = served_page.FILE.read_text()
 BROWSER = next(
   filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None
 )
@@ -55,6 +56,8 @@ def test_one_script_and_one_style_have_hashes():
   tags = [tag for tag, _ in Elements(HTML).found]
   assert tags.count('script') == tags.count('style') == 1
   assert HTML.count('<script>') == HTML.count('</script>') == 1
+  policy = served_page.policy(HTML)
+  assert policy.count("'sha256-") == 2 and 'unsafe' not in policy
 
 
 def test_what_the_script_looks_for_is_there_and_has_a_name():
@@ -92,9 +95,10 @@ def listening():
 
 
 @pytest.fixture
-def server(listening):
-  listening.reset()
-  return listening
+def server(listening, tmp_path):
+  listening.reset(tmp_path / 'events.sqlite')
+  yield listening
+  listening.feedback.close()
 
 
 @pytest.fixture
@@ -451,14 +455,12 @@ def test_events_have_all_that_training_needs(page, server):
   assert second['turn'] == 0 and first['client'] != second['client'] and len(second['page']) == 8
   assert first['conversation'] == second['conversation'] and len(first['annotator']) == 16
 
-  page.click('text="Bad"')  # taken back
   page.click('text="Correct"')
   page.keyboard.press('Control+a')
   page.keyboard.type('Better words')
   page.keyboard.press('Control+Enter')
-  until(lambda: len(server.events) == 4)
-  undo, edit = list(server.events.values())[2:]
-  assert undo['value'] == {'act': 'undo', 'of': second['client']}
+  until(lambda: len(server.events) == 3)
+  edit = list(server.events.values())[2]
   assert edit['value'] == {'act': 'edit', 'text': 'Better words'}
   assert edit['answer']['text'] == 'small heard hello with None'
   ask(page, 'again')
@@ -467,24 +469,30 @@ def test_events_have_all_that_training_needs(page, server):
   page.locator('text=Regenerate').last.click()
   ended(page)
   ask(page, 'third')
-  until(lambda: len(server.events) == 5)
-  kept = list(server.events.values())[4]
+  until(lambda: len(server.events) == 4)
+  kept = list(server.events.values())[3]
   value = kept['value']
   assert value['act'] == 'regenerate' and kept['turn'] == 1 and len(value['shown']) == 2
   assert value['kept'] == value['shown'][1] == kept['answer']['id'] != kept['item']
-  assert [draft['id'] for draft in value['drafts']] == value['shown']
+  assert [draft['id'] for draft in kept['answer']['others']] == value['shown'][:1]
 
   page.select_option('#beside', 'large')
   ask(page, 'fourth')
   page.click('text="Go on with this"')
-  until(lambda: len(server.events) == 6)
-  picked = list(server.events.values())[5]
+  until(lambda: len(server.events) == 5)
+  picked = list(server.events.values())[4]
   assert picked['value']['act'] == 'pick' and picked['model'] == 'large'
   assert picked['value']['shown'].index(picked['value']['kept']) == 1
-  assert [draft['model'] for draft in picked['value']['drafts']] == ['small', 'large']
+  (other,) = picked['answer']['others']
+  assert other['model'] == 'small' and other['text'] == 'small heard fourth with None'
+  stored = list(server.feedback.events())  # in the server's own form
+  assert [event['value'] for event in stored] == [
+    event['value'] for event in server.events.values()
+  ]
+  assert stored[4]['answer'] == picked['answer'] and stored[4]['fingerprint'] == 'f00'
 
   page.click('nav .remove')
-  until(lambda: server.deleted == [picked['conversation']])
+  until(lambda: not list(server.feedback.events()))
 
 
 def test_events_wait_for_the_server_and_are_kept_once(context, page, server):

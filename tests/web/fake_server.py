@@ -3,18 +3,15 @@
 A question is a list of words. The first is one of `WAYS` or anything else, which is echoed.
 """
 
-import base64
-import hashlib
 import json
-import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
-import llm_jax
+from llm_jax.serving import page
+from llm_jax.serving.errors import ApiError
+from llm_jax.serving.feedback import Feedback
 
-PAGE = Path(llm_jax.__file__).parent / 'web' / 'chat.html'
 HOSTILE = (
   'Look <img src=/stolen onerror="document.title=1"> <script>document.title = 2</script>\n\n'
   '[bank](javascript:alert(1)) [bank](data:text/html,hi) '
@@ -25,20 +22,6 @@ HOSTILE = (
 WAYS = ('slow', 'split', 'hostile', 'think', 'tool', 'cut', 'broken', 'busy', 'long', 'full', 'say')
 
 
-def policy(html: str) -> str:
-  """A Content-Security-Policy under which only the page's own script and style can run."""
-
-  def hashes(tag: str) -> str:
-    found = re.findall(f'<{tag}>(.*?)</{tag}>', html, re.DOTALL)
-    digest = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return ' '.join(f"'sha256-{digest(text)}'" for text in found)
-
-  return (
-    f"default-src 'self'; script-src {hashes('script')}; style-src {hashes('style')}; "
-    "img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'"
-  )
-
-
 class FakeServer(ThreadingHTTPServer):
   """Listens on a free port of this machine.
 
@@ -47,7 +30,7 @@ class FakeServer(ThreadingHTTPServer):
     left: how many clients went away before their answer had ended.
     events: bodies of events by `client`.
     repeated: how many events came a second time.
-    deleted: conversations whose events were removed.
+    feedback: what the events are given to.
     key: that clients have to send, or ''.
     keeps: whether events are kept.
     refuse: how many of the next events are answered with 500, after they were kept.
@@ -58,13 +41,13 @@ class FakeServer(ThreadingHTTPServer):
   def __init__(self) -> None:
     super().__init__(('127.0.0.1', 0), _Handler)
     self.url = f'http://127.0.0.1:{self.server_port}/'
-    self.reset()
     threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
-  def reset(self) -> None:
-    """Forgets all, for the next test."""
+  def reset(self, file) -> None:
+    """Forgets all, for the next test, whose events go into this file."""
+    self.feedback = Feedback(file)
     self.asked, self.left, self.repeated, self.refuse = [], 0, 0, 0
-    self.events, self.deleted, self.key, self.keeps, self.down = {}, [], '', True, False
+    self.events, self.key, self.keeps = {}, '', True
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -75,12 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
 
   def do_GET(self):
     if self.path == '/':
-      html = PAGE.read_text()
-      headers = {
-        'content-security-policy': policy(html),
-        'content-type': 'text/html; charset=utf-8',
-      }
-      return self._answer(200, html.encode(), headers)
+      html, headers = page.read()
+      return self._answer(200, html, {**headers, 'content-type': 'text/html; charset=utf-8'})
     if self._wrong_key():
       return None
     if self.path == '/v1/models':
@@ -94,15 +73,18 @@ class _Handler(BaseHTTPRequestHandler):
 
   def do_DELETE(self):
     conversation = self.path.removeprefix('/events/')
-    self.server.deleted.append(conversation)
-    self._json(200, {'deleted': 1})
+    self._json(200, {'deleted': self.server.feedback.delete(conversation)})
 
   def do_POST(self):
     body = json.loads(self.rfile.read(int(self.headers['content-length'])))
     if self._wrong_key():
       return
     if self.path == '/events':
-      self.server.repeated += body['client'] in self.server.events
+      try:
+        new = self.server.feedback.add(body, {'fingerprint': 'f00'})['new']
+      except ApiError as error:
+        return self._json(error.status, error.body())
+      self.server.repeated += not new
       self.server.events[body['client']] = body
       self.server.refuse -= 1
       if self.server.refuse >= 0:
