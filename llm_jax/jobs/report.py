@@ -116,7 +116,8 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
   chat = f'--config.artifact={config[[*measured][-1]].workdir}' if measured else ''
   say(
     f'The report is {folder}/report.html.\n'
-    f'Chat with the model: python -m llm_jax.main --config=configs/chat.py {chat}'
+    f'Chat with the model: python -m llm_jax.main --config=configs/chat.py {chat}\n'
+    f'The same in a browser: python -m llm_jax.main --config=configs/serve.py {chat}'
   )
 
 
