@@ -61,6 +61,8 @@ EXTRAS = {
   'log': ['matplotlib', 'tensorboardX'],
   'eval': ['lm-eval>=0.4.9,<0.5'],  # lm-evaluation-harness as a backend of job evaluate
   'serve': ['httptools>=0.6', 'uvicorn>=0.30'],  # job serve
+  # Clients that tests let talk to it; those that are missing are skipped.
+  'clients': ['langchain-openai', 'litellm', 'openai>=2'],
   'search': ['urllib3>=2.2,<3'],  # the tool web_search and the judge openai
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported
 }
