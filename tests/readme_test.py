@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from llm_jax import main
 from llm_jax.data import families
+from llm_jax.labels.log import Log
 from tests.jobs.convert_test import theirs
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +89,8 @@ def smoke(c):
     c.data.max_prompts, c.sample.max_new = 4, 4
   elif c.job == 'chat':
     c.max_new = 8
+  elif c.job == 'label':
+    c.data.max_prompts, c.sample.max_new, c.idle, c.port, c.gold = 8, 4, 0.1, 0, 0.0
   elif c.job == 'plan':
     c.compile = False  # tests/jobs/plan_test.py does
   elif c.job == 'sample' and 'annotate' in c:
@@ -112,6 +115,16 @@ def smoke(c):
     if c.data.name in ('conversations', 'preferences'):
       with c.data.unlocked():  # the tokenizer of 512 words writes longer, and rows are few
         c.data.update(length=512, validation_fraction=0.2)
+
+
+def label_all(workdir):
+  """What an annotator who likes the first answer says of all items."""
+  log = Log(Path(workdir) / 'labels.sqlite')
+  for item in log.items().values():
+    shown = [answer.id for answer in item.answers]
+    told = {'item': item.id, 'kind': 'compare', 'shown': shown, 'client': item.id}
+    log.add({**told, 'value': {'grade': -3, 'better': shown[0]}}, 'me')
+  log.close()
 
 
 def _pages(module):
@@ -182,6 +195,8 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert told.strip(), line
     if config.job == 'chat':
       assert re.search(r'stage (ppo|dpo), .*\n\d+ tokens', told, re.DOTALL)
+    elif config.job == 'label' and not config.export:
+      label_all(config.workdir)
     elif config.job == 'pipeline':
       page = (Path(config.workdir) / 'report.html').read_text()
       rolls = [name for name in config.stages if name in ('ppo', 'grpo')]

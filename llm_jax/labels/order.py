@@ -124,3 +124,24 @@ def _one_in_each(
     block = range(start, start + size)
     place = min(block, key=lambda i: draw(*words, ids[i]))
     yield place, ids[place]
+
+
+def chosen(rewards: Sequence[float | None], count: int, close: bool, *words: object) -> list[int]:
+  """Which answers of a prompt are shown: some of them, or those that a reward model confuses.
+
+  >>> chosen([0.0, 5.0, 2.1, 2.0], 2, True)
+  [2, 3]
+
+  Args:
+    rewards: of each answer, or None.
+    count: of answers that are shown.
+    close: take the answers whose rewards lie closest together.
+    *words: what else the draw depends on.
+  """
+  numbers = [*range(len(rewards))]
+  known = [(value, i) for i, value in enumerate(rewards) if value is not None]
+  if close and len(known) >= count:
+    known.sort()
+    spans = [known[i : i + count] for i in range(len(known) - count + 1)]
+    return sorted(i for _, i in min(spans, key=lambda span: span[-1][0] - span[0][0]))
+  return sorted(sorted(numbers, key=lambda i: draw(*words, i))[:count])
