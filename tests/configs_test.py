@@ -154,7 +154,7 @@ def shrink(c, folder):
     c.sources = ConfigDict({name: str(folder / 'text.jsonl') for name in c.sources})
     c.tokenizer.vocab_size, c.length, c.validation_fraction = 290, 16, 0.2
   if c.job == 'train':
-    c.model.update(vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=64)
+    c.model.update(vocab_size=290, dim=16, num_layers=1, num_heads=2, max_length=64)
     c.total_steps = c.checkpoint_every = c.eval_every = 2
     c.batch_size = 4 * c.accumulate
     c.log_every = 1

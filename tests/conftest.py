@@ -4,6 +4,7 @@ All of it is environment, set before the first import of jax, so that the proces
 start inherit it. What is already set stays, so `JAX_PLATFORMS=cuda pytest` runs on a GPU.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -57,6 +58,13 @@ LONGEST = (
 def pytest_collection_modifyitems(items):
   order = {f'{name}_test': i for i, name in enumerate(LONGEST)}
   items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_collection_finish():
+  """Looks for garbage seldom: what tracing leaves is soon free, and what is imported stays."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,5 +1,6 @@
 """Five lines of Python: what a loaded model says and scores is what the jobs say and score."""
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def test_a_reward_model_scores_and_says_nothing(loaded):
       model.tokenizer, chat.pieces([*TALK, {'role': 'assistant', 'content': answer}])
     )
     batch = {'tokens': jnp.array([ids]), 'segment': jnp.ones((1, len(ids)), jnp.int32)}
-    (wanted,) = reward.answer_scores(model.model, model.params, batch)
+    (wanted,) = jax.jit(functools.partial(reward.answer_scores, model.model))(model.params, batch)
     assert found == pytest.approx(float(wanted), abs=1e-5)
   for speak in (model.generate, model.logprobs, lambda text: list(model.stream(text))):
     with pytest.raises(BadInput, match='reward model'):

@@ -149,7 +149,7 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
   (tmp_path / 'my' / 'talks.jsonl').write_text(lines)
   reviews = [f'{i} was {word},{word}' for word in ('good', 'bad') for i in range(20)]
   (tmp_path / 'my' / 'reviews.csv').write_text('\n'.join(['review,label', *reviews]))
-  theirs(tmp_path / 'my' / 'llama', max_length=1024)
+  theirs(tmp_path / 'my' / 'llama', max_length=1024, num_layers=1)
   quiz = [{'context': f'{i} + 1 =', 'choices': ['0', str(i + 1)], 'gold': 1} for i in range(9)]
   lines = [{'task': {'chance': 0.5}}, *quiz]
   (tmp_path / 'quizzes').mkdir()

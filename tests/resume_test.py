@@ -43,7 +43,7 @@ WORDS = [
 ]
 STEPS, STAGE_STEPS, EVERY = 30, 15, 3
 SHAPE = dict(
-  name='transformer', vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=64,
+  name='transformer', vocab_size=290, dim=16, num_layers=1, num_heads=2, max_length=64,
 )  # fmt: skip
 JUDGE = SHAPE | dict(head='scalar')
 AT_A_URL = ('dies', 'told', 'killed8')  # runs whose workdir is in a store, which is a disk here

@@ -12,7 +12,7 @@ from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
-GROUP = dict(name='transformer', vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=32)
+GROUP = dict(name='transformer', vocab_size=290, dim=16, num_layers=1, num_heads=2, max_length=32)
 KEY = jax.random.key(0)
 
 

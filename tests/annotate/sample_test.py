@@ -17,7 +17,7 @@ from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.tools import make_tools
 from llm_jax.types import BadInput
 
-SHAPE = dict(vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=64)
+SHAPE = dict(vocab_size=290, dim=16, num_layers=1, num_heads=2, max_length=64)
 PROMPTS = [[1, 30, 40, 50, 60], [1, 70], [1, 80, 90], [1, 33, 44]]
 NEW = 6
 

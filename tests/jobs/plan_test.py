@@ -23,10 +23,10 @@ def config_of(tmp_path, size='1b', **changes):
   return c
 
 
-def two_layers(tmp_path, hardware, **mesh):
-  """Two narrow layers on 8 rows of 256 tokens: quick to compile; with a mesh, on that."""
+def narrow(tmp_path, hardware, layers=1, **mesh):
+  """Narrow layers on 8 rows of 256 tokens: quick to compile; with a mesh, on that."""
   c = config_of(tmp_path, '125m', hardware=hardware, search=not mesh)
-  c.train.model.update(num_layers=2, vocab_size=4096, dim=512, hidden_dim=512)
+  c.train.model.update(num_layers=layers, vocab_size=4096, dim=512, hidden_dim=512)
   c.train.model.update(num_heads=4, num_kv_heads=4)
   c.train.mesh.update(mesh)
   c.train.batch_size, c.train.accumulate, c.length = 8, 1, 256
@@ -97,7 +97,7 @@ def test_without_libtpu_a_slice_is_estimated_only(tmp_path, monkeypatch, capsys)
 
 @needs_libtpu
 def test_a_slice_is_compiled_for(tmp_path, capsys):
-  report, told = planned(two_layers(tmp_path, 'v5e:2x2'), capsys)
+  report, told = planned(narrow(tmp_path, 'v5e:2x2'), capsys)
   (compiled,) = report['compiled']
   assert report['fits'] and compiled['fits']
   assert compiled['kernels'] >= 3  # splash attention, forward and backward
@@ -128,7 +128,7 @@ def test_a_slice_that_does_not_exist_is_bad_input(tmp_path):
 
 @needs_libtpu
 def test_slices_are_cut_along_data_and_compiled_for(tmp_path, capsys):
-  report, _ = planned(two_layers(tmp_path, 'v5e:2x2*2', data=2, fsdp=4), capsys)
+  report, _ = planned(narrow(tmp_path, 'v5e:2x2*2', data=2, fsdp=4), capsys)
   (compiled,) = report['compiled']
   assert compiled['fits'] and report['devices'] == 8
   mesh = make_mesh(devices=plan._topology('v5e:2x2', 2), data=2, fsdp=4)
@@ -151,7 +151,7 @@ def test_axes_need_not_be_those_of_the_slice():
 @needs_libtpu
 def test_tensor_parallel_layers_add_up_twice_each_way(tmp_path, capsys):
   # After attention and MLP going forward, before them going back, as in arXiv:1909.08053.
-  report, _ = planned(two_layers(tmp_path, 'v5e:2x2', tensor=4, fsdp=1), capsys)
+  report, _ = planned(narrow(tmp_path, 'v5e:2x2', 2, tensor=4, fsdp=1), capsys)
   (compiled,) = report['compiled']
   sums = compiled['collectives']['all-reduce']
   once = (2 * 3 / 4) * 8 * 256 * 512 * 2  # of bfloat16 activations, by a ring of four

@@ -1,5 +1,7 @@
 """A policy and its critic: to the outside the policy, and values that belong to the critic."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,14 +47,14 @@ def test_it_applies_as_its_policy(model, params):
   logits, cache = jax.jit(model.apply)(params, TOKENS)
   same(logits, jax.jit(model.policy.apply)(theirs, TOKENS)[0])
   assert logits.shape == (3, 7, 24) and cache is None
-  hidden, _ = model.apply(params, TOKENS, method='hidden')
-  same(hidden, model.policy.apply(theirs, TOKENS, method='hidden')[0])
-  same(
-    model.apply(params, hidden[:, -1], method='unembed'),
-    model.policy.apply(theirs, hidden[:, -1], method='unembed'),
-  )
-  batch = {'tokens': jnp.asarray(TOKENS)}
-  same(score(model, params, batch), score(model.policy, theirs, batch))
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def read(model, params):
+    hidden, _ = model.apply(params, TOKENS, method='hidden')
+    last = model.apply(params, hidden[:, -1], method='unembed')
+    return hidden, last, score(model, params, {'tokens': jnp.asarray(TOKENS)})
+
+  jax.tree.map(same, read(model, params), read(model.policy, theirs))
   assert model.shape is model.policy.shape and model.frozen == ()
   assert jax.tree.structure(model.make_cache(2, 5)) == jax.tree.structure(
     model.policy.make_cache(2, 5)

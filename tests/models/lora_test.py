@@ -1,5 +1,7 @@
 """LoRA: the base at first, its merged self at the end, and little memory in between."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,8 +31,9 @@ def params_of(model, seed=0):
   return jax.tree.map(lambda x: x + draw.normal(0, 0.1, x.shape).astype(np.float32), params)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def logits(model, params):
-  return jax.jit(lambda p: model.apply(p, TOKENS)[0])(params)
+  return model.apply(params, TOKENS)[0]
 
 
 @pytest.mark.parametrize('scan', [True, False])
@@ -113,12 +116,11 @@ def trained(model, mesh, steps=3, accumulate=2):
       frozen=model.frozen,
     )
     batch = shard_batch({'tokens': TOKENS, 'mask': np.ones(TOKENS.shape, np.float32)}, mesh)
-    losses = []
+    step, losses = step.lower(state, batch).compile(), []
     for _ in range(steps):
       state, metrics = step(state, batch)
       losses.append(float(metrics['loss'].value))
-    memory = step.lower(state, batch).compile().memory_analysis()
-  return first, state, losses, memory
+  return first, state, losses, step.memory_analysis()
 
 
 def test_only_the_additions_move():

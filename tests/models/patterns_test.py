@@ -39,6 +39,13 @@ def logits_of(model, params, *args):
   return np.asarray(jax.jit(lambda p, *a: model.apply(p, *a)[0])(params, *args))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def read(model, params):
+  """The gradient of a loss, and logits."""
+  loss = lambda p: score(model, p, {'tokens': jnp.asarray(TOKENS)}).sum()
+  return jax.grad(loss)(params), model.apply(params, TOKENS)[0]
+
+
 TOKENS = np.random.default_rng(1).integers(0, 24, (2, 9), np.int32)
 close = functools.partial(np.testing.assert_allclose, atol=2e-5, rtol=2e-5)
 
@@ -46,13 +53,11 @@ close = functools.partial(np.testing.assert_allclose, atol=2e-5, rtol=2e-5)
 @patterns
 def test_scan_loop_cache_and_packing_say_the_same(options):
   (model, params), (loop, _) = build(**options), build(dict(scan_layers=False), **options)
-  whole = logits_of(model, params, TOKENS)
-  loss = lambda model: lambda p: score(model, p, {'tokens': jnp.asarray(TOKENS)}).sum()
-  theirs, ours = (jax.jit(jax.grad(loss(one)))(params) for one in (loop, model))
+  (theirs, other), (ours, whole) = (read(one, params) for one in (loop, model))
   jax.tree.map(functools.partial(close, atol=1e-4, rtol=1e-4), ours, theirs)
-  close(logits_of(loop, params, TOKENS), whole)
+  close(other, whole)
   cache, parts = model.make_cache(2, 10), []
-  for start, stop in ((0, 5), (5, 6), (6, 9)):
+  for start, stop in ((0, 4), (4, 5), (5, 9)):
     position = np.broadcast_to(np.arange(start, stop), (2, stop - start))
     now, cache = jax.jit(model.apply)(params, TOKENS[:, start:stop], position, None, cache)
     parts.append(now)

@@ -175,7 +175,7 @@ def test_what_is_not_expanded(text):
    'sqrt(' * 38 + 'x+1' + ')^9' * 38, '/'.join(['(a+b+c+d)'] * 40)],
 )  # fmt: skip
 def test_a_large_formula_takes_bounded_time(text):
-  start = time.monotonic()
+  start = time.process_time()
   with contextlib.suppress(BadExpression):
     expand(text)
-  assert time.monotonic() - start < 2
+  assert time.process_time() - start < 2

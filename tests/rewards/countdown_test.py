@@ -71,7 +71,7 @@ def test_a_gold_answer_of_another_form_is_bad_input(gold):
 
 @pytest.mark.parametrize('piece', ['(', '-', '9', '9*', '(8/', '<answer>', '=', 'The answer is '])
 def test_hostile_text_takes_bounded_time(piece):
-  start = time.monotonic()
+  start = time.process_time()
   for n in (30, 130, 100_000):
     assert reward(piece * n, GOLD) == 0
-  assert time.monotonic() - start < 2
+  assert time.process_time() - start < 2

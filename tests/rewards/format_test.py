@@ -82,8 +82,8 @@ def test_options_that_cannot_be_used(options, message):
 
 
 def test_hostile_answers_take_bounded_time():
-  start = time.monotonic()
+  start = time.process_time()
   for answer in ('<think>' * 100_000, '</think><answer>' * 100_000, ' ' * 1_000_000):
     assert reward(answer) == 0
     assert reward(answer, pattern=r'<think>[^<]*</think>') == 0
-  assert time.monotonic() - start < 2
+  assert time.process_time() - start < 2

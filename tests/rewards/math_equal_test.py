@@ -242,11 +242,11 @@ _PIECES = (
 @pytest.mark.parametrize('length', [40, 395, 50_000])
 def test_hostile_text_takes_bounded_time(piece, length):
   text = piece * (length // len(piece) + 1)
-  start = time.monotonic()
+  start = time.process_time()
   for answer in (text, f'\\boxed{{{text[:395]}}}', f'The answer is {text}'):
     reward(answer, '7')
     reward(answer, '2^{100}x')
-  assert time.monotonic() - start < 2
+  assert time.process_time() - start < 2
 
 
 def test_random_symbols_never_raise():

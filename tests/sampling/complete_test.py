@@ -37,7 +37,7 @@ def numbers(tokenizer, monkeypatch):
 def build():
   """A small Transformer whose weights are large enough for answers to depend on their prompts."""
   model = transformer.make(
-    vocab_size=290, dim=16, num_layers=2, num_heads=2, max_length=96, head='untied'
+    vocab_size=290, dim=16, num_layers=1, num_heads=2, max_length=96, head='untied'
   )
   shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
   draw = np.random.default_rng(0)
@@ -50,12 +50,15 @@ def answers(tokenizer, prompts, model=None, params=None, **options):
   return complete.make(made, tokenizer, prompts=prompts, **options)(weights)
 
 
+@functools.cache
+def greedy():
+  choose = pick.make(temperature=0)
+  return jax.jit(functools.partial(generate, model=build()[0], max_new=NEW, stop=(), pick=choose))
+
+
 def read_as(ids):
   """What the model answers to exactly these ids, stopping nowhere."""
-  model, params = build()
-  choose = pick.make(temperature=0)
-  run = jax.jit(functools.partial(generate, model=model, max_new=NEW, stop=(), pick=choose))
-  out = run(params, *left_pad([ids], multiple=16), jax.random.key(0))
+  out = greedy()(build()[1], *left_pad([ids], multiple=16), jax.random.key(0))
   return out['tokens'][0, -NEW:].tolist()
 
 
