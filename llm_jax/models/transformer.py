@@ -21,7 +21,7 @@ from llm_jax.models.rope_scaling import scaling_of
 from llm_jax.models.shape import Kind, Shape
 from llm_jax.models.stacks import dense_of, period, repeats, unstack
 from llm_jax.models.stored import Layers
-from llm_jax.models.weights import Table, parameter
+from llm_jax.models.weights import Table, in_blocks, parameter
 from llm_jax.options import check, options_of
 from llm_jax.parallel.mesh import constrain
 from llm_jax.parallel.parameters import abstract_params, facts_of, path_of
@@ -395,6 +395,12 @@ class Transformer(Model):
       table = params['embedding']['table']
       layers['head'] = {'kernel': table.head if isinstance(table, Table) else table.T}
     return model, layers
+
+  @nn.nowrap
+  def in_blocks(self, params: Any) -> Any:
+    """Parameters of `for_decoding` with their matrices of float32 as `weights.Blocks`."""
+    exact = self.compute.dtype == 'float32' and not self.compute.product_dtype
+    return in_blocks(params) if exact else params
 
   def published(self, params: Any) -> tuple['Transformer', Any]:
     """The model and parameters that an artifact holds: these."""

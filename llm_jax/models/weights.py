@@ -6,6 +6,7 @@ inputs and outputs of a product each as one axis; two codes of 4 bits share a by
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from llm_jax.options import at_least
+from llm_jax.parallel.parameters import facts_of, path_of
 from llm_jax.types import Array
 
 FLOAT8 = 'float8_e4m3fn'
@@ -165,6 +167,42 @@ class Table(Weight):
     return Quantized(self.codes.T, self.scale.T, None, (dim,), (size,))
 
 
+@flax.struct.dataclass
+class Blocks(Weight):
+  """A matrix cut into blocks, so that how it adds up depends less on the number of rows.
+
+  XLA for CPU leaves a product to a library that cuts long sums, and where it cuts depends on the
+  other sizes. Blocks are so small that it mostly does not, and are added up here.
+
+  Attributes:
+    parts: of each block of inputs those of its outputs, [I', O'] each.
+    outer: sizes of the axes of the output.
+  """
+
+  parts: tuple[tuple[Array, ...], ...]
+  outer: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+  @classmethod
+  def of(cls, weight: Array, inputs: int) -> 'Blocks':
+    """A weight whose first `inputs` axes are contracted."""
+    outer = weight.shape[inputs:]
+    matrix = weight.reshape(-1, math.prod(outer))
+    cut = lambda x, size, axis: jnp.split(x, [*range(size, x.shape[axis], size)], axis)
+    rows = cut(matrix, INPUTS, 0)
+    return cls(tuple(tuple(cut(row, OUTPUTS, 1)) for row in rows), tuple(outer))
+
+  def multiply(self, rows: Array, dtype: Any) -> Array:
+    """rows [..., I] times the matrix, [..., O], in a type."""
+    total, start = None, 0
+    for parts in self.parts:
+      some = rows[..., start : (start := start + parts[0].shape[0])]
+      new = jnp.concatenate([jnp.matmul(some, part) for part in parts], axis=-1)
+      total = new if total is None else total + new
+    assert total is not None
+    return total.astype(dtype)
+
+
+INPUTS, OUTPUTS = 256, 1024  # of a block
 TABLE = 'embedding/table'
 
 
@@ -212,6 +250,19 @@ def parameter(module: nn.Module, name: str, init: Any, shape: tuple[int, ...]) -
     if isinstance(given, Weight):
       return given
   return module.param(name, init, shape)
+
+
+def in_blocks(params: Any) -> Any:
+  """Parameters of single layers with their matrices as Blocks; a Weight or LowRank stays one."""
+
+  def cut(key_path: Any, x: Any) -> Any:
+    path = re.sub(r'/\d+', '', path_of(key_path))  # layers have numbers
+    if isinstance(x, Weight) or path.endswith('/weight'):
+      return x
+    facts = facts_of(path)
+    return Blocks.of(x, facts.inputs) if facts.low_rank else x
+
+  return jax.tree_util.tree_map_with_path(cut, params, is_leaf=lambda x: isinstance(x, Weight))
 
 
 def dense(weight: Any, dtype: Any) -> Array:

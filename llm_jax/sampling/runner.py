@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax.parallel.mesh import batch_shards, constrain
+from llm_jax.parallel.mesh import batch_shards, constrain, platform
 from llm_jax.sampling import slots as programs
 from llm_jax.sampling.complete import spoken
 from llm_jax.sampling.request import STOPS, Request
@@ -61,7 +61,8 @@ class Runner:
 
     def arranged(params: Params) -> Params:
       self._fast, params = model.for_decoding(params)
-      return params
+      alone = mesh is None or mesh.size == 1
+      return self._fast.in_blocks(params) if platform() == 'cpu' and alone else params
 
     def fresh() -> Any:
       state = programs.empty(model, slots, length, jnp.asarray(self.allowed_V))
@@ -79,8 +80,12 @@ class Runner:
     keep = lambda f: jax.jit(lambda *args: self._placed(f(*args)), donate_argnums=0)
     self._arranged, self._fresh = jax.jit(arranged), jax.jit(fresh)
     self._cut = jax.jit(programs.part, static_argnums=(1, 2))
-    self._prefill = jax.jit(prefill, static_argnums=0, donate_argnums=(2, 3))
-    self._decode = jax.jit(decode, static_argnums=(0, 1), donate_argnums=3)
+    with self.on_mesh():
+      # YNNPACK adds up few numbers in another order than many.
+      options = {'xla_cpu_experimental_ynn_fusion_type': ''} if platform() == 'cpu' else None
+    how: Any = dict(compiler_options=options)
+    self._prefill = jax.jit(prefill, static_argnums=0, donate_argnums=(2, 3), **how)
+    self._decode = jax.jit(decode, static_argnums=(0, 1), donate_argnums=3, **how)
     self._admit, self._dress, self._fork, self._stopped, self._moved, self._filled = map(
       keep, (*(getattr(programs, name) for name in _ROWS), programs.filled)
     )

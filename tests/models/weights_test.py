@@ -7,8 +7,8 @@ import pytest
 
 from llm_jax.compress import round as rounding
 from llm_jax.compress import walk
-from llm_jax.models import transformer
-from llm_jax.models.weights import Quantized, Table, Weight, with_rounds
+from llm_jax.models import lora, transformer, weights
+from llm_jax.models.weights import Blocks, Quantized, Table, Weight, with_rounds
 
 SHAPE = dict(vocab_size=64, dim=16, num_layers=2, num_heads=4, num_kv_heads=2, max_length=32)
 TOKENS = np.random.default_rng(0).integers(0, 64, (2, 8)).astype(np.int32)
@@ -87,3 +87,36 @@ def test_16_bits_multiply_them(method):
   wanted = np.asarray(base.apply(whole(params), TOKENS)[0])
   found = np.asarray(model.apply(params, TOKENS)[0])
   assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_blocks_are_the_matrix():
+  draw = np.random.default_rng(0)
+  rows, weight = draw.normal(size=(3, 600)), draw.normal(size=(30, 20, 11, 200))
+  blocks = Blocks.of(jnp.asarray(weight, jnp.float32), 2)
+  assert [len(parts) for parts in blocks.parts] == [3] * 3 and blocks.outer == (11, 200)
+  assert max(part.shape for parts in blocks.parts for part in parts) <= (256, 1024)
+  found = blocks.multiply(jnp.asarray(rows, jnp.float32), jnp.float32)
+  np.testing.assert_allclose(found, rows @ weight.reshape(600, -1), atol=1e-3)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_a_model_in_blocks_says_the_same(name, monkeypatch):
+  monkeypatch.setattr(weights, 'INPUTS', 6)
+  monkeypatch.setattr(weights, 'OUTPUTS', 20)
+  model = transformer.make(**SHAPE | MODELS[name])
+  params = jax.jit(model.init)(jax.random.key(0), TOKENS)
+  fast, arranged = model.for_decoding(params)
+  cut = fast.in_blocks(arranged)
+  is_blocks = lambda x: isinstance(x, Blocks)
+  count = sum(map(is_blocks, jax.tree.leaves(cut, is_leaf=is_blocks)))
+  assert count >= SHAPE['num_layers'] + 1
+  logits = jax.jit(lambda p: fast.apply(p, TOKENS)[0])
+  np.testing.assert_allclose(logits(cut), logits(arranged), atol=2e-5)
+
+
+def test_additions_of_low_rank_stay_beside_their_weights():
+  model = lora.wrap(transformer.make(**SHAPE))
+  params = jax.jit(model.init)(jax.random.key(0), TOKENS)
+  fast, arranged = model.for_decoding(params)
+  logits = jax.jit(lambda p: fast.apply(p, TOKENS)[0])
+  np.testing.assert_allclose(logits(fast.in_blocks(arranged)), logits(arranged), atol=2e-5)

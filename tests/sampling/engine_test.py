@@ -144,6 +144,21 @@ def test_small_programs_are_in_use(engine):
   assert engine._runner.widths == [32, 64] and 4 in engine._runner.sizes
 
 
+def test_a_small_program_of_other_bits_is_not_used(tokenizer, monkeypatch):
+  monkeypatch.setattr(runner, 'ROWS', (1,))
+  whole = runner.programs.decode
+
+  def other(params, state, columns, *, rows, **how):
+    state, written = whole(params, state, columns, rows=rows, **how)
+    logits = state.logits_RV.at[0, 7].add(1e-5 if rows == 1 else 0)
+    return dataclasses.replace(state, logits_RV=logits), written
+
+  monkeypatch.setattr(runner.programs, 'decode', other)
+  engine = Engine(*build(), tokenizer, slots=2, chunk=CHUNK, columns=COLUMNS)
+  engine.warm()
+  assert engine._runner.sizes == [2]
+
+
 def test_nothing_compiles_after_warm(engine):
   before = engine.compilations
   assert before > 5

@@ -116,7 +116,11 @@ def _saving(
   short = spec.product_dtype or q_BHLE.dtype
   q_BKRE = _rows(q_BHLE * q_BHLE.shape[-1] ** -0.5, k_BKSE).astype(short)
   k_BKSE, v_BKSE = k_BKSE.astype(short), v_BKSE.astype(short)
-  score_BHLS = _product(q_BKRE, swap_last_axes(k_BKSE)).reshape(*q_BHLE.shape[:-1], -1)
+  if spec.aligned:
+    score_BKRS = _product(q_BKRE, swap_last_axes(k_BKSE))
+  else:
+    score_BKRS = _product_of_rows(q_BKRE, k_BKSE)
+  score_BHLS = score_BKRS.reshape(*q_BHLE.shape[:-1], -1)
   slope = jnp.ones(())
   if spec.softcap is not None:
     bent_BHLS = jnp.tanh(score_BHLS / spec.softcap)
@@ -161,6 +165,18 @@ def _backward(spec: AttentionSpec, saved: Any, grad_BHLE: Array) -> tuple[Any, .
 
 
 _attend.defvjp(_saving, _backward)
+
+
+def _product_of_rows(q_BKRE: Array, k_BKSE: Array) -> Array:
+  """Scores [B, K, R, S] with a cache; rows and heads are one axis, where no mesh cuts them.
+
+  XLA for CPU would otherwise turn the keys of a single row, all of them for each token.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if not mesh.empty and mesh.size > 1:
+    return _product(q_BKRE, swap_last_axes(k_BKSE))
+  join = lambda x: x.reshape(-1, *x.shape[2:])
+  return _product(join(q_BKRE), swap_last_axes(join(k_BKSE))).reshape(*q_BKRE.shape[:3], -1)
 
 
 def _rows(x_BHLN: Array, k_BKSE: Array) -> Array:
