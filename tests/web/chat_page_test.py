@@ -142,6 +142,12 @@ def answers(page):
   return page.locator('article .text').all_inner_texts()
 
 
+def places(page):
+  """Where the answers are, all at one moment."""
+  script = 'all => all.map(x => x.getBoundingClientRect().toJSON())'
+  return page.locator('article').evaluate_all(script)
+
+
 def until(check, seconds=5.0):
   """Waits for what a server sees."""
   end = time.monotonic() + seconds
@@ -412,7 +418,7 @@ def test_two_models_answer_side_by_side(page, server):
   ask(page, 'hello')
   assert sorted(body['model'] for body in server.asked) == ['large', 'small']
   assert answers(page) == ['small heard hello with None', 'large heard hello with None']
-  boxes = [page.locator('article').nth(i).bounding_box() for i in range(2)]
+  boxes = places(page)
   assert boxes[0]['y'] == boxes[1]['y'] and boxes[0]['x'] + boxes[0]['width'] <= boxes[1]['x']
   page.click('text="Go on with this"')  # of the second
   ask(page, 'more')
@@ -573,7 +579,7 @@ def test_a_phone_and_the_dark(browser, server):
     + json.dumps('x' * 300 + '\n\n```\n' + 'y' * 300 + '\n```\n\n|' + 'z' * 90 + '|b|\n|-|-|'),
   )
   assert page.evaluate('document.documentElement.scrollWidth') == 360
-  boxes = [page.locator('article').nth(i).bounding_box() for i in range(2)]
+  boxes = places(page)
   assert boxes[0]['y'] + boxes[0]['height'] <= boxes[1]['y']  # below each other
   assert not page.is_visible('nav')
   page.click('#menu')
