@@ -138,6 +138,9 @@ def main(config: Any) -> None:
   """Serves until SIGTERM or SIGINT."""
   if jax.process_count() > 1:
     raise BadInput('serve: this job runs on one host; give the command on each of them')
+  # All programs are kept, the small ones too: a server that starts again should answer soon.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
   sock = listen(config.host, config.port)
   asyncio.run(_serve(config, sock))
 
