@@ -119,7 +119,8 @@ def tune_cpu(*, rounds: bool = False) -> None:
   both: experiments/benchmarks/README.md has the measurements. Flags that the user set win.
 
   Args:
-    rounds: products have bfloat16 operands (`compute.product_dtype`), for which YNNPACK is faster.
+    rounds: products have operands of bfloat16 (`compute.product_dtype`) or int8
+      (`compute.products`), for which YNNPACK is faster.
   """
   given = os.environ.get('XLA_FLAGS', '')
   if 'xla_cpu_experimental_ynn_fusion_type' not in given and not rounds:
@@ -127,9 +128,10 @@ def tune_cpu(*, rounds: bool = False) -> None:
 
 
 def _rounds(config: ConfigDict) -> bool:
-  """Whether some model of a config, or of a config inside of it, rounds its products."""
+  """Whether some model of a config, or of one inside of it, has products of bfloat16 or int8."""
   groups = (value for value in config.values() if isinstance(value, ConfigDict))
-  return bool(config.get('product_dtype')) or any(_rounds(group) for group in groups)
+  whole = config.get('products') == 'int8'
+  return whole or bool(config.get('product_dtype')) or any(_rounds(group) for group in groups)
 
 
 def main(argv: Sequence[str]) -> None:

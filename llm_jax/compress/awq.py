@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from llm_jax.compress.calibration import Layer
-from llm_jax.compress.grid import Bits, Grid, Kind, Rounded
+from llm_jax.compress.grid import Bits, Grid, Kind, Rounded, grouped, joined
 from llm_jax.compress.walk import Method, stored
 from llm_jax.options import at_least
 from llm_jax.types import BadInput
@@ -43,21 +43,42 @@ def make(
     inputs = {names: layer.inputs(names[0]) for names in layer.together}
     for names, (hessian_II, mean_I, _) in inputs.items():
       with layer.named(names[0]):
-        if not np.isfinite(mean_I).all() or not mean_I.any():
-          raise BadInput('no calibration input reaches it, or one is not finite')
-        scale_I = np.ones_like(mean_I)
-        if norm := layer.norm_before(names):
-          scale_I = search(mean_I, hessian_II, [layer.matrix(n) for n in names], grid).scale
-          layer.divide(norm, scale_I)
+        scale_I = folded(layer, names, hessian_II, mean_I, grid)
       scaled_II = hessian_II / np.outer(scale_I, scale_I)
       for name in names:
-        weight_OI = layer.matrix(name) * scale_I
+        weight_OI = layer.matrix(name)
         if clipping and name not in UNCLIPPED:
           weight_OI = clipped(weight_OI, clip(scaled_II, weight_OI, grid), grid)
         found[name] = grid.round(weight_OI)
     return found
 
   return Method(stored(grid), compress, calibrated=True, follows=False)
+
+
+def folded(
+  layer: Layer, names: Sequence[str], hessian_II: np.ndarray, mean_I: np.ndarray, grid: Grid
+) -> np.ndarray:
+  """Scales some matrices of a layer and divides the norm before them; 1 where there is none.
+
+  Args:
+    layer: that is changed.
+    names: of matrices that are multiplied with the same inputs.
+    hessian_II, mean_I: of these inputs, see `Inputs`.
+    grid: of the codes.
+
+  Raises:
+    BadInput: the inputs are all 0, or not finite.
+  """
+  if not np.isfinite(mean_I).all() or not mean_I.any():
+    raise BadInput('no calibration input reaches it, or one is not finite')
+  norm = layer.norm_before(names)
+  if norm is None:
+    return np.ones_like(mean_I)
+  scale_I = search(mean_I, hessian_II, [layer.matrix(name) for name in names], grid).scale
+  layer.divide(norm, scale_I)
+  for name in names:
+    layer.set(name, layer.matrix(name) * scale_I)
+  return scale_I
 
 
 class Found(NamedTuple):
@@ -116,9 +137,9 @@ def clip(hessian_II: np.ndarray, weight_OI: np.ndarray, grid: Grid) -> np.ndarra
     grid: of the codes.
   """
   weight_OGI = grid.grouped(weight_OI)
-  groups, size = weight_OGI.shape[1:]
-  at_G = np.arange(groups)
-  hessian_GII = hessian_II.reshape(groups, size, groups, size)[at_G, :, at_G]
+  at_G = np.arange(weight_OGI.shape[1])
+  columns_GiI = grouped(hessian_II, grid.group).transpose(1, 2, 0)
+  hessian_GII = grouped(columns_GiI, grid.group)[at_G, :, at_G]
   losses = []
   for factor in CLIPS:
     made_OI = grid.round(
@@ -133,4 +154,4 @@ def clipped(weight_OI: np.ndarray, factor_OG: np.ndarray, grid: Grid) -> np.ndar
   """The weights, of which none is larger than so much of the largest of its group."""
   weight_OGI = grid.grouped(weight_OI)
   most_OG1 = np.abs(weight_OGI).max(-1, keepdims=True) * factor_OG[..., None]
-  return np.clip(weight_OGI, -most_OG1, most_OG1).reshape(weight_OI.shape)
+  return joined(np.clip(weight_OGI, -most_OG1, most_OG1), weight_OI.shape[-1])

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from llm_jax.compress import awq
 from llm_jax.compress.calibration import Layer
 from llm_jax.compress.grid import Bits, Grid, Kind, Rounded
 from llm_jax.compress.walk import Method, stored
@@ -22,6 +23,7 @@ def make(
   kind: Kind = 'full',
   damp: Damp = 0.01,
   order: Literal['given', 'act'] = 'given',
+  scales: bool = False,
 ) -> Method:
   """Each matrix by `gptq`, on what it is multiplied with once all before it are compressed.
 
@@ -31,13 +33,18 @@ def make(
     kind: of the codes: 'full', 'narrow' or 'asymmetric', see compress/grid.py.
     damp: of the Hessian, as a share of the mean of its diagonal.
     order: of the inputs: as 'given', or 'act', by falling size.
+    scales: whether weights are scaled before as in AWQ, where a norm comes before.
   """
   grid = Grid(bits, group, kind)
 
   def compress(layer: Layer) -> dict[str, Rounded]:
     found = {name: grid.round(layer.matrix(name)) for name in layer.experts}
     for names in layer.together:
-      hessian_II, _, count = layer.inputs(names[0])
+      hessian_II, mean_I, count = layer.inputs(names[0])
+      if scales:
+        with layer.named(names[0]):
+          scale_I = awq.folded(layer, names, hessian_II, mean_I, grid)
+        hessian_II = hessian_II / np.outer(scale_I, scale_I)
       for name in names:
         with layer.named(name):
           if count < len(hessian_II):
@@ -83,7 +90,7 @@ def gptq(
   order_I = np.argsort(-np.diag(hessian_II), kind='stable') if static else np.arange(len(dead_I))
   factor_II = _factor(hessian_II[np.ix_(order_I, order_I)], damp)
   scale_OG, zero_OG = grid.scales(weight_OI)
-  size = weight_OI.shape[1] // scale_OG.shape[1]
+  size = grid.group or weight_OI.shape[1]
   weight_OI = weight_OI[:, order_I]
   codes_OI = np.zeros(weight_OI.shape, np.int8 if zero_OG is None else np.uint8)
   for start in range(0, len(order_I), BLOCK):
@@ -109,7 +116,7 @@ def gptq(
       weight_OI[:, j:end] -= error_O[:, None] * factor_II[j, j:end]
       errors_OB[:, j - start] = error_O
     weight_OI[:, end:] -= errors_OB @ factor_II[start:end, end:]
-  return Rounded(codes_OI, scale_OG, zero_OG)
+  return Rounded(codes_OI, scale_OG, zero_OG, grid.group)
 
 
 def _factor(hessian_II: np.ndarray, damp: float) -> np.ndarray:

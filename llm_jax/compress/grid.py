@@ -10,7 +10,6 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 
 from llm_jax.options import within
-from llm_jax.types import BadInput
 
 Kind = Literal['full', 'narrow', 'asymmetric']
 Bits = Annotated[int, within(2, 8)]
@@ -39,15 +38,8 @@ class Grid(NamedTuple):
     return -half if self.kind == 'full' else 1 - half, half - 1
 
   def grouped(self, weight_OI: np.ndarray) -> np.ndarray:
-    """The weights as [O, groups, inputs of a group].
-
-    Raises:
-      BadInput: the inputs are no multiple of a group.
-    """
-    inputs = weight_OI.shape[-1]
-    if inputs % (self.group or inputs):
-      raise BadInput(f'{inputs} inputs are no multiple of group {self.group}')
-    return weight_OI.reshape(*weight_OI.shape[:-1], -1, self.group or inputs)
+    """The weights as [O, groups, inputs of a group]; the last group may be filled with 0."""
+    return grouped(weight_OI, self.group)
 
   def scales(self, weight_OI: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Scales [O, G], float32, and with 'asymmetric' zero points [O, G], uint8; 1 for groups of 0.
@@ -75,7 +67,7 @@ class Grid(NamedTuple):
     if zero_OG is not None:
       near_OGI += zero_OG[..., None]
     kind = np.int8 if zero_OG is None else np.uint8
-    return np.clip(near_OGI, *self.limits).astype(kind).reshape(weight_OI.shape)
+    return joined(np.clip(near_OGI, *self.limits).astype(kind), weight_OI.shape[-1])
 
   def round(self, weight_OI: np.ndarray) -> 'Rounded':
     """Each weight as its nearest code.
@@ -84,20 +76,46 @@ class Grid(NamedTuple):
     [[0, 1, 7, 15]]
     """
     scale_OG, zero_OG = self.scales(weight_OI)
-    return Rounded(self.codes(weight_OI, scale_OG, zero_OG), scale_OG, zero_OG)
+    return Rounded(self.codes(weight_OI, scale_OG, zero_OG), scale_OG, zero_OG, self.group)
 
 
 class Rounded(NamedTuple):
-  """Weights as codes [O, I], scales [O, G] and, where codes have one, zero points [O, G]."""
+  """Weights as whole numbers.
+
+  Attributes:
+    codes: [O, I].
+    scale: [O, G].
+    zero: [O, G], where codes have a zero point.
+    group: inputs that share a scale, the last ones perhaps fewer; 0: all of an output.
+  """
 
   codes: np.ndarray
   scale: np.ndarray
   zero: np.ndarray | None = None
+  group: int = 0
 
   @property
   def dense(self) -> np.ndarray:
     """The weights that they stand for, float32 [O, I]."""
-    codes_OGI = self.codes.astype(np.float32).reshape(*self.scale.shape, -1)
+    codes_OGI = grouped(self.codes.astype(np.float32), self.group)
     if self.zero is not None:
       codes_OGI = codes_OGI - self.zero[..., None]
-    return (codes_OGI * self.scale[..., None]).reshape(self.codes.shape)
+    return joined(codes_OGI * self.scale[..., None], self.codes.shape[-1])
+
+
+def grouped(array: np.ndarray, group: int) -> np.ndarray:
+  """An array [..., I] as [..., groups, inputs of a group], the last one filled with 0.
+
+  >>> grouped(np.arange(1, 6), 3).tolist()
+  [[1, 2, 3], [4, 5, 0]]
+  """
+  size = group or array.shape[-1]
+  more = -array.shape[-1] % size
+  if more:
+    array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, more)])
+  return array.reshape(*array.shape[:-1], -1, size)
+
+
+def joined(array: np.ndarray, inputs: int) -> np.ndarray:
+  """The inverse of `grouped`."""
+  return array.reshape(*array.shape[:-2], -1)[..., :inputs]

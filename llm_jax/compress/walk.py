@@ -76,10 +76,10 @@ def planned(
     raise BadInput(f'compress: weights {weights!r} {what}; choose from: {", ".join(usable)}')
   for path in found:
     inputs = int(np.prod(facts_of(path).split(shapes[path].shape)[1]))
-    if inputs % (form.group or inputs) or (form.dtype == 'int4' and inputs % 2):
+    if form.group > inputs or (form.dtype == 'int4' and not form.group and inputs % 2):
       raise BadInput(
-        f'compress: {path} has {inputs} inputs, which are no multiple of group {form.group or 2}; '
-        'choose another group, or 0 for one scale an output'
+        f'compress: {path} has {inputs} inputs, which group {form.group} does not fit; choose '
+        'another group'
       )
   forms = dict.fromkeys(found, form)
   for name in tables:
@@ -163,7 +163,7 @@ def _tabled(path: str, array: np.ndarray) -> Any:
   rounded = Grid(8).round(array if path == TABLE else array.T)
   if path == TABLE:
     return Table(jnp.asarray(rounded.codes), jnp.asarray(rounded.scale))
-  return pack(*rounded, Form('int8'), array.shape[:1], array.shape[1:])
+  return pack(*rounded[:3], Form('int8'), array.shape[:1], array.shape[1:])
 
 
 _embed = jax.jit(

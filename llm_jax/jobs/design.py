@@ -1,6 +1,7 @@
 """What a stage is made of before there is any data: its chain, mesh, model, loss and optimizer."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +52,7 @@ def design(config: Any) -> Design:
   check_rollout(config, parts)
   mesh = call(make_mesh, config.mesh, where='mesh')
   _check_rows(config, batch_shards(mesh))
+  _check_trainable(config)
   model = artifact.build(config.model.to_dict(), config.get('compute'))
   loss = parts[-1]
   wanted, head = getattr(loss.module, 'HEAD', None), model.shape.head
@@ -69,6 +71,18 @@ def design(config: Any) -> Design:
     tx=optimizer.freeze(tx, model.frozen),
     rate=rate,
   )
+
+
+def _check_trainable(config: Any) -> None:
+  """Whether what it starts from has weights that training can move."""
+  for path in (config.get('init') or {}).values():
+    if isinstance(path, str) and (Path(path) / artifact.FILE).is_file():
+      about = artifact.describe(path)
+      if 'weights' in about['model']:
+        raise BadInput(
+          f'init: {path!r} is compressed; start from the artifact that it was made from, '
+          f'{about["parent"]!r}'
+        )
 
 
 def _check_rows(config: Any, shards: int) -> None:

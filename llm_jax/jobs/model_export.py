@@ -34,6 +34,11 @@ class Export:
     self.model = artifact.build(
       self.about['model'], COMPUTE, source=self.folder, trust=tuple(config.get('trust', ()))
     )
+    if 'weights' in self.about['model']:
+      raise BadInput(
+        f'convert: {config.artifact} is compressed; convert {self.about["parent"]}, which it was '
+        'made from, with a type of few bits'
+      )
     if not isinstance(self.model, Transformer):
       raise BadInput(f'convert: {config.artifact}: no family of theirs has a model of another file')
     family = config.family or self._origin()

@@ -1,17 +1,20 @@
 """A Transformer some of whose parameters are stored in few bits, and read so; see weights.py."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llm_jax.models.cache import Cache
 from llm_jax.models.compute import Compute
 from llm_jax.models.transformer import Transformer
-from llm_jax.models.weights import Form, with_rounds
+from llm_jax.models.weights import Form, Quantized, Weight, with_rounds
 from llm_jax.options import check
-from llm_jax.parallel.parameters import abstract_params, facts_of
+from llm_jax.parallel.mesh import platform
+from llm_jax.parallel.parameters import abstract_params, facts_of, path_of
 from llm_jax.types import Array, BadInput, Params
 
 
@@ -54,8 +57,20 @@ class Compressed:
     return self.base.apply(self._read(params), *args, **kwargs)
 
   def for_decoding(self, params: Params) -> tuple[Transformer, Params]:
-    """The base with weights in few bits; see `Transformer.for_decoding`."""
-    return self.base.for_decoding(self._read(params))
+    """The base with weights in few bits, or on a CPU as `Quantized.for_cpu` has them."""
+    model, arranged = self.base.for_decoding(self._read(params))
+    if platform() != 'cpu':
+      return model, arranged
+
+    def one(key_path: Any, x: Any) -> Any:
+      if not isinstance(x, Quantized):
+        return x
+      path = re.sub(r'blocks/\d+/', 'blocks/', path_of(key_path))  # layers are apart
+      multiplied = facts_of(path).low_rank
+      return x.for_cpu(self.compute.dtype) if multiplied else x.dense(self.compute.dtype)
+
+    is_weight = lambda x: isinstance(x, Weight)
+    return model, jax.tree_util.tree_map_with_path(one, arranged, is_leaf=is_weight)
 
   def published(self, params: Params) -> tuple['Compressed', Params]:
     """The model and parameters that an artifact holds: these."""

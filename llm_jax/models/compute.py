@@ -39,8 +39,8 @@ class Compute:
     product_dtype: 'bfloat16' rounds the operands of float32 products, with weights and in
       attention, which is what CPUs with AMX and the like do fast; sums and everything else stay
       float32. None rounds nothing.
-    products: what weights of int8 are multiplied with: 'float' activations as they are, or these as
-      'int8' too, rounded a token at a time, which CPUs do faster. No other model minds.
+    products: what weights of int8 are multiplied with: activations as they are ('float'), or these
+      rounded to 'int8' too, a token at a time, which is faster. Other models do not mind.
     cache_dtype: of cached keys and values; None is that of activations.
     attention: the backend, see models/attend: 'auto', 'xla', 'chunked', 'cudnn' or 'splash'.
     remat: what the backward pass computes again: 'none', 'full' (all of a block), 'attention' (all

@@ -14,15 +14,15 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from llm_jax.options import at_least
+from llm_jax.parallel.mesh import platform
 from llm_jax.parallel.parameters import facts_of, path_of
 from llm_jax.types import Array
 
 FLOAT8 = 'float8_e4m3fn'
-MOST_FLOAT8 = 448.0  # its largest number
+FEWEST = 8  # rows that XLA for CPU multiplies fast
 
 
 class Weight:
@@ -45,7 +45,8 @@ class Form:
 
   Attributes:
     dtype: 'int8', 'int4' (of two a byte, in which 3 bits are kept too) or 'float8_e4m3fn'.
-    group: inputs that share a scale; 0: all of an output. Of a table, a row has one.
+    group: inputs that share a scale, the last ones perhaps fewer; 0: all of an output. Of a table,
+      a row has one.
     zero: whether groups have zero points.
     scale: type of the scales.
   """
@@ -66,15 +67,13 @@ class Form:
     if path == TABLE:
       return Table(jnp.zeros(tuple(shape), jnp.int8), jnp.ones((shape[0], 1), jnp.float32))
     lead, inner, outer = facts.split(shape)
-    inputs, outputs = math.prod(inner), math.prod(outer)
-    groups = inputs // (self.group or inputs)
-    packed = self.dtype == 'int4'
-    codes = jnp.zeros(
-      (*lead, inputs // 2 if packed else inputs, outputs), 'uint8' if packed else self._kind
-    )
+    inputs, outputs, packed = math.prod(inner), math.prod(outer), self.dtype == 'int4'
+    groups = -(-inputs // (self.group or inputs))
+    rows = groups * (self.group or inputs) // (2 if packed else 1)
+    codes = jnp.zeros((*lead, rows, outputs), 'uint8' if packed else self._kind)
     scale = jnp.ones((*lead, groups, outputs), self.scale)
     zero = jnp.zeros(scale.shape, jnp.uint8) if self.zero else None
-    return Quantized(codes, scale, zero, inner, outer)
+    return Quantized(codes, scale, zero, inner, outer, packed)
 
   @property
   def _kind(self) -> str:
@@ -86,13 +85,16 @@ class Quantized(Weight):
   """The matrix (codes - zero) * scale.
 
   Attributes:
-    codes: [*lead, I, O] int8, uint8 or float8; or [*lead, I / 2, O] uint8 with two codes of 4 bits
-      a byte, those of the first half of each group in the low bits. `lead` counts layers, experts.
+    codes: [*lead, I, O] int8, uint8 or float8, with I filled up to whole groups. `lead` counts
+      layers, experts.
     scale: [*lead, groups, O].
     zero: [*lead, groups, O] uint8, or None, for which codes of 4 bits have 8.
     inner, outer: sizes of the axes of the input, and of the output.
+    packed: whether codes are [*lead, I / 2, O] uint8, two of 4 bits a byte; the first half of each
+      group has the low bits.
     rounds: whether activations are rounded to int8 too, a row at a time, where codes are int8 and
       an output has one scale.
+    turned: whether codes are [O, I], as CPUs like them; see `for_cpu`.
   """
 
   codes: Array
@@ -100,12 +102,9 @@ class Quantized(Weight):
   zero: Array | None
   inner: tuple[int, ...] = flax.struct.field(pytree_node=False)
   outer: tuple[int, ...] = flax.struct.field(pytree_node=False)
+  packed: bool = flax.struct.field(pytree_node=False, default=False)
   rounds: bool = flax.struct.field(pytree_node=False, default=False)
-
-  @property
-  def packed(self) -> bool:
-    """Whether a byte holds two codes."""
-    return 2 * self.codes.shape[-2] == math.prod(self.inner)
+  turned: bool = flax.struct.field(pytree_node=False, default=False)
 
   def dense(self, dtype: Any) -> Array:
     """The parameter as an array [*lead, *inner, *outer]."""
@@ -115,11 +114,28 @@ class Quantized(Weight):
   def multiply(self, rows: Array, dtype: Any) -> Array:
     """rows [..., I] times the matrix, [..., O], in a type; sums are float32."""
     wide: Any = dict(preferred_element_type=jnp.float32)
-    if self.codes.shape[-2] != rows.shape[-1] or self.scale.shape[-2] > 1 or self.zero is not None:
+    if self.packed or self.scale.shape[-2] > 1 or self.zero is not None:
       return jnp.matmul(rows, self._matrix(rows.dtype), **wide).astype(dtype)
-    if self.rounds and self.codes.dtype == jnp.int8:
-      return (whole_product(rows, self.codes) * self.scale[0]).astype(dtype)
+    if self.whole:
+      codes = self.codes if self.turned else self.codes.T
+      return (whole_product(rows, codes) * self.scale[0]).astype(dtype)
     return (jnp.matmul(rows, self.codes.astype(rows.dtype), **wide) * self.scale[0]).astype(dtype)
+
+  @property
+  def whole(self) -> bool:
+    """Whether products are of whole numbers."""
+    plain = self.scale.shape[-2] == 1 and self.zero is None and not self.packed
+    return self.rounds and plain and self.codes.dtype == jnp.int8
+
+  def for_cpu(self, dtype: Any) -> Any:
+    """The same for a CPU that takes one row at a time, without `lead`.
+
+    XLA for CPU widens codes before each product, which takes longer than to read an array of
+    float32. So it is given that array, or else codes that it can multiply as they are.
+    """
+    if not self.whole:
+      return self.dense(dtype)
+    return dataclasses.replace(self, codes=self.codes.T, turned=True)
 
   def _matrix(self, dtype: Any) -> Array:
     groups = self.scale.shape[-2]
@@ -132,21 +148,28 @@ class Quantized(Weight):
     if zero is not None:
       value -= (zero[..., None, :] if zero.ndim else zero).astype(jnp.float32)
     value *= self.scale[..., None, :].astype(jnp.float32)
-    return value.reshape(*self.codes.shape[:-2], -1, self.codes.shape[-1]).astype(dtype)
+    value = value.reshape(*self.codes.shape[:-2], -1, self.codes.shape[-1])
+    return value[..., : math.prod(self.inner), :].astype(dtype)
 
 
 def whole_product(rows: Array, codes: Array) -> Array:
-  """rows [..., I] times codes [I, O] int8, float32 [..., O]; rows are rounded to int8 first.
+  """rows [..., I] times codes [O, I] int8, float32 [..., O]; rows are rounded to int8 first.
 
-  Whole numbers are multiplied and added up, so the order of the sums changes nothing.
+  Whole numbers are multiplied and added up, so the order of the sums changes nothing. For a single
+  row XLA for CPU has no fast product of int8, for eight it has: the others are filled with 0.
 
-  >>> whole_product(jnp.array([[127.0, 1.0]]), jnp.array([[1], [-2]], jnp.int8)).tolist()
+  >>> whole_product(jnp.array([[127.0, 1.0]]), jnp.array([[1, -2]], jnp.int8)).tolist()
   [[125.0]]
   """
-  rows = rows.astype(jnp.float32)
+  lead, rows = rows.shape[:-1], rows.astype(jnp.float32).reshape(-1, rows.shape[-1])
   step = jnp.maximum(jnp.abs(rows).max(-1, keepdims=True) / 127, jnp.finfo(jnp.float32).tiny)
   near = jnp.round(rows / step).astype(jnp.int8)
-  return jnp.matmul(near, codes, preferred_element_type=jnp.int32).astype(jnp.float32) * step
+  if platform() == 'cpu' and len(near) < FEWEST:
+    near = jnp.pad(near, ((0, FEWEST - len(near)), (0, 0)))
+  sums = jax.lax.dot_general(
+    near, codes, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32
+  )
+  return (sums[: len(rows)].astype(jnp.float32) * step).reshape(*lead, -1)
 
 
 @flax.struct.dataclass
@@ -155,6 +178,7 @@ class Table(Weight):
 
   codes: Array
   scale: Array
+  rounds: bool = flax.struct.field(pytree_node=False, default=False)
 
   def take(self, tokens: Array, dtype: Any) -> Array:
     """Rows [..., D] of tokens."""
@@ -164,7 +188,7 @@ class Table(Weight):
   def head(self) -> Quantized:
     """What reads hidden states [..., D] with it: logits [..., V]."""
     size, dim = self.codes.shape
-    return Quantized(self.codes.T, self.scale.T, None, (dim,), (size,))
+    return Quantized(self.codes.T, self.scale.T, None, (dim,), (size,), rounds=self.rounds)
 
 
 @flax.struct.dataclass
@@ -223,9 +247,11 @@ def pack(
     form: how it is stored.
     inner, outer: sizes of the axes of input and output.
   """
+  packed, group = form.dtype == 'int4', form.group or codes.shape[-1]
+  codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, -codes.shape[-1] % group)])
   codes = codes.swapaxes(-1, -2)
   turned = lambda x, dtype: jnp.asarray(x.swapaxes(-1, -2).astype(dtype))
-  if form.dtype == 'int4':
+  if packed:
     codes = codes.astype(np.int16) + (0 if zero is not None else 8)
     halves = codes.astype(np.uint8).reshape(
       *codes.shape[:-2], scale.shape[-1], 2, -1, codes.shape[-1]
@@ -233,14 +259,8 @@ def pack(
     codes = halves[..., 0, :, :] | halves[..., 1, :, :] << 4
     codes = codes.reshape(*codes.shape[:-3], -1, codes.shape[-1])
   zeros = None if zero is None else turned(zero, np.uint8)
-  return Quantized(jnp.asarray(codes), turned(scale, form.scale), zeros, tuple(inner), tuple(outer))
-
-
-def float8(weight_OI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The nearest numbers of float8 (e4m3) [O, I], and scales [O, 1]."""
-  most_O1 = np.abs(weight_OI).max(-1, keepdims=True).astype(np.float32)
-  scale_O1 = np.where(most_O1 == 0, np.float32(1), most_O1 / np.float32(MOST_FLOAT8))
-  return (weight_OI / scale_O1).astype(ml_dtypes.float8_e4m3fn), scale_O1
+  axes = tuple(inner), tuple(outer)
+  return Quantized(jnp.asarray(codes), turned(scale, form.scale), zeros, *axes, packed)
 
 
 def parameter(module: nn.Module, name: str, init: Any, shape: tuple[int, ...]) -> Any:
@@ -272,5 +292,5 @@ def dense(weight: Any, dtype: Any) -> Array:
 
 def with_rounds(params: Any) -> Any:
   """The same parameters, whose products round activations to int8 where they can."""
-  mark = lambda x: dataclasses.replace(x, rounds=True) if isinstance(x, Quantized) else x
+  mark = lambda x: dataclasses.replace(x, rounds=True) if isinstance(x, (Quantized, Table)) else x
   return jax.tree.map(mark, params, is_leaf=lambda x: isinstance(x, Weight))

@@ -5,7 +5,6 @@ import pytest
 
 from llm_jax.compress import fp8
 from llm_jax.compress.grid import Grid
-from llm_jax.types import BadInput
 from tests.compress.golden import ERRORS, LAYER, product_error
 
 GRIDS = {
@@ -25,7 +24,7 @@ GRIDS = {
 def test_codes_scales_and_zero_points_are_the_golden_ones(name, edge):
   weight = LAYER['edge' if edge else 'W']
   found = GRIDS[name].round(weight)
-  for part, array in zip(('q', 'scale', 'zero'), found, strict=True):
+  for part, array in zip(('q', 'scale', 'zero'), found[:3], strict=True):
     wanted = LAYER.get(f'{edge}{name}_{part}')
     if array is None:
       assert wanted is None
@@ -40,15 +39,16 @@ def test_what_they_stand_for_is_as_far_from_the_weights_as_it_should_be(name):
   assert product_error(made) == pytest.approx(ERRORS[f'rtn_{name}']['output'], rel=1e-3)
 
 
-def test_a_group_that_does_not_divide_the_inputs_is_refused():
-  with pytest.raises(BadInput, match='256 inputs are no multiple of group 96'):
-    Grid(4, 96).round(LAYER['W'])
+def test_the_last_group_may_be_smaller():
+  whole = Grid(4, 96, 'asymmetric').round(LAYER['W'])
+  parts = [Grid(4, kind='asymmetric').round(LAYER['W'][:, i : i + 96]).dense for i in (0, 96, 192)]
+  np.testing.assert_array_equal(whole.dense, np.concatenate(parts, axis=1))
 
 
 def test_experts_are_rounded_one_by_one():
   both = np.stack([LAYER['W'], 2 * LAYER['W'][::-1]])
   for part, first, second in zip(*(Grid(4, 32).round(x) for x in (both, both[0], both[1]))):
-    if part is not None:
+    if isinstance(part, np.ndarray):
       np.testing.assert_array_equal(part, np.stack([first, second]))
 
 

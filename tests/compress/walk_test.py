@@ -73,7 +73,7 @@ def test_codes_of_gptq_are_the_golden_ones_where_those_before_them_are():
       for name in names:
         found[name] = gptq.gptq(layer.matrix(name), hessian, walk.Grid(4, 32))
         where = f'gptq_int4_g32.model.layers.{layer.number}.{HF[name]}'
-        theirs = Rounded(MODEL[f'{where}.q'], MODEL[f'{where}.scale'])
+        theirs = Rounded(MODEL[f'{where}.q'], MODEL[f'{where}.scale'], group=32)
         same.append((found[name].codes == theirs.codes).ravel())
         layer.set(name, theirs.dense)
     return found
@@ -145,7 +145,7 @@ def test_text_without_tokens_or_with_too_few_is_refused_and_the_layer_named():
   [
     (dict(weights='nothing'), 'matches nothing; choose from: blocks/attention/k'),
     (dict(weights='norm'), "matches 'blocks/attention_norm/scale', which is no matrix of a layer"),
-    (dict(form=gptq.make(group=96).form), 'has 64 inputs, which are no multiple of group 96'),
+    (dict(form=gptq.make(group=96).form), 'has 64 inputs, which group 96 does not fit'),
   ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(changes, message):

@@ -14,7 +14,7 @@ SHAPE = dict(vocab_size=64, dim=16, num_layers=2, num_heads=4, num_kv_heads=2, m
 TOKENS = np.random.default_rng(0).integers(0, 64, (2, 8)).astype(np.int32)
 METHODS = {
   'int8': rounding.make(),
-  'int4': rounding.make(bits=4, group=8, kind='asymmetric'),
+  'int4': rounding.make(bits=4, group=6, kind='asymmetric'),  # of 16 inputs, so 4 in the last
 }
 MODELS = {
   'tied': dict(),
@@ -65,10 +65,23 @@ def test_a_cache_and_decoding_read_them_too(name):
   found, _ = jax.jit(lambda p: model.apply(p, TOKENS, cache=cache))(params)
   np.testing.assert_allclose(found, wanted, atol=3e-5)
   decoder, arranged = model.for_decoding(params)
-  stored = [x for x in jax.tree.leaves(arranged['blocks']) if x.dtype == jnp.uint8]
-  assert stored and isinstance(arranged['blocks'], tuple)
   again = jax.jit(lambda p: decoder.apply(p, TOKENS)[0])(arranged)
   np.testing.assert_allclose(again, wanted, atol=3e-5)
+
+
+@pytest.mark.parametrize('products', ['float', 'int8'])
+def test_a_cpu_decodes_with_what_it_multiplies_fast(products):
+  _, model, params = made('untied', METHODS['int8'], compute=dict(products=products))
+  decoder, arranged = model.for_decoding(params)
+  matrix = arranged['blocks'][1]['mlp']['down']
+  if products == 'float':
+    assert matrix.dtype == jnp.float32
+  else:
+    assert matrix.codes.dtype == jnp.int8 and matrix.codes.shape == (16, 64)
+    assert arranged['head']['kernel'].turned
+  found = jax.jit(lambda p: decoder.apply(p, TOKENS)[0])(arranged)
+  wanted = jax.jit(lambda p: model.apply(p, TOKENS)[0])(params)
+  np.testing.assert_allclose(found, wanted, atol=3e-5)
 
 
 def test_activations_of_int8_are_rounded_a_row_at_a_time():
