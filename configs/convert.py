@@ -16,6 +16,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.format = 'huggingface'  # or 'gguf', for llama.cpp
   c.workdir = f'runs/{size}/huggingface'
   c.family = ''  # a model_type of theirs, where several have the model of the artifact
+  c.type = ''  # of matrices in GGUF: 'q8_0' or 'q4_0'
   c.dtype = ''  # of the weights that are written; '' for that in which they are stored
   c.shard_bytes = 2 * 10**9
   return c

@@ -25,7 +25,6 @@ METHODS = {
   'int4, GPTQ': ('gptq', ('--config.method.kind=full',)),
   'int4, GPTQ, asymmetric': ('gptq', ()),
   'int4, AWQ': ('awq', ()),
-  'int3, GPTQ, asymmetric': ('gptq', ('--config.method.bits=3',)),
 }
 
 

@@ -31,6 +31,8 @@ class Fields:
     workdir: the folder that is written.
     family: the `model_type` to write, where several of theirs have this model.
     dtype: of the weights that are written; '' for the one in which they are stored.
+    type: of matrices in GGUF: blocks of 32 weights with 8 bits each ('q8_0') or 4 ('q4_0'), where
+      their inputs are whole blocks; others are written in `dtype`.
     shard_bytes: most bytes of a file of weights that is written.
     trust: modules of yours that the artifact may name as its model.
   """
@@ -42,6 +44,7 @@ class Fields:
   workdir: str
   family: str = ''
   dtype: Literal['', 'float32', 'bfloat16', 'float16'] = ''
+  type: Literal['', 'q8_0', 'q4_0'] = ''
   shard_bytes: Annotated[int, at_least(1)] = 2 * 10**9
   trust: Sequence[str] = ()
 
@@ -65,6 +68,8 @@ def check(config: Any) -> None:
     )
   if not config.workdir:
     raise BadInput('convert: config.workdir is empty; name the folder that is to be written')
+  if config.get('type') and (config.source or config.format != 'gguf'):
+    raise BadInput(f'convert: type {config.type!r} is one of GGUF; set config.format=gguf')
   if config.source:
     Import(config)
   else:

@@ -115,6 +115,9 @@ class Export:
     about = {'general.name': self.folder.name, 'general.type': 'model', **self._vocabulary()}
     gguf.write(file, laid, about, stored.read, _show('write'))
     gguf.compare(file, laid, about, stored.read, _show('compare'))
+    whole = [a.name for a in laid.arrays if len(a.shape) > 1 and not a.blocks]
+    if self.config.get('type') and whole:
+      say(f'Without blocks, as their inputs are none: {", ".join(whole)}.')
     for what in gguf_vocabulary.differences(self.tokenizer):
       say(f'llama.cpp reads {what} in another way.')
 
@@ -123,7 +126,8 @@ class Export:
     return DTYPES[self.config.dtype] if self.config.dtype else widest
 
   def _layout(self, kind: np.dtype) -> gguf.Layout:
-    return gguf.layout(self.model.shape, self.plan, self.about_theirs['model_type'], kind)
+    family, blocks = self.about_theirs['model_type'], self.config.get('type', '')
+    return gguf.layout(self.model.shape, self.plan, family, kind, blocks)
 
   def _vocabulary(self) -> dict[str, Any]:
     return gguf_vocabulary.entries(self.tokenizer, self.model.shape.vocab_size, self.stops)

@@ -16,6 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from llm_jax.models import moe
+from llm_jax.models.gguf_blocks import BLOCKS
+from llm_jax.models.gguf_blocks import SIZE as BLOCK
 from llm_jax.models.huggingface.arrays import Plan, Source
 from llm_jax.models.rope_scaling import Linear, Llama3, Scaling, Yarn, scaling_of
 from llm_jax.models.shape import Kind, Shape
@@ -139,23 +141,31 @@ class Array(NamedTuple):
     name: in the file.
     sources: what it holds: one, or one for each expert.
     plus: what is added to our parameter.
-    dtype: in which it is stored.
+    dtype: in which it is stored; uint8 where these are blocks.
+    blocks: their type in models/gguf_blocks.py; '' for none.
   """
 
   name: str
   sources: tuple[Source, ...]
   plus: int
   dtype: np.dtype
+  blocks: str = ''
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Its axes, the innermost last."""
+    """Its axes, the innermost last; of blocks that one counts bytes."""
     one = self.sources[0].shape
-    return (len(self.sources), *one) if self.sources[0].index[1:] else one
+    whole = (len(self.sources), *one) if self.sources[0].index[1:] else one
+    if not self.blocks:
+      return whole
+    return (*whole[:-1], whole[-1] // BLOCK * BLOCKS[self.blocks].bytes)
 
   def make(self, read: Callable[[str, tuple[int, ...]], np.ndarray]) -> np.ndarray:
     """The array, from the parts of our parameters."""
     made = [s.write({path: read(path, s.index) for path in s.paths}) for s in self.sources]
+    if self.blocks:
+      bits = [BLOCKS[self.blocks].write(one.astype(np.float32)) for one in made]
+      return np.ascontiguousarray(np.stack(bits).reshape(self.shape))
     array = np.stack(made) if len(made) > 1 else made[0].reshape(self.shape)
     array = array.astype(np.float32) + np.float32(self.plus) if self.plus else array
     return np.ascontiguousarray(array.astype(self.dtype, copy=False))
@@ -177,7 +187,7 @@ class Layout(NamedTuple):
   divisors: np.ndarray | None
 
 
-def layout(shape: Shape, plan: Plan, family: str, kind: np.dtype) -> Layout:
+def layout(shape: Shape, plan: Plan, family: str, kind: np.dtype, blocks: str = '') -> Layout:
   """How a model is stored.
 
   Args:
@@ -185,6 +195,8 @@ def layout(shape: Shape, plan: Plan, family: str, kind: np.dtype) -> Layout:
     plan: of its arrays in a family of Hugging Face's.
     family: that family's `model_type`.
     kind: the type of matrices.
+    blocks: what they become instead, where their inputs are whole blocks: a name of `BLOCKS`. With
+      'q4_0' embedding and head have 8 bits.
 
   Raises:
     BadInput: llama.cpp has no such family, or another model of that name.
@@ -202,8 +214,9 @@ def layout(shape: Shape, plan: Plan, family: str, kind: np.dtype) -> Layout:
   divisors, scaling = _scaling(_far(shape, row), shape, row)
   entries = {**_facts(shape, row), **row.facts(shape), **scaling}
   entries = {f'{row.name}.{key}': value for key, value in entries.items() if value is not None}
-  entries['general.file_type'] = FILE_TYPES[kind.name]
-  return Layout(row, entries, tuple(_arrays(shape, plan, row, kind)), divisors)
+  entries['general.file_type'] = BLOCKS[blocks].file_type if blocks else FILE_TYPES[kind.name]
+  arrays = [_in_blocks(array, blocks) for array in _arrays(shape, plan, row, kind)]
+  return Layout(row, entries, tuple(arrays), divisors)
 
 
 def write(path: Path, laid: Layout, entries: Mapping[str, Any], read: Any, shown: Any) -> None:
@@ -229,7 +242,8 @@ def write(path: Path, laid: Layout, entries: Mapping[str, Any], read: Any, shown
     writer.add_tensor_info(_DIVISORS, shape, laid.divisors.dtype, size)
   for array in laid.arrays:
     size = int(np.prod(array.shape)) * array.dtype.itemsize
-    writer.add_tensor_info(array.name, array.shape, array.dtype, size, raw[array.dtype.name])
+    stored = kinds[array.blocks.upper()] if array.blocks else raw[array.dtype.name]
+    writer.add_tensor_info(array.name, array.shape, array.dtype, size, stored)
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_ti_data_to_file()
@@ -259,9 +273,14 @@ def compare(path: Path, laid: Layout, entries: Mapping[str, Any], read: Any, sho
   for array in shown(laid.arrays):
     tensor = held[array.name]
     data = np.asarray(tensor.data)
-    data = data.view(ml_dtypes.bfloat16) if data.dtype == np.uint8 else data
+    if data.dtype == np.uint8 and not array.blocks:
+      data = data.view(ml_dtypes.bfloat16)
     if data.dtype != array.dtype or data.shape != array.shape:
       raise AssertionError(f'{path}: {array.name} is {data.dtype} {data.shape}')
+    if array.blocks:  # cannot be taken apart again
+      if tensor.tensor_type.name != array.blocks.upper() or (data != array.make(read)).any():
+        raise AssertionError(f'{path}: {array.name} is not what was written')
+      continue
     parts = data if array.sources[0].index[1:] else [data]
     for source, part in zip(array.sources, parts, strict=True):
       for where, back in source.read(part).items():
@@ -287,6 +306,15 @@ def _arrays(shape: Shape, plan: Plan, row: Architecture, kind: np.dtype) -> Iter
     flat = len(sources[0].shape) == 1 or _WIDE.search(name)
     plus = int(row.plus_one and 'norm' in name)
     yield Array(name, tuple(sources), plus, np.dtype(np.float32) if flat else kind)
+
+
+def _in_blocks(array: Array, blocks: str) -> Array:
+  """A matrix in blocks, if it has whole ones; embedding and head in those of 8 bits."""
+  matrix = not (len(array.sources[0].shape) == 1 or _WIDE.search(array.name))
+  if not blocks or not matrix or array.sources[0].shape[-1] % BLOCK:
+    return array
+  wide = array.name in ('token_embd.weight', 'output.weight')
+  return array._replace(blocks='q8_0' if wide else blocks, dtype=np.dtype(np.uint8))
 
 
 def _laid_out(source: Source, shape: Shape, row: Architecture) -> Source:

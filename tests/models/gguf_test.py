@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from experiments.interop.llama_cpp import MODELS, SMALL, drawn
-from llm_jax.models import huggingface, transformer
+from llm_jax.models import gguf_blocks, huggingface, transformer
 from llm_jax.models.gguf import ARCHITECTURES, compare, layout, write
 from llm_jax.types import BadInput
+from tests.compress.golden import LAYER
 
 library = pytest.importorskip('gguf')
 
@@ -108,3 +109,41 @@ def test_what_llama_cpp_would_run_as_something_else_is_refused(family, fields, m
 def test_a_window_that_llama_cpp_does_not_have_bounds_the_context():
   laid, _ = laid_out('mistral', window=48)
   assert laid.entries['llama.context_length'] == 48
+
+
+@pytest.mark.parametrize('name', ['q8_0', 'q4_0'])
+@pytest.mark.parametrize('edge', ['', 'edge_'])  # zeros, one value, ties, tiny and huge numbers
+def test_blocks_are_those_of_the_package_byte_for_byte(name, edge):
+  weight = LAYER['edge' if edge else 'W']
+  wanted = LAYER[f'{edge}gguf_{name.upper()}']
+  np.testing.assert_array_equal(gguf_blocks.BLOCKS[name].write(weight), wanted)
+
+
+def test_a_block_whose_inverse_scale_would_overflow_is_0():
+  tiny = np.full((1, 32), 1e-39, np.float32)
+  for blocks in gguf_blocks.BLOCKS.values():
+    assert not blocks.write(tiny)[:, :2].any()
+
+
+@pytest.mark.parametrize(('name', 'bits'), [('q8_0', 8.5), ('q4_0', 4.5)])
+def test_a_model_in_blocks_is_written_and_read_back(name, bits, tmp_path):
+  shape = transformer.make(**{**SMALL, 'dim': 64, 'hidden_dim': 40, 'num_kv_heads': 2}).shape
+  laid = layout(shape, huggingface.plan(shape, 'llama'), 'llama', np.dtype(np.float16), name)
+  flat = drawn(shape)
+  read = lambda path, index: flat[path][index]
+  write(tmp_path / 'a.gguf', laid, {}, read, list)
+  compare(tmp_path / 'a.gguf', laid, {}, read, list)
+  reader = library.GGUFReader(tmp_path / 'a.gguf')
+  held = {tensor.name: tensor for tensor in reader.tensors}
+  gate = held['blk.0.ffn_gate.weight']
+  assert gate.tensor_type.name == name.upper() and gate.n_bytes == bits / 8 * 64 * 40
+  assert held['blk.0.ffn_down.weight'].tensor_type.name == 'F16'  # 40 inputs are no whole blocks
+  assert held['token_embd.weight'].tensor_type.name == 'Q8_0'
+  assert held['blk.0.attn_norm.weight'].tensor_type.name == 'F32'
+  assert reader.fields['general.file_type'].contents() == {'q8_0': 7, 'q4_0': 2}[name]
+  back = library.quants.dequantize(gate.data, gate.tensor_type)
+  ours = flat['blocks/mlp/gate'][0].T
+  assert np.linalg.norm(back - ours) < {'q8_0': 0.01, 'q4_0': 0.12}[name] * np.linalg.norm(ours)
+  flat['blocks/mlp/gate'][0, 0, 0] += 1
+  with pytest.raises(AssertionError, match=r'blk\.0\.ffn_gate\.weight is not what was written'):
+    compare(tmp_path / 'a.gguf', laid, {}, read, list)
