@@ -8,6 +8,7 @@ from llm_jax.compress import awq
 from llm_jax.compress.calibration import Layer
 from llm_jax.compress.grid import Bits, Grid, Kind, Rounded
 from llm_jax.compress.walk import Method, stored
+from llm_jax.models.weights import group_size
 from llm_jax.options import above, at_least
 from llm_jax.types import BadInput
 
@@ -90,7 +91,7 @@ def gptq(
   order_I = np.argsort(-np.diag(hessian_II), kind='stable') if static else np.arange(len(dead_I))
   factor_II = _factor(hessian_II[np.ix_(order_I, order_I)], damp)
   scale_OG, zero_OG = grid.scales(weight_OI)
-  size = grid.group or weight_OI.shape[1]
+  size = group_size(grid.group, weight_OI.shape[1])
   weight_OI = weight_OI[:, order_I]
   codes_OI = np.zeros(weight_OI.shape, np.int8 if zero_OG is None else np.uint8)
   for start in range(0, len(order_I), BLOCK):

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
+from llm_jax.models.weights import group_size
 from llm_jax.options import within
 
 Kind = Literal['full', 'narrow', 'asymmetric']
@@ -109,7 +110,7 @@ def grouped(array: np.ndarray, group: int) -> np.ndarray:
   >>> grouped(np.arange(1, 6), 3).tolist()
   [[1, 2, 3], [4, 5, 0]]
   """
-  size = group or array.shape[-1]
+  size = group_size(group, array.shape[-1])
   more = -array.shape[-1] % size
   if more:
     array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, more)])

@@ -66,7 +66,7 @@ def planned(
 
   Raises:
     BadInput: the pattern matches nothing, or something that is no matrix of a layer; or a matrix
-      has inputs that cannot be grouped so.
+      has inputs that cannot be stored so.
   """
   shapes: dict[str, Any] = flatten_dict(abstract_params(model), sep='/')
   usable = [path for path in shapes if re.search(WEIGHTS, path)]
@@ -76,10 +76,9 @@ def planned(
     raise BadInput(f'compress: weights {weights!r} {what}; choose from: {", ".join(usable)}')
   for path in found:
     inputs = int(np.prod(facts_of(path).split(shapes[path].shape)[1]))
-    if form.group > inputs or (form.dtype == 'int4' and not form.group and inputs % 2):
+    if form.dtype == 'int4' and not form.group and inputs % 2:
       raise BadInput(
-        f'compress: {path} has {inputs} inputs, which group {form.group} does not fit; choose '
-        'another group'
+        f'compress: {path} has {inputs} inputs, and two codes share a byte; choose a group'
       )
   forms = dict.fromkeys(found, form)
   for name in tables:

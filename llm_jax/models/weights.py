@@ -25,6 +25,15 @@ FLOAT8 = 'float8_e4m3fn'
 FEWEST = 8  # rows that XLA for CPU multiplies fast
 
 
+def group_size(group: int, inputs: int) -> int:
+  """How many inputs share a scale: all where there is no group, or a larger one than there are.
+
+  >>> group_size(0, 64), group_size(32, 64), group_size(32, 15)
+  (64, 32, 16)
+  """
+  return min(group or inputs, inputs + inputs % 2)
+
+
 class Weight:
   """What stands for the matrix of a product.
 
@@ -68,8 +77,9 @@ class Form:
       return Table(jnp.zeros(tuple(shape), jnp.int8), jnp.ones((shape[0], 1), jnp.float32))
     lead, inner, outer = facts.split(shape)
     inputs, outputs, packed = math.prod(inner), math.prod(outer), self.dtype == 'int4'
-    groups = -(-inputs // (self.group or inputs))
-    rows = groups * (self.group or inputs) // (2 if packed else 1)
+    size = group_size(self.group, inputs)
+    groups = -(-inputs // size)
+    rows = groups * size // (2 if packed else 1)
     codes = jnp.zeros((*lead, rows, outputs), 'uint8' if packed else self._kind)
     scale = jnp.ones((*lead, groups, outputs), self.scale)
     zero = jnp.zeros(scale.shape, jnp.uint8) if self.zero else None
@@ -114,7 +124,7 @@ class Quantized(Weight):
   def multiply(self, rows: Array, dtype: Any) -> Array:
     """rows [..., I] times the matrix, [..., O], in a type; sums are float32."""
     wide: Any = dict(preferred_element_type=jnp.float32)
-    if self.packed or self.scale.shape[-2] > 1 or self.zero is not None:
+    if not self._plain:
       return jnp.matmul(rows, self._matrix(rows.dtype), **wide).astype(dtype)
     if self.whole:
       codes = self.codes if self.turned else self.codes.T
@@ -124,8 +134,13 @@ class Quantized(Weight):
   @property
   def whole(self) -> bool:
     """Whether products are of whole numbers."""
-    plain = self.scale.shape[-2] == 1 and self.zero is None and not self.packed
-    return self.rounds and plain and self.codes.dtype == jnp.int8
+    return self.rounds and self._plain and self.codes.dtype == jnp.int8
+
+  @property
+  def _plain(self) -> bool:
+    """Whether an output has one scale, by which sums over codes may be multiplied."""
+    whole = self.codes.size == math.prod(self.codes.shape[:-2] + self.inner + self.outer)
+    return self.scale.shape[-2] == 1 and self.zero is None and whole
 
   def for_cpu(self, dtype: Any) -> Any:
     """The same for a CPU that takes one row at a time, without `lead`.
@@ -247,7 +262,7 @@ def pack(
     form: how it is stored.
     inner, outer: sizes of the axes of input and output.
   """
-  packed, group = form.dtype == 'int4', form.group or codes.shape[-1]
+  packed, group = form.dtype == 'int4', group_size(form.group, codes.shape[-1])
   codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, -codes.shape[-1] % group)])
   codes = codes.swapaxes(-1, -2)
   turned = lambda x, dtype: jnp.asarray(x.swapaxes(-1, -2).astype(dtype))
