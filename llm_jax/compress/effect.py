@@ -13,7 +13,7 @@ from llm_jax.models.weights import Quantized, Table, Weight
 from llm_jax.types import Array, Batch, Params
 
 
-def whole(params: Params) -> Params:
+def whole(params: Any) -> Any:
   """The parameters as float32 arrays, as they are read."""
 
   def one(x: Any) -> Any:
@@ -24,7 +24,7 @@ def whole(params: Params) -> Params:
   return jax.tree.map(one, params, is_leaf=lambda x: isinstance(x, Weight))
 
 
-def size(params: Params) -> int:
+def size(params: Any) -> int:
   """Bytes of parameters."""
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
 

@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from ml_collections import ConfigDict
@@ -189,7 +189,7 @@ def _compressed(
   config: Any, given: Artifact, mesh: Any, train: Any, held: Any
 ) -> tuple[Artifact, Mapping[str, Any]]:
   """The compressed artifact, and how far its logits are from those of the given one."""
-  method, base, plain = _method(config), given.model, given.params
+  method, base, plain = _method(config), cast(Transformer, given.model), given.params
   forms = walk.planned(
     base, method.form, config.get('weights', walk.WEIGHTS), config.get('tables', ())
   )
