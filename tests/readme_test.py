@@ -194,7 +194,7 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert told.strip(), line
     if config.job == 'chat':
-      assert re.search(r'stage (ppo|dpo), .*\n\d+ tokens', told, re.DOTALL)
+      assert re.search(r'stage (ppo|dpo|compress), .*\n\d+ tokens', told, re.DOTALL)
     elif config.job == 'label' and not config.export:
       label_all(config.workdir)
     elif config.job == 'pipeline':
