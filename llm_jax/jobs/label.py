@@ -164,7 +164,7 @@ def main(config: Any) -> None:
     )
     with _until_signal() as stopped:
       server.start()
-      say(f'label: {len(log.names())} items, {new} of them and of gold new; Ctrl-C ends it')
+      say(f'label: {len(log.names())} items ({new} new, with gold); Ctrl-C ends it')
       for name, token in given.items():
         say(f'  {name}: {server.url}#{token}')
       while not stopped.wait(0.2):
@@ -222,7 +222,7 @@ def _export(config: Any) -> None:
   write_json(folder / 'export.json', facts)
   label_report.write(folder, items, events, facts)
   counts = ', '.join(f'{count} for {name}' for name, count in facts['rows'].items())
-  say(f'label: {facts["labelled"]} of {facts["items"]} items gave rows: {counts}')
+  say(f'label: {facts["labelled"]} of {facts["items"]} items were seen; rows: {counts}')
   for name, reasons in facts['dropped'].items():
     if reasons:
       told = ', '.join(f'{count} {reason}' for reason, count in reasons.items())

@@ -29,7 +29,8 @@ from typing import Any
 from llm_jax.files import read_json, sealed
 from llm_jax.labels import order
 from llm_jax.labels.candidates import Item
-from llm_jax.labels.log import Log, Task
+from llm_jax.labels.log import Log
+from llm_jax.labels.tasks import Task
 from llm_jax.serving import page as served_page
 from llm_jax.types import BadInput
 

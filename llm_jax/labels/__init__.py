@@ -3,7 +3,8 @@
   candidates.py   answers to one prompt, from a file or a sampler, as an item
   order.py        who sees which side first, what comes again, what is broken on purpose
   event.py        one thing that an annotator did, checked
-  log.py          the events in one SQLite file, and who works on what
+  log.py          the events in one SQLite file
+  tasks.py        who works on what
   votes.py        from events to what each annotator prefers, and what they decide together
   export.py       from events to the rows that training reads
 

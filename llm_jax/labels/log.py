@@ -1,12 +1,9 @@
-"""The events of all annotators in one SQLite file, and who works on which item.
+"""The events of all annotators in one SQLite file.
 
 The file can be used by several processes at once. An event is on the disk before `add` returns, and
 one that is sent twice is kept once, by the `client` that its page gave it. Its table is that of the
 feedback of served chats, so that one file can hold both. Every 100 events they are also written to
 a file of JSON lines beside it, which can be read without this program.
-
-A lease says that an annotator has an item on the page. It ends after ten minutes unless the page
-asks again, and an item is given to nobody else as long as labels and leases make up `overlap`.
 """
 
 import contextlib
@@ -17,16 +14,15 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from llm_jax.labels import event as events
-from llm_jax.labels import order
 from llm_jax.labels.candidates import Item, item
+from llm_jax.labels.tasks import Task, Tasks, hold, labels_of
 from llm_jax.types import BadInput
 
-LEASE = 600.0  # seconds
 EACH = 100  # events between two times that the JSON lines grow
 BUSY = 30.0  # seconds to wait for another process
 _TABLES = """
@@ -35,7 +31,7 @@ create table if not exists events (
   item text not null, kind text not null, client text not null unique,
   conversation text not null, event text not null);
 create index if not exists by_conversation on events (conversation);
-create index if not exists by_annotator on events (annotator, seq);
+create index if not exists by_annotator on events (annotator, kind);
 create table if not exists items (
   place integer primary key autoincrement, item text not null unique, gold integer not null,
   labels integer not null default 0, record text not null);
@@ -48,14 +44,7 @@ create table if not exists leases (
   primary key (item, annotator)) without rowid;
 """
 # File systems on which locks of SQLite's log in shared memory do not hold.
-_REMOTE = ('nfs', 'nfs4', 'cifs', 'smb3', 'smbfs', '9p', 'afs', 'ceph', 'lustre', 'glusterfs')
-
-
-class Task(NamedTuple):
-  """An item for an annotator; `again` if it was labelled before, and comes the other way round."""
-
-  item: str
-  again: bool
+_REMOTE = ('nfs', 'nfs4', 'cifs', 'smb3', 'smbfs', 'afs', 'ceph', 'lustre', 'glusterfs')
 
 
 class Log:
@@ -75,9 +64,7 @@ class Log:
     self, path: str | Path, *, overlap: int = 1, seed: int = 0, again: float = 0.05
   ) -> None:
     self._path, self._lock = Path(path), threading.Lock()
-    self._overlap, self._seed, self._share = overlap, seed, again
-    self._again: dict[tuple[str, int], set[str]] = {}
-    self._known: tuple[int, list[str], list[tuple[str, int]]] = 0, [], []
+    self._overlap, self._tasks = overlap, Tasks(overlap, seed, again)
     try:
       self._path.parent.mkdir(parents=True, exist_ok=True)
       if kind := file_system(self._path.parent):
@@ -89,7 +76,6 @@ class Log:
         self._path, timeout=BUSY, check_same_thread=False, isolation_level=None
       )
       self._open.execute('pragma journal_mode=wal')
-      self._open.execute('pragma synchronous=full')
       self._open.executescript(_TABLES)
     except (sqlite3.Error, OSError) as error:
       raise BadInput(f'label: {str(path)!r} cannot be opened: {error}') from None
@@ -184,7 +170,8 @@ class Log:
     """The newest event of an annotator that an undo can take back; None if there is none."""
     with self._lock:
       rows = self._open.execute(
-        'select client, event, seq from events where annotator = ? order by seq desc limit 1000',
+        'select client, event, seq from events '
+        "where annotator = ? and kind != 'chat' order by seq desc limit 1000",
         (annotator,),
       ).fetchall()
     made = [({**json.loads(text), 'client': client}, seq) for client, text, seq in rows]
@@ -212,16 +199,8 @@ class Log:
       now: seconds; for tests.
     """
     now = time.time() if now is None else now
-    with self._writing() as write:
-      write.execute('delete from leases where until < ?', (now,))
-      renew = [(now + LEASE, annotator, one) for one in held]
-      write.executemany('update leases set until = ? where annotator = ? and item = ?', renew)
-      found = self._chosen(write, annotator, count, {*held})
-      write.executemany(
-        'insert or replace into leases (item, annotator, until) values (?, ?, ?)',
-        [(task.item, annotator, now + LEASE) for task in found],
-      )
-    return found
+    with self._writing(synchronous='normal') as write:  # a lease that a dead machine forgets may go
+      return self._tasks.lease(write, annotator, count, held, now)
 
   def progress(self, annotator: str) -> dict[str, int]:
     """How many items an annotator has done, how many labels there are, and how many are wanted."""
@@ -263,9 +242,10 @@ class Log:
   # --- inside ------------------------------------------------------------------------------------
 
   @contextlib.contextmanager
-  def _writing(self) -> Iterator[sqlite3.Connection]:
-    """A short transaction, which no other writer is inside of."""
+  def _writing(self, synchronous: str = 'full') -> Iterator[sqlite3.Connection]:
+    """A short transaction, which no other writer is inside of; 'full': on the disk at its end."""
     with self._lock:
+      self._open.execute(f'pragma synchronous={synchronous}')
       self._open.execute('begin immediate')
       try:
         yield self._open
@@ -280,7 +260,7 @@ class Log:
     if kind == 'undo':
       self._recount(write, name, annotator)
     elif kind in events.ENDS:
-      ordinal = _labels_of(write, annotator)
+      ordinal = labels_of(write, annotator)
       is_again = bool(made.get('again'))
       write.execute(
         'insert into done (item, annotator, labels, ordinal, again) values (?, ?, ?, ?, ?) '
@@ -307,10 +287,7 @@ class Log:
       )
     else:
       write.execute('delete from done where item = ? and annotator = ?', (name, annotator))
-      write.execute(  # it is on the page again
-        'insert or replace into leases (item, annotator, until) values (?, ?, ?)',
-        (name, annotator, time.time() + LEASE),
-      )
+      hold(write, annotator, name, time.time())  # it is on the page again
     self._sum(write, name)
 
   @staticmethod
@@ -320,81 +297,6 @@ class Log:
       'where item = ?',
       (name, name),
     )
-
-  def _chosen(
-    self, write: sqlite3.Connection, annotator: str, count: int, held: set[str]
-  ) -> list[Task]:
-    """For `tasks`: own leases that a reload lost, what comes again, gold, then the others."""
-    count = max(count, 0)
-    mine = write.execute(
-      'select l.item, exists (select 1 from done d where d.item = l.item and d.annotator = ?) '
-      'from leases l where l.annotator = ? order by l.item',
-      (annotator, annotator),
-    ).fetchall()
-    found = [Task(name, bool(again)) for name, again in mine if name not in held][:count]
-    taken = held | {name for name, _ in mine}
-    labelled = write.execute(
-      'select count(*) from done where annotator = ? and labels', (annotator,)
-    ).fetchone()[0]
-    if len(found) < count and self._share:
-      found += self._due(write, annotator, taken)[: count - len(found)]
-    if len(found) < count:
-      found += self._gold(write, annotator, labelled, taken)[: count - len(found)]
-    if len(found) < count:
-      rows = write.execute(
-        'select i.item from items i where i.gold = 0 and i.labels < ? '
-        'and not exists (select 1 from done d where d.item = i.item and d.annotator = ?) '
-        'and i.labels + (select count(*) from leases l where l.item = i.item '
-        '  and l.annotator != ? and not exists '
-        '  (select 1 from done d where d.item = l.item and d.annotator = l.annotator)) < ? '
-        'order by i.labels, i.place limit ?',
-        (self._overlap, annotator, annotator, self._overlap, count + len(taken)),
-      ).fetchall()
-      fresh = [Task(name, False) for (name,) in rows if name not in taken]
-      found += fresh[: count - len(found)]
-    return found
-
-  def _due(self, write: sqlite3.Connection, annotator: str, taken: set[str]) -> list[Task]:
-    """What an annotator labelled 20 labels ago or more, and is to label again."""
-    total, names, _ = self._places(write)
-    if (annotator, total) not in self._again:
-      self._again[annotator, total] = order.repeated(self._seed, names, annotator, self._share)
-    wanted = self._again[annotator, total]
-    rows = write.execute(
-      'select item from done where annotator = ? and labels and not again and ordinal <= ? '
-      'order by ordinal',
-      (annotator, _labels_of(write, annotator) - order.LATER),
-    ).fetchall()
-    return [Task(name, True) for (name,) in rows if name in wanted and name not in taken]
-
-  def _gold(
-    self, write: sqlite3.Connection, annotator: str, labelled: int, taken: set[str]
-  ) -> list[Task]:
-    """The items made as gold whose place among the others the annotator has come to."""
-    rows = write.execute('select item from done where annotator = ?', (annotator,)).fetchall()
-    seen = taken | {name for (name,) in rows}
-    _, _, gold = self._places(write)
-    return [Task(name, False) for name, at in gold if at <= labelled and name not in seen]
-
-  def _places(self, write: sqlite3.Connection) -> tuple[int, list[str], list[tuple[str, int]]]:
-    """How many items there are, those that are not gold, and gold with how many are before it."""
-    total = write.execute('select coalesce(max(place), 0) from items').fetchone()[0]
-    if self._known[0] != total:
-      names: list[str] = []
-      gold: list[tuple[str, int]] = []
-      for name, is_gold in write.execute('select item, gold from items order by place').fetchall():
-        gold += [(name, len(names))] * is_gold
-        names += [name] * (not is_gold)
-      self._known = total, names, gold
-    return self._known
-
-
-def _labels_of(write: sqlite3.Connection, annotator: str) -> int:
-  """How many labels an annotator has given, also those that were taken back."""
-  return write.execute(
-    'select count(*) from events where annotator = ? and kind in (?, ?, ?)',
-    (annotator, *events.LABELS),
-  ).fetchone()[0]
 
 
 def line(made: Mapping[str, Any]) -> bytes:
@@ -460,8 +362,3 @@ def read(path: Path) -> tuple[dict[str, Item], list[dict[str, Any]]]:
   if not found[1]:
     raise BadInput(f'label: {str(path)!r} has no label yet; label something first')
   return found
-
-
-def seals(made: Iterable[Mapping[str, Any]]) -> bytes:
-  """All events as JSON lines, of which a sum can be taken."""
-  return b''.join(map(line, made))

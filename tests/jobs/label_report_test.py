@@ -5,7 +5,7 @@ import random
 import pytest
 
 from llm_jax.evals import agreement
-from llm_jax.jobs import label_report
+from llm_jax.jobs import label_facts, label_report
 from llm_jax.jobs.page import markdown
 from llm_jax.labels import candidates, order
 from llm_jax.labels.export import export
@@ -37,11 +37,11 @@ def event(item, shown, grade, who, seq, **more):
 
 def test_a_preference_for_a_position_is_found_and_none_is_found_where_there_is_none():
   some = items(200)
-  biased = label_report.measured(some, labelled(some, first=0.6, seed=1))
+  biased = label_facts.measured(some, labelled(some, first=0.6, seed=1))
   assert biased['position']['n'] == 200 and biased['position']['share'] > 0.55
   assert biased['position']['p'] < 0.01
   assert any('shown first won' in line for line in label_report.warnings(biased))
-  fair = label_report.measured(some, labelled(some, seed=2))
+  fair = label_facts.measured(some, labelled(some, seed=2))
   assert fair['position']['p'] > 0.01 and fair['position']['low'] < 0.5 < fair['position']['high']
   assert not any('shown first' in line for line in label_report.warnings(fair))
 
@@ -52,7 +52,7 @@ def test_the_longer_answer_and_the_speed_are_reported():
   for i, (name, item) in enumerate(some.items()):
     shown = [answer.id for answer in item.answers]
     events.append(event(name, shown, 2, 'ann', i + 1, seconds=1.0 + (i % 3) / 10))
-  found = label_report.measured(some, events)
+  found = label_facts.measured(some, events)
   assert found['length']['share'] == 1.0 and found['length']['p'] < 1e-9
   assert found['annotators']['ann']['seconds'] == pytest.approx(1.1)
   assert any('too fast to read' in line for line in label_report.warnings(found))
@@ -73,7 +73,7 @@ def test_self_agreement_and_gold():
     events.append(event(name, shown, grade, 'ann', len(events) + 1, again=True))
   for i, one in enumerate(gold):
     events.append(event(one.id, ['r0', 'r1'], -3 if i else 3, 'ann', len(events) + 1))
-  found = label_report.measured(everything, events)['annotators']['ann']
+  found = label_facts.measured(everything, events)['annotators']['ann']
   assert (found['itself']['k'], found['itself']['n']) == (7, 10)
   assert (found['gold']['k'], found['gold']['n']) == (len(gold) - 1, len(gold)) == (3, 4)
   assert found['position']['n'] == 40  # neither gold nor what came again
@@ -87,7 +87,7 @@ def test_coefficients_are_those_of_evals_and_have_intervals():
   }
   events = labelled(some, 'ann', seed=3)
   events += labelled(some, 'ben', seed=3, seq=len(events))
-  found = label_report.measured(some, events)['agreement']
+  found = label_facts.measured(some, events)['agreement']
   sign = lambda value: abs(value['grade']) * (1 if value['better'] == 'r1' else -1)
   a, b = ([sign(grades[who][name]) for name in some] for who in ('ann', 'ben'))
   pair = found['pairs']['ann, ben']
@@ -119,6 +119,6 @@ def test_the_report_shows_what_was_found_and_nothing_acts_in_it(tmp_path):
   assert 'Krippendorff' in page and 'first' in markdown(
     label_report.blocks(facts, exported), tmp_path
   )
-  alone = label_report.measured(some, events[:31])
+  alone = label_facts.measured(some, events[:31])
   assert alone['agreement']['krippendorff'] is None and not alone['disputed']
   label_report.write(tmp_path, some, events[:31], exported)

@@ -204,7 +204,7 @@ def test_it_ends_after_idle_seconds_and_exports_what_was_said(tmp_path, capsys):
   capsys.readouterr()
   run(c)
   told = capsys.readouterr().out
-  assert '4 of 4 items gave rows: 4 for reward, 4 for dpo, 8 for kto, 0 for sft' in told
+  assert '4 of 4 items were seen; rows: 4 for reward, 4 for dpo, 8 for kto, 0 for sft' in told
   folder = tmp_path / 'rows'
   first = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != '.sqlite'}
   assert {'reward.jsonl', 'export.json', 'report.html', 'report.md', 'report.json'} <= {*first}
@@ -213,7 +213,7 @@ def test_it_ends_after_idle_seconds_and_exports_what_was_said(tmp_path, capsys):
   assert again == first
   assert len(Log(folder / label.STORE).events()) == 4
   run(config_of(tmp_path, idle=0.1))  # the same candidates add nothing
-  assert ' 0 of them' in capsys.readouterr().out
+  assert '(0 new' in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_it_and_the_handler_is_what_it_was(tmp_path, capsys):

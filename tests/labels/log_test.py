@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from llm_jax.labels import candidates, log, order
+from llm_jax.labels import candidates, log, order, tasks
+from llm_jax.serving.feedback import Feedback
 from llm_jax.types import BadInput
 
 
@@ -64,6 +65,18 @@ def test_undo_brings_an_item_back_and_history_stays(made):
   assert made.events()[1]['replaces'] == 1 and made.progress('ann')['done'] == 1
 
 
+def test_the_feedback_of_a_chat_may_be_in_the_same_file(made, tmp_path):
+  said = {'messages': [{'role': 'user', 'content': 'Hi'}], 'answer': {'id': 'a', 'text': 'Ho'}}
+  told = {'client': 'chat', 'conversation': 'c', 'item': 'a', 'annotator': 'ann', **said}
+  chats = Feedback(tmp_path / 'labels.sqlite')
+  chats.add({**told, 'value': {'act': 'thumb', 'grade': 1}}, {'model': 'm'})
+  made.add(graded(made.names()[0], 'c1'), 'ann')
+  assert [one['client'] for one in made.events()] == ['c1']
+  assert made.last('ann')['client'] == 'c1' and made.progress('ann')['done'] == 1
+  assert [one['client'] for one in chats.events()] == ['chat', 'c1']
+  chats.close()
+
+
 def test_a_lease_ends_and_a_reload_gives_back_what_it_lost(made):
   first = made.tasks('ann', 3, now=0.0)
   assert not {*first} & {*made.tasks('ben', 30, now=1.0)}
@@ -79,7 +92,7 @@ def test_a_skipped_item_is_for_others(made):
   made.add({'item': task.item, 'kind': 'skip', 'client': 'c', 'value': {'reason': ''}}, 'ann')
   assert task.item not in [one.item for one in made.tasks('ann', 30)]
   assert made.tasks('ben', 30) == [task]  # ann has leased what else there is
-  assert len(made.tasks('ben', 40, now=time.time() + 2 * log.LEASE)) == 30
+  assert len(made.tasks('ben', 40, now=time.time() + 2 * tasks.LEASE)) == 30
   assert made.progress('ann') == {'done': 1, 'labels': 0, 'wanted': 30}
 
 
@@ -135,19 +148,26 @@ def test_eight_clients_never_share_the_last_slot(tmp_path):
   assert all(len(who) == len({*who}) == overlap for who in by_item.values())
 
 
-WRITER = """
-import sys, time
+WRITERS = """
+import os, sys, time
 from llm_jax.labels import log
-made = log.Log(sys.argv[1])
-names = made.names()
-for i in range(10**6):
-  client = f'{sys.argv[2]} {i}'
-  event = {'item': names[i % len(names)], 'kind': 'compare', 'client': client,
-           'shown': ['r0', 'r1'], 'value': {'grade': 1, 'better': 'r1'}}
-  made.add(event, sys.argv[2])
-  sys.stdout.write(client + '\\n')
-  sys.stdout.flush()
-  time.sleep(0.01)  # as a person would; else the others starve on a slow disk
+
+def write(name):
+  made = log.Log(sys.argv[1])
+  names = made.names()
+  os.write(1, f'{name} pid {os.getpid()}\\n'.encode())
+  for i in range(10**6):
+    value = {'grade': 1, 'better': 'r1'}
+    event = {'item': names[i % len(names)], 'kind': 'compare', 'shown': ['r0', 'r1']}
+    made.add({**event, 'value': value, 'client': f'{name}-{i}'}, name)
+    os.write(1, f'{name} kept {name}-{i}\\n'.encode())
+    time.sleep(0.01)  # as a person would; else the others starve on a slow disk
+
+for i in range(4):
+  if not os.fork():
+    write(f'w{i}')
+for i in range(4):
+  os.wait()
 """
 
 
@@ -155,18 +175,18 @@ def test_what_was_acknowledged_outlives_kill_9(tmp_path):
   path = tmp_path / 'labels.sqlite'
   made = log.Log(path)
   made.put(items(10))
-  run = lambda name: subprocess.Popen(
-    [sys.executable, '-c', WRITER, str(path), name], stdout=subprocess.PIPE, env=os.environ
-  )
-  writers = [run(f'w{i}') for i in range(4)]
-  acknowledged = []
-  for writer in writers:
-    for _ in range(15):
-      acknowledged.append(writer.stdout.readline().decode().strip())
-    writer.send_signal(signal.SIGKILL)
-  for writer in writers:
-    acknowledged += writer.stdout.read().decode().split('\n')[:-1]
-    writer.wait()
+  command = [sys.executable, '-c', WRITERS, str(path)]
+  writers = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ)
+  pids, acknowledged = {}, []
+  for text in writers.stdout:  # until the last one is dead
+    name, what, word = text.decode().split()
+    if what == 'pid':
+      pids[name] = int(word)
+    else:
+      acknowledged.append(word)
+      if word == f'{name}-14':
+        os.kill(pids[name], signal.SIGKILL)
+  assert writers.wait() == 0
   kept = [one['client'] for one in made.events()]
   assert len(acknowledged) >= 60 and {*acknowledged} <= {*kept}
   assert len(kept) == len({*kept})
