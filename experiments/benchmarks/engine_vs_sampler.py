@@ -31,17 +31,19 @@ def worker(name: str, options: argparse.Namespace) -> None:
   from llm_jax.sampling import pick
   from llm_jax.sampling.engine import Engine, Request
   from llm_jax.sampling.generate import generate
+  from llm_jax.sampling.request import STOPS
   from llm_jax.text.tokenizer import Tokenizer
 
   dim, layers, heads, hidden, vocab, *_ = SHAPES[options.shape]
+  # A random model stops nowhere, so that the share of ids that stop is the mean of the lengths.
+  vocab = STOPS * options.new // 4 if options.uneven else vocab
+  stop = tuple(range(STOPS)) if options.uneven else ()
   model = transformer.make(
     vocab_size=vocab, dim=dim, num_layers=layers, num_heads=heads, hidden_dim=hidden,
     max_length=options.length, head='untied', compute=dict(scan_layers=False),
   )  # fmt: skip
   params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1), np.int32))
   number = iter(range(10**9))
-  # A random model stops nowhere, so that the share of ids that stop is the mean of the lengths.
-  stop = tuple(range(0, vocab, options.new // 4)) if options.uneven else ()
 
   def prompts() -> np.ndarray:
     shape = (options.batch, PROMPT)
@@ -65,7 +67,7 @@ def worker(name: str, options: argparse.Namespace) -> None:
     engine.warm()
 
     def one() -> float:
-      how = dict(max_new=options.new, stop=stop[:16])
+      how = dict(max_new=options.new, stop=stop)
       asked = [Request(prompt=p.tolist(), seed=next(number), **how) for p in prompts()]
       return float(sum(len(event.tokens) for event in engine.answers(asked)))
 
