@@ -241,7 +241,9 @@ def words(base: str) -> Iterator[Mistake]:
   alone = (short, one)
   for place in (*NO_PLACES, 'a\0b'):
     yield Mistake('place', [*alone, f'--config.workdir={place}'], ['workdir'])
-    yield Mistake('place', [*alone, f'--config.tokenize.workdir={place}'], ['of this machine'])
+    # A store is a place for rows, too, and needs its package.
+    needs = 'llm_jax[' if place.startswith(('s3:', 'gs:')) else 'of this machine'
+    yield Mistake('place', [*alone, f'--config.tokenize.workdir={place}'], [needs])
     yield Mistake('place', ['--config=sft', one, f'--config.init.params={place}'], ['artifact'])
     yield Mistake('place', ['--config=chat', f'--config.artifact={place}'], ['artifact'])
     yield Mistake('place', ['--config=evaluate', f'--config.output={place}'], ['output'])

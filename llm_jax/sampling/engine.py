@@ -58,6 +58,21 @@ class Engine:
 
   Attributes:
     length: positions of a row.
+
+  Args:
+    model: a causal language model; its `compute.cache_dtype` is that of keys and values.
+    params: of the model.
+    tokenizer: of the model.
+    slots: rows that are written at a time; on a mesh a multiple of its batch shards.
+    length: positions of a row; by default all that the model has.
+    chunk: tokens of a prompt that are read at a time, and that the cache of beginnings keeps.
+    columns: most tokens that the device writes to a row between two looks of the host.
+    blocks: chunks that are kept; by default as many as fill all slots. 0 keeps none.
+    waiting: most requests that wait for a slot.
+    mesh: where rows live.
+
+  Raises:
+    BadInput: the model cannot answer, or the numbers do not fit it or the mesh.
   """
 
   def __init__(
@@ -74,23 +89,6 @@ class Engine:
     waiting: Count = 256,
     mesh: Any = None,
   ) -> None:
-    """Makes room for rows.
-
-    Args:
-      model: a causal language model; its `compute.cache_dtype` is that of keys and values.
-      params: of the model.
-      tokenizer: of the model.
-      slots: rows that are written at a time; on a mesh a multiple of its batch shards.
-      length: positions of a row; by default all that the model has.
-      chunk: tokens of a prompt that are read at a time, and that the cache of beginnings keeps.
-      columns: most tokens that the device writes to a row between two looks of the host.
-      blocks: chunks that are kept; by default as many as fill all slots. 0 keeps none.
-      waiting: most requests that wait for a slot.
-      mesh: where rows live.
-
-    Raises:
-      BadInput: the model cannot answer, or the numbers do not fit it or the mesh.
-    """
     shape = model.shape
     if not shape.causal or getattr(shape, 'head', '') in JUDGES:
       raise BadInput('engine: only a causal language model can answer')

@@ -2,7 +2,7 @@
 
 An event of the chat page has the kind 'chat', and in `value` what was done:
 
-  {'act': 'thumb', 'grade': 1 or -1, 'tags': [...], 'comment': '...'}
+  {'act': 'thumb', 'grade': 1, -1, or 0 to take it back, 'tags': [...], 'comment': '...'}
   {'act': 'regenerate', 'kept': the id of the answer that the user went on with}
   {'act': 'pick', 'kept': an id, 'shown': ids in the order on the page}
   {'act': 'edit', 'text': '...'}, {'act': 'retry'}, {'act': 'copy'}
@@ -154,8 +154,8 @@ def _value(value: Fields | None) -> dict[str, Any]:
     raise invalid('value.act', f'value.act has to be one of: {", ".join(ACTS)}')
   found: dict[str, Any] = {'act': act}
   if act == 'thumb':
-    if value.get('grade') not in (1, -1) or isinstance(value.get('grade'), bool):
-      raise value.wrong('grade', 'choose 1 or -1')
+    if value.get('grade') not in (1, 0, -1) or isinstance(value.get('grade'), bool):
+      raise value.wrong('grade', 'choose 1 or -1, or 0 to take it back')
     tags = value.get('tags') or []
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
       raise value.wrong('tags', 'give an array of strings')

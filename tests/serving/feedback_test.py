@@ -67,6 +67,7 @@ def test_events_are_kept_once_and_deleted(tmp_path):
     ({'value': {'act': ['thumb']}}, 'value.act'),
     ({'value': {'act': 'thumb', 'grade': 2}}, 'value.grade'),
     ({'value': {'act': 'thumb', 'grade': True}}, 'value.grade'),
+    ({'value': {'act': 'thumb', 'grade': False}}, 'value.grade'),
     ({'value': {'act': 'thumb', 'grade': 1, 'tags': 'x'}}, 'value.tags'),
     ({'value': {'act': 'edit'}}, 'value.text'),
     ({'value': {'act': 'pick', 'shown': [1]}}, 'value.shown'),

@@ -438,6 +438,20 @@ def test_feedback_is_off_until_it_is_turned_on(page, server):
   assert server.events == {}
 
 
+def test_a_thumb_can_be_taken_back(page, server):
+  consent(page)
+  ask(page, 'hello')
+  page.click('text="Good"')
+  page.click('text="Take back"')
+  until(lambda: len(server.events) == 2)
+  assert [event['value']['grade'] for event in server.events.values()] == [1, 0]
+  assert page.locator('[aria-pressed=true]:text("Good")').count() == 0
+  page.reload()
+  page.wait_for_selector('text="Good"')
+  assert page.locator('[aria-pressed=true]:text("Good")').count() == 0
+  assert page.locator('text="Take back"').count() == 0
+
+
 def test_events_have_all_that_training_needs(page, server):
   consent(page)
   page.click('#settings')

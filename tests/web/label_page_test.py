@@ -115,7 +115,12 @@ def prompt(page):
   return page.locator('#prompt .text').last.text_content()
 
 
-NEXT = '(text) => document.querySelector("#prompt .text").textContent !== text || !note.hidden'
+# Another item, or the word that there is none; while the page waits for one, keys do nothing.
+NEXT = """(text) => {
+  const note = document.getElementById('note');
+  return note.hidden ? document.querySelector('#prompt .text').textContent !== text
+    : !note.textContent.includes('One moment');
+}"""
 
 
 def follows(page, before):
