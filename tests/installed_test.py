@@ -1,5 +1,6 @@
 """The wheel, installed beside nothing of the clone, knows the configs and runs from anywhere."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -8,6 +9,57 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+# Refuses to import whatever a plain `pip install` of the package would not have brought.
+LEAN = """
+import importlib, importlib.metadata as metadata, pkgutil, re, sys
+sys.path.insert(0, {root!r})
+extras = re.compile(r'extra *==')
+brought, todo = set(), {core!r}
+key = lambda name: re.sub(r'[-_.]+', '-', name).lower()
+while todo:
+  name = key(re.match(r'[\\w.-]+', todo.pop())[0])
+  if name in brought:
+    continue
+  brought.add(name)
+  try:
+    asked = metadata.requires(name) or []
+  except metadata.PackageNotFoundError:  # of another system
+    continue
+  todo += [one for one in asked if not extras.search(one)]
+top = {{m for m, of in metadata.packages_distributions().items() if brought & {{*map(key, of)}}}}
+top |= {{*sys.stdlib_module_names, *sys.builtin_module_names, 'llm_jax', 'configs'}}
+known = metadata.packages_distributions()
+
+class Refuse:
+  def find_spec(self, name, path=None, target=None):
+    first = name.partition('.')[0]
+    if first in known and first not in top:
+      raise ModuleNotFoundError(f'{{name}} is of an extra', name=first)
+
+sys.meta_path.insert(0, Refuse())
+import llm_jax
+for found in pkgutil.walk_packages(llm_jax.__path__, 'llm_jax.'):
+  importlib.import_module(found.name)
+for found in pkgutil.iter_modules([{root!r} + '/configs']):
+  importlib.import_module('configs.' + found.name)
+print(len(sys.modules), sorted(top & {{'jax', 'flax', 'zstandard', 'uvicorn'}}))
+"""
+
+
+def test_every_module_imports_without_the_extras(tmp_path):
+  source = ast.parse((ROOT / 'setup.py').read_text())
+  core = next(
+    ast.literal_eval(node.value)
+    for node in source.body
+    if isinstance(node, ast.Assign) and node.targets[0].id == 'CORE'
+  )
+  program = LEAN.format(root=str(ROOT), core=core)
+  command = [sys.executable, '-c', program]
+  done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.strip().endswith("['flax', 'jax']")
 
 
 @pytest.fixture(scope='module')

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from llm_jax import run_folder
 from llm_jax.clean import words
 from llm_jax.files import read_json, replacing, write_json
-from llm_jax.jobs.cleaning import beam, corpus, crawl, fate, passes, report, steps
+from llm_jax.jobs.cleaning import beam, blocks, corpus, crawl, fate, passes, report, steps
 from llm_jax.jobs.cleaning.phases import Plan
 from llm_jax.jobs.cleaning.workers import Workers
 from llm_jax.lock import locked
@@ -95,6 +95,7 @@ def check(config: Any) -> None:
   if given['why']:
     return
   words.splitter(given['words'])
+  blocks.zstandard()  # says now if it is missing
   if given['runner'] == 'beam':
     if given['again']:
       raise BadInput("again: runner 'beam' keeps no numbers to judge anew; use runner 'local'")

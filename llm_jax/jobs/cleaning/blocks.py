@@ -5,11 +5,12 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-import zstandard
 
+from llm_jax.clean.extra import library
 from llm_jax.clean.page import Fate, Page, Signatures, Split
 from llm_jax.files import replacing
 from llm_jax.types import BadInput
@@ -23,9 +24,18 @@ def write(path: Path, data: bytes) -> None:
     file.write(data)
 
 
+def zstandard() -> ModuleType:
+  """The library of the extra `clean` that blocks are compressed with.
+
+  Raises:
+    BadInput: it is not installed.
+  """
+  return library('zstandard', 'job clean')
+
+
 def compressed(data: bytes) -> bytes:
   """One frame of Zstandard with a checksum; files made of several are read as one."""
-  return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(data)
+  return zstandard().ZstdCompressor(level=LEVEL, write_checksum=True).compress(data)
 
 
 def line(fate: Fate, **more: str) -> bytes:
@@ -59,11 +69,12 @@ def lines(place: Path | bytes) -> Iterator[Any]:
   Raises:
     BadInput: it is damaged.
   """
+  zstd = zstandard()
   try:
     with io.BytesIO(place) if isinstance(place, bytes) else place.open('rb') as file:
-      data = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read()
+      data = zstd.ZstdDecompressor().stream_reader(file, read_across_frames=True).read()
     found = [json.loads(text) for text in data.decode().split('\n')[:-1]]
-  except (zstandard.ZstdError, ValueError) as error:
+  except (zstd.ZstdError, ValueError) as error:
     raise BadInput(
       f'{"a block" if isinstance(place, bytes) else place} is damaged ({error}); delete it, and '
       'give the same command again'
