@@ -7,7 +7,6 @@ a file of JSON lines beside it, which can be read without this program.
 """
 
 import contextlib
-import datetime
 import fcntl
 import json
 import os
@@ -19,18 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from llm_jax.labels import event as events
+from llm_jax.labels import event_file
 from llm_jax.labels.candidates import Item, item
 from llm_jax.labels.tasks import Task, Tasks, hold, labels_of
 from llm_jax.types import BadInput
 
 EACH = 100  # events between two times that the JSON lines grow
-BUSY = 30.0  # seconds to wait for another process
 _TABLES = """
-create table if not exists events (
-  seq integer primary key autoincrement, at text not null, annotator text not null,
-  item text not null, kind text not null, client text not null unique,
-  conversation text not null, event text not null);
-create index if not exists by_conversation on events (conversation);
 create index if not exists by_annotator on events (annotator, kind);
 create table if not exists items (
   place integer primary key autoincrement, item text not null unique, gold integer not null,
@@ -43,8 +37,6 @@ create table if not exists leases (
   item text not null, annotator text not null, until real not null,
   primary key (item, annotator)) without rowid;
 """
-# File systems on which locks of SQLite's log in shared memory do not hold.
-_REMOTE = ('nfs', 'nfs4', 'cifs', 'smb3', 'smbfs', 'afs', 'ceph', 'lustre', 'glusterfs')
 
 
 class Log:
@@ -65,20 +57,7 @@ class Log:
   ) -> None:
     self._path, self._lock = Path(path), threading.Lock()
     self._overlap, self._tasks = overlap, Tasks(overlap, seed, again)
-    try:
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      if kind := file_system(self._path.parent):
-        raise BadInput(
-          f'label: {str(self._path)!r} is on a drive of the network ({kind}), where two writers '
-          'can destroy it; choose a --config.workdir on a disk of this machine'
-        )
-      self._open = sqlite3.connect(
-        self._path, timeout=BUSY, check_same_thread=False, isolation_level=None
-      )
-      self._open.execute('pragma journal_mode=wal')
-      self._open.executescript(_TABLES)
-    except (sqlite3.Error, OSError) as error:
-      raise BadInput(f'label: {str(path)!r} cannot be opened: {error}') from None
+    self._open = event_file.opened(self._path, _TABLES, where='label:')
 
   # --- items -------------------------------------------------------------------------------------
 
@@ -143,7 +122,7 @@ class Log:
       if made.get('replaces'):
         made['replaces'] = _seq_of(write, made['replaces'], annotator)
       client = made.pop('client')
-      row = (_now(), annotator, made['item'], made['kind'], client, json.dumps(made))
+      row = (event_file.now(), annotator, made['item'], made['kind'], client, json.dumps(made))
       seq = write.execute(
         'insert into events (at, annotator, item, kind, client, conversation, event) '
         "values (?, ?, ?, ?, ?, '', ?)",
@@ -244,15 +223,8 @@ class Log:
   @contextlib.contextmanager
   def _writing(self, synchronous: str = 'full') -> Iterator[sqlite3.Connection]:
     """A short transaction, which no other writer is inside of; 'full': on the disk at its end."""
-    with self._lock:
-      self._open.execute(f'pragma synchronous={synchronous}')
-      self._open.execute('begin immediate')
-      try:
-        yield self._open
-      except BaseException:
-        self._open.execute('rollback')
-        raise
-      self._open.execute('commit')
+    with self._lock, event_file.writing(self._open, synchronous):
+      yield self._open
 
   def _count(self, write: sqlite3.Connection, made: Mapping[str, Any], annotator: str) -> None:
     """What an event changes of who has done what; see the tables."""
@@ -304,20 +276,6 @@ def line(made: Mapping[str, Any]) -> bytes:
   return json.dumps(made, sort_keys=True).encode() + b'\n'
 
 
-def file_system(folder: Path) -> str:
-  """The kind of file system of a folder if it is one of the network, else ''; knows Linux alone."""
-  mounts = Path('/proc/self/mounts')
-  if not mounts.is_file():
-    return ''
-  best, kind = '', ''
-  for entry in mounts.read_text(errors='replace').splitlines():
-    where, name = entry.split(' ')[1:3]
-    where = where.replace('\\040', ' ')
-    if len(where) >= len(best) and folder.resolve().is_relative_to(where):
-      best, kind = where, name
-  return kind if kind in _REMOTE or kind.startswith('fuse.sshfs') else ''
-
-
 def _end(file: Any) -> tuple[int, int]:
   """Where the last whole line of a file ends, and the `seq` that it has."""
   size = file.seek(0, os.SEEK_END)
@@ -339,11 +297,6 @@ def _seq_of(write: sqlite3.Connection, client: str, annotator: str) -> int:
   if row is None:
     raise BadInput('event: replaces an event that is not there')
   return row[0]
-
-
-def _now() -> str:
-  now = datetime.datetime.now(datetime.UTC)
-  return f'{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03d}Z'
 
 
 def read(path: Path) -> tuple[dict[str, Item], list[dict[str, Any]]]:

@@ -15,27 +15,20 @@ stale.
 """
 
 import contextlib
-import datetime
 import json
-import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llm_jax.labels import event_file
 from llm_jax.serving.errors import invalid
 from llm_jax.serving.fields import Fields
 from llm_jax.serving.messages import messages
-from llm_jax.types import BadInput
 
 ACTS = ('thumb', 'regenerate', 'pick', 'edit', 'retry', 'copy')
 LONGEST = 200  # characters of an id
 _TABLES = """
-create table if not exists events (
-  seq integer primary key autoincrement, at text not null, annotator text not null,
-  item text not null, kind text not null, client text not null unique,
-  conversation text not null, event text not null);
-create index if not exists by_conversation on events (conversation);
 create table if not exists deleted (conversation text not null, at text not null, rows integer);
 """
 
@@ -47,19 +40,12 @@ class Feedback:
     path: of the SQLite file, which is made if it is not there.
 
   Raises:
-    BadInput: it cannot be opened.
+    BadInput: it lies on a drive of the network, or cannot be opened.
   """
 
   def __init__(self, path: str | Path) -> None:
     self._path, self._lock = Path(path), threading.Lock()
-    try:
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      self._open = sqlite3.connect(self._path, timeout=30, check_same_thread=False)
-      self._open.execute('pragma journal_mode=wal')
-      self._open.execute('pragma synchronous=full')
-      self._open.executescript(_TABLES)
-    except (sqlite3.Error, OSError) as error:
-      raise BadInput(f'serve: config.events {str(path)!r} cannot be opened: {error}') from None
+    self._open = event_file.opened(self._path, _TABLES, where='serve: config.events')
 
   def add(self, found: Mapping[str, Any], about: Mapping[str, str]) -> dict[str, Any]:
     """Keeps an event; what the page is told.
@@ -74,8 +60,8 @@ class Feedback:
     read = _read(Fields(found))
     client, conversation, item = (read.pop(name) for name in ('client', 'conversation', 'item'))
     event = json.dumps({**read, **about}, ensure_ascii=False)
-    row = (_now(), read['annotator'], item, 'chat', client, conversation, event)
-    with self._lock, self._open:
+    row = (event_file.now(), read['annotator'], item, 'chat', client, conversation, event)
+    with self._lock, event_file.writing(self._open):
       known = self._open.execute('select seq from events where client = ?', (client,)).fetchone()
       if known:
         return {'object': 'event', 'seq': known[0], 'new': False}
@@ -88,10 +74,10 @@ class Feedback:
 
   def delete(self, conversation: str) -> int:
     """Removes all events of a conversation; how many there were."""
-    with self._lock, self._open:
+    with self._lock, event_file.writing(self._open):
       done = self._open.execute('delete from events where conversation = ?', (conversation,))
       if done.rowcount:
-        row = (conversation, _now(), done.rowcount)
+        row = (conversation, event_file.now(), done.rowcount)
         self._open.execute('insert into deleted values (?, ?, ?)', row)
     return done.rowcount
 
@@ -114,11 +100,6 @@ class Feedback:
     """Closes the file."""
     with self._lock:
       self._open.close()
-
-
-def _now() -> str:
-  now = datetime.datetime.now(datetime.UTC)
-  return f'{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03d}Z'
 
 
 def _read(body: Fields) -> dict[str, Any]:

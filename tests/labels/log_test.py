@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from llm_jax.labels import candidates, log, order, tasks
+from llm_jax.labels import candidates, event_file, log, order, tasks
 from llm_jax.serving.feedback import Feedback
 from llm_jax.types import BadInput
 
@@ -227,7 +227,8 @@ def test_what_cannot_be_opened_is_named(tmp_path, monkeypatch):
   log.Log(tmp_path / 'empty.sqlite').close()
   with pytest.raises(BadInput, match='no label yet'):
     log.read(tmp_path / 'empty.sqlite')
-  assert log.file_system(tmp_path) == ''
-  monkeypatch.setattr(log, 'file_system', lambda folder: 'nfs4')
-  with pytest.raises(BadInput, match=r'on a drive of the network \(nfs4\)'):
-    log.Log(tmp_path / 'x.sqlite')
+  assert event_file.file_system(tmp_path) == ''
+  monkeypatch.setattr(event_file, 'file_system', lambda folder: 'nfs4')
+  for kind in (log.Log, Feedback):
+    with pytest.raises(BadInput, match=r'on a drive of the network \(nfs4\)'):
+      kind(tmp_path / 'x.sqlite')
