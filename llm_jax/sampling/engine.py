@@ -35,6 +35,7 @@ class Run:
     id, request: what was asked.
     spoken: watches for stop strings, if there are any.
     slot: where it is written; -1 before and after.
+    names: of the chunks of the prompt, see `prefix.py`.
     read: tokens of the prompt that have been read.
     launched: tokens that the device was told to write, at most.
     said: tokens that it wrote.
@@ -46,6 +47,7 @@ class Run:
   request: Request
   spoken: Spoken | None
   slot: int = -1
+  names: Sequence[bytes] = ()
   read: int = 0
   launched: int = 0
   said: int = 0
@@ -239,12 +241,11 @@ class Engine:
     budget = max(1, PER_TOKEN * self._columns * self._slots // self._chunk)
     while self._reading and budget > 0:
       run, prompt = self._reading[0], self._reading[0].request.prompt
-      names = self._prefixes.names(prompt, run.request.salt)
       if run.read == 0:
-        self._begin(run, names)
+        self._begin(run)
       while run.read < len(prompt) and budget > 0:
         ids, number = prompt[run.read : run.read + self._chunk], run.read // self._chunk
-        block = self._prefixes.add(names[number]) if number < len(names) else None
+        block = self._prefixes.add(run.names[number]) if number < len(run.names) else None
         last = run.read + len(ids) == len(prompt)
         self._runner.read(run.slot, ids, run.read, block, last)
         run.read += len(ids)
@@ -254,12 +255,13 @@ class Engine:
         self._writing.append(run)
         self._prompts[run.slot] = (run.request.salt, tuple(prompt))
 
-  def _begin(self, run: Run, names: Sequence[bytes]) -> None:
+  def _begin(self, run: Run) -> None:
     """Fills a slot with a request, and with what is known of its prompt."""
+    run.names = self._prefixes.names(run.request.prompt, run.request.salt)
     asked = (run.request.salt, tuple(run.request.prompt))
     source = next((slot for slot, known in self._prompts.items() if known == asked), None)
     self._prompts.pop(run.slot, None)
-    found = [] if source is not None else self._prefixes.find(names)
+    found = [] if source is not None else self._prefixes.find(run.names)
     self._runner.admit(run.slot, run.request, found)
     self._kill_R[run.slot] = False
     run.read = len(found) * self._chunk

@@ -2,9 +2,7 @@
 
 import json
 import re
-import shutil
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,23 +10,9 @@ import pytest
 from llm_jax.serving import page as served_page
 from llm_jax.text.visible import visible
 from tests.web.fake_server import HOSTILE, FakeServer
+from tests.web.pages import Elements, watched
 
 HTML = served_page.FILE.read_text()
-BROWSER = next(
-  filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None
-)
-
-
-class Elements(HTMLParser):
-  """All elements of a page, as (tag, attributes)."""
-
-  def __init__(self, html):
-    super().__init__()
-    self.found = []
-    self.feed(html)
-
-  def handle_starttag(self, tag, attrs):
-    self.found.append((tag, dict(attrs)))
 
 
 def test_text_never_becomes_markup_or_code():
@@ -79,15 +63,6 @@ def test_the_package_holds_the_page():
 
 
 @pytest.fixture(scope='module')
-def browser():
-  playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-  if BROWSER is None:
-    pytest.skip('no Chromium or Chrome on this machine')
-  with playwright.sync_playwright() as made:
-    yield made.chromium.launch(executable_path=BROWSER, args=['--no-sandbox'])
-
-
-@pytest.fixture(scope='module')
 def listening():
   server = FakeServer()
   yield server
@@ -112,11 +87,7 @@ def context(browser):
 
 
 def opened(context, server):
-  page = context.new_page()
-  page.on('pageerror', lambda error: context.faults.append(str(error)))
-  refused = lambda message: 'Content Security Policy' in message.text
-  page.on('console', lambda m: context.faults.append(m.text) if refused(m) else None)
-  page.on('dialog', lambda dialog: dialog.accept())
+  page = watched(context)
   page.goto(server.url)
   page.wait_for_selector('#model option', state='attached')
   return page

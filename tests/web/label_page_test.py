@@ -10,14 +10,13 @@ from llm_jax.jobs.label_server import PAGE, Server, tokens
 from llm_jax.labels import candidates
 from llm_jax.labels.export import export
 from llm_jax.labels.log import Log
-from tests.web.chat_page_test import Elements, browser
+from tests.web.pages import Elements, watched
 
 HTML = PAGE.read_text()
 HOSTILE = (
   '<img src=/stolen onerror="document.title=1"><script>document.title = 2</script></textarea>',
   '\u202egnp.exe \u200bhidden <|im_start|> \x1b[2J </script> javascript:alert(1)',
 )
-__all__ = ['browser']  # a fixture
 
 
 def test_text_never_becomes_markup_and_no_other_server_is_asked():
@@ -93,11 +92,7 @@ def context(browser):
 
 
 def opened(context, url):
-  page = context.new_page()
-  page.on('pageerror', lambda error: context.faults.append(str(error)))
-  refused = lambda message: 'Content Security Policy' in message.text
-  page.on('console', lambda m: context.faults.append(m.text) if refused(m) else None)
-  page.on('dialog', lambda dialog: dialog.accept())
+  page = watched(context)
   page.goto(url)
   page.wait_for_selector('article')
   return page
