@@ -25,6 +25,8 @@ from llm_jax.types import JUDGES, BadInput, Model, Params, Tokenizer
 
 # A prompt's token is read in a fraction of the time that it takes to write one to each row.
 PER_TOKEN = 4
+# Tokens that others are written while a constrained row waits for what it may say next.
+BESIDE = 3
 
 
 @dataclasses.dataclass(eq=False)
@@ -272,11 +274,11 @@ class Engine:
 
   def _write(self) -> None:
     """Lets the device write to all rows that it has not been told to finish."""
-    if any(run.request.allow is not None for run in self._writing):
-      while self._pending:
-        self._collect()
-    steered = [run for run in self._writing if run.request.allow is not None]
-    for run in steered:
+    # What a constrained row may say next depends on what it said last. While the host finds out,
+    # the device writes some tokens to the others.
+    while any(run.request.allow is not None for _, rows in self._pending for _, run in rows):
+      self._collect()
+    for run in self._steered():
       self._steer(run)
     if not self._writing:
       return
@@ -284,12 +286,25 @@ class Engine:
     if self._kill_R.any():
       self._runner.stop(self._kill_R)
       self._kill_R = np.zeros_like(self._kill_R)
+    if self._steered():
+      self._launch(list(self._writing), 1)
+      if free := [run for run in self._writing if run.request.allow is None]:
+        self._launch(free, min(BESIDE, self._columns))
+      return
     left = [run.request.max_new - run.launched for run in self._writing]
-    columns = 1 if steered else min(self._columns, min(left) if self._queue else max(left))
-    size = max(run.read + run.launched for run in self._writing) + columns
-    written = self._runner.write(max(run.slot for run in self._writing) + 1, columns, size)
-    self._pending.append((written, [(run.slot, run) for run in self._writing]))
-    for run in list(self._writing):
+    self._launch(list(self._writing), min(self._columns, min(left) if self._queue else max(left)))
+
+  def _steered(self) -> list[Run]:
+    return [run for run in self._writing if run.request.allow is not None]
+
+  def _launch(self, runs: Sequence[Run], columns: int) -> None:
+    """Tells the device to write so many tokens to these rows."""
+    columns_R = np.zeros(self._slots, np.int32)
+    columns_R[[run.slot for run in runs]] = columns
+    size = max(run.read + run.launched for run in runs) + columns
+    written = self._runner.write(max(run.slot for run in runs) + 1, columns_R, size)
+    self._pending.append((written, [(run.slot, run) for run in runs]))
+    for run in runs:
       run.launched = min(run.launched + columns, run.request.max_new)
       if run.launched == run.request.max_new:  # nothing is left to do in the slot
         self._leave(run)

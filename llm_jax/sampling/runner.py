@@ -72,9 +72,9 @@ class Runner:
       state, pool = programs.prefill(params, state, pool, *args, model=self._fast, width=width)
       return self._placed(state), self._placed_pool(pool)
 
-    def decode(rows: int, width: int, params: Params, state: Any, count: Any) -> Any:
+    def decode(rows: int, width: int, params: Params, state: Any, columns_R: Any) -> Any:
       how: Any = dict(model=self._fast, rows=rows, width=width, most=columns)
-      state, written = programs.decode(params, state, count, **how)
+      state, written = programs.decode(params, state, columns_R, **how)
       return self._placed(state), written
 
     keep = lambda f: jax.jit(lambda *args: self._placed(f(*args)), donate_argnums=0)
@@ -155,17 +155,16 @@ class Runner:
       width, self._params, self._state, self._pool, *arguments
     )
 
-  def write(self, slots: int, columns: int, size: int) -> programs.Written:
-    """Writes up to `columns` tokens to all living rows, which are in the first `slots`.
+  def write(self, slots: int, columns_R: np.ndarray, size: int) -> programs.Written:
+    """Writes tokens to living rows, which are in the first `slots`.
 
     Args:
       slots: how many.
-      columns: how many.
+      columns_R: int32, most tokens of each slot; 0 lets a row rest.
       size: tokens of the longest row then, at most.
     """
     rows, width = _first(self.sizes, slots), _first(self.widths, min(size, self._length))
-    count = np.int32(columns)
-    self._state, written = self._decode(rows, width, self._params, self._state, count)
+    self._state, written = self._decode(rows, width, self._params, self._state, columns_R)
     return written
 
   def stop(self, stop_R: np.ndarray) -> None:
@@ -192,7 +191,7 @@ class Runner:
     request = Request(prompt=[0], max_new=1)
     self.admit(0, request, [])
     self.read(0, request.prompt, self._length, None, True)
-    self.write(self._slots, 1, self._length)
+    self.write(self._slots, np.ones(self._slots, np.int32), self._length)
     self.dress(0, request)
     self.fork(0, 0, 1)
     self.move(0, 0)
@@ -212,7 +211,8 @@ class Runner:
       state, pool = self._prefill(w, self._params, state, pool, *arguments)
       read = np.asarray(state.logits_RV[0]), jax.device_get(self._cut(state, 1, width).cache)
       state = self._filled(state, np.minimum(index_R, width - self._columns))
-      state, written = self._decode(r, w, self._params, state, np.int32(self._columns))
+      columns_R = np.full(self._slots, self._columns, np.int32)
+      state, written = self._decode(r, w, self._params, state, columns_R)
       small = self._cut(state, rows, width)
       cut = jax.tree.map(lambda x: x[:, :rows], written)
       found.append(jax.device_get((read, cut, small.cache, small.logits_RV)))

@@ -310,25 +310,25 @@ def filled(state: State, index_R: Array) -> State:
 def decode(
   params: Params,
   state: State,
-  columns: Array,
+  columns_R: Array,
   *,
   model: Model,
   rows: int,
   width: int,
   most: int,
 ) -> tuple[State, Written]:
-  """Writes up to `columns` tokens to each living row; fewer where all end.
+  """Writes tokens to living rows, to each up to its own number; fewer where it ends.
 
   Args:
     params: of the model.
     state: of the slots.
-    columns: at most `most`.
+    columns_R: of each slot; at most `most`. A row that has written its own rests.
     model: a causal one.
     rows: the first slots, among which all living rows are.
     width: columns of the cache, enough for all that is written.
     most: C of what is written.
   """
-  whole, state = state, part(state, rows, width)
+  whole, state, columns_R = state, part(state, rows, width), columns_R[:rows]
   blank = lambda dtype, *more: jnp.zeros((most, rows, *more), dtype)
   written = Written(
     token=blank(jnp.int32) - 1,
@@ -340,11 +340,11 @@ def decode(
 
   def going(carry: tuple[Array, State, Written]) -> Array:
     done, state, _ = carry
-    return (done < columns) & state.alive_R.any()
+    return ((done < columns_R) & state.alive_R).any()
 
   def step(carry: tuple[Array, State, Written]) -> tuple[Array, State, Written]:
     done, state, written = carry
-    alive_R = state.alive_R
+    alive_R = state.alive_R & (done < columns_R)
     new = choose(state)
     token_R = jnp.where(alive_R, new.token, 0)
     written = jax.tree.map(
@@ -360,7 +360,7 @@ def decode(
       state,
       cache=cache,
       logits_RV=jnp.where(alive_R[:, None], logits_RLV[:, 0], state.logits_RV),
-      alive_R=alive_R & ~ended_R,
+      alive_R=state.alive_R & ~(alive_R & ended_R),
       count_R=count_R,
       said_RV=state.said_RV.at[jnp.arange(rows), token_R].add(alive_R.astype(jnp.int32)),
     )
