@@ -11,14 +11,14 @@ from typing import Any
 import jax
 
 from llm_jax.models import transformer
-from llm_jax.models.cache import Cache
+from llm_jax.models.around import Around
 from llm_jax.models.compute import Compute
 from llm_jax.models.transformer import Transformer
 from llm_jax.types import JUDGES, Array, BadInput, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class ActorCritic:
+class ActorCritic(Around):
   """Parameters are `policy` and `critic`; see the attributes of the same names.
 
   Attributes:
@@ -28,17 +28,11 @@ class ActorCritic:
 
   policy: Transformer
   critic: Transformer
-  frozen = ()
 
   @property
-  def shape(self) -> Any:
-    """That of the policy."""
-    return self.policy.shape
-
-  @property
-  def compute(self) -> Compute:
-    """That of both."""
-    return self.policy.compute
+  def inner(self) -> Transformer:
+    """The policy."""
+    return self.policy
 
   def backend(self, length: int) -> str:
     """The policy's, which the critic's may differ from by its heads alone."""
@@ -68,10 +62,6 @@ class ActorCritic:
   def published(self, params: Params) -> tuple[Any, Params]:
     """The policy alone."""
     return self.policy, params['policy']
-
-  def make_cache(self, batch: int, slots: int) -> Cache:
-    """As the policy."""
-    return self.policy.make_cache(batch, slots)
 
   def num_params(self) -> int:
     """How many numbers the parameters of both hold."""

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from llm_jax.models.cache import Cache
-from llm_jax.models.compute import Compute
+from llm_jax.models.around import Around
 from llm_jax.models.transformer import Transformer
 from llm_jax.models.weights import Form, Quantized, Weight, with_rounds
 from llm_jax.options import check
@@ -19,7 +18,7 @@ from llm_jax.types import Array, BadInput, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Compressed:
+class Compressed(Around):
   """It is used like the Transformer that it is, but for training.
 
   Attributes:
@@ -29,21 +28,11 @@ class Compressed:
 
   base: Transformer
   forms: tuple[tuple[str, Form], ...]
-  frozen = ()
 
   @property
-  def shape(self) -> Any:
-    """That of the base."""
-    return self.base.shape
-
-  @property
-  def compute(self) -> Compute:
-    """That of the base."""
-    return self.base.compute
-
-  def backend(self, length: int) -> str:
-    """That of the base."""
-    return self.base.backend(length)
+  def inner(self) -> Transformer:
+    """The base."""
+    return self.base
 
   def init(self, rng: Array, tokens: Array) -> Params:
     """Parameters of the base, of which those in few bits are 0."""
@@ -75,18 +64,6 @@ class Compressed:
   def published(self, params: Params) -> tuple['Compressed', Params]:
     """The model and parameters that an artifact holds: these."""
     return self, params
-
-  def make_cache(self, batch: int, slots: int) -> Cache:
-    """As the base."""
-    return self.base.make_cache(batch, slots)
-
-  def num_params(self) -> int:
-    """As the base."""
-    return self.base.num_params()
-
-  def flops_per_token(self, length: int) -> float:
-    """As the base."""
-    return self.base.flops_per_token(length)
 
   def _read(self, params: Params) -> Params:
     return with_rounds(params) if self.compute.products == 'int8' else params

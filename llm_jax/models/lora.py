@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from llm_jax.models.cache import Cache
-from llm_jax.models.compute import Compute
+from llm_jax.models.around import Around
 from llm_jax.models.layers import LowRank, fan_in
 from llm_jax.models.transformer import Transformer
 from llm_jax.options import Count, Pattern, Positive
@@ -23,7 +22,7 @@ TARGETS = '|'.join(row.pattern for row in PARAMETERS if row.low_rank and row.sta
 
 
 @dataclasses.dataclass(frozen=True)
-class Lora:
+class Lora(Around):
   """A Transformer whose parameters are `base`, which never change, and `lora`, which do.
 
   It is used like the Transformer it adapts. `params['lora']` mirrors the paths of the base: a
@@ -40,18 +39,9 @@ class Lora:
   frozen = ('base',)
 
   @property
-  def shape(self) -> Any:
-    """That of the base."""
-    return self.base.shape
-
-  @property
-  def compute(self) -> Compute:
-    """That of the base."""
-    return self.base.compute
-
-  def backend(self, length: int) -> str:
-    """That of the base."""
-    return self.base.backend(length)
+  def inner(self) -> Transformer:
+    """The base."""
+    return self.base
 
   def init(self, rng: Array, tokens: Array) -> Params:
     """Parameters of the base, `a` random and `b` 0: at first the model is its base."""
@@ -89,10 +79,6 @@ class Lora:
       return weight + self.alpha / self.rank * product.reshape(weight.shape)
 
     return self._joined(params, add)
-
-  def make_cache(self, batch: int, slots: int) -> Cache:
-    """As the base."""
-    return self.base.make_cache(batch, slots)
 
   def num_params(self) -> int:
     """How many numbers the parameters hold, frozen and trained."""
