@@ -27,7 +27,8 @@ class Fields:
     job: 'convert'.
     source: a Hugging Face folder, which becomes an artifact.
     artifact: without a source, the artifact that becomes a folder of `format`.
-    format: of what is written from an artifact.
+    format: of what is written from an artifact; 'compressed-tensors', a Hugging Face folder for
+      vLLM and transformers, from one that job compress has made.
     workdir: the folder that is written.
     family: the `model_type` to write, where several of theirs have this model.
     dtype: of the weights that are written; '' for the one in which they are stored.
@@ -40,7 +41,7 @@ class Fields:
   job: str
   source: str = ''
   artifact: str = ''
-  format: Literal['huggingface', 'gguf'] = 'huggingface'
+  format: Literal['huggingface', 'gguf', 'compressed-tensors'] = 'huggingface'
   workdir: str
   family: str = ''
   dtype: Literal['', 'float32', 'bfloat16', 'float16'] = ''

@@ -5,18 +5,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from llm_jax import artifact
 from llm_jax.jobs.model_import import check_finite, counted
 from llm_jax.lock import leased, locked
 from llm_jax.models import gguf, huggingface, transformer
 from llm_jax.models.compared import COMPUTE, compare
+from llm_jax.models.compressed import Compressed
 from llm_jax.models.huggingface import folder as theirs
+from llm_jax.models.huggingface import packed
 from llm_jax.models.huggingface.arrays import Plan, Source
 from llm_jax.models.huggingface.family import SCORE_BIAS
 from llm_jax.models.stored import DTYPES, Stored
 from llm_jax.models.transformer import Transformer
+from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text import chat, gguf_vocabulary, tokenizer_export
 from llm_jax.text import folder as tokenizers
 from llm_jax.text.terminal import say
@@ -34,11 +39,19 @@ class Export:
     self.model = artifact.build(
       self.about['model'], COMPUTE, source=self.folder, trust=tuple(config.get('trust', ()))
     )
-    if 'weights' in self.about['model']:
+    is_packed = config.format == 'compressed-tensors'
+    if isinstance(self.model, Compressed) and not is_packed:
       raise BadInput(
-        f'convert: {config.artifact} is compressed; convert {self.about["parent"]}, which it was '
-        'made from, with a type of few bits'
+        f'convert: {config.artifact} is compressed; set config.format=compressed-tensors, or '
+        f'convert {self.about["parent"]}, which it was made from, with a type of few bits'
       )
+    if is_packed and not isinstance(self.model, Compressed):
+      raise BadInput(
+        f'convert: {config.artifact} is not compressed; give what job compress makes of it: '
+        f'python -m llm_jax.main --config=compress:gptq --config.artifact={config.artifact}'
+      )
+    self.forms = dict(self.model.forms) if isinstance(self.model, Compressed) else {}
+    self.model = self.model.base if isinstance(self.model, Compressed) else self.model
     if not isinstance(self.model, Transformer):
       raise BadInput(f'convert: {config.artifact}: no family of theirs has a model of another file')
     family = config.family or self._origin()
@@ -49,6 +62,8 @@ class Export:
     if config.format == 'gguf':
       self._layout(np.dtype(np.float32))
       self._vocabulary()
+    if is_packed:
+      self.about_theirs['quantization_config'] = packed.config(self.plan, self.forms)
 
   def _origin(self) -> str | None:
     """The family that the model came from, if it still has this model; None for one of ours."""
@@ -73,15 +88,16 @@ class Export:
       self._export(target)
 
   def _export(self, target: Path) -> None:
-    stored = Stored(self.folder / 'params', list(self.plan.shapes))
     partial = target.with_name(f'{target.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-      if self.config.format == 'gguf':
-        self._write_gguf(partial / FILE, stored)
+      if self.forms:
+        self._write_packed(partial)
+      elif self.config.format == 'gguf':
+        self._write_gguf(partial / FILE, self._stored())
       else:
-        self._write(partial, stored)
+        self._write(partial, self._stored())
     except BaseException:
       shutil.rmtree(partial)
       raise
@@ -89,6 +105,30 @@ class Export:
       target.rmdir()
     partial.rename(target)
     say(f'{self.config.artifact} is now in {self.config.workdir}, as {self.config.format}.')
+
+  def _stored(self) -> Stored:
+    return Stored(self.folder / 'params', list(self.plan.shapes))
+
+  def _write_packed(self, folder: Path) -> None:
+    """A folder of weights in few bits, which are all in memory meanwhile."""
+    kind = DTYPES[self.config.dtype or 'float32']
+    trust = tuple(self.config.get('trust', ()))
+    made = artifact.load(self.folder, make_mesh(devices=jax.devices()[:1]), COMPUTE, trust=trust)
+    params: Any = flatten_dict(dict(made.params), sep='/')
+    arrays: dict[str, np.ndarray] = {}
+    for source in self.plan.sources:
+      for name, array in packed.arrays(source, params, kind).items():
+        if array.dtype == kind:
+          check_finite(name, array)
+        arrays[name] = array
+    like = self.plan.sources[0]
+    sources = [like._replace(name=name, shape=array.shape) for name, array in arrays.items()]
+    theirs.write(
+      folder, self._config(kind.name), sources, lambda source: arrays[source.name],
+      {name: array.dtype for name, array in arrays.items()},
+      shard_bytes=self.config.shard_bytes, show=_show('write'),
+    )  # fmt: skip
+    tokenizer_export.save(self.tokenizer, folder, self.stops)
 
   def _write(self, folder: Path, stored: Stored) -> None:
     kind = self._kind(stored)

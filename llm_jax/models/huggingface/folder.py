@@ -18,6 +18,7 @@ from llm_jax.models.stored import Parts
 
 ONE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 FLOATS = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
+INTEGERS = {'I32': 'int32', 'I64': 'int64'}  # of weights in few bits, which are only written
 
 
 class Folder:
@@ -196,7 +197,7 @@ def _header(sources: Sequence[Source], dtypes: Mapping[str, np.dtype]) -> bytes:
 
   The package writes no file array by array, and whole ones at 0.3 to 0.5 GB a second.
   """
-  short = {np.dtype(name): kind for kind, name in FLOATS.items()}
+  short = {np.dtype(name): kind for kind, name in (FLOATS | INTEGERS).items()}
   header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
   end = 0
   for source in sources:
