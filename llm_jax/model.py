@@ -8,9 +8,6 @@ What is compiled is kept: another call with prompts of a similar length and the 
 sampling compiles nothing. Numbers are those of the jobs, which are made of the same functions.
 """
 
-import functools
-import queue
-import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,8 @@ from llm_jax.parallel.mesh import make_mesh
 from llm_jax.parallel.parameters import shardings
 from llm_jax.sampling import complete
 from llm_jax.sampling.complete import Prompt
-from llm_jax.sampling.generate import Rows
+from llm_jax.sampling.request import Request
+from llm_jax.sampling.turns import Turns
 from llm_jax.text import chat, message
 from llm_jax.text import folder as tokenizers
 from llm_jax.text.chat import FOLDER
@@ -58,6 +56,7 @@ class LoadedModel:
     self.model, self.params, self.tokenizer, self._mesh = model, params, tokenizer, mesh
     self.template = template and chat.find_template(template, tokenizer)
     self._samplers: dict[Any, Any] = {}
+    self._turns: Turns | None = None  # whoever streams
     self._logp = jax.jit(lambda params, batch: score(model, params, batch))
     self._classes = jax.jit(lambda params, batch: classify.logits(model, params, batch))
     self._reward = jax.jit(lambda params, batch: reward.answer_scores(model, params, batch))
@@ -122,44 +121,27 @@ class LoadedModel:
     Raises:
       BadInput: see `generate`.
     """
-    ids = complete.encoded(self.tokenizer, prompt, self.template)
-    seen: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    stopped = threading.Event()
-
-    def watch(rows: Rows) -> None:
-      if stopped.is_set():
-        raise _Stopped
-      seen.put(jax.device_get((rows.tokens_RS[0], rows.mask_RS[0])))
-
-    run = self._sampler(max_new, [ids], how, watch)
-
-    def sample() -> None:
-      try:
-        with jax.set_mesh(self._mesh):
-          complete.sampled(run, self.params, [ids], seed=seed)
-        seen.put(None)
-      except BaseException as error:  # raised where it is read
-        seen.put(error)
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
+    (ids,) = asked = [complete.encoded(self.tokenizer, prompt, self.template)]
+    self._check(max_new, asked, how)
+    rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), 0)  # as of `complete`
+    picked = {name: value for name, value in how.items() if value is not None}
+    stop = complete.stop_ids(self.tokenizer, self.template)
+    request = Request(
+      prompt=ids, max_new=max_new, stop=stop, key=jax.random.key_data(rng).tolist(), **picked
+    )
+    if self._turns is None:
+      self._turns = Turns(self.model, self.params, self.tokenizer, self._mesh)
+    said: list[int] = []
     text = shown = ''
-    try:
-      while (item := seen.get()) is not None:
-        if isinstance(item, BaseException):
-          raise item
-        tokens_S, mask_S = item
-        said = tokens_S[mask_S > 0]
-        text = message.spelled(self.tokenizer, said, after=ids[-1])
-        whole = settled(text)  # half a character waits for its other half
-        if len(whole) > len(shown):
-          yield whole[len(shown) :]
-          shown = whole
-      if len(text) > len(shown):
-        yield text[len(shown) :]
-    finally:
-      stopped.set()
-      thread.join()
+    for event in self._turns.answer(request):
+      said += event.tokens
+      text = message.spelled(self.tokenizer, said, after=ids[-1])
+      whole = settled(text)  # half a character waits for its other half
+      if len(whole) > len(shown):
+        yield whole[len(shown) :]
+        shown = whole
+    if len(text) > len(shown):
+      yield text[len(shown) :]
 
   def logprobs(self, texts: str | Sequence[str], *, batch_size: int = 16) -> list[np.ndarray]:
     """log p of every token of each text, in nats, after the begin of a document.
@@ -277,29 +259,31 @@ class LoadedModel:
     max_new: int,
     ids: Sequence[Sequence[int]],
     how: Mapping[str, Any],
-    watch: Any = None,
     batch_size: int | None = None,
   ) -> Any:
-    """The one of these options, made when they are first asked for; one that is watched is new."""
+    """The one of these options, made when they are first asked for."""
+    self._check(max_new, ids, how, batch_size)
+    key = (max_new, *sorted((name, str(value)) for name, value in how.items()))
+    if key not in self._samplers:
+      self._samplers[key] = complete.sampler(
+        self.model, self.tokenizer, self.template, max_new=max_new, **how
+      )
+    return self._samplers[key]
+
+  def _check(
+    self,
+    max_new: int,
+    ids: Sequence[Sequence[int]],
+    how: Mapping[str, Any],
+    batch_size: int | None = None,
+  ) -> None:
+    """Raises BadInput where these prompts cannot be answered so."""
     if kind := JUDGES.get(self.model.shape.head):
       raise BadInput(f'generate: this is {kind}; it says nothing')
     if not self.model.shape.causal:
       raise BadInput('generate: this is a masked language model; it cannot continue')
     complete.check({'max_new': max_new, 'batch_size': batch_size, **how})
     complete.check_room(self.model, ids, max_new)
-    make = functools.partial(
-      complete.sampler, self.model, self.tokenizer, self.template, max_new=max_new, **how
-    )
-    if watch is not None:
-      return make(watch=watch)
-    key = (max_new, *sorted((name, str(value)) for name, value in how.items()))
-    if key not in self._samplers:
-      self._samplers[key] = make()
-    return self._samplers[key]
-
-
-class _Stopped(Exception):
-  """Nobody reads what is sampled any more."""
 
 
 def load(

@@ -11,9 +11,10 @@ from llm_jax.losses.logprobs import score
 from llm_jax.options import Count, MinP, NotNegative, Positive, TopP, at_least, checked
 from llm_jax.parallel.mesh import shard_batch
 from llm_jax.sampling import pick
+from llm_jax.sampling.calls import Tools
 from llm_jax.sampling.complete import spoken
 from llm_jax.sampling.rollouts import Rollouts
-from llm_jax.sampling.sampler import Sampler, Tools
+from llm_jax.sampling.sampler import Sampler
 from llm_jax.text import chat
 from llm_jax.tools import make_tools
 from llm_jax.types import JUDGES, Array, BadInput, Batch, Model, Params, Tokenizer

@@ -5,12 +5,12 @@ import dataclasses
 import io
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from llm_jax import artifact
 from llm_jax.find import call, find
@@ -20,9 +20,11 @@ from llm_jax.options import Count, NotNegative, Place, Seed, TopP
 from llm_jax.options import check as check_options
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.sampling import pick
-from llm_jax.sampling.complete import spoken
-from llm_jax.sampling.generate import Rows, left_pad
-from llm_jax.sampling.sampler import Sampler, Tools
+from llm_jax.sampling.calls import Caller, Tools
+from llm_jax.sampling.request import Request
+from llm_jax.sampling.runner import keep_programs
+from llm_jax.sampling.spoken_text import Spoken
+from llm_jax.sampling.turns import Turns
 from llm_jax.text import chat
 from llm_jax.text.message import message
 from llm_jax.text.terminal import say
@@ -30,7 +32,7 @@ from llm_jax.text.visible import settled, visible
 from llm_jax.tools import make_tools
 from llm_jax.types import JUDGES, BadInput
 
-BUCKET = 64  # prompts are padded to a multiple of it, so that few lengths are compiled
+QUESTION = 64  # tokens that are kept free for what the user says
 HELP = """/reset            forget the conversation
 /temperature 0.7  how freely to sample; 0 always takes the likeliest token
 /top_p 0.95       only the likeliest tokens that together have this probability
@@ -95,7 +97,7 @@ def check(config: Any) -> None:
     raise BadInput(f'chat: {config.artifact!r} is a masked language model, it cannot answer')
   if kind := JUDGES.get(model.get('head', '')):
     raise BadInput(f'chat: {config.artifact!r} is {kind}; it says nothing')
-  if config.max_new + BUCKET > model.get('max_length', 2048):
+  if config.max_new + QUESTION > model.get('max_length', 2048):
     raise BadInput(
       f'chat: max_new {config.max_new} leaves no room for a question among the '
       f'{model.get("max_length", 2048)} positions of the model'
@@ -108,7 +110,8 @@ def main(config: Any) -> None:
   mesh = call(make_mesh, config.mesh, where='mesh')
   if isinstance(sys.stdin, io.TextIOWrapper):
     sys.stdin.reconfigure(errors='surrogateescape')  # else one bad byte takes other lines with it
-  signal.signal(signal.SIGINT, signal.default_int_handler)  # which ends an answer, not the chat
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # ends the chat; see `_stops`
+  keep_programs()
   with jax.set_mesh(mesh), contextlib.suppress(EOFError, KeyboardInterrupt):
     talk = Chat(config, mesh)
     say(f'{config.artifact}: {talk.about}. /help says what else can be typed.')
@@ -162,10 +165,10 @@ class Chat:
     self._system, self._turn = config.system, 0
     self._how = {'temperature': config.temperature, 'top_p': config.top_p}
     self._groups, self._tools_on = config.tools.to_dict(), bool(config.use_tools)
-    self._samplers: dict[bool, Sampler] = {}
+    self._tools: Caller | None = None
+    self._turns = Turns(self._model, self._params, self._tokenizer, mesh)
     # Of the answer that is being written.
-    self._begin, self._ids, self._said, self._shown = 0, [], '', 0
-    self._after: int | None = None
+    self._ids, self._said, self._shown = [], '', 0
     self.messages: list[Mapping[str, Any]] = []
     self._reset()
     shape = self._model.shape
@@ -189,7 +192,7 @@ class Chat:
       if name == 'tools' and value in ('on', 'off'):
         before, self._tools_on = self._tools_on, value == 'on'
         try:
-          self._sampler()  # says now if a tool is missing
+          self._caller()  # says now if a tool is missing
         except BadInput:
           self._tools_on = before
           raise
@@ -206,34 +209,40 @@ class Chat:
     before = list(self.messages)
     self.messages.append({'role': 'user', 'content': text})
     try:
-      prompt_BP, mask_BP = self._prompt()
+      caller = self._caller()
+      request = self._request(caller)
     except BadInput:
       self.messages = before
       raise
-    self._begin, self._ids, self._said, self._shown = prompt_BP.shape[1], [], '', 0
-    self._after = int(prompt_BP[0, -1])
     self._turn += 1
-    self._seen: list[tuple[float, int]] = []  # when how many tokens were there
-    rng = jax.random.fold_in(jax.random.key(self._seed), self._turn)
-    choose = pick.make(**self._how, allowed_V=spoken(self._model, self._tokenizer))
-    try:
-      self._sampler()(self._params, prompt_BP, mask_BP, rng, choose)
-    except KeyboardInterrupt:
-      self._print()
-      say(' [stopped]', end='')
+    self._ids, self._said, self._shown = [], '', 0
+    stop, after = request.stop, request.prompt[-1]
+    spoken = Spoken(self._tokenizer, stop_ids=stop, after=after, specials=True)
+    seen: list[tuple[float, int]] = []  # when how many tokens were there
+    with _stops() as stopped, contextlib.closing(self._turns.answer(request, caller)) as events:
+      for event in events:
+        self._ids += event.tokens
+        self._said += spoken.push(event.tokens)
+        self._print(settled(self._said))  # half a character waits for its other half
+        seen.append((time.perf_counter(), len(self._ids)))
+        if stopped.is_set():
+          break
+    self._said = self._said.rstrip('\ufffd')  # what bytes are that never became a character
     self._print()
+    if stopped.is_set():
+      say(' [stopped]', end='')
     say()
-    say(self._pace(), style='dim')
-    said = message(self._tokenizer, self._ids, template=self._template, after=self._after)
+    say(_pace(seen), style='dim')
+    said = message(self._tokenizer, self._ids, template=self._template, after=after)
     self.messages.append(_without_calls(said))
     return self._said
 
   def _reset(self) -> None:
     self.messages = [{'role': 'system', 'content': self._system}] if self._system else []
 
-  def _prompt(self) -> tuple[np.ndarray, np.ndarray]:
-    """The conversation as one row; its oldest turns are left out once it is too long."""
-    most = (self._model.shape.max_length - self._sampler().slots) // BUCKET * BUCKET
+  def _request(self, caller: Caller | None) -> Request:
+    """The conversation to be answered; its oldest turns are left out once it is too long."""
+    most = self._turns.positions - self._room(caller)
     kept = self.messages
     while True:
       pieces = chat.pieces(kept, template=self._template, answer=True)
@@ -248,41 +257,28 @@ class Chat:
     if len(kept) < len(self.messages):
       say(f'[{len(self.messages) - len(kept)} old messages no longer fit]', style='dim')
       self.messages = list(kept)
-    return left_pad([ids], multiple=BUCKET)
+    key = jax.random.fold_in(jax.random.key(self._seed), self._turn)
+    stop = tuple(chat.stop_ids(self._tokenizer, self._template))
+    words = jax.random.key_data(key).tolist()
+    return Request(prompt=ids, max_new=self._max_new, stop=stop, key=words, **self._how)
 
-  def _sampler(self) -> Sampler:
-    """With tools or without, compiled when it is first used."""
-    on = self._tools_on and bool(self._groups)
-    if on not in self._samplers:
-      self._samplers[on] = Sampler(
-        self._model,
-        self._tokenizer,
-        max_new=self._max_new,
-        stop=tuple(chat.stop_ids(self._tokenizer, self._template)),
-        tools=Tools(make_tools(self._groups, where='tools')) if on else None,
-        watch=self._show,
-      )
-    sampler, most = self._samplers[on], self._model.shape.max_length
-    if sampler.slots + BUCKET > most:
+  def _room(self, caller: Caller | None) -> int:
+    """Positions that an answer with the results of its tools can take."""
+    return self._max_new + (caller.tools.slots if caller else 0)
+
+  def _caller(self) -> Caller | None:
+    """Who runs the tools; None while they are off."""
+    if not self._tools_on or not self._groups:
+      return None
+    if self._tools is None:
+      self._tools = Caller(self._tokenizer, Tools(make_tools(self._groups, where='tools')))
+    room, most = self._room(self._tools), self._turns.positions
+    if room + QUESTION > most:
       raise BadInput(
-        f'chat: answers with their tools take up to {sampler.slots} of the {most} positions of the '
-        'model, which leaves no room for a question; lower config.max_new'
+        f'chat: answers with their tools take up to {room} of the {most} positions of the model, '
+        'which leaves no room for a question; lower config.max_new'
       )
-    return sampler
-
-  def _show(self, rows: Rows) -> None:
-    """Prints what is new; half a character waits for its other half."""
-    tokens_S, segment_S = (
-      np.asarray(x)[0, self._begin :] for x in (rows.tokens_RS, rows.cache.segment)
-    )
-    ids = tokens_S[segment_S > 0].tolist()
-    self._ids, text = ids, self._tokenizer.decode(ids, specials=True, after=self._after)
-    for token in chat.stop_ids(self._tokenizer, self._template):
-      text = text.removesuffix(self._tokenizer.decode([token], specials=True))
-    whole = text.rstrip('\ufffd')
-    self._said = whole
-    self._print(settled(whole))
-    self._seen.append((time.perf_counter(), len(ids)))
+    return self._tools
 
   def _print(self, text: str | None = None) -> None:
     """Prints what is new of the text, by default of all that was said."""
@@ -290,12 +286,33 @@ class Chat:
     say(shown[self._shown :], end='')
     self._shown = max(self._shown, len(shown))
 
-  def _pace(self) -> str:
-    """Tokens of the answer, and how fast they came after the first, which waits for compilation."""
-    if len(self._seen) < 2:
-      return f'{self._seen[-1][1] if self._seen else 0} tokens'
-    (first, few), (last, all_) = self._seen[0], self._seen[-1]
-    return f'{all_} tokens, {(all_ - few) / (last - first):.0f} a second'
+
+@contextlib.contextmanager
+def _stops() -> Iterator[threading.Event]:
+  """In this context Ctrl-C sets the event; one more acts as it would outside.
+
+  An exception in the middle of a step could leave the arrays of the engine half changed.
+  """
+  stopped = threading.Event()
+
+  def once(number: int, frame: Any) -> None:
+    del number, frame
+    signal.signal(signal.SIGINT, before)
+    stopped.set()
+
+  before = signal.signal(signal.SIGINT, once)
+  try:
+    yield stopped
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def _pace(seen: Sequence[tuple[float, int]]) -> str:
+  """Tokens of an answer, and how fast they came after the first, which waits for compilation."""
+  if len(seen) < 2:
+    return f'{seen[-1][1] if seen else 0} tokens'
+  (first, few), (last, all_) = seen[0], seen[-1]
+  return f'{all_} tokens, {(all_ - few) / max(last - first, 1e-9):.0f} a second'
 
 
 def _without_calls(said: Mapping[str, Any]) -> dict[str, Any]:

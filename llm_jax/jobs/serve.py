@@ -20,6 +20,7 @@ from llm_jax.models.compute import Compute
 from llm_jax.options import Place, PlaceOrNone, Seconds, TopP, within
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.runner import keep_programs
 from llm_jax.serving import page
 from llm_jax.serving.app import App
 from llm_jax.serving.feedback import Feedback
@@ -138,9 +139,7 @@ def main(config: Any) -> None:
   """Serves until SIGTERM or SIGINT."""
   if jax.process_count() > 1:
     raise BadInput('serve: this job runs on one host; give the command on each of them')
-  # All programs are kept, the small ones too: a server that starts again should answer soon.
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  keep_programs()
   sock = listen(config.host, config.port)
   asyncio.run(_serve(config, sock))
 

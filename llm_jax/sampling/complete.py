@@ -10,8 +10,9 @@ from llm_jax import options
 from llm_jax.find import call
 from llm_jax.options import Count, Seed, options_of
 from llm_jax.sampling import pick
-from llm_jax.sampling.generate import Rows, left_pad
-from llm_jax.sampling.sampler import Sampler, Tools
+from llm_jax.sampling.calls import Tools
+from llm_jax.sampling.generate import left_pad
+from llm_jax.sampling.sampler import Sampler
 from llm_jax.text import chat
 from llm_jax.text.message import spelled
 from llm_jax.types import BadInput, Model, Params, Tokenizer
@@ -99,22 +100,24 @@ def sampler(
   max_new: int,
   stop_strings: Sequence[str] = (),
   tools: Tools | None = None,
-  watch: Callable[[Rows], None] | None = None,
   **how: Any,
 ) -> Sampler:
   """What continues prompts of `encoded`; its arguments are those of `make` and of `Sampler`."""
   choose = call(pick.make, how, where='sample', offered={'allowed_V': spoken(model, tokenizer)})
-  stop = {*tokenizer.stop_ids, *(chat.stop_ids(tokenizer, template) if template else ())}
   return Sampler(
     model,
     tokenizer,
     max_new=max_new,
-    stop=tuple(stop),
+    stop=stop_ids(tokenizer, template),
     pick=choose,
     stop_strings=stop_strings,
     tools=tools,
-    watch=watch,
   )
+
+
+def stop_ids(tokenizer: Tokenizer, template: chat.ChatTemplate | None) -> tuple[int, ...]:
+  """Ids that end an answer, or a document."""
+  return tuple({*tokenizer.stop_ids, *(chat.stop_ids(tokenizer, template) if template else ())})
 
 
 def sampled(

@@ -96,7 +96,7 @@ class Engine:
     shape = model.shape
     if not shape.causal or getattr(shape, 'head', '') in JUDGES:
       raise BadInput('engine: only a causal language model can answer')
-    most = min(shape.max_length, getattr(shape, 'moves_after', None) or shape.max_length)
+    most = positions(model)
     self.length = most if length is None else length
     if self.length > most:
       raise BadInput(f'engine: length {length}; rows of this model can have up to {most} positions')
@@ -216,6 +216,11 @@ class Engine:
   def waiting(self) -> int:
     """Requests that have no slot yet."""
     return len(self._queue)
+
+  @property
+  def decoding(self) -> tuple[Any, Any]:
+    """The model in the form that decodes, and its parameters."""
+    return self._runner.decoding
 
   @property
   def compilations(self) -> int:
@@ -400,6 +405,12 @@ class Engine:
     """Nothing of what was read is valid any more."""
     self._prefixes.clear()
     self._prompts.clear()
+
+
+def positions(model: Model) -> int:
+  """Most tokens of a row: a prompt and its answer."""
+  shape = model.shape
+  return min(shape.max_length, getattr(shape, 'moves_after', None) or shape.max_length)
 
 
 def _top(written: Any, slot: int, count: int, most: int | None) -> tuple[Any, ...]:

@@ -90,6 +90,11 @@ class Runner:
       keep, (*(getattr(programs, name) for name in _ROWS), programs.filled)
     )
 
+  @property
+  def decoding(self) -> tuple[Any, Any]:
+    """The model in the form that decodes, and its parameters."""
+    return self._fast, self._params
+
   def on_mesh(self) -> Any:
     """The context in which all else is called."""
     return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
@@ -231,6 +236,13 @@ class Runner:
 
 _ROWS = ('admit', 'dress', 'fork', 'stopped', 'moved')
 _WORD = 2**32 - 1
+
+
+def keep_programs() -> None:
+  """Lets JAX's cache keep all programs, the small ones too, for who starts again and should answer
+  soon."""
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
 def compiled() -> int:

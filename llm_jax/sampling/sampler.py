@@ -8,39 +8,20 @@ All rows are decoded until each has stopped or called; then all calls are answer
 
 import dataclasses
 import functools
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax.options import suggest
 from llm_jax.parallel.mesh import local_rows, shard_batch
+from llm_jax.sampling.calls import Caller, Tools
 from llm_jax.sampling.generate import Rows, decode, feed, finish, generate, grow, start
 from llm_jax.sampling.pick import Pick
-from llm_jax.text.templates import MARKS
 from llm_jax.types import Array, BadInput, Batch, Model, Params, Tokenizer
 
-Tool = Callable[[str], str]
 CHUNK = 16  # columns between two looks of the host at the texts, where there are stop strings
-STREAMED = 4  # the same where somebody watches
-
-
-class Tools(NamedTuple):
-  """What a model may call.
-
-  Attributes:
-    by_name: functions from the text of a call to the text of its result. A ValueError means that
-      the call was malformed; its message becomes the result, so the model can try again.
-    max_calls: of an answer; one more call ends it.
-    max_result: tokens of a result with its two control tokens; longer ones are cut.
-  """
-
-  by_name: Mapping[str, Tool]
-  max_calls: int = 2
-  max_result: int = 64
 
 
 class Calls(NamedTuple):
@@ -66,7 +47,6 @@ class Sampler:
     tools: what the model may call, or None.
     group: answers to each prompt.
     mesh: where rows live; needed for tools and stop strings.
-    watch: is shown the rows as they grow, a few tokens at a time.
   """
 
   def __init__(
@@ -81,21 +61,16 @@ class Sampler:
     tools: Tools | None = None,
     group: int = 1,
     mesh: Any = None,
-    watch: Callable[[Rows], None] | None = None,
   ) -> None:
     if max_new < 1 or group < 1:
       raise BadInput(f'sampling: max_new {max_new} and group {group} must be at least 1')
-    if tools is not None and (tools.max_calls < 1 or tools.max_result < 3):
-      raise BadInput('sampling: tools need max_calls of at least 1 and max_result of at least 3')
     if any(not text for text in stop_strings):
       raise BadInput('sampling: an empty stop string would stop every answer')
     self.calls: Calls | None = None
     self._tokenizer, self._max_new, self._mesh = tokenizer, max_new, mesh
-    self._strings, self._tools, self._watch = tuple(stop_strings), tools, watch
-    if tools is not None:
-      both = (MARKS['search'], MARKS['result'])
-      self._call, self._result = ([tokenizer.special(name) for name in names] for names in both)
-      stop = (*stop, self._call[1])
+    self._strings, self._caller = tuple(stop_strings), tools and Caller(tokenizer, tools)
+    if self._caller is not None:
+      stop = (*stop, self._caller.end)
     self._penalised = pick is not None and pick.repetition_penalty is not None
     chosen = lambda given: given if pick is None else pick
     shape: Any = dict(model=model, max_new=max_new, stop=tuple(stop))
@@ -113,7 +88,7 @@ class Sampler:
 
     def chunk(params: Params, rows: Rows, given: Pick | None) -> tuple[Rows, Array]:
       fast, arranged = model.for_decoding(params)
-      columns = STREAMED if watch else CHUNK if self._strings else max_new
+      columns = CHUNK if self._strings else max_new
       options = shape | {'model': fast}
       rows = decode(arranged, rows, chosen(given), columns=columns, **options)
       return rows, rows.alive_R.any()
@@ -126,24 +101,22 @@ class Sampler:
   @property
   def slots(self) -> int:
     """Columns that an answer with all its results can take."""
-    return self._max_new + (self._tools.max_calls * self._tools.max_result if self._tools else 0)
+    return self._max_new + (self._caller.tools.slots if self._caller else 0)
 
   def __call__(
     self, params: Params, prompt_BP: Any, prompt_mask_BP: Any, rng: Array, pick: Pick | None = None
   ) -> Batch:
-    if self._tools is None and not self._strings and self._watch is None:
+    if self._caller is None and not self._strings:
       return self._whole(params, prompt_BP, prompt_mask_BP, rng, pick)
     penalised = self._penalised if pick is None else pick.repetition_penalty is not None
     slots = prompt_BP.shape[1] + self.slots
     rows = self._start(params, prompt_BP, prompt_mask_BP, rng, slots, penalised)
     count = len(local_rows(rows.alive_R))
-    self.calls = None if self._tools is None else Calls(np.zeros(count, int), np.zeros(count, int))
+    self.calls = None if self._caller is None else Calls(np.zeros(count, int), np.zeros(count, int))
     while True:
       rows, going = self._chunk(params, rows, pick)
       if self._strings:
         rows, going = self._stopped(rows)
-      if self._watch:
-        self._watch(rows)
       if going:
         continue
       rows, fed = self._answered(params, rows)
@@ -167,52 +140,22 @@ class Sampler:
 
   def _answered(self, params: Params, rows: Rows) -> tuple[Rows, bool]:
     """Runs the calls that rows have stopped at and feeds the results; False if there was none."""
-    if self._tools is None or self.calls is None:
+    if self._caller is None or self.calls is None:
       return rows, False
-    width, calls = self._tools.max_result, self.calls
+    calls, width = self.calls, self._caller.tools.max_result
     tokens_RT = np.zeros((len(calls.made), width), np.int32)
     length_R = np.zeros(len(calls.made), np.int32)
     for i, ids in enumerate(self._texts(rows)):
-      if not ids or ids[-1] != self._call[1] or len(ids) >= self._max_new:
+      if not self._caller.due(ids, calls.made[i], self._max_new):
         continue
-      if calls.made[i] == self._tools.max_calls:
-        continue
+      result, failed = self._caller.result(ids)
       calls.made[i] += 1
-      said, failed = self._run(ids[:-1])
       calls.failed[i] += failed
-      before, after = ((name, True) for name in MARKS['result'])
-      text = (said.encode('utf-8', 'replace').decode(), False)
-      _, body, _ = self._tokenizer.encode_pieces([(before, text, after)])[0]
-      result = [self._result[0], *body[: width - 2], self._result[1]]
       tokens_RT[i, : len(result)], length_R[i] = result, len(result)
     length = self._global(length_R)
     if not bool((length > 0).any()):
       return rows, False
     return self._feed(params, rows, self._global(tokens_RT), length), True
-
-  def _run(self, ids: list[int]) -> tuple[str, bool]:
-    """What the tool said to the call at the end of `ids`, and whether that is an error."""
-    assert self._tools is not None
-    by_name, (start_id, end_id) = self._tools.by_name, self._call
-    last = lambda mark: max((i for i, token in enumerate(ids) if token == mark), default=-1)
-    begin = last(start_id)
-    if begin <= last(end_id):  # the mark belongs to an earlier call
-      return f'error: a call begins with {MARKS["search"][0]}', True
-    name, text = next(iter(by_name)), self._tokenizer.decode(ids[begin + 1 :], after=start_id)
-    try:
-      asked = json.loads(text)
-    except (ValueError, RecursionError):
-      asked = None
-    if isinstance(asked, dict) and 'name' in asked:
-      name, arguments = str(asked['name']), asked.get('arguments', '')
-      several = isinstance(arguments, dict)
-      text = str(next(iter(arguments.values()), '') if several else arguments)
-    if name not in by_name:
-      return f'error: no tool {name!r}; {suggest(name, list(by_name))}', True
-    try:
-      return by_name[name](text), False
-    except (ValueError, OSError) as error:  # a malformed call, or a service that does not answer
-      return f'error: {error}', True
 
   def _global(self, rows: np.ndarray) -> Array:
     """Rows of this host as an array of all."""

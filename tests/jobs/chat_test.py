@@ -1,6 +1,7 @@
 """A conversation in the terminal: what is said is what is remembered, and bad lines end nothing."""
 
 import io
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from llm_jax import artifact
 from llm_jax.jobs import chat
 from llm_jax.main import run
 from llm_jax.parallel.mesh import make_mesh
-from llm_jax.sampling import complete
+from llm_jax.sampling import complete, runner
+from llm_jax.sampling.request import Event
 from llm_jax.text import chat as prompt
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.text.visible import visible
@@ -57,7 +59,7 @@ def plain_words(monkeypatch):
   words = lambda model, tokenizer: np.pad(
     tokenizer.token_bytes > 0, (0, model.shape.vocab_size - tokenizer.vocab_size)
   )
-  monkeypatch.setattr(chat, 'spoken', words)
+  monkeypatch.setattr(runner, 'spoken', words)
   monkeypatch.setattr(complete, 'spoken', words)
 
 
@@ -82,15 +84,15 @@ def test_what_is_streamed_is_what_the_model_says_to_the_whole_conversation(
 
 def test_a_conversation_that_grew_too_long_forgets_its_oldest_turns(talk, capsys):
   one = talk(system='Be kind.')
-  for i in range(12):
+  for i in range(24):
     one.answer(f'one and two, {i}')
   assert 'no longer fit' in capsys.readouterr().out
   assert one.messages[0]['role'] == 'system'
   assert [m['role'] for m in one.messages[1:3]] == ['user', 'assistant']
-  assert one.messages[-2]['content'] == 'one and two, 11'
+  assert one.messages[-2]['content'] == 'one and two, 23'
   with pytest.raises(BadInput, match=r'a question of \d+ tokens; the model has room for'):
     one.answer('one and two ' * 200)
-  assert one.messages[-2]['content'] == 'one and two, 11'  # and it is not remembered
+  assert one.messages[-2]['content'] == 'one and two, 23'  # and it is not remembered
 
 
 def test_commands(talk):
@@ -103,23 +105,51 @@ def test_commands(talk):
   assert one.command('/help') == one.command('/nonsense') == chat.HELP
 
 
-def test_temperature_compiles_nothing_new(talk):
-  one = talk(temperature=0.5)
+def test_a_second_turn_reads_what_is_new_and_compiles_nothing(talk, monkeypatch):
+  one, cached = talk(temperature=0.5, system='one and two ' * 20), []
+  answer = one._turns.answer
+
+  def watched(request, caller):
+    for event in answer(request, caller):
+      cached.append((len(request.prompt), event.cached))
+      yield event
+
+  monkeypatch.setattr(one._turns, 'answer', watched)
   one.answer('one')
-  before = one._sampler()._chunk._cache_size()
+  before, (first, nothing) = runner.compiled(), cached[-1]
   one.command('/temperature 0.9')
   one.answer('two')
-  assert one._sampler()._chunk._cache_size() == before
+  assert runner.compiled() == before
+  assert nothing == 0 and first - 64 <= cached[-1][1] <= first
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_program(talk, monkeypatch, capsys):
+  one, answer, handler = talk(), None, signal.getsignal(signal.SIGINT)
+  answer = one._turns.answer
+
+  def interrupted(request, caller):
+    for event in answer(request, caller):
+      signal.raise_signal(signal.SIGINT)
+      yield event
+
+  monkeypatch.setattr(one._turns, 'answer', interrupted)
+  one.answer('one')
+  assert ' [stopped]' in capsys.readouterr().out
+  assert 0 < len(one._ids) < 12 and one.messages[-1]['role'] == 'assistant'
+  monkeypatch.setattr(one._turns, 'answer', answer)
+  one.answer('two')
+  assert ' [stopped]' not in capsys.readouterr().out and len(one.messages) == 4
+  assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_tools_are_switched_and_calls_are_shown_but_not_remembered(talk):
   one = talk(tools=ConfigDict(dict(calculator=ConfigDict())))
   assert one.command('/tools on') == 'tools are on: calculator, search'
   one.answer('one')
-  assert len(one._samplers) == 1 and one._sampler().calls is not None
+  assert one._caller() is not None
   assert one.command('/tools off') == 'tools are off: calculator, search'
   one.answer('two')
-  assert len(one._samplers) == 2 and one._sampler().calls is None
+  assert one._caller() is None
 
 
 def test_thoughts_are_remembered_as_thoughts_and_calls_are_not(talk, monkeypatch, capsys):
@@ -136,12 +166,8 @@ def test_thoughts_are_remembered_as_thoughts_and_calls_are_not(talk, monkeypatch
       [{'type': 'thinking', 'text': 'hm'}, {'type': 'text', 'text': 'two.'}],
     ),
   ):
-
-    def sampler(*_, ids=ids):
-      one._ids = ids
-
-    monkeypatch.setattr(one, '_sampler', lambda sampler=sampler: sampler)
-    monkeypatch.setattr(one, '_prompt', lambda: (np.zeros((1, 1)), None))
+    says = (event for event in [Event(0, tokens=tuple(ids), finish='stop')])
+    monkeypatch.setattr(one._turns, 'answer', lambda *_, says=says: says)
     one.answer('one')
     assert one.messages[-1] == {'role': 'assistant', 'content': content}
   ids, _ = prompt.encode(one._tokenizer, prompt.pieces(one.messages, template='llm_jax'))
@@ -152,7 +178,7 @@ def test_tools_without_room_are_refused_and_stay_off(talk):
   one = talk(max_new=200)
   assert 'leaves no room for a question; lower config.max_new' in one.command('/tools on')
   one.answer('one')
-  assert one._sampler().calls is None
+  assert one._caller() is None
 
 
 @pytest.mark.parametrize('tools', ['on', 'off'])

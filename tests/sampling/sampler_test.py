@@ -17,8 +17,9 @@ from llm_jax.models.cache import write
 from llm_jax.parallel.mesh import make_mesh, shard_batch
 from llm_jax.parallel.parameters import shardings
 from llm_jax.sampling import pick, sampler
+from llm_jax.sampling.calls import Tools
 from llm_jax.sampling.generate import left_pad
-from llm_jax.sampling.sampler import Sampler, Tools
+from llm_jax.sampling.sampler import Sampler
 from llm_jax.text.templates import MARKS
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
@@ -194,7 +195,7 @@ def test_what_a_model_writes_cannot_stop_the_run(tokenizer):
   tools = Tools({'search': str.upper}, max_result=64)
   sample = Sampler(Script(290), tokenizer, max_new=64, stop=[2], tools=tools)
   begin = marks(tokenizer)[0]
-  assert sample._run([begin, *tokenizer.encode('[' * 100_000)])[1] is False  # json gives up
+  assert sample._caller.run([begin, *tokenizer.encode('[' * 100_000)])[1] is False  # json gives up
   call = '{"name": "search", "arguments": "\\ud800"}'  # half of a pair, which no text can hold
   out = scripted(tokenizer, [('', f'<{call}>', ('?',), '.')], tools=tools, max_new=64)
   ids, mask = out.rows[0]
