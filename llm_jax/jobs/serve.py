@@ -171,7 +171,7 @@ async def _serve(config: Any, sock: Any) -> None:
     keys=Keys(keys),
     metrics_key=Keys([metrics_key] if metrics_key else []),
     hosts=None if keys or config.host not in LOOPBACK else _hosts(config),
-    page=page.read(),
+    pages=page.pages(),
     feedback=feedback,
     log=(lambda line: say(line, file=sys.stderr)) if config.get('log', True) else lambda line: None,
   )

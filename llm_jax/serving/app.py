@@ -21,9 +21,10 @@ from llm_jax.serving.driver import Driver, Reading
 from llm_jax.serving.errors import ApiError
 from llm_jax.serving.exchange import Exchange, Left, encoded, event
 from llm_jax.serving.feedback import Feedback
-from llm_jax.serving.fields import parsed, shown
+from llm_jax.serving.fields import Fields, parsed, shown
 from llm_jax.serving.limits import Keys, Limits, Rate, is_json
 from llm_jax.serving.metrics import Metrics
+from llm_jax.serving.tokens import LogProbs, tokens
 from llm_jax.types import BadInput
 
 PING = 15.0  # seconds without an event after which a comment keeps proxies from closing a stream
@@ -41,6 +42,7 @@ class Served:
     created: seconds since 1970.
     fingerprint: of the artifact.
     conversation: once it is loaded.
+    logprobs: of the ids of a text, once it is loaded.
   """
 
   name: str
@@ -48,6 +50,7 @@ class Served:
   created: int
   fingerprint: str = ''
   conversation: Conversation | None = None
+  logprobs: LogProbs = lambda ids: [None] * len(ids)
 
 
 class App:
@@ -59,7 +62,7 @@ class App:
     keys: who may ask.
     metrics_key: another key, for metrics alone.
     hosts: names by which the server may be called; None for any.
-    page: the page and its headers, or None.
+    pages: path -> a page and its headers.
     feedback: where events of the page go, or None.
     log: is given a line for each response.
 
@@ -76,7 +79,7 @@ class App:
     keys: Keys | None = None,
     metrics_key: Keys | None = None,
     hosts: Collection[str] | None = None,
-    page: tuple[bytes, Mapping[str, str]] | None = None,
+    pages: Mapping[str, tuple[bytes, Mapping[str, str]]] = {},
     feedback: Feedback | None = None,
     log: Callable[[str], None] = lambda line: None,
   ) -> None:
@@ -84,7 +87,7 @@ class App:
     self._first = served[0]
     self._limits, self._keys = limits or Limits(), keys or Keys(())
     self._metrics_key, self._rate = metrics_key or Keys(()), Rate(self._limits.per_minute)
-    self._hosts, self._page, self._feedback, self._log = hosts, page, feedback, log
+    self._hosts, self._pages, self._feedback, self._log = hosts, pages, feedback, log
     self.draining, self.active = False, 0
     self.metrics = Metrics(_gauges(served), [*self._served], __version__)
     chat = lambda x: self._generate(x, chat=True)
@@ -97,6 +100,7 @@ class App:
       '/metrics': {'GET': self._metrics},
       '/events': {'GET': self._has_events, 'POST': self._event},
       '/': {'GET': self._show_page},
+      '/tokens': {'GET': self._show_page, 'POST': self._tokens},
     }
 
   async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -193,10 +197,19 @@ class App:
     await x.respond(200, content, 'text/plain; version=0.0.4; charset=utf-8')
 
   async def _show_page(self, x: Exchange) -> None:
-    if self._page is None:
+    if x.path not in self._pages:
       raise ApiError(404, 'this server has no page', code='not_found')
-    content, headers = self._page
+    content, headers = self._pages[x.path]
     await x.respond(200, content, 'text/html; charset=utf-8', headers)
+
+  async def _tokens(self, x: Exchange) -> None:
+    self._rate.check(self._keys.check(x.headers.get('authorization')))
+    found = parsed(await self._body(x))
+    served = self._find(openai.model_of(found))
+    served.driver.check()
+    assert served.conversation is not None  # of a driver that runs
+    body, logprobs = Fields(found), served.logprobs
+    await x.json(200, await asyncio.to_thread(tokens, served.conversation, body, logprobs))
 
   # --- feedback ----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The page at `/`: one file of HTML, and headers under which nothing else can run in it."""
+"""Pages of the server: a file of HTML each, and headers under which nothing else can run in it."""
 
 import base64
 import hashlib
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import llm_jax
 
-FILE = Path(llm_jax.__file__).parent / 'web' / 'chat.html'
+WEB = Path(llm_jax.__file__).parent / 'web'
+FILES = {'/': WEB / 'chat.html', '/tokens': WEB / 'tokens.html'}
 _INLINE = re.compile(r'<(script|style)\b[^>]*>(.*?)</\1\s*>', re.DOTALL | re.IGNORECASE)
 
 
-def read(file: Path = FILE) -> tuple[bytes, dict[str, str]] | None:
+def read(file: Path) -> tuple[bytes, dict[str, str]] | None:
   """The page and its headers; None where there is none."""
   if not file.is_file():
     return None
@@ -23,6 +24,11 @@ def read(file: Path = FILE) -> tuple[bytes, dict[str, str]] | None:
     'x-frame-options': 'DENY',
     'cross-origin-opener-policy': 'same-origin',
   }
+
+
+def pages() -> dict[str, tuple[bytes, dict[str, str]]]:
+  """The pages that are there, by their paths."""
+  return {path: found for path, file in FILES.items() if (found := read(file))}
 
 
 def policy(html: str) -> str:

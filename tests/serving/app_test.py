@@ -434,7 +434,7 @@ def test_the_page_runs_its_own_script_alone(tmp_path):
   file = tmp_path / 'chat.html'
   assert page.read(file) is None
   file.write_text('<style>a{}</style><script type="module">let a = 1\n</script>é')
-  (reply,) = many(('GET', '/', None), page=page.read(file))
+  (reply,) = many(('GET', '/', None), pages={'/': page.read(file)})
   policy = reply.headers['content-security-policy']
   assert reply.status == 200 and reply.content.decode().endswith('é')
   assert "default-src 'self'" in policy and 'unsafe' not in policy and '*' not in policy

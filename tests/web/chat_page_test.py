@@ -12,7 +12,7 @@ from llm_jax.text.visible import visible
 from tests.web.fake_server import HOSTILE, FakeServer
 from tests.web.pages import Elements, watched
 
-HTML = served_page.FILE.read_text()
+HTML = served_page.FILES['/'].read_text()
 
 
 def test_text_never_becomes_markup_or_code():

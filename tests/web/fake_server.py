@@ -3,14 +3,22 @@
 A question is a list of words. The first is one of `WAYS` or anything else, which is echoed.
 """
 
+import functools
 import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from llm_jax.serving import page
+from llm_jax.serving.conversation import Conversation
 from llm_jax.serving.errors import ApiError
 from llm_jax.serving.feedback import Feedback
+from llm_jax.serving.fields import Fields
+from llm_jax.serving.openai import About
+from llm_jax.serving.tokens import tokens
+from llm_jax.text import chat, folder
+from llm_jax.text.tokenizer import Tokenizer
 
 HOSTILE = (
   'Look <img src=/stolen onerror="document.title=1"> <script>document.title = 2</script>\n\n'
@@ -50,6 +58,24 @@ class FakeServer(ThreadingHTTPServer):
     self.events, self.key, self.keeps = {}, '', True
 
 
+@functools.cache
+def _talks():
+  """Two models with tokenizers of both makes."""
+  ours = Tokenizer.train(['the cat sat on a mat, a cat'] * 20, vocab_size=290)
+  theirs = folder.load(Path(__file__).parents[1] / 'fixtures' / 'tokenizers' / 'byte_level')
+  missing = [name for name in chat.specials('chatml') if name not in theirs.specials]
+  theirs = theirs.with_specials(missing) if missing else theirs
+  about = lambda tokenizer: About(tokenizer.vocab_size, 512, 512)
+  return {
+    'small': Conversation(ours, 'llm_jax', about(ours)),
+    'large': Conversation(theirs, 'chatml', about(theirs)),
+  }
+
+
+def _surprise(ids):
+  return [None, *(-2.5 for _ in ids[1:])]
+
+
 class _Handler(BaseHTTPRequestHandler):
   server: FakeServer
 
@@ -57,8 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
     pass
 
   def do_GET(self):
-    if self.path == '/':
-      html, headers = page.read()
+    if self.path in ('/', '/tokens'):
+      html, headers = page.pages()[self.path]
       return self._answer(200, html, {**headers, 'content-type': 'text/html; charset=utf-8'})
     if self._wrong_key():
       return None
@@ -90,6 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
       if self.server.refuse >= 0:
         return self._json(500, {'error': {'message': 'the disk is full'}})
       return self._json(200, {'object': 'event', 'seq': len(self.server.events)})
+    if self.path == '/tokens':
+      return self._json(200, tokens(_talks()[body['model']], Fields(body), _surprise))
     self.server.asked.append(body)
     heard = [x for x in body['messages'] if x['role'] in ('user', 'tool')][-1]['content']
     try:
