@@ -280,8 +280,9 @@ class App:
     assert conversation is not None  # of a driver that runs
     asked = openai.asked(found, conversation.about, chat=chat)
     prompts = conversation.prompts(asked)
-    stop = conversation.stop_ids(asked)
-    requests = openai.requests(asked, prompts, conversation.about, stop=stop, salt=key)
+    stop = openai.ends(asked, conversation.stop_ids(asked))
+    hold = conversation.hold(asked, prompts, stop)
+    requests = openai.requests(asked, prompts, conversation.about, stop=stop, salt=key, hold=hold)
     echoes = [*map(conversation.text, prompts)] if asked.echo else []
     return served, asked, requests, echoes
 

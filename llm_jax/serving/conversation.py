@@ -1,11 +1,12 @@
 """Conversations as ids, by a chat template; what users type is never a control token."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llm_jax.data.messages import led
 from llm_jax.sampling.complete import encoded
+from llm_jax.serving.constraint import Constraints
 from llm_jax.serving.errors import ApiError, invalid
 from llm_jax.serving.listener import TAGS, Form, Listener
 from llm_jax.serving.openai import About, Asked, check_prompt
@@ -28,9 +29,16 @@ class Conversation:
     tokenizer: of the model.
     template: of the model.
     about: of the model.
+    size: V of the model; by default that of the tokenizer.
   """
 
-  def __init__(self, tokenizer: Tokenizer, template: chat.ChatTemplate, about: About) -> None:
+  def __init__(
+    self,
+    tokenizer: Tokenizer,
+    template: chat.ChatTemplate,
+    about: About,
+    size: int | None = None,
+  ) -> None:
     self.tokenizer, self.template, self.about = tokenizer, template, about
     self._form: Form = 'marks' if template == 'llm_jax' else 'tags'
     if template in ('plain', 'gemma'):
@@ -40,6 +48,7 @@ class Conversation:
     self._after_call = [
       tokenizer.specials[name] for name in MARKS['search'][1:] if name in tokenizer.specials
     ]
+    self._constraints = Constraints(tokenizer, self._form, size or tokenizer.vocab_size)
     longest = int(max(tokenizer.token_bytes, default=1))
     self._most = None if tokenizer.normalizes else about.positions * max(longest, 1)
 
@@ -51,6 +60,7 @@ class Conversation:
     """
     if not asked.chat:
       return [self._continued(prompt) for prompt in asked.prompts]
+    self._constraints.check(asked)
     texts = (message['content'] or '' for message in asked.messages)
     self._check_size('messages', sum(map(len, texts)))
     try:
@@ -94,6 +104,19 @@ class Conversation:
       return list(self.tokenizer.stop_ids)
     calls = self._after_call if self._form == 'marks' and asked.tools else []
     return [*self._stops, *calls]
+
+  def hold(
+    self, asked: Asked, prompts: Sequence[Sequence[int]], stop: Sequence[int]
+  ) -> Callable[[], Any] | None:
+    """What makes `Request.allow` of each answer; None where an answer may be anything.
+
+    Raises:
+      ApiError: naming the field that answers cannot be held to.
+    """
+    if not asked.chat:
+      return None
+    thinking = self._form == 'tags' and self._opens_thought(prompts[0])
+    return self._constraints.hold(asked, stop, thinking=thinking)
 
   def listener(self, asked: Asked, prompt: Sequence[int], stop: Sequence[int]) -> Listener:
     """Whoever hears an answer to a prompt.

@@ -1,5 +1,6 @@
 """The messages and tools of a chat request, read into the form that `llm_jax.text.chat` takes."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_jax.serving.errors import invalid, unsupported
@@ -103,13 +104,38 @@ def tools(body: Fields) -> list[dict[str, Any]]:
   found = [_tool(tool) for tool in body.groups('tools')]
   if len(found) > MOST:
     raise invalid('tools', f'tools has {len(found)} items; give at most {MOST}')
-  choice = body.get('tool_choice')
-  if isinstance(choice, dict) or choice == 'required':
-    raise unsupported('tool_choice', 'the model cannot be made to call a tool; choose auto or none')
-  if choice not in (None, 'auto', 'none'):
-    raise body.wrong('tool_choice', 'choose auto or none')
   body.flag('parallel_tool_calls')
-  return [] if choice == 'none' else found
+  return [] if body.get('tool_choice') == 'none' else found
+
+
+def must_call(body: Fields, tools: Sequence[Mapping[str, Any]]) -> str:
+  """'required', or the name of the function that has to be called; '' if none has to be.
+
+  Args:
+    body: of the request.
+    tools: that it has.
+
+  Raises:
+    ApiError: there is no such choice, or no such function.
+  """
+  choice = body.get('tool_choice')
+  if choice in (None, 'auto', 'none'):
+    return ''
+  if choice == 'required':
+    if not tools:
+      raise invalid('tool_choice', 'tool_choice is required, and there are no tools to call')
+    return choice
+  named = body.group('tool_choice') if isinstance(choice, dict) else None
+  if named is None:
+    raise body.wrong('tool_choice', 'choose auto, none, required, or name a function')
+  if named.get('type') != 'function':
+    raise named.wrong('type', 'choose function')
+  function = named.group('function')
+  name = function.text('name') if function is not None else None
+  if not name or name not in [tool['function']['name'] for tool in tools]:
+    path = 'tool_choice.function.name'
+    raise invalid(path, f'{path} is {shown(name)}; give the name of one of the tools')
+  return name
 
 
 def _tool(tool: Fields) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def served(
     template = chat.find_template(made.template or 'plain', made.tokenizer)
     ours.warm()
     one.logprobs = Surprise(ours, mesh)
-    one.conversation = Conversation(made.tokenizer, template, about)
+    size = made.model.shape.vocab_size
+    one.conversation = Conversation(made.tokenizer, template, about, size)
     return ours
 
   file = Path(path) / artifact.FILE

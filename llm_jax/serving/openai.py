@@ -8,7 +8,7 @@ of vLLM's: `top_k`, `min_p`, `repetition_penalty`, `ignore_eos`, `min_tokens`, `
 
 import dataclasses
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llm_jax.sampling.request import STOPS, Request
@@ -80,6 +80,8 @@ class Asked:
     logprobs: how many likeliest tokens are told beside each; None: no log-probabilities.
     return_ids: whether ids are told beside the text.
     one_call: whether at most one tool is called.
+    must_call: 'required', or the name of the tool that has to be called; '' if none has to be.
+    format: what an answer has to be: 'json_object', or a JSON schema; None for any text.
     max_new: most tokens of an answer, or None.
     ends: whether the end of a turn or document ends the answer.
     stop_ids: more ids that end it.
@@ -98,6 +100,8 @@ class Asked:
   logprobs: int | None
   return_ids: bool
   one_call: bool = False
+  must_call: str = ''
+  format: Any = None
   max_new: int | None
   ends: bool
   stop_ids: tuple[int, ...]
@@ -140,12 +144,6 @@ def asked(found: Mapping[str, Any], about: About, *, chat: bool) -> Asked:
 
 
 def _chat(body: Fields, about: About, shared: dict[str, Any]) -> Asked:
-  format = body.group('response_format')
-  kind = 'text' if format is None else format.get('type')
-  if kind in ('json_object', 'json_schema'):
-    raise unsupported('response_format', f'answers cannot be held to {kind}; ask for text')
-  if kind != 'text':
-    raise Fields({'type': kind}, 'response_format.').wrong('type', 'choose text')
   wanted, top = body.flag('logprobs'), body.integer('top_logprobs', 0, 20)
   if top is not None and not wanted:
     raise invalid('top_logprobs', 'top_logprobs needs logprobs to be true')
@@ -153,17 +151,42 @@ def _chat(body: Fields, about: About, shared: dict[str, Any]) -> Asked:
   given = {value for value in named.values() if value is not None}
   if len(given) > 1:
     raise invalid('max_tokens', 'max_tokens and max_completion_tokens differ; give one of them')
+  tools = messages.tools(body)
   return Asked(
     **shared,
     messages=messages.messages(body),
-    tools=messages.tools(body),
+    tools=tools,
     one_call=body.get('parallel_tool_calls') is False,
+    must_call=messages.must_call(body, tools),
+    format=_format(body),
     logprobs=(top or 0) if wanted else None,
     max_new=given.pop() if given else None,
   )
 
 
+def _format(body: Fields) -> Any:
+  """What an answer has to be: 'json_object', a JSON schema, or None."""
+  format = body.group('response_format')
+  kind = 'text' if format is None else format.get('type')
+  if format is None or kind == 'text':
+    return None
+  if kind == 'json_object':
+    return kind
+  if kind != 'json_schema':
+    raise format.wrong('type', 'choose text, json_object or json_schema')
+  inner = format.group('json_schema')
+  if inner is None:
+    raise format.wrong('json_schema', 'give an object with name and schema')
+  inner.text('name')
+  inner.flag('strict')
+  if inner.group('schema') is None:
+    raise inner.wrong('schema', 'give an object')
+  return inner.get('schema')
+
+
 def _completion(body: Fields, about: About, shared: dict[str, Any]) -> Asked:
+  if _format(body) is not None:
+    raise unsupported('response_format', 'only answers in a chat are held to a form')
   best = body.integer('best_of', 1, about.choices)
   if best is not None and best != shared['n']:
     raise unsupported('best_of', 'best_of has to equal n; all answers are returned')
@@ -255,8 +278,30 @@ def _bias(body: Fields, vocab_size: int) -> dict[int, float]:
   return {int(name): bias.number(name, -100, 100, default=0) for name in given}
 
 
+def ends(asked: Asked, stop: Sequence[int]) -> tuple[int, ...]:
+  """Ids that end an answer.
+
+  Args:
+    asked: the body.
+    stop: ids that end an answer of the model.
+
+  Raises:
+    ApiError: there are too many.
+  """
+  found = tuple(dict.fromkeys((*(stop if asked.ends else ()), *asked.stop_ids)))
+  if len(found) > STOPS:
+    raise invalid('stop_token_ids', f'{len(found)} ids would end an answer; at most {STOPS} can')
+  return found
+
+
 def requests(
-  asked: Asked, prompts: Sequence[Sequence[int]], about: About, *, stop: Sequence[int], salt: str
+  asked: Asked,
+  prompts: Sequence[Sequence[int]],
+  about: About,
+  *,
+  stop: Sequence[int],
+  salt: str,
+  hold: Callable[[], Any] | None = None,
 ) -> list[Request]:
   """The requests of all choices, those to one prompt together.
 
@@ -264,17 +309,15 @@ def requests(
     asked: the body.
     prompts: as ids.
     about: the model.
-    stop: ids that end an answer of it.
+    stop: ids that end an answer.
     salt: whoever has another one shares no cache of prefixes.
+    hold: makes what holds one answer, `Request.allow`.
 
   Raises:
     ApiError: a prompt is too long, or leaves too little room for the answer.
   """
   name = 'messages' if asked.chat else 'prompt'
   found = []
-  stop = tuple(dict.fromkeys((*(stop if asked.ends else ()), *asked.stop_ids)))
-  if len(stop) > STOPS:
-    raise invalid('stop_token_ids', f'{len(stop)} ids would end an answer; at most {STOPS} can')
   how = {**asked.how, 'salt': f'{salt}/{asked.how["salt"]}' if asked.how['salt'] else salt}
   for prompt in prompts:
     check_prompt(len(prompt), about, name)
@@ -298,6 +341,7 @@ def requests(
           choice=choice,
           stop=stop,
           top_logprobs=asked.logprobs,
+          allow=hold and hold(),
           **how,
         )
       )

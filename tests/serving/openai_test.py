@@ -145,6 +145,21 @@ BAD = [
   ({'tools': [TOOL], 'tool_choice': 'always'}, 'tool_choice'),
   ({'response_format': {'type': 'xml'}}, 'response_format.type'),
   ({'response_format': 'json'}, 'response_format'),
+  ({'response_format': {'type': 'json_schema'}}, 'response_format.json_schema'),
+  (
+    {'response_format': {'type': 'json_schema', 'json_schema': {'name': 'a'}}},
+    'response_format.json_schema.schema',
+  ),
+  ({'tool_choice': 'required'}, 'tool_choice'),
+  ({'tools': [TOOL], 'tool_choice': {'type': 'allowed_tools'}}, 'tool_choice.type'),
+  (
+    {'tools': [TOOL], 'tool_choice': {'type': 'function', 'function': {}}},
+    'tool_choice.function.name',
+  ),
+  (
+    {'tools': [TOOL], 'tool_choice': {'type': 'function', 'function': {'name': 'sub'}}},
+    'tool_choice.function.name',
+  ),
 ]
 
 
@@ -157,10 +172,6 @@ def test_what_is_wrong_is_named(body, param):
 IMAGE = [{'role': 'user', 'content': [{'type': 'image_url', 'image_url': {'url': 'x'}}]}]
 CANNOT = [
   ({'messages': IMAGE}, 'messages[0].content[0].type'),
-  ({'tools': [TOOL], 'tool_choice': 'required'}, 'tool_choice'),
-  ({'tools': [TOOL], 'tool_choice': {'type': 'function', 'function': {}}}, 'tool_choice'),
-  ({'response_format': {'type': 'json_object'}}, 'response_format'),
-  ({'response_format': {'type': 'json_schema', 'json_schema': {}}}, 'response_format'),
   ({'functions': [{}]}, 'functions'),
   ({'modalities': ['text', 'audio']}, 'modalities'),
   ({'guided_json': {}}, 'guided_json'),

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor as Pool
+from typing import Literal
 
 import pytest
 
@@ -19,7 +20,7 @@ from llm_jax.serving.driver import Driver
 from llm_jax.serving.limits import Limits
 from llm_jax.serving.server import Server, listen
 from llm_jax.types import BadInput
-from tests.serving.stand_in import TOKENIZER, Engine, application, speaker, user
+from tests.serving.stand_in import TOKENIZER, Engine, application, obedient, speaker, user
 
 pytest.importorskip('uvicorn')
 CHAT = '/v1/chat/completions'
@@ -62,11 +63,18 @@ def running(say=None, *, engine=None, grace=5.0, **how):
 @pytest.fixture(scope='module')
 def server():
   def say(request):
+    if request.allow is not None:
+      return obedient(request)
     text = TOKENIZER.decode(request.prompt)
     answer = 'one and two 🎉' if 'endless' not in text else 'x' * 200
     return [*TOKENIZER.encode(answer), *request.stop[:1]]
 
-  with running(engine=Engine(say, columns=2), limits=LIMITS) as (port, engine, _, told):
+  with running(engine=Engine(say, columns=2, length=1000), limits=LIMITS) as (
+    port,
+    engine,
+    _,
+    told,
+  ):
     yield port, engine, told['app']
 
 
@@ -139,14 +147,43 @@ def test_the_official_client_gets_our_errors(client):
     (dict(model='x', messages=[]), openai.NotFoundError, 'model', 'model_not_found'),
     (dict(model='m', messages=[{'role': 'user', 'content': 'x ' * 2000}]),
      openai.BadRequestError, 'messages', 'context_length_exceeded'),
-    (dict(model='m', messages=[{'role': 'user', 'content': 'a'}], response_format={
-      'type': 'json_object'}), openai.BadRequestError, 'response_format', 'unsupported_parameter'),
+    (dict(model='m', messages=[{'role': 'user', 'content': 'a'}], stop='a', response_format={
+      'type': 'json_object'}), openai.BadRequestError, 'stop', 'unsupported_parameter'),
   ]  # fmt: skip
   for asked, kind, param, code in wrong:
     with pytest.raises(kind) as found:
       client.chat.completions.create(**asked)
     assert (found.value.param, found.value.code) == (param, code)
     assert found.value.request_id.startswith('req_')
+
+
+def test_the_official_client_parses_into_a_model_of_pydantic(client):
+  pydantic = pytest.importorskip('pydantic')
+
+  class Toy(pydantic.BaseModel):
+    color: Literal['red', 'blue'] = pydantic.Field(description='of most of it')
+
+  class Pet(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=8)
+    kind: Literal['cat', 'dog']
+    age: int | None
+    toys: list[Toy] = pydantic.Field(max_length=2)
+
+  asked = dict(model='m', messages=[{'role': 'user', 'content': 'obey'}], seed=3)
+  found = client.chat.completions.parse(**asked, response_format=Pet, n=3)
+  assert all(isinstance(choice.message.parsed, Pet) for choice in found.choices)
+  with client.chat.completions.stream(**asked, response_format=Pet) as stream:
+    for _ in stream:
+      pass
+    again = stream.get_final_completion().choices[0].message
+  assert again.parsed == found.choices[0].message.parsed
+  tool = {'type': 'function', 'function': {'name': 'adopt', 'parameters': Pet.model_json_schema()}}
+  named = {'type': 'function', 'function': {'name': 'adopt'}}
+  for choice in ('required', named):
+    called = client.chat.completions.create(**asked, tools=[tool], tool_choice=choice).choices[0]
+    (call,) = called.message.tool_calls
+    assert called.finish_reason == 'tool_calls' and call.function.name == 'adopt'
+    assert Pet.model_validate_json(call.function.arguments)
 
 
 def test_a_client_that_closes_its_stream(client, server):

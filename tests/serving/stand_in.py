@@ -8,6 +8,8 @@ import json
 import queue
 import time
 
+import numpy as np
+
 from llm_jax.sampling.request import Event
 from llm_jax.sampling.spoken_text import Spoken
 from llm_jax.serving.app import App, Served
@@ -94,6 +96,16 @@ class Engine:
 def speaker(text='one and two', *more):
   """An engine's `say`: the text, then more ids, then the end of the turn or of the document."""
   return lambda request: [*TOKENIZER.encode(text), *more, *request.stop[:1]]
+
+
+def obedient(request):
+  """An engine's `say`: any ids that the request lets come, by its seed."""
+  draw = np.random.default_rng([request.seed, request.choice])
+  while True:
+    i = int(draw.choice(np.flatnonzero(request.allow.mask())))
+    yield i
+    if i not in request.stop:
+      request.allow.advance(i)
 
 
 class Reply:

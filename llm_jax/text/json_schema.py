@@ -1,0 +1,381 @@
+"""JSON schemas (json-schema.org, draft 2020-12) as grammars of the values that they allow.
+
+What a grammar allows is valid; not all that is valid is allowed. Properties come in the order of
+the schema, an object that names its properties has no others unless `additionalProperties` says so,
+and arrays and objects are up to 32 deep. Keywords that restrict and are not known here are refused,
+by the path of the keyword; those which only describe are passed over.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from llm_jax.text.grammar import NEVER, Either, Grammar, List, Number, Record, Text, Words
+from llm_jax.text.grammar_moves import spelled
+from llm_jax.text.json_number import possible
+
+MOST_NODES = 2000  # of a grammar
+MOST_VALUES = 5000  # of all enums
+MOST_BYTES = 2**18  # of all names and values
+_DEEPEST = 64  # schemas inside of each other
+_DESCRIBE = frozenset(
+  ('title', 'description', 'default', 'examples', 'example', 'deprecated', 'readOnly', 'writeOnly')
+) | {'$schema', '$id', '$anchor', '$comment', '$defs', 'definitions', 'discriminator'}
+_OF_TYPE = {
+  'object': ('properties', 'required', 'additionalProperties'),
+  'array': ('items', 'prefixItems', 'minItems', 'maxItems'),
+  'string': ('minLength', 'maxLength'),
+  'integer': ('minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'),
+  'number': ('minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'),
+  'boolean': (),
+  'null': (),
+}
+_TYPES = {name: kind for kind, names in _OF_TYPE.items() for name in names if kind != 'integer'}
+_CHOICES = ('anyOf', 'oneOf', 'allOf', '$ref')
+
+
+class SchemaError(ValueError):
+  """A schema that is broken, or says what cannot be held to.
+
+  Attributes:
+    path: of the keyword, such as '.properties.age.pattern'.
+    is_known: whether it is right, and more than is supported.
+  """
+
+  def __init__(self, path: str, why: str, *, is_known: bool = False) -> None:
+    super().__init__(why)
+    self.path, self.is_known = path, is_known
+
+
+def value_of(schema: Any, grammar: Grammar) -> int:
+  """Adds the nodes for the values of a schema; the number of their first.
+
+  >>> grammar = Grammar()
+  >>> first = value_of({'type': 'string', 'maxLength': 3}, grammar)
+  >>> grammar.nodes[first], grammar.nodes[1]
+  (Either(options=(1,)), Text(need=0, more=3))
+
+  Raises:
+    SchemaError: with the path of what is wrong.
+  """
+  return _Reader(schema, grammar).read()
+
+
+class _Reader:
+  def __init__(self, root: Any, grammar: Grammar) -> None:
+    self._root, self._grammar = root, grammar
+    self._known: dict[str, int] = {}  # nodes of what was referred to
+    self._values = self._bytes = 0
+
+  def read(self) -> int:
+    start = self._known['#'] = self._grammar.add(Either(()))
+    self._grammar.nodes[start] = Either((self._node(self._root, '', 0),))
+    if self._grammar.heights()[start] >= NEVER:
+      raise SchemaError('', 'no value is valid, or none that ends')
+    return start
+
+  def _add(self, node: Any, path: str) -> int:
+    if len(self._grammar.nodes) > MOST_NODES:
+      raise SchemaError(path, f'the schema is too large; it may have {MOST_NODES} parts')
+    return self._grammar.add(node)
+
+  def _node(self, schema: Any, path: str, depth: int) -> int:
+    if depth > _DEEPEST:
+      raise SchemaError(path, f'schemas are nested more than {_DEEPEST} deep')
+    if schema is True or schema == {}:
+      return self._grammar.anything()
+    if schema is False:
+      return self._add(Either(()), path)
+    if not isinstance(schema, Mapping):
+      raise SchemaError(path, 'is no schema; give an object')
+    said = [name for name in schema if name not in _DESCRIBE]
+    for name in ('$ref', 'anyOf', 'oneOf', 'allOf'):
+      if name in schema:
+        self._alone(said, name, path)
+        return self._choice(schema[name], name, f'{path}.{name}', depth)
+    if 'enum' in schema or 'const' in schema:
+      return self._words(schema, said, path)
+    return self._typed(schema, said, path, depth)
+
+  def _alone(self, said: Sequence[str], name: str, path: str) -> None:
+    others = [other for other in said if other != name]
+    if others:
+      why = f'beside {name} it is not supported; put it into the schemas of {name}'
+      raise SchemaError(f'{path}.{others[0]}', why, is_known=True)
+
+  # --- one of several ----------------------------------------------------------------------------
+
+  def _choice(self, found: Any, name: str, path: str, depth: int) -> int:
+    if name == '$ref':
+      return self._referred(found, path, depth)
+    if not isinstance(found, list) or not found:
+      raise SchemaError(path, 'give an array of schemas')
+    if name == 'allOf' and len(found) > 1:
+      raise SchemaError(path, 'more than one schema is not supported', is_known=True)
+    if name == 'oneOf':
+      self._check_apart(found, path)
+    options = [self._node(one, f'{path}[{i}]', depth + 1) for i, one in enumerate(found)]
+    return self._add(Either(tuple(options)), path)
+
+  def _check_apart(self, found: Sequence[Any], path: str) -> None:
+    """Raises SchemaError where a value might be valid for two schemas of a `oneOf`."""
+    if len(found) > 100:
+      raise SchemaError(path, 'more than 100 schemas are not supported', is_known=True)
+    for i, one in enumerate(found):
+      if any(not self._apart(one, other, 0) for other in found[:i]):
+        raise SchemaError(
+          f'{path}[{i}]',
+          'a value might be valid for an earlier one too; use anyOf, or tell them apart by a '
+          'required property with a const',
+          is_known=True,
+        )
+
+  def _apart(self, one: Any, other: Any, depth: int) -> bool:
+    """Whether no value is valid for both schemas, as far as it is seen at once."""
+    one, other = self._followed(one), self._followed(other)
+    if depth > 4 or not isinstance(one, Mapping) or not isinstance(other, Mapping):
+      return False
+    mine, theirs = _kinds(one), _kinds(other)
+    if mine and theirs and not mine & theirs:
+      return True
+    both = [_listed(one), _listed(other)]
+    if both[0] is not None and both[1] is not None:
+      return len(both[0]) * len(both[1]) < 10**6 and not any(
+        _same(a, b) for a in both[0] for b in both[1]
+      )
+    if mine != {'object'} or theirs != {'object'}:
+      return False
+    needed = [name for name in _names(one) if name in _names(other)]
+    inner = lambda schema, name: (schema.get('properties') or {}).get(name, {})
+    return any(self._apart(inner(one, name), inner(other, name), depth + 1) for name in needed)
+
+  def _followed(self, schema: Any) -> Any:
+    """What a schema refers to, if it does nothing else."""
+    for _ in range(8):
+      if not isinstance(schema, Mapping) or not isinstance(schema.get('$ref'), str):
+        break
+      schema = self._found(schema['$ref'], '')
+    return schema
+
+  def _referred(self, name: Any, path: str, depth: int) -> int:
+    if not isinstance(name, str):
+      raise SchemaError(path, 'give a string')
+    if name not in self._known:
+      schema = self._found(name, path)
+      node = self._known[name] = self._add(Either(()), path)
+      inner = self._node(schema, _path(name), depth + 1)
+      self._grammar.nodes[node] = Either((inner,))
+    return self._known[name]
+
+  def _found(self, name: str, path: str) -> Any:
+    """What lies at a pointer into the schema (RFC 6901)."""
+    if name != '#' and not name.startswith('#/'):
+      raise SchemaError(path, 'only what is in the schema itself can be referred to', is_known=True)
+    found = self._root
+    for part in name.split('/')[1:]:
+      key = part.replace('~1', '/').replace('~0', '~')
+      if isinstance(found, Mapping) and key in found:
+        found = found[key]
+      elif isinstance(found, list) and key.isascii() and key.isdigit() and int(key) < len(found):
+        found = found[int(key)]
+      else:
+        raise SchemaError(path, 'there is nothing at this place of the schema')
+    return found
+
+  # --- values that are listed --------------------------------------------------------------------
+
+  def _words(self, schema: Mapping[str, Any], said: Sequence[str], path: str) -> int:
+    name = 'const' if 'const' in schema else 'enum'
+    self._alone([x for x in said if x not in ('type', 'enum')], name, path)
+    values = [schema['const']] if 'const' in schema else schema['enum']
+    if not isinstance(values, list):
+      raise SchemaError(f'{path}.enum', 'give an array')
+    if 'const' in schema and 'enum' in schema:
+      listed = schema['enum'] if isinstance(schema['enum'], list) else []
+      values = [value for value in values if any(_same(value, one) for one in listed)]
+    kinds = _kinds({'type': schema['type']}) if 'type' in schema else set(_OF_TYPE)
+    self._check_types(schema, path)
+    texts = {self._spelled(v, f'{path}.{name}'): None for v in values if _is_of(v, kinds)}
+    self._values += len(texts)
+    if self._values > MOST_VALUES:
+      raise SchemaError(f'{path}.{name}', f'all enums together may have {MOST_VALUES} values')
+    return self._add(Words(tuple(texts)), path)
+
+  def _spelled(self, value: Any, path: str) -> bytes:
+    try:
+      text = spelled(value, guarded=self._grammar.guarded)
+    except (ValueError, RecursionError):
+      raise SchemaError(path, 'has a value that is no JSON') from None
+    self._bytes += len(text)
+    if self._bytes > MOST_BYTES:
+      raise SchemaError(path, f'all names and values together may have {MOST_BYTES} bytes')
+    return text
+
+  # --- types -------------------------------------------------------------------------------------
+
+  def _check_types(self, schema: Mapping[str, Any], path: str) -> None:
+    given = schema.get('type')
+    for kind in given if isinstance(given, list) else [given] if 'type' in schema else []:
+      if not isinstance(kind, str) or kind not in _OF_TYPE:
+        raise SchemaError(f'{path}.type', f'choose from: {", ".join(_OF_TYPE)}')
+
+  def _typed(self, schema: Mapping[str, Any], said: Sequence[str], path: str, depth: int) -> int:
+    known = {'type', *_TYPES}
+    for name in said:
+      if name not in known:
+        raise SchemaError(f'{path}.{name}', 'this keyword is not supported', is_known=True)
+    self._check_types(schema, path)
+    kinds = _kinds(schema) or {_TYPES[name] for name in said}
+    if not kinds:
+      return self._grammar.anything()
+    if 'number' in kinds:
+      kinds = kinds - {'integer'}
+    makers = {
+      'object': self._record,
+      'array': self._list,
+      'string': self._text,
+      'integer': functools.partial(self._number, whole=True),
+      'number': self._number,
+    }
+    options = []
+    for kind in _OF_TYPE:
+      if kind in kinds and kind in makers:
+        options.append(makers[kind](schema, path, depth))
+    if 'boolean' in kinds:
+      options.append(self._add(Words((b'true', b'false')), path))
+    if 'null' in kinds:
+      options.append(self._add(Words((b'null',)), path))
+    return options[0] if len(options) == 1 else self._add(Either(tuple(options)), path)
+
+  def _record(self, schema: Mapping[str, Any], path: str, depth: int) -> int:
+    properties, required = schema.get('properties', {}), schema.get('required', [])
+    if not isinstance(properties, Mapping):
+      raise SchemaError(f'{path}.properties', 'give an object of schemas')
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+      raise SchemaError(f'{path}.required', 'give an array of names')
+    others = schema.get('additionalProperties', 'properties' not in schema)
+    extra = None
+    if others is not False:
+      extra = self._node(others, f'{path}.additionalProperties', depth + 1)
+    names = {name: n for n, name in enumerate(dict.fromkeys((*properties, *required)))}
+    values = []
+    for name in names:
+      self._spelled(name, f'{path}.properties')
+      if name in properties:
+        values.append(self._node(properties[name], f'{path}.properties.{name}', depth + 1))
+      elif extra is None and 'additionalProperties' in schema:
+        raise SchemaError(f'{path}.required', 'names what is none of the properties')
+      else:
+        values.append(self._grammar.anything() if extra is None else extra)
+    needed = frozenset(names[name] for name in required)
+    return self._add(Record(tuple(names), tuple(values), needed, extra), path)
+
+  def _list(self, schema: Mapping[str, Any], path: str, depth: int) -> int:
+    prefix = schema.get('prefixItems', [])
+    if not isinstance(prefix, list):
+      raise SchemaError(f'{path}.prefixItems', 'give an array of schemas')
+    first = [self._node(one, f'{path}.prefixItems[{i}]', depth + 1) for i, one in enumerate(prefix)]
+    items, rest = schema.get('items', True), None
+    if items is not False:
+      rest = self._node(items, f'{path}.items', depth + 1)
+    need, room = self._bounds(schema, 'minItems', 'maxItems', path)
+    return self._add(List(tuple(first), rest, need, room), path)
+
+  def _text(self, schema: Mapping[str, Any], path: str, depth: int) -> int:
+    need, most = self._bounds(schema, 'minLength', 'maxLength', path)
+    return self._add(Text(need, None if most is None else most - need), path)
+
+  def _bounds(
+    self, schema: Mapping[str, Any], least: str, most: str, path: str
+  ) -> tuple[int, int | None]:
+    """The least and the greatest length; None for any."""
+    found: list[Any] = [schema.get(least, 0), schema.get(most)]
+    for name, value in zip((least, most), found, strict=True):
+      whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+      if name in schema and (not whole or isinstance(value, bool) or value < 0):
+        raise SchemaError(f'{path}.{name}', 'give a whole number from 0 on')
+    return int(found[0]), None if found[1] is None else int(found[1])
+
+  def _number(
+    self, schema: Mapping[str, Any], path: str, depth: int, *, whole: bool = False
+  ) -> int:
+    low, above = self._limit(schema, 'minimum', 'exclusiveMinimum', path, max)
+    high, below = self._limit(schema, 'maximum', 'exclusiveMaximum', path, min)
+    step = None
+    if 'multipleOf' in schema:
+      step = self._real(schema, 'multipleOf', path)
+      if step <= 0 or step.denominator != 1:
+        raise SchemaError(
+          f'{path}.multipleOf', 'only whole numbers above 0 are supported', is_known=step > 0
+        )
+      step = step.numerator
+    rule = Number(whole, low, high, above, below, step)
+    if not possible(rule):
+      return self._add(Either(()), path)
+    return self._add(rule, path)
+
+  def _limit(
+    self, schema: Mapping[str, Any], name: str, strict: str, path: str, nearest: Any
+  ) -> tuple[Fraction | None, bool]:
+    """The narrower of two limits, and whether it is left out itself."""
+    closed = self._real(schema, name, path) if name in schema else None
+    if strict not in schema:
+      return closed, False
+    open_ = self._real(schema, strict, path)
+    if closed is None or nearest(closed, open_) != closed or closed == open_:
+      return open_, True
+    return closed, False
+
+  def _real(self, schema: Mapping[str, Any], name: str, path: str) -> Fraction:
+    value = schema[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+      raise SchemaError(f'{path}.{name}', 'give a number')
+    return Fraction(repr(value)) if abs(value) < 1e300 else Fraction(value)
+
+
+def _path(name: str) -> str:
+  return ''.join(f'.{part}' for part in name.split('/')[1:])
+
+
+def _kinds(schema: Mapping[str, Any]) -> set[str]:
+  """The types that a schema names, or that its keywords are for; 'number' holds 'integer'."""
+  given = schema.get('type')
+  found = {kind for kind in (given if isinstance(given, list) else [given]) if kind in _OF_TYPE}
+  if 'type' not in schema:
+    values = _listed(schema)
+    if values is not None:
+      found = {kind for kind in _OF_TYPE if any(_is_of(value, {kind}) for value in values)}
+    elif 'properties' in schema:
+      found = {'object'}
+  return found | ({'integer'} if 'number' in found else set())
+
+
+def _listed(schema: Mapping[str, Any]) -> list[Any] | None:
+  """The only values of a schema, where it lists them."""
+  if 'const' in schema:
+    return [schema['const']]
+  return schema['enum'] if isinstance(schema.get('enum'), list) else None
+
+
+def _names(schema: Mapping[str, Any]) -> list[str]:
+  """The properties that a value has to have."""
+  required, properties = schema.get('required'), schema.get('properties')
+  if not isinstance(required, list) or not isinstance(properties, Mapping):
+    return []
+  return [name for name in required if isinstance(name, str) and name in properties]
+
+
+def _is_of(value: Any, kinds: set[str]) -> bool:
+  if isinstance(value, bool):
+    return 'boolean' in kinds
+  if isinstance(value, int | float):
+    return 'number' in kinds or ('integer' in kinds and value == int(value))
+  of = {str: 'string', dict: 'object', list: 'array'}
+  return of.get(type(value), 'null') in kinds
+
+
+def _same(one: Any, other: Any) -> bool:
+  """Whether two values of JSON are equal, where true is not 1."""
+  return isinstance(one, bool) == isinstance(other, bool) and one == other
