@@ -149,8 +149,8 @@ async def _serve(config: Any, sock: Any) -> None:
   url = f'http://{f"[{host}]" if ":" in host else host}:{port}'
   names = _artifacts(config)
   ready = lambda line: say(f'{line}: {url}/v1 serves {", ".join(names)}; Ctrl-C ends it')
-  server = Server(grace=config.get('grace', 30.0), say=ready)
   limits = call(Limits, config.limits, where='limits')
+  server = Server(grace=config.get('grace', 30.0), limits=limits, say=ready)
   mesh = call(make_mesh, config.mesh, where='mesh')
   shared: Any = dict(
     mesh=mesh,

@@ -43,6 +43,7 @@ class Run:
     said: tokens that it wrote.
     cached: tokens of the prompt that did not have to be read.
     ended: whether its last event has been made.
+    scores: of the chunks of its prompt, if asked for, and how many tokens of each have one.
   """
 
   id: int
@@ -55,6 +56,7 @@ class Run:
   said: int = 0
   cached: int = 0
   ended: bool = False
+  scores: list[tuple[Any, int]] = dataclasses.field(default_factory=list)
 
 
 class Engine:
@@ -254,19 +256,27 @@ class Engine:
         ids, number = prompt[run.read : run.read + self._chunk], run.read // self._chunk
         block = self._prefixes.add(run.names[number]) if number < len(run.names) else None
         last = run.read + len(ids) == len(prompt)
-        self._runner.read(run.slot, ids, run.read, block, last)
+        if run.request.scores_prompt:
+          after = 0 if last else prompt[run.read + len(ids)]
+          scores = self._runner.read(run.slot, ids, run.read, block, last, after)
+          run.scores.append((scores, len(ids) - last))
+        else:
+          self._runner.read(run.slot, ids, run.read, block, last)
         run.read += len(ids)
         budget -= 1
       if run.read == len(prompt):
         self._reading.remove(run)
         self._writing.append(run)
-        self._prompts[run.slot] = (run.request.salt, tuple(prompt))
+        if not run.request.scores_prompt:
+          self._prompts[run.slot] = (run.request.salt, tuple(prompt))
 
   def _begin(self, run: Run) -> None:
     """Fills a slot with a request, and with what is known of its prompt."""
-    run.names = self._prefixes.names(run.request.prompt, run.request.salt)
     asked = (run.request.salt, tuple(run.request.prompt))
-    source = next((slot for slot, known in self._prompts.items() if known == asked), None)
+    source = None
+    if not run.request.scores_prompt:  # another program reads those, perhaps with other bits
+      run.names = self._prefixes.names(run.request.prompt, run.request.salt)
+      source = next((slot for slot, known in self._prompts.items() if known == asked), None)
     self._prompts.pop(run.slot, None)
     found = [] if source is not None else self._prefixes.find(run.names)
     self._runner.admit(run.slot, run.request, found)
@@ -326,7 +336,8 @@ class Engine:
       self._runner.move(last.slot, free)
       self._free.remove(free)
       self._free.append(last.slot)
-      self._prompts[free] = self._prompts.pop(last.slot)
+      if last.slot in self._prompts:
+        self._prompts[free] = self._prompts.pop(last.slot)
       self._kill_R[free], last.slot = False, free
 
   def _steer(self, run: Run) -> None:
@@ -356,7 +367,10 @@ class Engine:
         top = _top(written, slot, count, run.request.top_logprobs)
         if finish:
           self._end(run, finish)
-        self._news.append(new._replace(top=top, finish=finish, cached=run.cached, error=error))
+        new = new._replace(top=top, finish=finish, cached=run.cached, error=error)
+        if run.scores:
+          new, run.scores = new._replace(prompt=_scores(run)), []
+        self._news.append(new)
 
   def _heard(self, run: Run, token: int) -> tuple[str | None, str]:
     """Whether a token ends its row, and how; and what went wrong."""
@@ -423,9 +437,23 @@ def _top(written: Any, slot: int, count: int, most: int | None) -> tuple[Any, ..
   return tuple(tuple(zip(*both, strict=True)) for both in zip(tokens, logps, strict=True))
 
 
+def _scores(run: Run) -> tuple[Any, ...]:
+  """Of each token of a prompt but the first: its log-probability, and the likeliest tokens."""
+  found, most = [], run.request.top_logprobs or 0
+  for scores, count in run.scores:
+    logp_C, top_CT, token_CT = (np.asarray(x)[:count].tolist() for x in scores)
+    top_C = (
+      tuple(zip(ids[:most], logps[:most], strict=True))
+      for ids, logps in zip(token_CT, top_CT, strict=True)
+    )
+    found += zip(logp_C, top_C, strict=True)
+  return tuple(found)
+
+
 def _joined(events: Sequence[Event]) -> Event:
   """The events of a request as one."""
   join = lambda name: tuple(x for event in events for x in getattr(event, name))
   return events[-1]._replace(
-    **{name: join(name) for name in ('tokens', 'logprobs', 'sampled', 'top')}
+    prompt=events[0].prompt,
+    **{name: join(name) for name in ('tokens', 'logprobs', 'sampled', 'top')},
   )

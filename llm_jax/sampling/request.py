@@ -34,6 +34,8 @@ class Request:
     min_new: tokens before which no id of `stop` can be picked.
     top_logprobs: of how many of the likeliest tokens log-probabilities are reported too; None: of
       none.
+    scores_prompt: whether log-probabilities of the prompt are reported; no known beginning of it is
+      used then.
     salt: beginnings of prompts are shared among requests of one salt.
     allow: constrains what may be said: `mask()` gives bool [V] or None, which ids may come next,
       and `advance(id)` tells it which came.
@@ -56,6 +58,7 @@ class Request:
   stop_strings: Sequence[str] = ()
   min_new: Annotated[int, at_least(0)] = 0
   top_logprobs: Annotated[int, within(0, TOP)] | None = None
+  scores_prompt: bool = False
   salt: str = ''
   allow: Any = None
 
@@ -109,6 +112,8 @@ class Event(NamedTuple):
     finish: 'stop', 'length', 'abort' or 'error' at its end, and None before.
     cached: tokens of the prompt that did not have to be read.
     error: what went wrong.
+    prompt: in the first event, if asked for: of each token of the prompt but its first, its
+      log-probability under the model, and the likeliest tokens with theirs.
   """
 
   id: int
@@ -119,3 +124,4 @@ class Event(NamedTuple):
   finish: str | None = None
   cached: int = 0
   error: str = ''
+  prompt: tuple[tuple[float, tuple[tuple[int, float], ...]], ...] | None = None

@@ -68,9 +68,10 @@ class Runner:
       state = programs.empty(model, slots, length, jnp.asarray(self.allowed_V))
       return self._placed(state), self._placed_pool(programs.blocks(model, blocks, chunk))
 
-    def prefill(width: int, params: Params, state: Any, pool: Any, *args: Any) -> Any:
-      state, pool = programs.prefill(params, state, pool, *args, model=self._fast, width=width)
-      return self._placed(state), self._placed_pool(pool)
+    def prefill(width: int, scored: bool, params: Params, state: Any, pool: Any, *args: Any) -> Any:
+      how: Any = dict(model=self._fast, width=width, scored=scored)
+      state, pool, scores = programs.prefill(params, state, pool, *args, **how)
+      return self._placed(state), self._placed_pool(pool), scores
 
     def decode(rows: int, width: int, params: Params, state: Any, columns_R: Any) -> Any:
       how: Any = dict(model=self._fast, rows=rows, width=width, most=columns)
@@ -84,7 +85,7 @@ class Runner:
       # YNNPACK adds up few numbers in another order than many.
       options = {'xla_cpu_experimental_ynn_fusion_type': ''} if platform() == 'cpu' else None
     how: Any = dict(compiler_options=options)
-    self._prefill = jax.jit(prefill, static_argnums=0, donate_argnums=(2, 3), **how)
+    self._prefill = jax.jit(prefill, static_argnums=(0, 1), donate_argnums=(3, 4), **how)
     self._decode = jax.jit(decode, static_argnums=(0, 1), donate_argnums=3, **how)
     self._admit, self._dress, self._fork, self._stopped, self._moved, self._filled = map(
       keep, (*(getattr(programs, name) for name in _ROWS), programs.filled)
@@ -141,8 +142,16 @@ class Runner:
     """Lets a row begin with the prompt of another, `length` tokens, and be written."""
     self._state = self._fork(self._state, np.int32(source), np.int32(slot), np.int32(length))
 
-  def read(self, slot: int, ids: Sequence[int], done: int, block: int | None, last: bool) -> None:
-    """Reads the next tokens of a prompt, at most a chunk.
+  def read(
+    self,
+    slot: int,
+    ids: Sequence[int],
+    done: int,
+    block: int | None,
+    last: bool,
+    after: int | None = None,
+  ) -> Any:
+    """Reads the next tokens of a prompt, at most a chunk; see `slots.prefill`.
 
     Args:
       slot: of the row.
@@ -150,15 +159,23 @@ class Runner:
       done: how many are read already.
       block: where the chunk is kept, or None.
       last: whether the row is to be written now.
+      after: the id behind them, or None where nobody asks how likely they were.
     """
     ids_C = np.zeros(self._chunk, np.int32)
     ids_C[: len(ids)] = ids
     where = np.int32(self._blocks if block is None else block)
-    arguments = (np.int32(slot), ids_C, np.int32(len(ids)), where, np.bool_(last))
     width = _first(self.widths, min(done + self._chunk, self._length))
-    self._state, self._pool = self._prefill(
-      width, self._params, self._state, self._pool, *arguments
+    arguments = (np.int32(slot), ids_C, np.int32(len(ids)), where, np.bool_(last))
+    self._state, self._pool, scores = self._prefill(
+      width if after is None else self._length,  # rare, so one program will do
+      after is not None,
+      self._params,
+      self._state,
+      self._pool,
+      *arguments,
+      np.int32(after or 0),
     )
+    return scores
 
   def write(self, slots: int, columns_R: np.ndarray, size: int) -> programs.Written:
     """Writes tokens to living rows, which are in the first `slots`.
@@ -196,6 +213,7 @@ class Runner:
     request = Request(prompt=[0], max_new=1)
     self.admit(0, request, [])
     self.read(0, request.prompt, self._length, None, True)
+    self.read(0, request.prompt, self._length, None, True, after=0)
     self.write(self._slots, np.ones(self._slots, np.int32), self._length)
     self.dress(0, request)
     self.fork(0, 0, 1)
@@ -209,11 +227,12 @@ class Runner:
     index_R[0] = (width - self._chunk) // self._chunk * self._chunk
     ids_C = draw.integers(0, self._vocab_size, self._chunk, np.int32)
     arguments = (np.int32(0), ids_C, np.int32(self._chunk), np.int32(self._blocks), np.bool_(True))
+    arguments = (*arguments, np.int32(0))
     found = []
     for r, w in ((self._slots, self._length), (rows, width)):
       state, pool = self._fresh()
       state = self._filled(state, index_R)
-      state, pool = self._prefill(w, self._params, state, pool, *arguments)
+      state, pool, _ = self._prefill(w, False, self._params, state, pool, *arguments)
       read = np.asarray(state.logits_RV[0]), jax.device_get(self._cut(state, 1, width).cache)
       state = self._filled(state, np.minimum(index_R, width - self._columns))
       columns_R = np.full(self._slots, self._columns, np.int32)

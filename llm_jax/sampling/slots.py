@@ -204,11 +204,16 @@ def prefill(
   length: Array,
   block: Array,
   last: Array,
+  after: Array,
   *,
   model: Model,
   width: int,
-) -> tuple[State, Any]:
-  """Reads the next chunk of a prompt.
+  scored: bool,
+) -> tuple[State, Any, Any]:
+  """Reads the next chunk of a prompt; with `scored` also how likely its next tokens were.
+
+  What is returned of them is log-probability [C], and those of the likeliest [C, TOP] with their
+  ids, of the token behind each of the chunk.
 
   Args:
     params: of the model.
@@ -219,8 +224,10 @@ def prefill(
     length: how many of them are real.
     block: where a whole chunk is kept; the last of the pool for nowhere.
     last: bool, whether the prompt ends here, so that the row is written from now on.
+    after: the id behind the chunk, if it is scored.
     model: a causal one.
     width: columns of the cache that are looked at.
+    scored: whether the tokens of the prompt are scored.
   """
   chunk = ids_C.shape[0]
   one = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, slot, 1), narrow(state.cache, width))
@@ -243,7 +250,13 @@ def prefill(
     index=state.cache.index.at[slot].set(one.index[0]),
   )
   pool = jax.tree.map(lambda x, y: _paste(x, y, (block, 0, 0, 0)), pool, new)
-  return _begun(dataclasses.replace(state, cache=cache), slot, logits_V, last), pool
+  scores = None
+  if scored:
+    logits_CV = model.apply(params, hidden_1CD, method='unembed')[0]
+    logp_CV = jax.nn.log_softmax(logits_CV.astype(jnp.float32))
+    next_C = jnp.append(ids_C[1:], 0).at[length - 1].set(after)
+    scores = (jnp.take_along_axis(logp_CV, next_C[:, None], axis=1)[:, 0], *_likeliest(logp_CV))
+  return _begun(dataclasses.replace(state, cache=cache), slot, logits_V, last), pool, scores
 
 
 def fork(state: State, source: Array, slot: Array, length: Array) -> State:
@@ -411,20 +424,21 @@ def choose(state: State) -> Written:
   greedy_R = how.temperature == 0
   token_R = jnp.where(greedy_R, drawn_RV.argmax(-1), draw(kept_RV, keys_R)).astype(jnp.int32)
   of = lambda x_RV: jnp.take_along_axis(x_RV, token_R[:, None], axis=1)[:, 0]
-  few = min(TOP, model_RV.shape[1])
-
-  def likeliest(x_RV: Array) -> tuple[Array, Array]:
-    logp_RT, token_RT = jax.lax.top_k(x_RV, few)
-    pad = ((0, 0), (0, TOP - few))
-    return jnp.pad(logp_RT, pad), jnp.pad(token_RT, pad, constant_values=-1)
-
   none = (jnp.zeros((len(rows), TOP)), jnp.zeros((len(rows), TOP), jnp.int32))
   wanted = (how.top & state.alive_R).any()
-  top_logp_RT, top_token_RT = jax.lax.cond(wanted, likeliest, lambda _: none, model_RV)
+  top_logp_RT, top_token_RT = jax.lax.cond(wanted, _likeliest, lambda _: none, model_RV)
   sampled_R = of(kept_RV) - jax.nn.logsumexp(kept_RV, axis=-1)
   return Written(
     token_R, of(model_RV), jnp.where(greedy_R, 0, sampled_R), top_logp_RT, top_token_RT
   )
+
+
+def _likeliest(logp_RV: Array) -> tuple[Array, Array]:
+  """The likeliest tokens [R, TOP]: their log-probabilities, and their ids."""
+  few = min(TOP, logp_RV.shape[1])
+  logp_RT, token_RT = jax.lax.top_k(logp_RV, few)
+  pad = ((0, 0), (0, TOP - few))
+  return jnp.pad(logp_RT, pad), jnp.pad(token_RT, pad, constant_values=-1)
 
 
 def narrow(cache: Any, width: int) -> Any:

@@ -86,10 +86,11 @@ class Answer:
       ids = {'prompt_token_ids': list(choice.request.prompt)} if self._asked.return_ids else {}
       if self._asked.chat:
         found.append(self._chunk(choice, {'role': 'assistant', 'content': ''}, **ids))
-      elif self._asked.echo or ids:
-        text = self._echoes[choice.index // self._asked.n] if self._asked.echo else ''
-        choice.text, choice.offset = text, len(text)
-        found.append(self._chunk(choice, text, **ids))
+      elif ids or (self._asked.echo and self._asked.logprobs is None):
+        # With log-probabilities the text waits for them.
+        echoes = self._asked.echo and self._asked.logprobs is None
+        choice.text = self._echo(choice) if echoes else ''
+        found.append(self._chunk(choice, choice.text, **ids))
     return found
 
   def chunks(self, choice: Choice, event: Event) -> list[JSON]:
@@ -100,11 +101,40 @@ class Answer:
     """
     if event.finish in ('error', 'abort'):
       raise ApiError(500, 'the engine failed at this request', code='engine_error')
+    found = [self._prompt(choice, event.prompt)] if event.prompt is not None else []
+    if self._asked.max_new == 0:  # a token had to be sampled all the same
+      event = event._replace(tokens=(), logprobs=(), top=(), finish='length')
+    return found + self._said(choice, event)
+
+  def _echo(self, choice: Choice) -> str:
+    return self._echoes[choice.index // self._asked.n]
+
+  def _prompt(self, choice: Choice, scores: Sequence[Any]) -> JSON:
+    """The text of a prompt with its log-probabilities; its first token has none."""
+    choice.text = text = self._echo(choice)
+    entries = []
+    for i, (logp, top) in zip(choice.request.prompt, [(None, None), *scores], strict=True):
+      entries.append((i, logp, top, min(choice.offset, len(text))))
+      choice.offset += self._length(choice, i)
+    choice.offset = len(text)
+    choice.decoder.reset()
+    choice.logprobs += entries
+    return self._chunk(choice, text, logprobs=self._log(entries))
+
+  def _length(self, choice: Choice, i: int) -> int:
+    """How many characters a token adds to the text."""
+    if self._tokenizer.token_bytes[i] == 0:
+      return 0
+    return len(choice.decoder.decode(self._tokenizer.bytes_of(i)))
+
+  def _said(self, choice: Choice, event: Event) -> list[JSON]:
+    """What new tokens add to a stream."""
     # Sampled ids count, the stop id among them; it has no text and no log-probability.
     choice.ids += event.tokens
     choice.cached = max(choice.cached, event.cached)
     ends = event.finish == 'stop' and event.tokens and event.tokens[-1] in choice.request.stop
-    told = len(event.tokens) - bool(ends)
+    # After a prompt it has: whoever scores texts takes off one entry for each sampled token.
+    told = len(event.tokens) - bool(ends and not self._asked.echo)
     deltas = choice.listener.push(event.tokens)
     if event.finish is not None:
       deltas += choice.listener.finish()
@@ -216,8 +246,7 @@ class Answer:
       top = event.top[n][: self._asked.logprobs] if self._asked.logprobs and event.top else ()
       i = event.tokens[n]
       entries.append((i, event.logprobs[n], top, choice.offset))
-      has_text = self._tokenizer.token_bytes[i] > 0
-      choice.offset += len(choice.decoder.decode(self._tokenizer.bytes_of(i))) if has_text else 0
+      choice.offset += self._length(choice, i)
     choice.logprobs += entries
     return self._log(entries)
 
@@ -232,9 +261,11 @@ class Answer:
       return {'content': listed, 'refusal': None}
     return {
       'tokens': [self._spelled(i) for i, *_ in entries],
-      'token_logprobs': [finite(logp) for _, logp, *_ in entries],
+      'token_logprobs': [None if logp is None else finite(logp) for _, logp, *_ in entries],
       'top_logprobs': [
-        {self._spelled(i): finite(logp) for i, logp in top} if self._asked.logprobs else None
+        {self._spelled(i): finite(logp) for i, logp in top}
+        if self._asked.logprobs and top is not None
+        else None
         for _, _, top, _ in entries
       ],
       'text_offset': [offset for *_, offset in entries],

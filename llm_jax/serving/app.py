@@ -42,6 +42,7 @@ class Served:
     created: seconds since 1970.
     fingerprint: of the artifact.
     conversation: once it is loaded.
+    positions: of a prompt with its answer, as far as they are known before it is loaded.
     logprobs: of the ids of a text, once it is loaded.
   """
 
@@ -50,6 +51,7 @@ class Served:
   created: int
   fingerprint: str = ''
   conversation: Conversation | None = None
+  positions: int | None = None
   logprobs: LogProbs = lambda ids: [None] * len(ids)
 
 
@@ -379,8 +381,9 @@ class _Watch:
 
 def _model(served: Served) -> dict[str, Any]:
   found = {'id': served.name, 'object': 'model', 'created': served.created, 'owned_by': 'llm_jax'}
-  if served.conversation is not None:
-    found['max_model_len'] = served.conversation.about.positions  # as vLLM tells it
+  known = served.conversation
+  if positions := served.positions if known is None else known.about.positions:
+    found['max_model_len'] = positions  # as vLLM tells it
   return found
 
 

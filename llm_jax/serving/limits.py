@@ -19,6 +19,8 @@ class Limits:
   """What a request may take.
 
   Attributes:
+    connections: that are open at a time; whoever comes then is told to come back.
+    head_seconds: until the head of a request has to be there.
     body: bytes of a request.
     body_seconds: until all of it has to be there.
     prompt: tokens of a prompt; None: as many as the model has positions.
@@ -29,6 +31,8 @@ class Limits:
     unread: tokens of an answer that may wait for a client who reads slowly.
   """
 
+  connections: Count = 1024
+  head_seconds: Seconds = 15.0
   body: Annotated[int, at_least(1024)] = 4 * 2**20
   body_seconds: Seconds = 30.0
   prompt: Count | None = None

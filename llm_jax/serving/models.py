@@ -66,5 +66,16 @@ def served(
     failed=failed,
   )
   fingerprint = sha256(file) if file.is_file() else ''
-  one = Served(name, driver, created, fingerprint)
+  one = Served(name, driver, created, fingerprint, positions=_positions(path, engine))
   return one
+
+
+def _positions(path: str, engine: Mapping[str, Any]) -> int | None:
+  """Of a prompt with its answer, as far as files tell it before the model is loaded."""
+  if engine.get('length'):
+    return engine['length']
+  if not (Path(path) / artifact.FILE).is_file():
+    return None
+  shape = artifact.describe(path)['model']
+  known = [shape.get(name) for name in ('max_length', 'moves_after')]
+  return min((size for size in known if isinstance(size, int)), default=None)

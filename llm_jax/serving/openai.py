@@ -82,7 +82,7 @@ class Asked:
     one_call: whether at most one tool is called.
     must_call: 'required', or the name of the tool that has to be called; '' if none has to be.
     format: what an answer has to be: 'json_object', or a JSON schema; None for any text.
-    max_new: most tokens of an answer, or None.
+    max_new: most tokens of an answer, or None; 0 where only the prompt is wanted.
     ends: whether the end of a turn or document ends the answer.
     stop_ids: more ids that end it.
     how: the other fields of `Request`.
@@ -191,14 +191,12 @@ def _completion(body: Fields, about: About, shared: dict[str, Any]) -> Asked:
   if best is not None and best != shared['n']:
     raise unsupported('best_of', 'best_of has to equal n; all answers are returned')
   echo, logprobs = body.flag('echo'), body.integer('logprobs', 0, 5)
-  if echo and logprobs is not None:
-    raise unsupported('echo', 'log-probabilities of prompts are not computed; leave out echo')
   return Asked(
     **shared,
     prompts=_prompts(body, about),
     echo=echo,
     logprobs=logprobs,
-    max_new=body.integer('max_tokens', 1, 2**31),
+    max_new=body.integer('max_tokens', 0 if echo else 1, 2**31),
   )
 
 
@@ -337,10 +335,11 @@ def requests(
       found.append(
         Request(
           prompt=prompt,
-          max_new=most,
+          max_new=max(most, 1),
           choice=choice,
           stop=stop,
           top_logprobs=asked.logprobs,
+          scores_prompt=asked.echo and asked.logprobs is not None,
           allow=hold and hold(),
           **how,
         )

@@ -6,14 +6,17 @@ come back later. An engine that cannot go on ends it too, with an error.
 
 import asyncio
 import contextlib
+import importlib
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llm_jax.clean.extra import library
+from llm_jax.serving import connections
 from llm_jax.serving.app import App, Served
 from llm_jax.serving.errors import ApiError
+from llm_jax.serving.limits import Limits
 from llm_jax.types import BadInput
 
 FAILED_SECONDS = 2.0  # for which an engine's failure can be seen in /health
@@ -40,13 +43,20 @@ class Server:
 
   Args:
     grace: seconds that running answers have to end.
+    limits: of connections.
     say: is given lines for the person who started it.
   """
 
-  def __init__(self, *, grace: float = 30.0, say: Callable[[str], None] = lambda line: None):
+  def __init__(
+    self,
+    *,
+    grace: float = 30.0,
+    limits: Limits | None = None,
+    say: Callable[[str], None] = lambda line: None,
+  ) -> None:
     # Found missing here, before any model is loaded.
     self._uvicorn = library('uvicorn', 'job serve', 'serve')
-    self._grace, self._say = grace, say
+    self._grace, self._limits, self._say = grace, limits or Limits(), say
     self._error: BaseException | None = None
     self._ending = asyncio.Event()
     self._at_once = False
@@ -76,8 +86,14 @@ class Server:
       def capture_signals(self) -> Iterator[None]:
         yield
 
+    auto: Any = importlib.import_module('uvicorn.protocols.http.auto')
+    limits = self._limits
+    guarded = connections.protocol(
+      auto.AutoHTTPProtocol, most=limits.connections, head_seconds=limits.head_seconds
+    )
     config = self._uvicorn.Config(
       app,
+      http=guarded,
       lifespan='off',
       log_config=None,
       log_level='critical',

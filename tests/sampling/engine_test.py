@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax.losses.logprobs import score
 from llm_jax.models.transformer import make
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.parallel.parameters import shardings
@@ -117,6 +118,30 @@ def test_logprobs_are_those_of_the_model_before_all_rules(engine):
     assert len(top) == 4
     np.testing.assert_allclose([logp for _, logp in top], np.sort(logp_V)[:-5:-1], atol=1e-5)
     np.testing.assert_allclose(logp_V[[i for i, _ in top]], [logp for _, logp in top], atol=1e-5)
+
+
+def test_a_prompt_is_scored_as_the_trainer_scores_it(engine):
+  model, params = build()
+  asked = requests(12)
+  want = [bits(event) for event in engine.answers(asked)]
+  before = engine.compilations
+  scored = [
+    dataclasses.replace(request, scores_prompt=True, max_new=1 + n % 2, top_logprobs=3)
+    for n, request in enumerate(asked)
+  ]
+  mixed = engine.answers([one for both in zip(scored, asked, strict=True) for one in both])
+  assert [bits(event) for event in mixed[1::2]] == want and engine.compilations == before
+  for request, event, plain in zip(scored, mixed[::2], want, strict=True):
+    row = np.array([request.prompt])
+    batch = {'tokens': row, 'segment': np.ones_like(row), 'position': np.arange(row.size)[None]}
+    assert event.cached == 0 and len(event.prompt) == row.size - 1
+    logps = [logp for logp, _ in event.prompt]
+    np.testing.assert_allclose(logps, np.asarray(score(model, params, batch))[0, 1:], atol=1e-5)
+    logp_LV = np.asarray(jax.nn.log_softmax(model.apply(params, row)[0][0]))
+    for (_, top), logp_V in zip(event.prompt, logp_LV, strict=False):
+      np.testing.assert_allclose([logp for _, logp in top], np.sort(logp_V)[:-4:-1], atol=1e-5)
+      np.testing.assert_allclose(logp_V[[i for i, _ in top]], [x for _, x in top], atol=1e-5)
+    assert event.tokens[:1] == plain[0][:1]
 
 
 def test_the_same_bits_alone_among_others_in_any_slot_and_with_a_known_prefix(engine):

@@ -157,6 +157,31 @@ def test_usage_counts_ids():
   assert usage['prompt_tokens'] == sum(map(len, prompts)) and usage['completion_tokens'] == 36
 
 
+@pytest.mark.parametrize('most', [0, 1, 4])
+def test_a_prompt_with_its_log_probabilities(most):
+  """As lm-eval asks: one entry for each token of the prompt, and one for each that was sampled."""
+  half = TOKENIZER.encode('é')  # two tokens
+  ids = [TOKENIZER.bos_id, *TOKENIZER.encode('the '), *half, *TOKENIZER.encode('x')]
+  body = {'prompt': ids, 'echo': True, 'logprobs': 2, 'max_tokens': most}
+  say = lambda request: [*TOKENIZER.encode('y'), TOKENIZER.eos_id]
+  reply = asking(body, TEXT, say=say).json()
+  (choice,), log = reply['choices'], reply['choices'][0]['logprobs']
+  said = [*TOKENIZER.encode('y'), TOKENIZER.eos_id][:most]
+  assert len(half) == 2 and reply['usage']['completion_tokens'] == len(said)
+  assert choice['text'] == 'the éx' + 'y' * bool(most)
+  assert choice['finish_reason'] == ('stop' if most == 4 else 'length')
+  assert log['token_logprobs'] == [None, *(-float(i) for i in ids[1:]), *[-0.5] * len(said)]
+  assert log['top_logprobs'][0] is None and all(len(top) == 2 for top in log['top_logprobs'][1:])
+  assert log['text_offset'][0] == 0 and log['text_offset'][-1] == 5 + len(said)
+  at = log['text_offset'][len(ids) - 3 : len(ids)]
+  assert at == [4, 4, 5] and len(log['tokens']) == len(log['text_offset']) == len(ids) + len(said)
+  events = asking({**body, 'stream': True, 'return_token_ids': True}, TEXT, say=say).events()
+  assert ''.join(event['choices'][0]['text'] for event in events) == choice['text']
+  parts = [event['choices'][0]['logprobs'] for event in events]
+  for name, whole in log.items():
+    assert [one for part in parts if part for one in part[name]] == whole
+
+
 def test_completions_in_their_order():
   say = lambda request: [*request.prompt[-1:], *TOKENIZER.encode(str(request.choice))]
   say_and_end = lambda request: [*say(request), TOKENIZER.eos_id]

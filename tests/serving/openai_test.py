@@ -202,7 +202,8 @@ def test_prompts_that_are_none(prompt):
     ({'logprobs': True}, 'logprobs', 'invalid_value'),
     ({'best_of': 2}, 'best_of', 'unsupported_parameter'),
     ({'suffix': 'x'}, 'suffix', 'unsupported_parameter'),
-    ({'echo': True, 'logprobs': 0}, 'echo', 'unsupported_parameter'),
+    ({'max_tokens': 0}, 'max_tokens', 'invalid_value'),
+    ({'response_format': {'type': 'json_object'}}, 'response_format', 'unsupported_parameter'),
     ({'echo': 1}, 'echo', 'invalid_value'),
   ],
 )

@@ -35,7 +35,8 @@ def running(say=None, *, engine=None, grace=5.0, **how):
   began = threading.Event()
 
   async def serve():
-    server = Server(grace=grace, say=lambda line: began.set())
+    limits = how.get('limits')
+    server = Server(grace=grace, limits=limits, say=lambda line: began.set())
     app, served = application(engine, failed=server.fail, **how)
     told.update(loop=asyncio.get_running_loop(), server=server, app=app)
     await server.run(app, [served], sock)
@@ -229,6 +230,40 @@ def test_bytes_that_are_no_request_do_no_harm(server):
   assert b'413' in expects.split(b'\r\n')[0] and b'100 Continue' not in expects
   reply, body = post(port, user('hi'))
   assert reply.status == 200 and json.loads(body)['choices'][0]['finish_reason'] == 'stop'
+
+
+def test_slow_heads_and_too_many_connections():
+  head = f'POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n'.encode()
+  body = json.dumps(user('hi')).encode()
+  whole = head + b'content-length: %d\r\n\r\n' % len(body) + body
+  limits = Limits(connections=3, head_seconds=0.5)
+  connect = lambda port: socket.create_connection(('127.0.0.1', port), timeout=20)
+  with running(limits=limits) as (port, *_), contextlib.ExitStack() as stack:
+    slow = [stack.enter_context(connect(port)) for _ in range(3)]
+    for n, sock in enumerate(slow[1:]):  # the first says nothing at all
+      sock.sendall(whole[: 5 + n * 40])
+    refused = raw(port, whole)
+    assert refused.startswith(b'HTTP/1.1 503') and b'retry-after' in refused
+    assert json.loads(refused.partition(b'\r\n\r\n')[2])['error']['code'] == 'too_many_connections'
+    began = time.monotonic()
+    time.sleep(0.2)
+    slow[2].sendall(whole[45:46])  # a byte now and then gains no time
+    for sock in slow:
+      found = b''.join(iter(lambda sock=sock: sock.recv(65536), b''))
+      assert found.startswith(b'HTTP/1.1 408') and b'"request_timeout"' in found
+    assert time.monotonic() - began < 2
+    with connect(port) as sock:  # a later request of a connection has the same time
+      for pause in (0.0, 0.7):  # between requests there is no hurry
+        time.sleep(pause)
+        sock.sendall(whole[:50])
+        time.sleep(0.2)
+        sock.sendall(whole[50:])
+        found = b''
+        while not found.endswith(b'}}}'):
+          found += sock.recv(65536)
+        assert found.startswith(b'HTTP/1.1 200')
+      sock.sendall(whole[:50])
+      assert b''.join(iter(lambda: sock.recv(65536), b'')).startswith(b'HTTP/1.1 408')
 
 
 def test_one_connection_for_several_requests(server):

@@ -34,6 +34,7 @@ class Engine:
     self._numbers = itertools.count()
     self._queue, self._rows, self._news = collections.deque(), {}, []
     self.compilations, self.cache_usage, self.asked, self.cancelled = 0, 0.25, [], 0
+    self._begun = set()
 
   @property
   def running(self):
@@ -83,9 +84,13 @@ class Engine:
         if finish:
           break
       assert said, 'the text of a test ended before its request'
+      first = request.scores_prompt and id not in self._begun
+      self._begun.add(id)
+      likely = tuple((n, -0.5 - n) for n in range(request.top_logprobs or 0))
+      prompt = tuple((-float(i), likely) for i in request.prompt[1:]) if first else None
       top = tuple(tuple((i + n, -0.5 - n) for n in range(request.top_logprobs or 0)) for i in said)
       self._news.append(
-        Event(id, tuple(said), (-0.5,) * len(said), top=top, finish=finish, cached=3)
+        Event(id, tuple(said), (-0.5,) * len(said), top=top, finish=finish, cached=3, prompt=prompt)
       )
       if finish:
         del self._rows[id]
