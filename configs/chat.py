@@ -16,7 +16,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.max_new = 128 if size == 'tiny' else 1024
   c.temperature = 0.7
   c.top_p = 0.95
-  c.tools = ConfigDict(dict(search=ConfigDict()))
+  c.tools = ConfigDict({name: ConfigDict() for name in ('search', 'calculator', 'spell')})
   c.use_tools = False  # /tools turns them on and off
   c.compute = sizes.compute(size)
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))

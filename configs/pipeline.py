@@ -43,7 +43,8 @@ SHORTER = {
   ),
 }
 NOTE = (
-  'Held-out text (bits per byte) and held-out questions, answered greedily. Reward model and KL '
+  'Held-out text (bits per byte) and held-out questions, answered greedily: first without tools, '
+  'then by a model that is told of calculator and spell and may call them. Reward model and KL '
   'divergence from the first chat model (nats an answer) are means over answers sampled at '
   'temperature 1.'
 )
@@ -150,10 +151,18 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
   evals.questions = dict(
     name='answers',
     prompts=PROMPTS,
-    families=('word_problems', 'python_questions'),
+    families=('word_problems', 'python_questions', 'spelling'),
     max_questions=200,
     max_new=96,
     batch_size=64,
+  )
+  evals.tools = dict(
+    name='answers',
+    families=('word_problems', 'spelling'),
+    tools=dict(calculator={}, spell={}),
+    max_questions=200,
+    max_new=96,
+    batch_size=100,
   )
   data = lambda name: c[name].get('data', {})
   texts = [name for name in c.stages if data(name).get('name') == 'packed']
@@ -181,6 +190,8 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
   columns = (
     ('text/bits_per_byte', ''),
     ('questions', ''),
+    ('tools/word_problems/exact_answer', 'word problems with a calculator'),
+    ('tools/spelling/same_text', 'spelling with a tool'),
     ('rollouts/reward', 'reward model'),
     ('rollouts/kl', 'KL'),
   )

@@ -21,6 +21,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.grace = 30.0
   c.engine = ConfigDict(dict(slots=8 if size == 'tiny' else 32))
   c.sampling = ConfigDict(dict(temperature=1.0, top_p=1.0))
+  c.tools = ConfigDict()  # what it runs itself: --config.tools.calculator={}
   c.limits = ConfigDict(dict(waiting=256))
   c.compute = sizes.compute(size)
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))

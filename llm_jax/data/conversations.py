@@ -8,6 +8,7 @@ import hashlib
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -85,7 +86,7 @@ def make(
     found = records.read(
       name,
       chosen,
-      formats.conversation,
+      partial(_conversation, calls=written == 'llm_jax' or not records.is_builtin(chosen[name])),
       lambda messages: messages,
       kind='conversations',
       split=split,
@@ -105,6 +106,14 @@ def make(
   if weights is not None:
     weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
   return Mixture(rows, weights)
+
+
+def _conversation(record: formats.Record, *, calls: bool) -> formats.Messages:
+  """The messages of a record; without `calls` one in which a tool is called is left out."""
+  messages = formats.conversation(record)
+  if not calls and any(not isinstance(message['content'], str) for message in messages):
+    raise BadRow('the template has no form for its calls')
+  return messages
 
 
 def _encode(

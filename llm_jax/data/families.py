@@ -1,11 +1,13 @@
-"""Three families of small conversations that were written for this package, behind one function.
+"""Four families of small conversations that were written for this package, behind one function.
 
 A family is a file of this folder that defines three functions of a split:
   conversations(split)  {'messages': [...]}, to be imitated
   preferences(split)    {'prompt': [...], 'chosen': [...], 'rejected': [...], 'margin': 0.0 to 3.0}
   questions(split)      {'prompt': [...], 'answer': str, 'family': name}, to be evaluated
-Messages are {'role': 'user' or 'assistant', 'content': str}, as in chat interfaces. Margins are the
-four strengths of a preference that people could choose from for Llama 2 (arXiv:2307.09288, 3.1).
+Messages are {'role': 'user' or 'assistant', 'content': str}, as in chat interfaces. Where
+the model has tools, a system message lists them; an answer that calls one is a list of parts.
+Margins are the four strengths of a preference that people could choose from for Llama 2
+(arXiv:2307.09288, 3.1).
 
 Records depend on nothing but the Python installation. No prompt of one split is in another.
 """
@@ -14,12 +16,14 @@ import importlib
 import random
 
 from llm_jax.options import suggest
+from llm_jax.text import calls
 from llm_jax.types import BadInput
 
 SPLITS = ('train', 'validation', 'test')
-FAMILIES = ('word_problems', 'python_questions', 'instructions')
+FAMILIES = ('word_problems', 'python_questions', 'instructions', 'spelling')
 KINDS = ('conversations', 'preferences', 'questions')
 
+TOOLS = ('search', 'calculator', 'spell')  # that conversations may list
 NEGLIGIBLY, SLIGHTLY, BETTER, SIGNIFICANTLY = 0.0, 1.0, 2.0, 3.0  # by how much chosen is better
 
 
@@ -55,6 +59,26 @@ def dialogue(*texts: str) -> list[dict]:
   return [
     {'role': 'assistant' if i % 2 else 'user', 'content': text} for i, text in enumerate(texts)
   ]
+
+
+def calling(talk: list[dict], name: str, call: str, result: str, rng: random.Random) -> list[dict]:
+  """A question and its answer, where the answer first calls a tool; other tools may be listed too.
+
+  Args:
+    talk: of two messages.
+    name: of the tool.
+    call: what it is given.
+    result: what it says.
+    rng: decides what is listed.
+  """
+  question, answer = talk
+  parts = [
+    {'type': 'search', 'text': calls.written(name, call)},
+    {'type': 'result', 'text': result},
+    {'type': 'text', 'text': answer['content']},
+  ]
+  listed = TOOLS if rng.random() < 0.5 else (name,)
+  return calls.led([question, {'role': 'assistant', 'content': parts}], listed)
 
 
 def preference(prompt: list[dict], chosen: str, rejected: str, margin: float) -> dict:

@@ -17,7 +17,7 @@ from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
 from llm_jax.options import Count, MinP, at_least, checked
 from llm_jax.rewards.columns import ALWAYS, pack
-from llm_jax.text import chat
+from llm_jax.text import calls, chat
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
 
@@ -46,6 +46,7 @@ def make(
   overlong: Literal['drop', 'cut'] = 'drop',
   answer_bytes: Annotated[int, at_least(0)] = 64,
   columns: Sequence[str] = (),
+  tools: Sequence[str] = (),
   weights: Mapping[str, float] | None = None,
   validation: Mapping[str, str] | None = None,
   validation_fraction: MinP = 0.01,
@@ -68,6 +69,8 @@ def make(
       longer one is left out; 0 for losses that need no answers: all prompts, without theirs.
     columns: of the records, for rewards that name them (rewards/columns.py); the job adds what
       its rewards ask for.
+    tools: what the model may call, listed in the system message; by default the job names those of
+      the step that samples.
     weights: source -> share of the rows; see `llm_jax.data.mixture`.
     validation: source -> what to read for its validation split.
     validation_fraction: share of the prompts held out of sources without a validation split.
@@ -97,7 +100,7 @@ def make(
   def parse(record: formats.Record) -> tuple[formats.Messages, str, bytes]:
     messages, gold = questions.question(record)
     missing.difference_update(record)
-    return messages, gold, pack(record, messages, columns)
+    return calls.led(messages, tools), gold, pack(record, messages, columns)
 
   seen: set[tuple[int, ...]] = set()
   rows, sizes = {}, []

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib
 import itertools
+import random
 import re
 from collections import Counter
 from typing import NamedTuple
@@ -20,9 +21,11 @@ from llm_jax.data.families import (
   NEGLIGIBLY,
   SIGNIFICANTLY,
   SLIGHTLY,
+  TOOLS,
   dialogue,
   preference,
 )
+from llm_jax.text import calls
 
 _MODULES = {
   'argparse', 'ast', 'asyncio', 'base64', 'binascii', 'bisect', 'builtins', 'bz2', 'calendar',
@@ -128,7 +131,10 @@ def conversations(split: str) -> list[dict]:
       first, other = f'What does `{subject.name}` do?', found[(i + len(found) // 3) % len(found)]
       talks.append(dialogue(first, subject.sentence, 'Which module is it in?', subject.place))
       talks.append(dialogue(first, subject.sentence, f'And `{other.name}`?', other.sentence))
-  return [{'messages': talk} for talk in talks]
+  # Who has tools need not call them.
+  rng = random.Random(f'python_questions tools {split}')
+  listed = [TOOLS if rng.random() < 0.2 else () for _ in talks]
+  return [{'messages': calls.led(talk, tools)} for talk, tools in zip(talks, listed, strict=True)]
 
 
 def questions(split: str) -> list[dict]:

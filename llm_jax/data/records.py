@@ -87,7 +87,7 @@ def read(
   if map:
     once = split == 'train' or not hashed
     found = _mapped(found, map, counts if once and counts is not None else Counter())
-  for where, record in found if _is_builtin(spec) else trees.grown(found, kind):
+  for where, record in found if is_builtin(spec) else trees.grown(found, kind):
     try:
       if isinstance(record, list):  # the line holds the messages themselves
         record = {'messages': record}
@@ -146,7 +146,8 @@ def none_left(what: str, split: str, sources: Mapping[str, str], counts: Counter
   )
 
 
-def _is_builtin(spec: str) -> bool:
+def is_builtin(spec: str) -> bool:
+  """Whether the records of a source were written for this package."""
   return spec == 'builtin' or spec.startswith('builtin:')
 
 
@@ -154,7 +155,7 @@ def _opened(
   name: str, spec: str, kind: str, split: str, known: Collection[str]
 ) -> tuple[Iterable[tuple[str, Any]], bool]:
   """The records of a split, and whether they are all there are, which the hash has to divide."""
-  if _is_builtin(spec):
+  if is_builtin(spec):
     family = spec.removeprefix('builtin').removeprefix(':') or None
     records = families.records(kind, split, family)
     return ((f'{spec}, {split}, record {i}', record) for i, record in enumerate(records)), False

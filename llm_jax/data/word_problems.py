@@ -1,4 +1,4 @@
-"""Word problems about shopping and sharing, with the steps before or after the answer.
+"""Word problems about shopping and sharing: reasons first, the answer first, or a calculator.
 
 They resemble GSM8K (arXiv:2110.14168), but there are only four kinds, with numbers so small that a
 model of a million parameters can learn the arithmetic. Problems are split by their numbers: those
@@ -19,12 +19,17 @@ from llm_jax.data.families import (
   NEGLIGIBLY,
   SIGNIFICANTLY,
   SLIGHTLY,
+  TOOLS,
+  calling,
   dialogue,
   preference,
 )
+from llm_jax.rewards.arithmetic import evaluate
+from llm_jax.text import calls
 
 _CONVERSATIONS = {'train': 6000, 'validation': 300, 'test': 300}
 _PREFERENCES = {'train': 3000, 'validation': 300, 'test': 300}
+_CALLING = {'train': 1800, 'validation': 90, 'test': 90}  # more conversations, with a calculator
 
 _NAMES = (
   'Amy', 'Ann', 'Ben', 'Bob', 'Dan', 'Emily', 'Eve', 'Jack', 'Kim', 'Leo', 'Mark', 'Max', 'Mia',
@@ -50,6 +55,7 @@ class Kind(NamedTuple):
   derive: Callable[[tuple[int, ...], int], dict[str, int]]
   questions: tuple[str, ...]
   steps: tuple[str, ...]
+  expression: str
   answer: str
 
 
@@ -77,29 +83,51 @@ class Problem(NamedTuple):
     answer = self.answer(values['answer'])
     return f'{steps} {answer}' if reason_first else f'{answer} {steps}'
 
+  @property
+  def expression(self) -> str:
+    """What a calculator is asked."""
+    return self.kind.expression.format(**self.kind.derive(self.numbers, 0))
+
   def answer(self, number: int) -> str:
     return f'The answer is {self.kind.answer.format(number)}.'
 
 
 def conversations(split: str) -> list[dict]:
-  """One question and its answer each; a coin decides whether the reasons or the answer come first.
+  """One question and its answer each, in three styles.
+
+  Where a calculator is listed among the tools, the answer calls it. Elsewhere a coin decides
+  whether the reasons or the answer come first.
 
   Args:
     split: 'train', 'validation' or 'test'.
   """
   rng = random.Random(f'word_problems styles {split}')
-  return [
-    {'messages': dialogue(p.question, p.solution(reason_first=rng.random() < 0.5))}
-    for p in _sample('conversations', split, _CONVERSATIONS[split])
-  ]
+  alone = _CONVERSATIONS[split]
+  talks = []
+  for i, problem in enumerate(_sample('conversations', split, alone + _CALLING[split])):
+    if i < alone:
+      talk = dialogue(problem.question, problem.solution(reason_first=rng.random() < 0.5))
+      if i % 20 == 0:  # other tools may be there, which do not help
+        talk = calls.led(talk, [name for name in TOOLS if name != 'calculator'])
+    else:
+      call = problem.expression
+      talk = dialogue(problem.question, problem.answer(problem.gold))
+      talk = calling(talk, 'calculator', call, str(evaluate(call)), rng)
+    talks.append({'messages': talk})
+  return talks
 
 
 def questions(split: str) -> list[dict]:
-  """The questions of `conversations`, with the number that rewards/exact_answer.py should find."""
+  """The questions of `conversations` without calls, with the number that is to be found."""
   return [
     {'prompt': dialogue(p.question), 'answer': str(p.gold), 'family': 'word_problems'}
-    for p in _sample('conversations', split, _CONVERSATIONS[split])
+    for p in problems(split)
   ]
+
+
+def problems(split: str) -> list[Problem]:
+  """What `questions` asks."""
+  return _sample('conversations', split, _CONVERSATIONS[split])
 
 
 def preferences(split: str) -> list[dict]:
@@ -180,6 +208,7 @@ KINDS = {
       '${total} - ${paid} = ${rest} is left for {n} {xs}.',
       '${rest} / {n} = ${answer}.',
     ),
+    '({total} - {m} * {other}) / {n}',
     '${}',
   ),
   'total': Kind(
@@ -198,6 +227,7 @@ KINDS = {
       '{m} {ys} cost {m} * ${other} = ${second}.',
       '${first} + ${second} = ${answer}.',
     ),
+    '{n} * {price} + {m} * {other}',
     '${}',
   ),
   'change': Kind(
@@ -214,6 +244,7 @@ KINDS = {
       '{name} gives ${given} for {n} {xs}. One {x} costs ${price}. What is the change?',
     ),
     ('{n} {xs} cost {n} * ${price} = ${paid}.', '${given} - ${paid} = ${answer}.'),
+    '{given} - {n} * {price}',
     '${}',
   ),
   'sharing': Kind(
@@ -231,6 +262,7 @@ KINDS = {
       '{n} * {times} = {shared}.',
       '{total} - {shared} = {answer}.',
     ),
+    '{total} % {n}',
     '{}',
   ),
 }

@@ -18,6 +18,7 @@ from llm_jax.options import check as check_options
 from llm_jax.rewards import columns
 from llm_jax.rewards.thoughts import Said, said
 from llm_jax.sampling import complete
+from llm_jax.sampling.calls import Tools
 from llm_jax.types import JUDGES, BadInput, Evaluate, Mean, Metrics, Model, Params, Tokenizer
 
 Question = Mapping[str, Any]
@@ -29,6 +30,7 @@ SCORES = {
   'word_problems': ('exact_answer', 'reasons_first'),
   'python_questions': ('word_overlap', 'same_text'),
   'instructions': ('word_overlap', 'same_text'),
+  'spelling': ('same_text',),
 }
 
 
@@ -45,6 +47,7 @@ def make(
   scores: Sequence[str] = (),
   options: Mapping[str, Mapping[str, Any]] | None = None,
   template: str | None = None,
+  tools: Tools | None = None,
   max_new: Count = 96,
   temperature: NotNegative = 0.0,
   top_k: Count | None = None,
@@ -70,7 +73,8 @@ def make(
     options: name of a score -> keyword arguments of its function.
     template: the chat template of the model. One that never saw a conversation is asked in the way
       of the text it knows.
-    max_new: most tokens of an answer.
+    tools: what the model may call; the questions list them in a system message.
+    max_new: most tokens of an answer; what tools say does not count.
     temperature: of the answers; 0 is greedy.
     top_k: only the k likeliest tokens.
     top_p: only the fewest tokens whose probabilities reach p.
@@ -94,6 +98,7 @@ def make(
     tokenizer,
     prompts=[*prompts, *(question['prompt'] for question in asked)],
     template=template or 'plain',
+    tools=tools,
     max_new=max_new,
     temperature=temperature,
     top_k=top_k,

@@ -14,6 +14,7 @@ import numpy as np
 
 from llm_jax.find import call, find, last, named, preset
 from llm_jax.options import check, options_of, resolve
+from llm_jax.tools import listed
 from llm_jax.types import BadInput, Tokenizer
 
 MAKES = {'data': 'make', 'annotate': 'make', 'losses': 'loss_fn'}
@@ -218,7 +219,9 @@ def read_rows(
   split: str,
   offered: Mapping[str, Any] | None = None,
 ) -> Sequence[Mapping[str, np.ndarray]]:
-  """The rows of a chain's data, with the columns that its annotators ask for; see `CheckedRows`.
+  """The rows of a chain's data, with what its annotators ask for; see `CheckedRows`.
+
+  These are columns of its records, and the names of the tools that the model may call.
 
   Raises:
     BadInput: there are none, or the data cannot bring columns along.
@@ -230,7 +233,11 @@ def read_rows(
       f'data: a reward asks for the column {asked[0]!r}, and {data.name!r} has no option `columns` '
       'to bring it along'
     )
-  offers = {'columns': asked} if takes and not data.group.get('columns') else {}
+  offers: dict[str, Any] = {'columns': asked} if takes and not data.group.get('columns') else {}
+  sampling = sampler(parts)
+  names = listed((sampling.options.get('tools') if sampling else None) or {})
+  if 'tools' in data.options and names and 'tools' not in data.group:
+    offers['tools'] = names
   rows = call(
     data.function,
     data.group,

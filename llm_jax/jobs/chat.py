@@ -25,11 +25,11 @@ from llm_jax.sampling.request import Request
 from llm_jax.sampling.runner import keep_programs
 from llm_jax.sampling.spoken_text import Spoken
 from llm_jax.sampling.turns import Turns
-from llm_jax.text import chat
+from llm_jax.text import calls, chat
 from llm_jax.text.message import message
 from llm_jax.text.terminal import say
 from llm_jax.text.visible import settled, visible
-from llm_jax.tools import make_tools
+from llm_jax.tools import listed, make_tools
 from llm_jax.types import JUDGES, BadInput
 
 QUESTION = 64  # tokens that are kept free for what the user says
@@ -196,7 +196,7 @@ class Chat:
         except BadInput:
           self._tools_on = before
           raise
-        return f'tools are {value}: {", ".join(self._groups) or "there are none"}'
+        return f'tools are {value}: {", ".join(listed(self._groups)) or "there are none"}'
     except (BadInput, ValueError) as error:
       return str(error)
     return HELP
@@ -245,7 +245,8 @@ class Chat:
     most = self._turns.positions - self._room(caller)
     kept = self.messages
     while True:
-      pieces = chat.pieces(kept, template=self._template, answer=True)
+      names = listed(self._groups) if self._tools_on else []
+      pieces = chat.pieces(calls.led(kept, names), template=self._template, answer=True)
       ids, _ = chat.encode(self._tokenizer, pieces)
       if len(ids) <= most:
         break

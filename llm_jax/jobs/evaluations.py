@@ -17,12 +17,14 @@ from llm_jax import artifact, options, run_folder
 from llm_jax.find import bind, call, find, last, named
 from llm_jax.jobs import annotators, chain
 from llm_jax.options import Count
+from llm_jax.sampling.calls import Tools
+from llm_jax.tools import make_tools
 from llm_jax.types import BadInput, Evaluate, Metrics, Model, Params, Tokenizer
 
 # No options of a config.
 FILLED_IN = (
   *('rows', 'mesh', 'annotate', 'loss_fn', 'record', 'trust'),
-  *('per_question', 'kept', 'progress'),
+  *('per_question', 'kept', 'progress', 'tools'),
 )
 OFFERED = (*FILLED_IN, 'batch_size', 'template', 'seed')
 
@@ -37,6 +39,7 @@ class Own:
     data: what `rows` are, like `config.data`; of its validation split, or of its `split`.
     annotate: what `annotate` is, like `config.annotate`.
     loss: what `loss_fn` is, like `config.loss`.
+    tools: what the model may call: a file of tools/ -> its options.
   """
 
   name: str = ''
@@ -44,6 +47,7 @@ class Own:
   data: Mapping[str, Any] | None = None
   annotate: Mapping[str, Any] | None = None
   loss: Mapping[str, Any] | None = None
+  tools: Mapping[str, Any] | None = None
 
 
 class Group(NamedTuple):
@@ -56,6 +60,7 @@ class Group(NamedTuple):
     every: steps; None where it says nothing.
     split: of its own data.
     parts: its own data, annotators and loss.
+    tools: what the model may call.
   """
 
   key: str
@@ -64,6 +69,7 @@ class Group(NamedTuple):
   every: int | None
   split: str
   parts: list[chain.Part]
+  tools: Mapping[str, Any]
 
   def own(self, room: str) -> list[chain.Part]:
     """Its parts of a room."""
@@ -92,10 +98,15 @@ def chosen(groups: Mapping[str, Any], where: str = 'evals') -> Iterator[Group]:
     module = find('evals', name)
     options.check(module.make, rest, where=f'{where}.{key}', offered=OFFERED)
     every, data = own.pop('every', None), dict(own.get('data', {}))
+    tools = own.pop('tools', None) or {}
+    if tools and 'tools' not in options.options_of(module.make):
+      raise BadInput(f'{where}.{key}: {name!r} lets the model call no tools; take `tools` out')
+    for one, group in tools.items():
+      options.check(find('tools', one).make, group, where=f'{where}.{key}.tools.{one}')
     with _inside(f'{where}.{key}'):
       split = data.pop('split', 'validation')
       parts = chain.chain(ConfigDict(own | ({'data': data} if data else {})))
-    yield Group(key, module, rest, every, split, parts)
+    yield Group(key, module, rest, every, split, parts, tools)
 
 
 @contextmanager
@@ -195,6 +206,8 @@ def build(
         given['rows'] = rows()
       if group.own('annotate'):
         given['annotate'] = annotators.build(group.parts, model, tokenizer, mesh, template, trust)
+      if group.tools:
+        given['tools'] = Tools(make_tools(group.tools, where='tools'))
       for loss in group.own('losses'):
         given['loss_fn'] = bind(loss.function, loss.group, where='loss', model=model)
     at, make = f'{where}.{group.key}', group.module.make
@@ -215,14 +228,16 @@ def run(evaluations: Mapping[str, Evaluation], params: Params) -> Metrics:
 def possible(groups: Mapping[str, Any], template: str | None) -> dict[str, Any]:
   """What can be measured by now of a model with this template, or without one.
 
-  Rows that are put into a template are left to models that have one, and annotators that ask an
-  artifact which is not finished are left out.
+  Rows that are put into a template are left to models that have one, and so are tools. Annotators
+  that ask an artifact which is not finished are left out.
   """
   found = {}
   for group in chosen(groups):
     rest = dict(groups[group.key])
     takes = any('template' in options.options_of(part.function) for part in group.own('data'))
     if takes and not template and 'template' not in rest['data']:
+      continue
+    if group.tools and not template:
       continue
     asks = lambda part: all(run_folder.finished(path) for _, path in part.artifacts())
     missing = {part.name for part in group.own('annotate') if not asks(part)}
@@ -242,6 +257,8 @@ def functions(
   for group in chosen(groups, where):
     yield f'{where}.{group.key}', group.module.make, FILLED_IN
     yield f'{where}.{group.key}', Own, ()
+    for name in group.tools:
+      yield f'{where}.{group.key}.tools.{name}', find('tools', name).make, ()
     for part in group.parts:
       yield (
         f'{where}.{group.key}.{part.where}',

@@ -14,11 +14,12 @@ import llm_jax
 from llm_jax import artifact, options
 from llm_jax.clean.extra import library
 from llm_jax.files import check_writable
-from llm_jax.find import call
+from llm_jax.find import call, find
 from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.options import Place, PlaceOrNone, Seconds, TopP, within
 from llm_jax.parallel.mesh import make_mesh
+from llm_jax.sampling.calls import Tools
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.runner import keep_programs
 from llm_jax.serving import page
@@ -28,6 +29,7 @@ from llm_jax.serving.limits import Keys, Limits, short
 from llm_jax.serving.models import served
 from llm_jax.serving.server import Server, listen
 from llm_jax.text.terminal import say
+from llm_jax.tools import make_tools
 from llm_jax.types import JUDGES, BadInput
 
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
@@ -55,6 +57,8 @@ class Fields:
     log: whether each response is a line on stderr, which has no text of anybody.
     engine: slots and other options of the engine.
     sampling: how tokens are picked where a request does not say it.
+    tools: what the model may call while it answers, run by this server: a file of tools/ -> its
+      options. A request that brings tools of its own gets its calls back instead.
     limits: of requests.
     mesh: sizes of the axes of the device mesh.
     compute: how the models are run.
@@ -77,6 +81,7 @@ class Fields:
   engine: Mapping[str, Any]
   sampling: Mapping[str, Any]
   limits: Mapping[str, Any]
+  tools: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   mesh: Mapping[str, Any]
   compute: Mapping[str, Any] | None = None
   trust: Sequence[str] = ()
@@ -101,6 +106,8 @@ def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], Sequence[str]
   yield 'limits', Limits, ()
   yield 'mesh', make_mesh, ('devices',)
   yield 'compute', Compute, ()
+  for name in config.get('tools', {}):
+    yield f'tools.{name}', find('tools', name).make, ()
 
 
 def check(config: Any) -> None:
@@ -112,8 +119,8 @@ def check(config: Any) -> None:
   options.check(Fields, config, where='config')
   library('uvicorn', 'job serve', 'serve')
   for name, function, supplied in groups(config):
-    if name in ('engine', 'sampling', 'limits'):
-      options.check(function, config[name], where=name, supplied=supplied)
+    if name in ('engine', 'sampling', 'limits') or name.startswith('tools.'):
+      options.check(function, _group(config, name), where=name, supplied=supplied)
   call(make_mesh, config.mesh, where='mesh')
   for name, path in _artifacts(config).items():
     if not name or not name.isascii() or not name.isprintable():
@@ -133,6 +140,11 @@ def check(config: Any) -> None:
     )
   if config.get('events'):
     check_writable(Path(config.events).parent, 'events')
+
+
+def _group(config: Any, name: str) -> Any:
+  group, _, one = name.partition('.')
+  return config[group][one] if one else config[group]
 
 
 def main(config: Any) -> None:
@@ -157,6 +169,7 @@ async def _serve(config: Any, sock: Any) -> None:
     engine={k: v for k, v in options.resolve(Engine, config.engine).items() if k not in SUPPLIED},
     limits=limits,
     sampling=call(sampling, config.sampling, where='sampling'),
+    tools=Tools(make_tools(config.tools, where='tools')) if config.get('tools') else None,
     compute=config.get('compute'),
     trust=trusted(config),
     failed=server.fail,

@@ -1,4 +1,4 @@
-"""1 if an answer is worked out before it is stated."""
+"""1 if an answer is worked out before it is stated, in its text or by a call of a tool."""
 
 import re
 
@@ -7,8 +7,13 @@ from llm_jax.rewards.thoughts import said
 _EQUATION = re.compile(r'\d *[-+*/] *\$?\d[\d,.]* *= *\$?-?\d')
 
 
-def reward(answer: str, gold: str = '', *, thinking: str = '') -> float:
-  """1.0 if an equation, right or wrong, comes before 'The answer is'; `gold` does not matter.
+_CALL = re.compile('<SEARCH_START>|<tool_call>')
+
+
+def reward(answer: str, gold: str = '', *, thinking: str = '', completion: str = '') -> float:
+  """1.0 if an equation or a call comes before 'The answer is'; `gold` does not matter.
+
+  Equations may be right or wrong.
 
   >>> reward('2 * 3 = 6. The answer is 6.'), reward('The answer is 6. 2 * 3 = 6.')
   (1.0, 0.0)
@@ -17,9 +22,11 @@ def reward(answer: str, gold: str = '', *, thinking: str = '') -> float:
     answer: what was said.
     gold: not read.
     thinking: what was thought before; an equation may stand there as well.
+    completion: all that was said, with calls.
   """
   del gold
   text = said(answer)
   before, stated, _ = text.answer.partition('The answer is')
   worked_out = any(_EQUATION.search(part) for part in (thinking, text.thinking, before))
+  worked_out |= bool(_CALL.search((completion or answer).partition('The answer is')[0]))
   return float(bool(stated and worked_out))

@@ -1,10 +1,10 @@
 """Calls of tools: what a model writes between two control tokens, and the ids of the result."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from llm_jax.options import suggest
+from llm_jax.text import calls
 from llm_jax.text.templates import MARKS
 from llm_jax.types import BadInput, Tokenizer
 
@@ -79,15 +79,8 @@ class Caller:
     begin = last(start_id)
     if begin <= last(end_id):  # the mark belongs to an earlier call
       return f'error: a call begins with {MARKS["search"][0]}', True
-    name, text = next(iter(by_name)), self._tokenizer.decode(ids[begin + 1 :], after=start_id)
-    try:
-      asked = json.loads(text)
-    except (ValueError, RecursionError):
-      asked = None
-    if isinstance(asked, dict) and 'name' in asked:
-      name, arguments = str(asked['name']), asked.get('arguments', '')
-      several = isinstance(arguments, dict)
-      text = str(next(iter(arguments.values()), '') if several else arguments)
+    said = self._tokenizer.decode(ids[begin + 1 :], after=start_id)
+    name, text = calls.read(said, by_name)
     if name not in by_name:
       return f'error: no tool {name!r}; {suggest(name, list(by_name))}', True
     try:

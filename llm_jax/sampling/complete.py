@@ -13,7 +13,7 @@ from llm_jax.sampling import pick
 from llm_jax.sampling.calls import Tools
 from llm_jax.sampling.generate import left_pad
 from llm_jax.sampling.sampler import Sampler
-from llm_jax.text import chat
+from llm_jax.text import calls, chat
 from llm_jax.text.message import spelled
 from llm_jax.types import BadInput, Model, Params, Tokenizer
 
@@ -61,15 +61,17 @@ def make(
     batch_size: prompts at a time, all padded to the longest; by default all of them.
     seed: of the sampling.
     stop_strings: texts that end an answer.
-    tools: what the model may call; of a result the answer shows nothing.
+    tools: what the model may call; a conversation lists them in its system message. Of a result
+      the answer shows nothing.
     **how: `temperature`, `top_k` and the others of `pick.make`.
 
   Raises:
     BadInput: prompt and answer do not fit into the model, or there is no prompt.
   """
   template = template and chat.find_template(template, tokenizer)
-  ids = [encoded(tokenizer, prompt, template) for prompt in prompts]
-  check_room(model, ids, max_new)
+  names = [*tools.by_name] if tools and template else []
+  ids = [encoded(tokenizer, prompt, template, names) for prompt in prompts]
+  check_room(model, ids, max_new + (tools.slots if tools else 0))
   run = sampler(
     model, tokenizer, template, max_new=max_new, stop_strings=stop_strings, tools=tools, **how
   )
@@ -83,7 +85,7 @@ def make(
 
 
 def check_room(model: Model, ids: Sequence[Sequence[int]], max_new: int) -> None:
-  """Raises BadInput where prompts and answers are more than the positions of the model."""
+  """Raises BadInput where prompts and answers, results included, are more than its positions."""
   longest = left_pad(ids, multiple=MULTIPLE)[0].shape[1]
   if longest + max_new > model.shape.max_length:
     raise BadInput(
@@ -171,13 +173,26 @@ def spoken(model: Model, tokenizer: Tokenizer) -> np.ndarray | None:
   return allowed_V
 
 
-def encoded(tokenizer: Tokenizer, prompt: Prompt, template: chat.ChatTemplate | None) -> list[int]:
-  """Ids of a text that is continued; with a template, of a conversation that is answered."""
+def encoded(
+  tokenizer: Tokenizer,
+  prompt: Prompt,
+  template: chat.ChatTemplate | None,
+  tools: Sequence[str] = (),
+) -> list[int]:
+  """Ids of a text that is continued; with a template, of a conversation that is answered.
+
+  Args:
+    tokenizer: of the model.
+    prompt: the text or the conversation.
+    template: of the model.
+    tools: that the conversation lists.
+  """
   if template is None:
     if not isinstance(prompt, str):
       raise BadInput('sample: a conversation as a prompt needs a chat template')
     # A model needs something to go on from: after the end of a document another one begins.
     return [*tokenizer.begin, *tokenizer.encode(prompt)] or [tokenizer.eos_id]
   messages = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else prompt
+  messages = calls.led(messages, tools)
   ids, _ = chat.encode(tokenizer, chat.pieces(messages, template=template, answer=True))
   return ids

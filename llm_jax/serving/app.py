@@ -16,6 +16,7 @@ from llm_jax import __version__
 from llm_jax.sampling.request import Event, Request
 from llm_jax.serving import openai
 from llm_jax.serving.answers import Answer, Choice
+from llm_jax.serving.calling import Calling
 from llm_jax.serving.conversation import Conversation, refused
 from llm_jax.serving.driver import Driver, Reading
 from llm_jax.serving.errors import ApiError
@@ -313,6 +314,10 @@ class App:
       reading = await served.driver.submit(requests)
     except BadInput as error:
       raise refused(error) from None
+    if conversation.caller and conversation.runs(asked):
+      reading = Calling(
+        reading, served.driver, choices, conversation.tokenizer, conversation.caller
+      )
     self.metrics.queued.observe(time.monotonic() - began)
     watch = _Watch(self.metrics, began)
     try:
@@ -325,7 +330,9 @@ class App:
       reading.close()
       watch.finish(answer)
 
-  async def _stream(self, x: Exchange, answer: Answer, reading: Reading, watch: '_Watch') -> None:
+  async def _stream(
+    self, x: Exchange, answer: Answer, reading: Reading | Calling, watch: '_Watch'
+  ) -> None:
     await x.begin_stream()
     opening = b''.join(map(event, answer.opening()))
     if opening:
@@ -340,7 +347,9 @@ class App:
     await x.write(b''.join(map(event, answer.closing())) + b'data: [DONE]\n\n')
     await x.end()
 
-  async def _whole(self, x: Exchange, answer: Answer, reading: Reading, watch: '_Watch') -> None:
+  async def _whole(
+    self, x: Exchange, answer: Answer, reading: Reading | Calling, watch: '_Watch'
+  ) -> None:
     answer.opening()
     while any(choice.finish is None for choice in answer.choices):
       for number, one in await reading.read(PING):

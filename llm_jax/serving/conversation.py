@@ -1,16 +1,17 @@
 """Conversations as ids, by a chat template; what users type is never a control token."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llm_jax.data.messages import led
+from llm_jax.sampling.calls import Caller, Tools
 from llm_jax.sampling.complete import encoded
 from llm_jax.serving.constraint import Constraints
 from llm_jax.serving.errors import ApiError, invalid
 from llm_jax.serving.listener import TAGS, Form, Listener
 from llm_jax.serving.openai import About, Asked, check_prompt
-from llm_jax.text import chat
+from llm_jax.text import calls, chat
 from llm_jax.text.jinja_template import JinjaTemplate
 from llm_jax.text.templates import MARKS
 from llm_jax.types import BadInput, Tokenizer
@@ -30,6 +31,10 @@ class Conversation:
     template: of the model.
     about: of the model.
     size: V of the model; by default that of the tokenizer.
+    tools: that the server runs, where a request brings none of its own.
+
+  Raises:
+    BadInput: tools, for a template that has no marks for calls.
   """
 
   def __init__(
@@ -38,7 +43,14 @@ class Conversation:
     template: chat.ChatTemplate,
     about: About,
     size: int | None = None,
+    tools: Tools | None = None,
   ) -> None:
+    if tools and template != 'llm_jax':
+      raise BadInput(
+        'serve: config.tools are for models that were taught template llm_jax; take them out, and '
+        'let clients send tools with their requests'
+      )
+    self.caller = tools and Caller(tokenizer, tools)
     self.tokenizer, self.template, self.about = tokenizer, template, about
     self._form: Form = 'marks' if template == 'llm_jax' else 'tags'
     if template in ('plain', 'gemma'):
@@ -64,7 +76,7 @@ class Conversation:
     texts = (message['content'] or '' for message in asked.messages)
     self._check_size('messages', sum(map(len, texts)))
     try:
-      pieces = self._pieces(asked.messages, asked.tools)
+      pieces = self._pieces(asked)
       return [chat.encode(self.tokenizer, pieces)[0]]
     except BadInput as error:
       found = _MESSAGE.match(str(error))
@@ -85,9 +97,8 @@ class Conversation:
     if self._most is not None and characters > self._most:
       check_prompt(characters // (self._most // self.about.positions), self.about, name)
 
-  def _pieces(
-    self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
-  ) -> list[chat.Piece]:
+  def _pieces(self, asked: Asked) -> list[chat.Piece]:
+    messages, tools = asked.messages, asked.tools
     how: Any = dict(template=self.template, answer=True)
     if tools and isinstance(self.template, JinjaTemplate):
       try:
@@ -96,14 +107,20 @@ class Conversation:
         pass
     if tools:
       messages = led({'tools': [*tools]}, [dict(message) for message in messages])
+    if self.caller and self.runs(asked):
+      messages = calls.led(messages, self.caller.tools.by_name)
     return chat.pieces(messages, **how)
 
   def stop_ids(self, asked: Asked) -> list[int]:
     """Ids that end an answer."""
     if not asked.chat:
       return list(self.tokenizer.stop_ids)
-    calls = self._after_call if self._form == 'marks' and asked.tools else []
-    return [*self._stops, *calls]
+    calls = self._form == 'marks' and asked.tools
+    return [*self._stops, *(self._after_call if calls or self.runs(asked) else [])]
+
+  def runs(self, asked: Asked) -> bool:
+    """Whether the server answers the calls of this request; not of one that is held to a form."""
+    return bool(self.caller and asked.chat and not asked.tools and asked.format is None)
 
   def hold(
     self, asked: Asked, prompts: Sequence[Sequence[int]], stop: Sequence[int]
@@ -132,7 +149,8 @@ class Conversation:
       form=form,
       after=prompt[-1],
       stop_strings=asked.how['stop_strings'],
-      stop_ids=stop,
+      stop_ids=[i for i in stop if not (self.runs(asked) and i in self._after_call)],
+      ours=self.runs(asked),
       tools=asked.tools,
       one_call=asked.one_call,
       thinking=form == 'tags' and self._opens_thought(prompt),

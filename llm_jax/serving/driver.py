@@ -38,6 +38,11 @@ class Reading:
     self._error: ApiError | None = None
     self._since = time.monotonic()  # when the reader last took what there was
 
+  @property
+  def ready(self) -> bool:
+    """Whether something can be read at once."""
+    return bool(self._events or self._error)
+
   async def read(self, seconds: float) -> list[tuple[int, Event]]:
     """(number of the request, event) of all that has come; [] if nothing does for so long.
 

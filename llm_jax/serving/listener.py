@@ -40,6 +40,7 @@ class Listener:
     tools: what may be called; without any, calls stay text.
     one_call: whether the calls after the first are left out.
     thinking: whether the prompt has opened a thought.
+    ours: whether the server answers the calls: they and their results are part of what is thought.
 
   Attributes:
     calls: how many tools were called.
@@ -56,7 +57,9 @@ class Listener:
     tools: Sequence[Mapping[str, Any]] = (),
     one_call: bool = False,
     thinking: bool = False,
+    ours: bool = False,
   ) -> None:
+    self._ours, self._result = ours, ''
     self.calls = 0
     self._tokenizer, self._stop_strings, self._stop_ids = tokenizer, stop_strings, {*stop_ids}
     self._form, self._tools, self._one_call = form, tools, one_call
@@ -88,6 +91,10 @@ class Listener:
       self._ended |= i in self._stop_ids
     self._hear(run)
     return self._taken()
+
+  def told(self, result: str) -> None:
+    """The server has answered the call that the next ids will end."""
+    self._result = f' = {result}\n'
 
   def finish(self) -> list[Delta]:
     """What was held back, at the end of the answer."""
@@ -153,7 +160,7 @@ class Listener:
       self._close_call(whole=name == call[1])
       if name == call[0]:
         self._kind = 'call'
-    elif name == call[0] and self._tools:
+    elif name == call[0] and (self._tools or self._ours):
       self._lines = self._lines.removesuffix('\n') if self._kind == 'content' else ''
       self._emit('', flush=True)
       self._kind = 'call'
@@ -169,6 +176,10 @@ class Listener:
     """A call has ended; one that makes no sense, or did not end, stays text."""
     tags, text, self._call = self._signs['call'], self._call, ''
     self._kind = self._base
+    if self._ours and whole:
+      result, self._result = self._result, ''
+      self._add('reasoning', text + result)
+      return
     found = call_of(text, self._tools, plain=self._form == 'marks') if whole else None
     if found is None:
       self._emit(f'{tags[0]}{text}{tags[1] if whole else ""}')

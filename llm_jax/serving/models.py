@@ -7,6 +7,7 @@ from typing import Any
 
 from llm_jax import artifact
 from llm_jax.files import sha256
+from llm_jax.sampling.calls import Tools
 from llm_jax.sampling.engine import Engine
 from llm_jax.serving.app import Served
 from llm_jax.serving.conversation import Conversation
@@ -25,6 +26,7 @@ def served(
   engine: Mapping[str, Any],
   limits: Limits,
   sampling: Mapping[str, float],
+  tools: Tools | None = None,
   compute: Mapping[str, Any] | None = None,
   trust: Collection[str] = (),
   failed: Callable[[BaseException], None] = lambda error: None,
@@ -37,6 +39,7 @@ def served(
     mesh: devices.
     engine: arguments of `Engine`.
     limits: of requests.
+    tools: that the server runs for it.
     sampling: temperature and top_p where a request names none.
     compute: how the model is run.
     trust: modules that the artifact may name.
@@ -54,7 +57,7 @@ def served(
     ours.warm()
     one.logprobs = Surprise(ours, mesh)
     size = made.model.shape.vocab_size
-    one.conversation = Conversation(made.tokenizer, template, about, size)
+    one.conversation = Conversation(made.tokenizer, template, about, size, tools)
     return ours
 
   file = Path(path) / artifact.FILE

@@ -4,12 +4,21 @@ Several threads may call such a function at once. It raises ValueError for a mal
 message that the model can read, and OSError if the tool cannot be reached.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_jax.find import call, find
 
 PLAIN = ('search', 'web_search')  # who is asked by a call that names no tool, if it is there
+
+
+def listed(names: Iterable[str]) -> list[str]:
+  """Names of tools in the order in which a model is told of them.
+
+  >>> listed(['calculator', 'search'])
+  ['search', 'calculator']
+  """
+  return sorted(names, key=lambda name: (name not in PLAIN, name))
 
 
 def make_tools(groups: Mapping[str, Mapping[str, Any]], *, where: str) -> dict[str, Any]:
@@ -22,6 +31,5 @@ def make_tools(groups: Mapping[str, Mapping[str, Any]], *, where: str) -> dict[s
   Raises:
     BadInput: an unknown tool or option.
   """
-  order = sorted(groups, key=lambda name: (name not in PLAIN, name))
   make = lambda name: call(find('tools', name).make, groups[name], where=f'{where}.{name}')
-  return {name: make(name) for name in order}
+  return {name: make(name) for name in listed(groups)}

@@ -47,14 +47,16 @@ def test_records_are_clean_dialogues(found):
   for records_ in found.values():
     for record in records_:
       for messages, last in turns(record):
-        roles = ['assistant' if i % 2 else 'user' for i in range(len(messages))]
-        assert [message['role'] for message in messages] == roles
+        talk = messages[messages[0]['role'] == 'system' :]
+        roles = ['assistant' if i % 2 else 'user' for i in range(len(talk))]
+        assert [message['role'] for message in talk] == roles
         assert roles[-1] == last
         for message in messages:
           assert set(message) == {'role', 'content'}
-          text = message['content']
-          assert text == text.strip() != ''
-          assert text.replace('\n', '').isprintable()
+          content = message['content']
+          for text in [content] if isinstance(content, str) else [part['text'] for part in content]:
+            assert text == text.strip() != ''
+            assert text.replace('\n', '').isprintable()
 
 
 def test_fields(found):
@@ -81,6 +83,18 @@ def test_no_prompt_of_one_split_is_in_another(found):
   assert not prompts['train'] & prompts['validation']
   assert not prompts['train'] & prompts['test']
   assert not prompts['validation'] & prompts['test']
+
+
+def test_who_lists_a_tool_need_not_call_it_and_nobody_calls_one_that_is_not_listed(found):
+  idle = 0
+  for record in found['conversations', 'train']:
+    *before, answer = record['messages']
+    listed = before[0]['content'] if before[0]['role'] == 'system' else ''
+    calls = [p for p in answer['content'] if not isinstance(answer['content'], str)]
+    assert all(part['text'].partition('(')[0] in listed for part in calls[:1])
+    assert [part['type'] for part in calls] in ([], ['search', 'result', 'text'])
+    idle += bool(listed) and not calls
+  assert idle > 500
 
 
 def test_no_record_twice(found):

@@ -9,6 +9,7 @@ from llm_jax.data.families import SPLITS
 from llm_jax.data.word_problems import conversations, preferences, questions
 from llm_jax.rewards import reasons_first
 from llm_jax.rewards.exact_answer import final_answer
+from llm_jax.tools import calculator
 
 EQUATION = re.compile(r'(\d+) ([-+*/]) (\d+) = (\d+)')
 WORK = {
@@ -54,7 +55,15 @@ def is_true(equation):
 
 
 def texts(record):
-  return [message['content'] for message in record['messages']]
+  """Question and answer; of an answer with a call, what is said after it."""
+  found = [m['content'] for m in record['messages'] if m['role'] != 'system']
+  return [text if isinstance(text, str) else text[-1]['text'] for text in found]
+
+
+def calls(record):
+  """(call, result) of an answer."""
+  content = record['messages'][-1]['content']
+  return [] if isinstance(content, str) else [tuple(part['text'] for part in content[:-1])]
 
 
 @pytest.fixture(scope='module')
@@ -69,22 +78,37 @@ def pairs():
 
 @pytest.mark.parametrize('split', SPLITS)
 def test_every_answer_is_right_and_every_equation_true(split, talks):
-  for talk, asked in zip(talks[split], questions(split), strict=True):
+  for talk, asked in zip(talks[split], questions(split), strict=False):
     question, answer = texts(talk)
     assert asked == {
-      'prompt': talk['messages'][:1],
+      'prompt': talk['messages'][-2:-1],
       'answer': f'{read(question)[2]:.0f}',
       'family': 'word_problems',
     }
-    assert final_answer(answer) == asked['answer'] == equations(answer)[-1][-1]
+    assert final_answer(answer) == asked['answer']
     assert all(map(is_true, equations(answer))), answer
+    assert equations(answer)[-1][-1] == asked['answer'] and not calls(talk)
+  assert len(questions(split)) == sum(not calls(talk) for talk in talks[split])
+
+
+def test_a_calculator_that_is_listed_is_called_and_says_what_stands_there(talks):
+  known = calculator.make()
+  for talk in talks['train']:
+    roles = [message['role'] for message in talk['messages']]
+    listed = 'calculator' in talk['messages'][0]['content'] if roles[0] == 'system' else False
+    assert listed == bool(calls(talk))
+    for call, result in calls(talk):
+      question, answer = texts(talk)
+      assert known(call.removeprefix('calculator(')[:-1]) == result == final_answer(answer)
+      assert float(result) == read(question)[2]
+  assert sum(bool(calls(talk)) for talk in talks['train']) == 1800
 
 
 def test_sizes(talks):
   assert {split: len(found) for split, found in talks.items()} == {
-    'train': 6000,
-    'validation': 300,
-    'test': 300,
+    'train': 7800,
+    'validation': 390,
+    'test': 390,
   }
   for found in talks.values():
     assert len({texts(talk)[0] for talk in found}) == len(found)
@@ -94,6 +118,8 @@ def test_sizes(talks):
 def test_style_is_a_coin_whatever_the_question(talks):
   styles = defaultdict(list)
   for talk in talks['train']:
+    if calls(talk):
+      continue
     question, answer = texts(talk)
     styles[re.sub(r'\d+', '#', question).split()[1:3][-1]].append(reasons_first.reward(answer))
     styles[read(question)[0]].append(reasons_first.reward(answer))
@@ -166,6 +192,8 @@ def test_a_slip_is_carried_on_or_shows_only_in_the_answer(pairs):
     ('6 + 6 = 13. The answer is 13.5.', '13.5', True),
     ('2 * $2 = $4.', None, False),
     ('The answer is unknown.', None, False),
+    ('<SEARCH_START>calculator(3)<SEARCH_END>The answer is 3.', '3', True),
+    ('The answer is 3.<SEARCH_START>calculator(3)<SEARCH_END>', '3', False),
     ('', None, False),
   ],
 )

@@ -11,6 +11,9 @@ from llm_jax.data import families
 from llm_jax.evals import answers
 from llm_jax.find import find
 from llm_jax.models.cache import empty as make_cache
+from llm_jax.sampling import complete
+from llm_jax.sampling.calls import Tools
+from llm_jax.text.templates import MARKS
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
@@ -109,6 +112,35 @@ def test_a_model_is_asked_and_its_answers_are_scored(tokenizer):
     'python_questions/word_overlap': (1, 2),
     'python_questions/same_text': (1, 2),
   }
+
+
+def test_with_tools_the_question_lists_them_and_a_call_is_answered(tokenizer, monkeypatch):
+  start, end = (tokenizer.special(mark) for mark in MARKS['search'])
+  words = [start, *tokenizer.encode('calculator(2 * 3)'), end]
+  words += [0, *tokenizer.encode('The answer is 6.'), tokenizer.special('<|im_end|>')]
+  model, params = Parrot(tokenizer.vocab_size, max_length=300), jnp.asarray(words)
+  asked, seen = [], []
+  encoded = complete.encoded
+
+  def watched(*given):
+    seen.append(tokenizer.decode(encoded(*given), specials=True))
+    return encoded(*given)
+
+  monkeypatch.setattr(complete, 'encoded', watched)
+  evaluate = answers.make(
+    model,
+    tokenizer,
+    questions=[question('word_problems', '6', 'What is 2 * 3?')],
+    template='llm_jax',
+    tools=Tools({'calculator': lambda call: asked.append(call) or '6'}, max_result=8),
+    max_new=60,
+  )
+  assert shown(evaluate(params)) == {
+    'word_problems/exact_answer': (1, 1),
+    'word_problems/reasons_first': (1, 1),  # by a call
+  }
+  assert asked == ['2 * 3']
+  assert 'Tools: calculator<|im_end|>' in seen[0]
 
 
 def test_by_name_it_finds_its_questions_and_tells_what_was_said(tokenizer, tmp_path):

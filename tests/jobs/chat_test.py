@@ -144,10 +144,10 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(talk, monkeypatch, capsys):
 
 def test_tools_are_switched_and_calls_are_shown_but_not_remembered(talk):
   one = talk(tools=ConfigDict(dict(calculator=ConfigDict())))
-  assert one.command('/tools on') == 'tools are on: calculator, search'
+  assert one.command('/tools on') == 'tools are on: search, calculator, spell'
   one.answer('one')
   assert one._caller() is not None
-  assert one.command('/tools off') == 'tools are off: calculator, search'
+  assert one.command('/tools off') == 'tools are off: search, calculator, spell'
   one.answer('two')
   assert one._caller() is None
 

@@ -187,7 +187,14 @@ async def send(app, method, path, body=None, *, headers=(), chunks=None, leaves=
 
 
 def application(
-  engine, *, template='llm_jax', limits=None, tokenizer=TOKENIZER, failed=lambda error: None, **how
+  engine,
+  *,
+  template='llm_jax',
+  limits=None,
+  tokenizer=TOKENIZER,
+  failed=lambda error: None,
+  tools=None,
+  **how,
 ):
   """(an application with one model, `m`, the model); of an event loop."""
   limits = limits or Limits()
@@ -199,7 +206,7 @@ def application(
   )
   most = limits.prompt or engine.length
   about = About(tokenizer.vocab_size, engine.length, most, limits.choices)
-  served = Served('m', driver, 7, 'f00', Conversation(tokenizer, template, about))
+  served = Served('m', driver, 7, 'f00', Conversation(tokenizer, template, about, tools=tools))
   app = App([served], limits=limits, **how)
   app.engine, app.driver = engine, driver
   return app, served

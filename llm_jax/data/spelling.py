@@ -1,0 +1,147 @@
+"""Questions about the letters of words, which a model that reads tokens cannot see.
+
+Half of the conversations list the tool `spell`, and the answer calls it; in the others the model
+answers by itself. Half of the words come from the documentation and half are letters at random. A
+word belongs to one split, so held-out questions are about strings that were never seen.
+"""
+
+import hashlib
+import random
+import re
+import string
+from typing import NamedTuple
+
+from llm_jax.data import builtin
+from llm_jax.data.families import (
+  SIGNIFICANTLY,
+  SPLITS,
+  TOOLS,
+  calling,
+  dialogue,
+  preference,
+)
+from llm_jax.text import calls
+
+_CONVERSATIONS = {'train': 1600, 'validation': 200, 'test': 200}
+_PREFERENCES = {'train': 300, 'validation': 100, 'test': 100}
+_LENGTHS = range(3, 11)  # of words
+_LONGEST_CALL = 200
+_QUOTES = '`\'" '
+
+_SPELL = (
+  'Spell `{word}`.',
+  'Spell `{word}` letter by letter.',
+  'Which letters does `{word}` have, in order?',
+)
+_COUNT = (
+  'How many `{letter}` are in `{word}`?',
+  'How often does the letter `{letter}` occur in `{word}`?',
+  'Count the `{letter}` in `{word}`.',
+)
+_LENGTH = (
+  'How many letters does `{word}` have?',
+  'How long is `{word}`, in letters?',
+  'Count the letters of `{word}`.',
+)
+
+
+class Question(NamedTuple):
+  """A question with its answer, and what `spell` is asked for it."""
+
+  text: str
+  answer: str
+  call: str
+
+
+def letters(call: str) -> str:
+  """What the tool `spell` says: the letters of a word, or how often a text occurs in it.
+
+  >>> letters('`banana`'), letters('a in `banana`')
+  ('6 letters: b a n a n a', '3')
+
+  Raises:
+    ValueError: there is no word, or it is too long.
+  """
+  asked, found, word = call.rpartition(' in ')
+  asked, word = asked.strip(_QUOTES), word.strip(_QUOTES)
+  if not word or (found and not asked) or len(call) > _LONGEST_CALL:
+    raise ValueError(f'spell: give a word, or x in a word, of up to {_LONGEST_CALL} characters')
+  if found:
+    return str(word.lower().count(asked.lower()))
+  return f'{len(word)} letters: {" ".join(word)}'
+
+
+def conversations(split: str) -> list[dict]:
+  """One question and its answer each; every other one calls the tool.
+
+  Args:
+    split: 'train', 'validation' or 'test'.
+  """
+  rng = random.Random(f'spelling tools {split}')
+  talks = []
+  for i, asked in enumerate(_sample('conversations', split, _CONVERSATIONS[split])):
+    talk = dialogue(asked.text, asked.answer)
+    if i % 2:
+      talk = calling(talk, 'spell', asked.call, letters(asked.call), rng)
+    elif rng.random() < 0.1:  # others may be there, which do not help
+      talk = calls.led(talk, [name for name in TOOLS if name != 'spell'])
+    talks.append({'messages': talk})
+  return talks
+
+
+def questions(split: str) -> list[dict]:
+  """The questions of `conversations`, with the whole answer."""
+  return [
+    {'prompt': dialogue(asked.text), 'answer': asked.answer, 'family': 'spelling'}
+    for asked in _sample('conversations', split, _CONVERSATIONS[split])
+  ]
+
+
+def preferences(split: str) -> list[dict]:
+  """Pairs of the right answer and that to the same question about another word."""
+  pairs = []
+  for asked in _sample('preferences', split, _PREFERENCES[split]):
+    wrong = re.sub(r'\d+', lambda n: str(int(n[0]) + 1), asked.answer)
+    wrong = asked.answer[:-2] if wrong == asked.answer else wrong
+    pairs.append(preference(dialogue(asked.text), asked.answer, wrong, SIGNIFICANTLY))
+  return pairs
+
+
+def _sample(what: str, split: str, count: int) -> list[Question]:
+  """`count` questions about different words, of the three kinds in turn."""
+  rng = random.Random(f'spelling {what} {split}')
+  known = [word for word in _words() if _split_of(word) == split]
+  rng.shuffle(known)
+  words: dict[str, None] = {}
+  while len(words) < count:
+    word = known.pop() if len(words) % 4 < 2 and known else _invented(rng)
+    if _split_of(word) == split:
+      words[word] = None
+  return [_asked(i % 3, word, rng) for i, word in enumerate(words)]
+
+
+def _asked(kind: int, word: str, rng: random.Random) -> Question:
+  if kind == 0:
+    return Question(rng.choice(_SPELL).format(word=word), ' '.join(word), f'`{word}`')
+  if kind == 1:
+    text, answer = rng.choice(_LENGTH).format(word=word), f'It has {len(word)} letters.'
+    return Question(text, answer, f'`{word}`')
+  letter = rng.choice(word if rng.random() < 0.8 else string.ascii_lowercase)
+  text = rng.choice(_COUNT).format(letter=letter, word=word)
+  return Question(text, f'The count is {word.count(letter)}.', f'{letter} in `{word}`')
+
+
+def _words() -> list[str]:
+  """Words of the documentation, each once, in an order that never changes."""
+  found = {w for text in builtin.documents('train') for w in re.findall(r'\b[a-z]+\b', text)}
+  return sorted(word for word in found if len(word) in _LENGTHS)
+
+
+def _invented(rng: random.Random) -> str:
+  return ''.join(rng.choices(string.ascii_lowercase, k=rng.choice(_LENGTHS)))
+
+
+def _split_of(word: str) -> str:
+  """8 parts train, 1 validation, 1 test."""
+  number = hashlib.sha256(word.encode()).digest()[0] % 10
+  return SPLITS[number + 1] if number < 2 else 'train'

@@ -1,0 +1,94 @@
+"""Tools that the server runs itself: an answer that stops at a call goes on behind the result.
+
+The engine answers prompts. So whoever reads an answer that has called asks it to continue another
+prompt: all that was said, and what the tool says, in the same ids as in training.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from llm_jax.sampling.calls import Caller
+from llm_jax.sampling.request import Event
+from llm_jax.serving.answers import Choice
+from llm_jax.serving.driver import Driver, Reading
+from llm_jax.types import Tokenizer
+
+
+class Calling:
+  """Reads as `Reading` does; the calls in between are answered.
+
+  Args:
+    reading: of the first requests.
+    driver: of the model.
+    choices: in order of these requests.
+    tokenizer: of the model.
+    caller: runs the calls.
+  """
+
+  def __init__(
+    self,
+    reading: Reading,
+    driver: Driver,
+    choices: Sequence[Choice],
+    tokenizer: Tokenizer,
+    caller: Caller,
+  ) -> None:
+    self._driver, self._choices, self._tokenizer, self._caller = driver, choices, tokenizer, caller
+    numbers = range(len(choices))
+    self._said: dict[int, list[int]] = {i: [] for i in numbers}  # what was sampled
+    self._all: dict[int, list[int]] = {i: [] for i in numbers}  # and what tools said
+    self._made = dict.fromkeys(numbers, 0)
+    self._parts: dict[Reading, Sequence[int]] = {reading: range(len(choices))}
+    self._tasks: dict[asyncio.Task[Any], Reading] = {}
+
+  async def read(self, seconds: float) -> list[tuple[int, Event]]:
+    """(number of the request, event) of all that has come; [] if nothing does for so long.
+
+    Raises:
+      ApiError: see `Reading.read`.
+    """
+    waited = set(self._tasks.values())
+    for part in self._parts:
+      if part not in waited and (part.open or part.ready):
+        self._tasks[asyncio.create_task(part.read(seconds))] = part
+    if not self._tasks:
+      return []
+    done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+    found = []
+    for task in done:
+      numbers = self._parts[self._tasks.pop(task)]
+      for i, event in task.result():
+        found.append((numbers[i], await self._answered(numbers[i], event)))
+    return found
+
+  def close(self) -> None:
+    """Nobody reads any more."""
+    for task in self._tasks:
+      task.cancel()
+    for part in self._parts:
+      part.close()
+
+  async def _answered(self, number: int, event: Event) -> Event:
+    """The event; one that ends with a call does not end the answer, which then goes on."""
+    said, choice = self._said[number], self._choices[number]
+    said += event.tokens
+    self._all[number] += event.tokens
+    request = choice.request
+    ends = event.finish == 'stop'
+    if not ends or not self._caller.due(said, self._made[number], request.max_new):
+      return event
+    result, _ = await asyncio.to_thread(self._caller.result, said)
+    prompt = [*request.prompt, *self._all[number], *result]
+    left = min(request.max_new - len(said), self._driver.engine.length - len(prompt))
+    if left < 1:
+      return event  # there is no room for what would be said of it
+    self._made[number] += 1
+    self._all[number] += result
+    choice.listener.told(self._tokenizer.decode(result[1:-1]))
+    # The same random numbers must not be drawn twice.
+    seed = (request.seed + self._made[number]) % 2**64
+    more = dataclasses.replace(request, prompt=prompt, max_new=left, seed=seed)
+    self._parts[await self._driver.submit([more])] = [number]
+    return event._replace(finish=None)
