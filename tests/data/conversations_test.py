@@ -277,3 +277,14 @@ def test_bad_options(tokenizer, path, options, message):
     make(tokenizer, path, **options)
   with pytest.raises(BadInput, match=r'data\.sources is empty'):
     conversations.make(tokenizer, sources={})
+
+
+def test_calls_are_left_out_where_the_template_has_no_form_for_them(capsys):
+  tokenizer = Tokenizer.train(
+    ['how many letters'] * 9, vocab_size=310, specials=chat.specials('chatml')
+  )
+  read = lambda template: conversations.make(
+    tokenizer, sources={'ours': 'builtin:spelling'}, split='test', template=template, length=400
+  )
+  assert len(read('llm_jax')) > len(read('chatml'))
+  assert '100 left out: the template has no form for its calls' in capsys.readouterr().out

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 import llm_jax
 from llm_jax.find import find
 from llm_jax.jobs import sample, train
-from llm_jax.jobs.chain import CheckedRows, chain, check_fields, said, writers
+from llm_jax.jobs.chain import CheckedRows, chain, check_fields, read_rows, said, writers
 from llm_jax.options import options_of
+from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import FIELDS, BadInput
 from tests.configs_test import TRAINING, config_of
 
@@ -324,6 +325,18 @@ def test_the_sampler_lends_what_it_was_told():
   c = config_of('dapo')
   c.annotate.score_rules.max_new = most + 1
   assert {p.name: p for p in chain(c)}['score_rules'].options['max_new'] == most + 1
+
+
+def test_prompts_list_the_tools_that_their_sampler_gives():
+  tokenizer = Tokenizer.train(['how many apples are left of twelve'] * 9, vocab_size=300)
+  c = config_of('grpo')
+  c.data.length, c.data.template = 400, 'llm_jax'
+  first = lambda: tokenizer.decode(read_rows(chain(c), tokenizer, 'test')[0]['prompt'])
+  assert 'Tools' not in first()
+  c.annotate.sample.tools = ConfigDict(dict(spell={}, calculator={}, search={}))
+  assert 'systemTools: search, calculator, spelluser' in first()
+  c.data.tools = ()
+  assert 'Tools' not in first()
 
 
 def test_what_annotators_write_is_what_they_say():

@@ -112,6 +112,9 @@ def test_options_are_listed_with_their_functions(groups, here):
     (dict(own=dict(data=dict(cuont=1))), "evals.own: data: unknown option 'cuont'"),
     (dict(own=dict(annotate=dict(judge=dict(tims=1)))), "own: annotate.judge: unknown option"),
     (dict(own=dict(annotate=dict(judge=dict(path='nowhere')))), "evals.own: artifact: no folder"),
+    (dict(own=dict(tools=dict(calculator={}))), "eval.py' lets the model call no tools"),
+    (dict(more=dict(name='answers', tools=dict(calcul={}))), "did you mean 'calculator'?"),
+    (dict(more=dict(name='answers', tools=dict(spell=dict(a=1)))), 'evals.more.tools.spell'),
     (dict(own=dict(annotate=dict(steps=()))), 'evals.own: loss loss reads `verdict`'),
     (dict(more=dict(name='perplexty')), "no 'perplexty'; did you mean 'perplexity'"),
   ],
@@ -130,6 +133,14 @@ def test_a_runner_without_rows_says_how_to_get_some(groups):
     BadInput, match=r"^evals.theirs: 'data' is missing; set config.evals.theirs.d"
   ):
     evaluations.check(groups, offered=('seed',))
+
+
+def test_tools_are_for_models_that_were_taught_a_template():
+  asks = dict(name='answers', families=('spelling',), tools=dict(spell={}, calculator={}))
+  assert evaluations.possible(dict(asks=asks), template=None) == {}
+  assert [*evaluations.possible(dict(asks=asks), template='llm_jax')] == ['asks']
+  shown = [where for where, *_ in evaluations.functions(dict(asks=asks))]
+  assert shown[2:] == ['evals.asks.tools.spell', 'evals.asks.tools.calculator']
 
 
 def test_what_is_not_made_yet_is_left_out(groups, here, tmp_path, monkeypatch):
