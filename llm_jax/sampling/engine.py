@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from llm_jax.options import Count, at_least
+from llm_jax.options import Count, at_least, within
 from llm_jax.parallel.mesh import batch_shards
 from llm_jax.sampling.prefix import Prefixes
 from llm_jax.sampling.request import Event, Request
@@ -23,6 +23,7 @@ from llm_jax.sampling.runner import Runner, compiled
 from llm_jax.sampling.spoken_text import Spoken
 from llm_jax.types import JUDGES, BadInput, Model, Params, Tokenizer
 
+FEW = 16  # most tokens that are read together with the bits that each has alone, see models/attend
 # A prompt's token is read in a fraction of the time that it takes to write one to each row.
 PER_TOKEN = 4
 # Tokens that others are written while a constrained row waits for what it may say next.
@@ -74,6 +75,8 @@ class Engine:
     chunk: tokens of a prompt that are read at a time, and that the cache of beginnings keeps.
     columns: most tokens that the device writes to a row between two looks of the host.
     blocks: chunks that are kept; by default as many as fill all slots. 0 keeps none.
+    lookup: tokens that are proposed to a row which is written alone, where its last ones stand in
+      it already; the answer is the same. 0 proposes none, and without `warm` none are.
     waiting: most requests that wait for a slot.
     mesh: where rows live.
 
@@ -92,6 +95,7 @@ class Engine:
     chunk: Count = 64,
     columns: Count = 8,
     blocks: Annotated[int, at_least(0)] | None = None,
+    lookup: Annotated[int, within(0, FEW - 1)] = 0,
     waiting: Count = 256,
     mesh: Any = None,
   ) -> None:
@@ -110,7 +114,9 @@ class Engine:
     self._slots, self._columns, self._most_waiting = slots, columns, waiting
     chunk = self._chunk = min(chunk, self.length)
     kept = slots * (self.length // chunk) if blocks is None else blocks
-    sizes: Any = dict(slots=slots, length=self.length, chunk=chunk, columns=columns, blocks=kept)
+    sizes: Any = dict(
+      slots=slots, length=self.length, chunk=chunk, columns=columns, blocks=kept, lookup=lookup
+    )
     self._prefixes = Prefixes(kept, chunk)
     self._before = compiled()
     self._runner = Runner(model, tokenizer, mesh=mesh, **sizes)
@@ -225,6 +231,11 @@ class Engine:
     return self._runner.decoding
 
   @property
+  def looks(self) -> bool:
+    """Whether rows that are written alone are looked up: `warm` found that it changes no bit."""
+    return self._runner.looks
+
+  @property
   def compilations(self) -> int:
     """Programs that this process has compiled since the engine was made."""
     return compiled() - self._before
@@ -246,8 +257,13 @@ class Engine:
       self._reading.append(run)
 
   def _read(self) -> None:
-    """Reads chunks of prompts, up to PER_TOKEN times as many tokens as all rows can be written."""
-    budget = max(1, PER_TOKEN * self._columns * self._slots // self._chunk)
+    """Reads chunks of prompts.
+
+    Where rows are being written, not more than PER_TOKEN times as many tokens as these can be
+    written; where there are none, a chunk for each slot at least.
+    """
+    budget = PER_TOKEN * self._columns * self._slots // self._chunk
+    budget = max(1, budget, 0 if self._writing else self._slots)
     while self._reading and budget > 0:
       run, prompt = self._reading[0], self._reading[0].request.prompt
       if run.read == 0:
@@ -255,15 +271,16 @@ class Engine:
       while run.read < len(prompt) and budget > 0:
         ids, number = prompt[run.read : run.read + self._chunk], run.read // self._chunk
         block = self._prefixes.add(run.names[number]) if number < len(run.names) else None
-        last = run.read + len(ids) == len(prompt)
+        last, after = run.read + len(ids) == len(prompt), None
         if run.request.scores_prompt:
           after = 0 if last else prompt[run.read + len(ids)]
-          scores = self._runner.read(run.slot, ids, run.read, block, last, after)
+        logits_V, scores = self._runner.read(ids, run.read, block, after)
+        if scores is not None:
           run.scores.append((scores, len(ids) - last))
-        else:
-          self._runner.read(run.slot, ids, run.read, block, last)
         run.read += len(ids)
         budget -= 1
+        if last:
+          self._runner.seat(run.slot, prompt, logits_V)
       if run.read == len(prompt):
         self._reading.remove(run)
         self._writing.append(run)
@@ -271,20 +288,22 @@ class Engine:
           self._prompts[run.slot] = (run.request.salt, tuple(prompt))
 
   def _begin(self, run: Run) -> None:
-    """Fills a slot with a request, and with what is known of its prompt."""
+    """Fills a slot with a request, and finds what is known of its prompt."""
     asked = (run.request.salt, tuple(run.request.prompt))
     source = None
     if not run.request.scores_prompt:  # another program reads those, perhaps with other bits
       run.names = self._prefixes.names(run.request.prompt, run.request.salt)
       source = next((slot for slot, known in self._prompts.items() if known == asked), None)
     self._prompts.pop(run.slot, None)
-    found = [] if source is not None else self._prefixes.find(run.names)
-    self._runner.admit(run.slot, run.request, found)
+    self._runner.admit(run.slot, run.request)
     self._kill_R[run.slot] = False
-    run.read = len(found) * self._chunk
     if source is not None:
       run.read = len(run.request.prompt)
       self._runner.fork(source, run.slot, run.read)
+    else:
+      found = self._prefixes.find(run.names)
+      self._runner.begin(found)
+      run.read = len(found) * self._chunk
     run.cached = run.read
 
   def _write(self) -> None:
@@ -307,7 +326,10 @@ class Engine:
         self._launch(free, min(BESIDE, self._columns))
       return
     left = [run.request.max_new - run.launched for run in self._writing]
-    self._launch(list(self._writing), min(self._columns, min(left) if self._queue else max(left)))
+    columns = min(self._columns, min(left) if self._queue else max(left))
+    # First tokens are wanted soon; others are written while the host looks at them.
+    first = any(run.launched == 0 for run in self._writing)
+    self._launch(list(self._writing), 1 if first else columns)
 
   def _steered(self) -> list[Run]:
     return [run for run in self._writing if run.request.allow is not None]
@@ -316,13 +338,22 @@ class Engine:
     """Tells the device to write so many tokens to these rows."""
     columns_R = np.zeros(self._slots, np.int32)
     columns_R[[run.slot for run in runs]] = columns
-    size = max(run.read + run.launched for run in runs) + columns
-    written = self._runner.write(max(run.slot for run in runs) + 1, columns_R, size)
+    self._hold(columns)
+    written = self._runner.write(columns_R)
     self._pending.append((written, [(run.slot, run) for run in runs]))
     for run in runs:
       run.launched = min(run.launched + columns, run.request.max_new)
       if run.launched == run.request.max_new:  # nothing is left to do in the slot
         self._leave(run)
+
+  def _hold(self, columns: int) -> None:
+    """Lets the device hold the rows that are written, and little else; forgets what is lost."""
+    size = max(run.read + run.launched for run in self._writing) + columns
+    self._runner.fit(max(run.slot for run in self._writing) + 1, size)
+    rows, width = self._runner.size
+    lost = [s for s, (_, ids) in self._prompts.items() if s >= rows or len(ids) > width]
+    for slot in lost:
+      del self._prompts[slot]
 
   def _gather(self) -> None:
     """Moves rows down where a program for fewer slots is enough for them."""

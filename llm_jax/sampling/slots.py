@@ -1,12 +1,12 @@
 """Rows in slots: what the engine has on the device, and the programs that change it.
 
 A slot holds a row that begins at position 0, so its position is where its cache goes on. Options
-are arrays, one entry a slot, so that one program serves whatever requests ask for; what most of
-them do not need (sorting, penalties, the likeliest tokens) is behind a condition, and everything
-before and after the condition is the same. That is why a token does not depend on the neighbours.
+are arrays, one entry a slot, so that one program serves whatever requests ask for; `writing.py` has
+the one that writes.
 
-A program may work on the first slots alone, and on the first columns of their caches: `part` cuts
-them out, `merged` puts them back.
+Keys and values, which are most of it, are apart: `layers` of the first slots alone and of their
+first columns, as far as they are needed, so that a step reads no more. A prompt is read at a desk,
+which has room for one row, and then takes its seat.
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from llm_jax.sampling.pick import draw, truncate
 from llm_jax.sampling.request import STOPS, TOP
 from llm_jax.types import Array, Model, Params
 
@@ -44,7 +43,7 @@ class State:
   """R slots.
 
   Attributes:
-    cache: of the model, [R] rows of S columns.
+    index_R: where each row goes on.
     logits_RV: of the next token.
     first_RV: of the first token after the prompt.
     how: Options.
@@ -52,12 +51,13 @@ class State:
     alive_R: bool, being written.
     count_R: tokens written.
     said_RV: how often each token was written.
+    text_RS: prompt and answer, where they are looked up; else of no columns.
     prompt_RV: bool, which tokens the prompt holds; where there is a repetition penalty.
     bias_RV: added to logits.
     allowed_RV: bool, which tokens may be picked.
   """
 
-  cache: Any
+  index_R: Array
   logits_RV: Array
   first_RV: Array
   how: Options
@@ -65,9 +65,23 @@ class State:
   alive_R: Array
   count_R: Array
   said_RV: Array
+  text_RS: Array
   prompt_RV: Array
   bias_RV: Array
   allowed_RV: Array
+
+
+@flax.struct.dataclass
+class Desk:
+  """Where a prompt is read.
+
+  Attributes:
+    layers: of a cache, one row of all columns.
+    index: tokens that have been read.
+  """
+
+  layers: Any
+  index: Array
 
 
 @flax.struct.dataclass
@@ -86,8 +100,8 @@ class Written:
   top_token: Array
 
 
-def empty(model: Model, slots: int, length: int, allowed_V: Array) -> State:
-  """Slots without rows."""
+def empty(model: Model, slots: int, allowed_V: Array, columns: int) -> State:
+  """Slots without rows; `columns` of their text are kept."""
   size = model.shape.vocab_size
   real = lambda value: jnp.full(slots, value, jnp.float32)
   whole = lambda value: jnp.full(slots, value, jnp.int32)
@@ -108,7 +122,7 @@ def empty(model: Model, slots: int, length: int, allowed_V: Array) -> State:
     stop=jnp.full((slots, STOPS), -1, jnp.int32),
   )
   return State(
-    cache=model.make_cache(slots, length),
+    index_R=whole(0),
     logits_RV=table(jnp.float32),
     first_RV=table(jnp.float32),
     how=how,
@@ -116,64 +130,44 @@ def empty(model: Model, slots: int, length: int, allowed_V: Array) -> State:
     alive_R=no(),
     count_R=whole(0),
     said_RV=table(jnp.int32),
+    text_RS=jnp.zeros((slots, columns), jnp.int32),
     prompt_RV=table(bool),
     bias_RV=table(jnp.float32),
     allowed_RV=jnp.broadcast_to(allowed_V, (slots, size)),
   )
 
 
-def blocks(model: Model, count: int, chunk: int) -> Any:
-  """Room for keys and values of `count` chunks, and one more that nobody reads."""
-  cache: Any = model.make_cache(count + 1, chunk)
+def layers(model: Model, rows: int, columns: int) -> Any:
+  """Room for keys and values: of slots, of a desk, or of the chunks that are kept."""
+  cache: Any = model.make_cache(rows, columns)
   return cache.layers
 
 
 def admit(
   state: State,
-  pool: Any,
   slot: Array,
   how: Options,
   words: Array,
   choice: Array,
   exact: Array,
   allowed_V: Array,
-  where_N: Array,
-  count: Array,
 ) -> State:
-  """A slot for a new row, whose first `count` chunks are copied from the blocks `where_N`.
+  """A slot for a new row.
 
   Args:
     state: of the slots.
-    pool: of `blocks`.
     slot: its number.
     how: of the request, scalars and `stop` [STOPS].
     words: uint32 [2], of its seed or key.
     choice: of the request.
     exact: bool, whether the words are those of the key of its prompt, and not of a seed.
     allowed_V: bool, which tokens stand for something.
-    where_N: numbers of blocks.
-    count: how many of them.
   """
-  cache, chunk = state.cache, jax.tree.leaves(pool)[0].shape[2]
-
-  def copy(i: Array, layers: Any) -> Any:
-    block = lambda x: jax.lax.dynamic_slice_in_dim(x, where_N[i], 1)
-    put = lambda x, held: _paste(x, block(held), (slot, 0, i * chunk, 0))
-    return jax.tree.map(put, layers, pool)
-
-  columns = jnp.arange(cache.segment.shape[1])
-  cache = dataclasses.replace(
-    cache,
-    layers=jax.lax.fori_loop(0, count, copy, cache.layers),
-    position=cache.position.at[slot].set(columns),
-    segment=cache.segment.at[slot].set((columns < count * chunk).astype(jnp.int32)),
-    index=cache.index.at[slot].set(count * chunk),
-  )
-  fold = lambda words, number: jax.random.key_data(jax.random.fold_in(_key(words), number))
+  fold = lambda words, number: jax.random.key_data(jax.random.fold_in(key_of(words), number))
   words = fold(jnp.where(exact, words, fold(words, 0)), choice)
   return dataclasses.replace(
     state,
-    cache=cache,
+    index_R=state.index_R.at[slot].set(0),
     how=jax.tree.map(lambda x, new: x.at[slot].set(new), state.how, how),
     words_R2=state.words_R2.at[slot].set(words),
     alive_R=state.alive_R.at[slot].set(False),
@@ -183,6 +177,17 @@ def admit(
     bias_RV=state.bias_RV.at[slot].set(0),
     allowed_RV=state.allowed_RV.at[slot].set(allowed_V),
   )
+
+
+def begin(desk: Desk, pool: Any, where_N: Array, count: Array) -> Desk:
+  """The desk with the first `count` chunks of a prompt, which are copied from blocks `where_N`."""
+  chunk = jax.tree.leaves(pool)[0].shape[2]
+
+  def copy(i: Array, layers: Any) -> Any:
+    block = lambda x: jax.lax.dynamic_slice_in_dim(x, where_N[i], 1)
+    return jax.tree.map(lambda x, y: _paste(x, block(y), (0, 0, i * chunk, 0)), layers, pool)
+
+  return Desk(jax.lax.fori_loop(0, count, copy, desk.layers), count * chunk)
 
 
 def dress(state: State, slot: Array, bias_V: Array, prompt_V: Array, allowed_V: Array) -> State:
@@ -197,83 +202,119 @@ def dress(state: State, slot: Array, bias_V: Array, prompt_V: Array, allowed_V: 
 
 def prefill(
   params: Params,
-  state: State,
+  desk: Desk,
   pool: Any,
-  slot: Array,
   ids_C: Array,
   length: Array,
   block: Array,
-  last: Array,
   after: Array,
   *,
   model: Model,
   width: int,
   scored: bool,
-) -> tuple[State, Any, Any]:
+) -> tuple[Desk, Any, Array, Any]:
   """Reads the next chunk of a prompt; with `scored` also how likely its next tokens were.
 
-  What is returned of them is log-probability [C], and those of the likeliest [C, TOP] with their
-  ids, of the token behind each of the chunk.
+  What is returned, beside desk and pool, are the logits [V] of the token behind the chunk; and, if
+  asked for, of the token behind each of the chunk, its log-probability [C], and those of the
+  likeliest [C, TOP] with their ids.
 
   Args:
     params: of the model.
-    state: of the slots.
-    pool: of `blocks`.
-    slot: of the row.
+    desk: with what comes before.
+    pool: chunks that are kept.
     ids_C: the chunk, padded on the right.
     length: how many of them are real.
     block: where a whole chunk is kept; the last of the pool for nowhere.
-    last: bool, whether the prompt ends here, so that the row is written from now on.
     after: the id behind the chunk, if it is scored.
     model: a causal one.
-    width: columns of the cache that are looked at.
+    width: columns that are looked at.
     scored: whether the tokens of the prompt are scored.
   """
   chunk = ids_C.shape[0]
-  one = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, slot, 1), narrow(state.cache, width))
-  start = jnp.minimum(one.index[0], width - chunk)
-  column_1C = one.index[0] + jnp.arange(chunk)[None]
+  start = jnp.minimum(desk.index, width - chunk)
+  column_1C = desk.index + jnp.arange(chunk)[None]
   real_1C = (jnp.arange(chunk) < length)[None].astype(jnp.int32)
-  hidden_1CD, one = model.apply(params, ids_C[None], column_1C, real_1C, one, method='hidden')
+  cache = cache_of(model, resized(desk.layers, 1, width), desk.index[None])
+  hidden_1CD, cache = model.apply(params, ids_C[None], column_1C, real_1C, cache, method='hidden')
   hidden_1D = jax.lax.dynamic_index_in_dim(hidden_1CD, length - 1, 1, keepdims=False)
   logits_V = model.apply(params, hidden_1D, method='unembed')[0]
   cut = lambda x: jax.lax.dynamic_slice_in_dim(x, start, chunk, axis=2)
-  new = jax.tree.map(cut, one.layers)
-  flat = lambda x, from_1S: _paste(
-    x, jax.lax.dynamic_slice(from_1S, (0, start), (1, chunk)), (slot, start)
-  )
-  cache = dataclasses.replace(
-    state.cache,
-    layers=jax.tree.map(lambda x, y: _paste(x, y, (slot, 0, start, 0)), state.cache.layers, new),
-    position=flat(state.cache.position, one.position),
-    segment=flat(state.cache.segment, one.segment),
-    index=state.cache.index.at[slot].set(one.index[0]),
-  )
+  new = jax.tree.map(cut, cache.layers)
+  layers = jax.tree.map(lambda x, y: _paste(x, y, (0, 0, start, 0)), desk.layers, new)
   pool = jax.tree.map(lambda x, y: _paste(x, y, (block, 0, 0, 0)), pool, new)
   scores = None
   if scored:
     logits_CV = model.apply(params, hidden_1CD, method='unembed')[0]
     logp_CV = jax.nn.log_softmax(logits_CV.astype(jnp.float32))
     next_C = jnp.append(ids_C[1:], 0).at[length - 1].set(after)
-    scores = (jnp.take_along_axis(logp_CV, next_C[:, None], axis=1)[:, 0], *_likeliest(logp_CV))
-  return _begun(dataclasses.replace(state, cache=cache), slot, logits_V, last), pool, scores
+    scores = (jnp.take_along_axis(logp_CV, next_C[:, None], axis=1)[:, 0], *likeliest(logp_CV))
+  return Desk(layers, desk.index + length), pool, logits_V, scores
 
 
-def fork(state: State, source: Array, slot: Array, length: Array) -> State:
+def likeliest(logp_RV: Array) -> tuple[Array, Array]:
+  """The likeliest tokens [R, TOP]: their log-probabilities, and their ids."""
+  few = min(TOP, logp_RV.shape[1])
+  logp_RT, token_RT = jax.lax.top_k(logp_RV, few)
+  pad = ((0, 0), (0, TOP - few))
+  return jnp.pad(logp_RT, pad), jnp.pad(token_RT, pad, constant_values=-1)
+
+
+def cache_of(model: Model, layers: Any, index_R: Array) -> Any:
+  """A cache of the model, of rows that begin at position 0 and have no padding."""
+  rows, columns = size_of(layers)
+  column_RS = jnp.broadcast_to(jnp.arange(columns), (rows, columns))
+  segment_RS = (column_RS < index_R[:, None]).astype(jnp.int32)
+  shape: Any = jax.eval_shape(lambda: model.make_cache(rows, columns))
+  return dataclasses.replace(
+    shape, layers=layers, position=column_RS, segment=segment_RS, index=index_R
+  )
+
+
+def size_of(layers: Any) -> tuple[int, int]:
+  """Rows and columns."""
+  shape = jax.tree.leaves(layers)[0].shape
+  return shape[0], shape[2]
+
+
+def resized(layers: Any, rows: int, columns: int) -> Any:
+  """The first rows and columns, or more than there are."""
+
+  def one(x: Array) -> Array:
+    x = x[:rows, :, :columns]
+    more = ((0, rows - x.shape[0]), (0, 0), (0, columns - x.shape[2]), (0, 0))
+    return jnp.pad(x, more) if any(size for _, size in more) else x
+
+  return jax.tree.map(one, layers)
+
+
+def seated(layers: Any, desk: Desk, slot: Array) -> Any:
+  """The layers of the slots with that of the desk; columns that they lack are left out."""
+  one = resized(desk.layers, 1, min(size_of(layers)[1], size_of(desk.layers)[1]))
+  return jax.tree.map(lambda x, y: _paste(x, y, (slot, 0, 0, 0)), layers, one)
+
+
+def copied(layers: Any, source: Array, slot: Array) -> Any:
+  """The layers of the slots, in which one is as another."""
+  row = lambda x: jax.lax.dynamic_slice_in_dim(x, source, 1)
+  return jax.tree.map(lambda x: _paste(x, row(x), (slot, 0, 0, 0)), layers)
+
+
+def begun(state: State, slot: Array, logits_V: Array, length: Array, text_S: Array) -> State:
+  """A row whose prompt, of `length` tokens, has been read; its text begins with them."""
+  return dataclasses.replace(
+    state,
+    index_R=state.index_R.at[slot].set(length),
+    logits_RV=state.logits_RV.at[slot].set(logits_V),
+    first_RV=state.first_RV.at[slot].set(logits_V),
+    text_RS=state.text_RS.at[slot].set(text_S),
+    alive_R=state.alive_R.at[slot].set(True),
+  )
+
+
+def forked(state: State, source: Array, slot: Array, length: Array) -> State:
   """A row that begins with the prompt of another, of `length` tokens, which has been read."""
-  cache = state.cache
-  layers = jax.tree.map(
-    lambda x: _paste(x, jax.lax.dynamic_slice_in_dim(x, source, 1), (slot, *(0,) * (x.ndim - 1))),
-    cache.layers,
-  )
-  columns = jnp.arange(cache.segment.shape[1])
-  cache = dataclasses.replace(
-    cache,
-    layers=layers,
-    segment=cache.segment.at[slot].set((columns < length).astype(jnp.int32)),
-    index=cache.index.at[slot].set(length),
-  )
-  return _begun(dataclasses.replace(state, cache=cache), slot, state.first_RV[source], True)
+  return begun(state, slot, state.first_RV[source], length, state.text_RS[source])
 
 
 def stopped(state: State, stop_R: Array) -> State:
@@ -290,8 +331,19 @@ def moved(state: State, source: Array, slot: Array) -> State:
 
 
 def filled(state: State, index_R: Array) -> State:
-  """Slots full of living rows of these lengths, whose keys, values and logits are invented."""
-  size, columns = state.logits_RV.shape[1], jnp.arange(state.cache.segment.shape[1])
+  """Slots full of living rows of these lengths, whose logits are invented."""
+  noise_RV = jax.random.normal(jax.random.key(0), state.logits_RV.shape)
+  return dataclasses.replace(
+    state,
+    index_R=index_R,
+    logits_RV=noise_RV,
+    alive_R=jnp.ones_like(state.alive_R),
+    how=dataclasses.replace(state.how, max_new=jnp.full_like(state.how.max_new, 2**30)),
+  )
+
+
+def invented(layers: Any, vocab_size: int) -> Any:
+  """Keys and values of no text."""
 
   def some(x: Array) -> Array:
     noise = jax.random.normal(jax.random.key(0), x.shape)
@@ -299,168 +351,12 @@ def filled(state: State, index_R: Array) -> State:
 
   def layer(held: Any) -> Any:
     if 'token' in held:
-      return {'token': jax.random.randint(jax.random.key(0), held['token'].shape, 0, size)}
+      return {'token': jax.random.randint(jax.random.key(0), held['token'].shape, 0, vocab_size)}
     return {
       k: jnp.full_like(x, 1 / 64) if k.endswith('_scale') else some(x) for k, x in held.items()
     }
 
-  cache = dataclasses.replace(
-    state.cache,
-    layers=tuple(map(layer, state.cache.layers)),
-    position=jnp.broadcast_to(columns, state.cache.position.shape),
-    segment=(columns < index_R[:, None]).astype(jnp.int32),
-    index=index_R,
-  )
-  return dataclasses.replace(
-    state,
-    cache=cache,
-    logits_RV=some(state.logits_RV),
-    alive_R=jnp.ones_like(state.alive_R),
-    how=dataclasses.replace(state.how, max_new=jnp.full_like(state.how.max_new, 2**30)),
-  )
-
-
-def decode(
-  params: Params,
-  state: State,
-  columns_R: Array,
-  *,
-  model: Model,
-  rows: int,
-  width: int,
-  most: int,
-) -> tuple[State, Written]:
-  """Writes tokens to living rows, to each up to its own number; fewer where it ends.
-
-  Args:
-    params: of the model.
-    state: of the slots.
-    columns_R: of each slot; at most `most`. A row that has written its own rests.
-    model: a causal one.
-    rows: the first slots, among which all living rows are.
-    width: columns of the cache, enough for all that is written.
-    most: C of what is written.
-  """
-  whole, state, columns_R = state, part(state, rows, width), columns_R[:rows]
-  blank = lambda dtype, *more: jnp.zeros((most, rows, *more), dtype)
-  written = Written(
-    token=blank(jnp.int32) - 1,
-    logp=blank(jnp.float32),
-    sampled=blank(jnp.float32),
-    top_logp=blank(jnp.float32, TOP),
-    top_token=blank(jnp.int32, TOP),
-  )
-
-  def going(carry: tuple[Array, State, Written]) -> Array:
-    done, state, _ = carry
-    return ((done < columns_R) & state.alive_R).any()
-
-  def step(carry: tuple[Array, State, Written]) -> tuple[Array, State, Written]:
-    done, state, written = carry
-    alive_R = state.alive_R & (done < columns_R)
-    new = choose(state)
-    token_R = jnp.where(alive_R, new.token, 0)
-    written = jax.tree.map(
-      lambda x, y: x.at[done].set(y),
-      written,
-      dataclasses.replace(new, token=jnp.where(alive_R, token_R, -1)),
-    )
-    column = (token_R, state.cache.index, alive_R.astype(jnp.int32))
-    logits_RLV, cache = model.apply(params, *(x_R[:, None] for x_R in column), state.cache)
-    count_R = state.count_R + alive_R
-    ended_R = (token_R[:, None] == state.how.stop).any(1) | (count_R >= state.how.max_new)
-    state = dataclasses.replace(
-      state,
-      cache=cache,
-      logits_RV=jnp.where(alive_R[:, None], logits_RLV[:, 0], state.logits_RV),
-      alive_R=state.alive_R & ~(alive_R & ended_R),
-      count_R=count_R,
-      said_RV=state.said_RV.at[jnp.arange(rows), token_R].add(alive_R.astype(jnp.int32)),
-    )
-    return done + 1, state, written
-
-  _, state, written = jax.lax.while_loop(going, step, (jnp.int32(0), state, written))
-  return merged(whole, state), written
-
-
-def choose(state: State) -> Written:
-  """The next token of each slot [R], alive or not.
-
-  The order is that of `Pick`: biases and penalties of what was said act on logits, the repetition
-  penalty on logits over the temperature, truncation on log-probabilities.
-  """
-  how, logits_RV = state.how, state.logits_RV
-  model_RV = jax.nn.log_softmax(logits_RV)
-  column = lambda x_R: x_R[:, None]
-  flat_by = jnp.where(how.temperature == 0, 1, how.temperature)
-  rows = jnp.arange(len(flat_by))
-
-  def dressed(_: None) -> tuple[Array, Array]:
-    said_RV = state.said_RV.astype(jnp.float32)
-    changed_RV = logits_RV - said_RV * column(how.frequency)
-    changed_RV = changed_RV - (said_RV > 0) * column(how.presence) + state.bias_RV
-    flat_RV, by = changed_RV / column(flat_by), column(how.repetition)
-    less_RV = jnp.where(flat_RV > 0, flat_RV / by, flat_RV * by)
-    # Not yet an end: its ids are out of bounds, and dropped, where there is none.
-    early_R1 = column(state.count_R < how.min_new)
-    place_RT = jnp.where(early_R1 & (how.stop >= 0), how.stop, flat_RV.shape[1])
-    allowed_RV = state.allowed_RV.at[rows[:, None], place_RT].set(False, mode='drop')
-    return jnp.where((said_RV > 0) | state.prompt_RV, less_RV, flat_RV), allowed_RV
-
-  plain = lambda _: (logits_RV / column(flat_by), state.allowed_RV)
-  asks_R = (how.repetition != 1) | (how.frequency != 0) | (how.presence != 0) | how.masked
-  asks_R |= state.count_R < how.min_new
-  flat_RV, allowed_RV = jax.lax.cond((asks_R & state.alive_R).any(), dressed, plain, None)
-  drawn_RV = jnp.where(allowed_RV, jax.nn.log_softmax(flat_RV), -jnp.inf)
-  cuts_R = (how.top_k < drawn_RV.shape[1]) | (how.top_p < 1) | (how.min_p > 0)
-  cuts_R &= (how.temperature > 0) & state.alive_R
-  kept_RV = jax.lax.cond(
-    cuts_R.any(),
-    lambda x_RV: truncate(x_RV, how.top_k, how.top_p, how.min_p),
-    lambda x_RV: x_RV,
-    drawn_RV,
-  )
-  keys_R = jax.vmap(jax.random.fold_in)(_key(state.words_R2), state.count_R)
-  greedy_R = how.temperature == 0
-  token_R = jnp.where(greedy_R, drawn_RV.argmax(-1), draw(kept_RV, keys_R)).astype(jnp.int32)
-  of = lambda x_RV: jnp.take_along_axis(x_RV, token_R[:, None], axis=1)[:, 0]
-  none = (jnp.zeros((len(rows), TOP)), jnp.zeros((len(rows), TOP), jnp.int32))
-  wanted = (how.top & state.alive_R).any()
-  top_logp_RT, top_token_RT = jax.lax.cond(wanted, _likeliest, lambda _: none, model_RV)
-  sampled_R = of(kept_RV) - jax.nn.logsumexp(kept_RV, axis=-1)
-  return Written(
-    token_R, of(model_RV), jnp.where(greedy_R, 0, sampled_R), top_logp_RT, top_token_RT
-  )
-
-
-def _likeliest(logp_RV: Array) -> tuple[Array, Array]:
-  """The likeliest tokens [R, TOP]: their log-probabilities, and their ids."""
-  few = min(TOP, logp_RV.shape[1])
-  logp_RT, token_RT = jax.lax.top_k(logp_RV, few)
-  pad = ((0, 0), (0, TOP - few))
-  return jnp.pad(logp_RT, pad), jnp.pad(token_RT, pad, constant_values=-1)
-
-
-def narrow(cache: Any, width: int) -> Any:
-  """The first columns of a cache."""
-  return dataclasses.replace(
-    cache,
-    layers=jax.tree.map(lambda x: x[:, :, :width], cache.layers),
-    position=cache.position[:, :width],
-    segment=cache.segment[:, :width],
-  )
-
-
-def part(state: State, rows: int, width: int) -> State:
-  """The first slots, with the first columns of their caches."""
-  state = jax.tree.map(lambda x: x[:rows], state)
-  return dataclasses.replace(state, cache=narrow(state.cache, width))
-
-
-def merged(state: State, part: State) -> State:
-  """The slots with a part of them put back."""
-  put = lambda x, new: _paste(x, new, (0,) * x.ndim) if x.shape != new.shape else new
-  return jax.tree.map(put, state, part)
+  return tuple(map(layer, layers))
 
 
 def _paste(x: Array, new: Array, start: Any) -> Array:
@@ -471,17 +367,6 @@ def _paste(x: Array, new: Array, start: Any) -> Array:
   return jax.lax.bitcast_convert_type(jax.lax.dynamic_update_slice(x, new, start), jnp.bfloat16)
 
 
-def _key(words: Array) -> Array:
+def key_of(words: Array) -> Array:
   """Random keys of two words each, as `jax.random.key(seed)` makes them."""
   return jax.random.wrap_key_data(words, impl='threefry2x32')
-
-
-def _begun(state: State, slot: Array, logits_V: Array, last: Any) -> State:
-  """The row of a prompt that has been read, if this was the last of it."""
-  set_ = lambda x, new: x.at[slot].set(jnp.where(last, new, x[slot]))
-  return dataclasses.replace(
-    state,
-    logits_RV=set_(state.logits_RV, logits_V),
-    first_RV=set_(state.first_RV, logits_V),
-    alive_R=set_(state.alive_R, True),
-  )

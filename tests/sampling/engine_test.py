@@ -17,6 +17,7 @@ from llm_jax.parallel.parameters import shardings
 from llm_jax.sampling import runner
 from llm_jax.sampling.engine import Engine, Request
 from llm_jax.sampling.generate import generate, left_pad
+from llm_jax.sampling.lookup import proposed
 from llm_jax.sampling.pick import Pick
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
@@ -171,14 +172,14 @@ def test_small_programs_are_in_use(engine):
 
 def test_a_small_program_of_other_bits_is_not_used(tokenizer, monkeypatch):
   monkeypatch.setattr(runner, 'ROWS', (1,))
-  whole = runner.programs.decode
+  whole = runner.writing.decode
 
-  def other(params, state, columns, *, rows, **how):
-    state, written = whole(params, state, columns, rows=rows, **how)
-    logits = state.logits_RV.at[0, 7].add(1e-5 if rows == 1 else 0)
-    return dataclasses.replace(state, logits_RV=logits), written
+  def other(params, state, layers, *args, **how):
+    state, layers, written = whole(params, state, layers, *args, **how)
+    logits = state.logits_RV.at[0, 7].add(1e-5 if len(layers[0]['k']) == 1 else 0)
+    return dataclasses.replace(state, logits_RV=logits), layers, written
 
-  monkeypatch.setattr(runner.programs, 'decode', other)
+  monkeypatch.setattr(runner.writing, 'decode', other)
   engine = Engine(*build(), tokenizer, slots=2, chunk=CHUNK, columns=COLUMNS)
   engine.warm()
   assert engine._runner.sizes == [2]
@@ -240,6 +241,31 @@ def test_penalties_biases_and_the_least_length_against_the_whole_row(engine):
       break
   assert list(event.tokens) == want and len(want) > 6
   assert event.finish == 'stop'
+
+
+def test_by_look_up_a_row_gets_the_same_bits(engine, tokenizer):
+  """Where texts repeat themselves, under all rules, stopped early, with a known beginning."""
+  quick = Engine(*build(), tokenizer, slots=1, chunk=CHUNK, columns=COLUMNS, lookup=5)
+  quick.warm()
+  before = quick.compilations
+  assert quick.looks
+  rules = (*RULES, dict(presence_penalty=1.0, frequency_penalty=-2.0), dict(min_new=9))
+  asked = [
+    Request(prompt=prompt(4 + i, i) * 3, max_new=20, seed=i, stop=stop, **how)
+    for i, how in enumerate(rules)
+    for stop in ((), range(i, 290, 40))
+  ]
+  want = [bits(event) for event in engine.answers(asked)]
+  look, found = jax.jit(lambda text, size: proposed(text, size, 5)[1]), 0
+  for request, expected in zip(asked, want, strict=True):
+    for _ in range(2):
+      (event,) = quick.answers([request])
+      assert bits(event) == expected
+    text, size = np.zeros(LENGTH, int), len(request.prompt)
+    text[: size + len(event.tokens)] = [*request.prompt, *event.tokens]
+    found += sum(look(text, size + n) for n in range(1, len(event.tokens)))
+  assert event.cached > 0 and found > 20
+  assert quick.compilations == before
 
 
 def test_a_stop_string_keeps_the_token_that_completes_it(engine, tokenizer):
@@ -399,7 +425,7 @@ def test_a_small_cache(tokenizer, dtype):
     (alone,) = engine.answers([request])
     assert bits(alone) == bits(event)
   exact = Engine(*build(), tokenizer, slots=4, chunk=CHUNK, columns=COLUMNS).answers(asked)
-  assert {x.dtype.name for x in jax.tree.leaves(engine._runner._state.cache.layers)} <= {
+  assert {x.dtype.name for x in jax.tree.leaves(engine._runner._layers)} <= {
     dtype, 'float32'
   }  # fmt: skip
   first = lambda events: np.array([event.logprobs[0] for event in events])
@@ -419,7 +445,7 @@ def test_on_a_mesh(tokenizer, engine):
     assert here.tokens == there.tokens
     np.testing.assert_allclose(here.logprobs, there.logprobs, atol=1e-4)
   assert cut.compilations == before
-  spread = {x.sharding.num_devices for x in jax.tree.leaves(cut._runner._state.cache.layers)}
+  spread = {x.sharding.num_devices for x in jax.tree.leaves(cut._runner._layers)}
   assert spread == {4}
   with pytest.raises(BadInput, match='multiple of the 2 shards'):
     Engine(model, placed, tokenizer, slots=3, mesh=mesh)

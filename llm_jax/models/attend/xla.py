@@ -12,6 +12,7 @@ from llm_jax.models.layers import swap_last_axes
 from llm_jax.types import Array
 
 QUERY_BLOCK = 128  # rows of the score matrix computed at a time where causality lets us skip keys
+FEW = 16  # queries with a cache that are computed one by one, as each would be without the others
 # Added to hidden scores. Finite: a padding query sees nothing, and must give numbers, not NaN.
 FLOOR = -1e30
 
@@ -61,11 +62,13 @@ def cut(positions: Positions, spec: AttentionSpec) -> Sequence[Part]:
   """
   length, window = positions.q_position.shape[1], spec.window
   step = QUERY_BLOCK if spec.causal and spec.aligned else length
+  step = 1 if not spec.aligned and length <= FEW else step
+  skips = spec.aligned and step < length
   out = []
   for start in range(0, length, step):
     stop = min(start + step, length)
-    first = max(0, start - window + 1) if window is not None and step < length else 0
-    queries, keys = slice(start, stop), slice(first, stop if step < length else None)
+    first = max(0, start - window + 1) if window is not None and skips else 0
+    queries, keys = slice(start, stop), slice(first, stop if skips else None)
     see_BLS = seen(
       positions.q_position[:, queries],
       positions.q_segment[:, queries],
