@@ -8,11 +8,19 @@ import functools
 from collections.abc import Sequence
 from fractions import Fraction
 
+from llm_jax.text.pattern import Automaton, Ranges, inverse
+
 DEEPEST = 32  # arrays and objects that may stand inside of each other
 NEVER = 1 << 20  # the height of a value that has no end, or is too deep
 CONTROL = 256  # symbol CONTROL + i is the control token i; those below are bytes
 
 Symbols = Sequence[int]
+# What strings are not made of where an expression has to match: halves of pairs, controls without
+# a short escape, and what is a blank to some readers only.
+_NEVER: Ranges = (
+  *((0x00, 0x07), (0x0B, 0x0B), (0x0E, 0x1F), (0x85, 0x85)),
+  *((0xD800, 0xDFFF), (0xFEFF, 0xFEFF)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +36,13 @@ class Text:
 
   need: int = 0
   more: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched:
+  """A string that an expression matches."""
+
+  by: Automaton
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +105,7 @@ class Until:
   symbols: tuple[int, ...]
 
 
-Node = Words | Text | Number | List | Record | Either | Chain | Literal | Until
+Node = Words | Text | Matched | Number | List | Record | Either | Chain | Literal | Until
 
 
 class Grammar:
@@ -109,6 +124,11 @@ class Grammar:
     """The number of a new node."""
     self.nodes.append(node)
     return len(self.nodes) - 1
+
+  @property
+  def alphabet(self) -> Ranges:
+    """The characters of strings that an expression matches."""
+    return inverse((*_NEVER, (0x3C, 0x3C)) if self.guarded else _NEVER)
 
   def literal(self, symbols: Symbols) -> int:
     """The number of a new node for these symbols."""

@@ -8,6 +8,7 @@ says what it is:
   (LITERAL, symbols, place)                symbols from a place on
   (WORDS, node, place)                     one of several texts, at a place of their tree
   (TEXT, need, more, byte)                 a string after its quote, at a state of a character
+  (MATCHED, node, state, bytes)            a string that an expression matches, and half a character
   (NUMBER, node, text)                     a number that began with this text
   (ITEMS, node, depth, index, need, more, first)  the items of an array from `index` on
   (MEMBERS, node, depth, index, first)     the properties of an object from `index` on
@@ -32,6 +33,7 @@ from llm_jax.text.grammar import (
   Grammar,
   List,
   Literal,
+  Matched,
   Number,
   Record,
   Text,
@@ -40,7 +42,7 @@ from llm_jax.text.grammar import (
 )
 from llm_jax.text.json_number import can_become, is_number, shortened
 
-VALUE, LITERAL, WORDS, TEXT, NUMBER, ITEMS, MEMBERS, KEY, EXTRA, COLON, UNTIL = range(11)
+VALUE, LITERAL, WORDS, TEXT, NUMBER, ITEMS, MEMBERS, KEY, EXTRA, COLON, UNTIL, MATCHED = range(12)
 _UNREAD = (VALUE, ITEMS, MEMBERS, COLON)  # stand for other items, and read nothing
 MOST = 64  # stacks; of more, the last are given up, which leaves out some texts and no end
 
@@ -61,6 +63,7 @@ _LEADS: dict[int, int] = {
   0xF4: _F4,
 }
 _SECOND = {_E0: (0xA0, 0xBF, 1), _ED: (0x80, 0x9F, 1), _F0: (0x90, 0xBF, 2), _F4: (0x80, 0x8F, 2)}
+_ESCAPED = {ord(c): ord(t) for c, t in zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True)}
 _HEX = frozenset(b'0123456789abcdefABCDEF')
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 _HEX4 = 14
@@ -202,6 +205,8 @@ class Moves:
         return ((WORDS, i, 0),)
       case Text():
         return ((LITERAL, b'"', 0), (TEXT, node.need, node.more, 0))
+      case Matched():
+        return ((LITERAL, b'"', 0), (MATCHED, i, 0, b''))
       case Number():
         return ((NUMBER, i, ''),)
       case List():
@@ -282,6 +287,8 @@ class Moves:
       return
     elif kind == TEXT:
       yield from self._text(item, symbol)
+    elif kind == MATCHED:
+      yield from self._matched(item, symbol)
     elif kind == WORDS:
       _, i, place = item
       tree, place = self._trees[i], self._trees[i].next[place].get(symbol)
@@ -329,6 +336,29 @@ class Moves:
         more -= 1
     yield ((TEXT, need, more, then),)
 
+  def _matched(self, item: Item, byte: int) -> Iterator[tuple[Item, ...]]:
+    _, i, state, begun = item
+    node: Any = self._nodes[i]
+    by = node.by
+    part = begun + bytes([byte])
+    if part == b'"':
+      if by.ends[state]:
+        yield ()
+    elif part == b'\\':
+      if any(by.after(state, character) >= 0 for character in _ESCAPED.values()):
+        yield ((MATCHED, i, state, part),)
+    elif begun == b'\\':
+      character = _ESCAPED.get(byte, -1)
+      if character >= 0 and (after := by.after(state, character)) >= 0:
+        yield ((MATCHED, i, after, b''),)
+    elif (span := _span(part)) is not None:
+      first, last = span
+      if first == last:
+        if (after := by.after(state, first)) >= 0:
+          yield ((MATCHED, i, after, b''),)
+      elif by.any_of(state, first, last):
+        yield ((MATCHED, i, state, part),)
+
   def _extra(self, item: Item, byte: int) -> Iterator[tuple[Item, ...]]:
     _, i, depth, state, place = item
     node: Any = self._nodes[i]
@@ -342,6 +372,20 @@ class Moves:
     # A known name is compared as it is written, so others have no escapes, nor what would need one.
     if then not in (None, _ESCAPE) and not (self._grammar.guarded and byte == 0x3C):
       yield ((EXTRA, i, depth, then, after),)
+
+
+def _span(part: bytes) -> tuple[int, int] | None:
+  """The first and the last character that begin with these bytes, as they stand in a string."""
+  state: int | None = 0
+  for byte in part:
+    state = _character(byte, state, False)
+    if state is None:
+      return None
+  low, high = part, part
+  while state:
+    first, last, state = _SECOND.get(state, (0x80, 0xBF, state - 1))
+    low, high = low + bytes([first]), high + bytes([last])
+  return ord(low.decode()), ord(high.decode())
 
 
 def _reached(symbols: Sequence[int], place: int, symbol: int) -> int:

@@ -12,13 +12,29 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from llm_jax.text.grammar import NEVER, Either, Grammar, List, Number, Record, Text, Words
+from llm_jax.text.grammar import NEVER, Either, Grammar, List, Matched, Number, Record, Text, Words
 from llm_jax.text.grammar_moves import spelled
 from llm_jax.text.json_number import possible
+from llm_jax.text.pattern import PatternError, automaton
 
 MOST_NODES = 2000  # of a grammar
 MOST_VALUES = 5000  # of all enums
 MOST_BYTES = 2**18  # of all names and values
+_DAY = (
+  '[1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)'
+  '|02-(0[1-9]|1[0-9]|2[0-8]))'
+)
+_HOUR = '([01][0-9]|2[0-3]):[0-5][0-9]'
+_TIME = f'{_HOUR}:[0-5][0-9]([.][0-9]{{1,6}})?(Z|[+-]{_HOUR})'
+# Of each format only what every reader takes: no 29th of February, no second of 60.
+FORMATS = {
+  'date': f'^{_DAY}$',
+  'time': f'^{_TIME}$',
+  'date-time': f'^{_DAY}T{_TIME}$',
+  'uuid': '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$',
+  'email': '^[a-z0-9]+([._-][a-z0-9]+)*@[a-z0-9]+([-][a-z0-9]+)*([.][a-z]{2,8})+$',
+  'ipv4': '^' + '[.]'.join(['(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])'] * 4) + '$',
+}
 _DEEPEST = 64  # schemas inside of each other
 _DESCRIBE = frozenset(
   ('title', 'description', 'default', 'examples', 'example', 'deprecated', 'readOnly', 'writeOnly')
@@ -26,7 +42,7 @@ _DESCRIBE = frozenset(
 _OF_TYPE = {
   'object': ('properties', 'required', 'additionalProperties'),
   'array': ('items', 'prefixItems', 'minItems', 'maxItems'),
-  'string': ('minLength', 'maxLength'),
+  'string': ('minLength', 'maxLength', 'pattern', 'format'),
   'integer': ('minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'),
   'number': ('minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'),
   'boolean': (),
@@ -284,8 +300,27 @@ class _Reader:
     return self._add(List(tuple(first), rest, need, room), path)
 
   def _text(self, schema: Mapping[str, Any], path: str, depth: int) -> int:
+    if name := next((name for name in ('pattern', 'format') if name in schema), None):
+      return self._matched(schema, name, f'{path}.{name}')
     need, most = self._bounds(schema, 'minLength', 'maxLength', path)
     return self._add(Text(need, None if most is None else most - need), path)
+
+  def _matched(self, schema: Mapping[str, Any], name: str, path: str) -> int:
+    for other in _OF_TYPE['string']:
+      if other != name and other in schema:
+        where = f'{path.removesuffix(name)}{other}'
+        raise SchemaError(where, f'beside {name} it is not supported', is_known=True)
+    given = schema[name]
+    if not isinstance(given, str):
+      raise SchemaError(path, 'give a string')
+    if name == 'format' and given not in FORMATS:
+      raise SchemaError(path, f'choose from: {", ".join(FORMATS)}', is_known=True)
+    expression = FORMATS[given] if name == 'format' else given
+    try:
+      found = automaton(expression, self._grammar.alphabet)
+    except PatternError as error:
+      raise SchemaError(path, str(error), is_known=error.is_known) from None
+    return self._add(Either(()) if found is None else Matched(found), path)
 
   def _bounds(
     self, schema: Mapping[str, Any], least: str, most: str, path: str

@@ -89,7 +89,7 @@ def test_a_named_call():
 
 def test_a_form_that_cannot_be_had_is_refused():
   named = {'type': 'function', 'function': {'name': 'stop'}}
-  pattern = {'properties': {'a"é': {'type': 'string', 'pattern': 'a'}}}
+  pattern = {'properties': {'a"é': {'type': 'string', 'pattern': '(?=a)'}}}
   schema = lambda given: {'type': 'json_schema', 'json_schema': {'name': 'a', 'schema': given}}
   where = 'response_format.json_schema.schema'
   refused = [

@@ -1,9 +1,12 @@
 """Schemas as grammars: whatever is said by them is valid, and there is always something to say."""
 
+import datetime
+import ipaddress
 import json
 import random
 import re
 import time
+import uuid
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 
 from llm_jax.text.grammar import Grammar, Number, Record
 from llm_jax.text.json_number import can_become, is_number, shortened
-from llm_jax.text.json_schema import SchemaError, value_of
+from llm_jax.text.json_schema import FORMATS, SchemaError, value_of
 from llm_jax.text.token_mask import Held, Table, Vocabulary
 from llm_jax.text.tokenizer import Tokenizer
 from tests.text.valid import valid
@@ -69,7 +72,7 @@ def said(made, vocabulary, choose, most=400):
 
 def schema(draw, depth=0):
   """A random schema of all that is supported."""
-  kinds = ['string', 'integer', 'number', 'boolean', 'null', 'enum', 'any']
+  kinds = ['string', 'pattern', 'integer', 'number', 'boolean', 'null', 'enum', 'any']
   kinds += ['object', 'array', 'anyOf', 'oneOf', 'types', 'open'] * (depth < 3)
   kind = draw.choice(kinds)
   inner = lambda: schema(draw, depth + 1)
@@ -77,6 +80,11 @@ def schema(draw, depth=0):
   if kind == 'string':
     least = few()
     return {'type': kind, 'minLength': least, 'maxLength': least + few()}
+  if kind == 'pattern':
+    return {
+      'type': 'string',
+      kind: draw.choice(['^[a-c]{1,3}$', '^(é|[^\\x00-\u3000])$', '^(<|t|/)?$']),
+    }
   if kind in ('integer', 'number'):
     low = draw.randrange(-200, 200) / (1 if kind == 'integer' else 8)
     ends = {'minimum': low, 'exclusiveMaximum': low + draw.choice([1, 7, 1000])}
@@ -177,6 +185,63 @@ def test_blanks_cannot_go_on_for_ever(vocabulary):
     assert text is not None and json.loads(text) is not None
 
 
+EXPRESSIONS = [
+  '^[a-c]+(x|yy){2,3}$', 'é', '^$', '^a|b$', r'^\d{2}-\w+\.(com|org)$', r'^[^\x00-\x7f"猫]{2}$',
+  r'^["\\/\n\t]+$', '^.{3,}$', '^(a|ab)(c|bcd)*?$', r'^[\]a-]$', r'^\u732b?[\s]$',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('expression', EXPRESSIONS)
+def test_strings_that_an_expression_matches(vocabulary, expression):
+  matches = re.compile(
+    expression.replace('$', r'\Z')
+  ).search  # their $ may come before a line's end
+  draw, made, ended = random.Random(0), table({'pattern': expression}, vocabulary[1]), 0
+  for _ in range(20):
+    if (text := said(made, vocabulary, lambda may: int(draw.choice(may)), 60)) is not None:
+      ended += 1
+      assert matches(json.loads(text)), text
+  assert ended or expression in ('é', '^a|b$')  # which rarely end by chance
+  moves = made.moves
+  for word in (
+    'aaxyy',
+    'é',
+    '',
+    'a',
+    'xb',
+    '12-a_.org',
+    'éü',
+    '"/\\\n',
+    'abbcdc',
+    ']',
+    '猫 ',
+    '猫',
+  ):
+    for text in {json.dumps(word), json.dumps(word, ensure_ascii=False)}:
+      state = moves.start
+      for byte in text.encode():
+        state = moves.after(state, byte)
+      # Characters that need no escape are written as they are.
+      if '\\u' not in text:
+        assert (None in state) == bool(matches(word)), word
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_formats(vocabulary, name):
+  read = {
+    'date': datetime.date.fromisoformat,
+    'time': datetime.time.fromisoformat,
+    'date-time': datetime.datetime.fromisoformat,
+    'uuid': uuid.UUID,
+    'ipv4': ipaddress.IPv4Address,
+    'email': lambda text: text.index('@'),
+  }[name]
+  draw, made = random.Random(0), table({'type': 'string', 'format': name}, vocabulary[1])
+  for _ in range(20):
+    if (text := said(made, vocabulary, lambda may: int(draw.choice(may)))) is not None:
+      read(json.loads(text))
+
+
 @pytest.mark.parametrize(
   'rule',
   [
@@ -222,8 +287,14 @@ def test_numbers_that_are_shortened_go_on_alike():
 
 
 WRONG = [
-  ({'type': 'string', 'pattern': '^a'}, '.pattern', True),
-  ({'properties': {'a': {'format': 'date', 'type': 'string'}}}, '.properties.a.format', True),
+  ({'type': 'string', 'pattern': '(?=a)'}, '.pattern', True),
+  ({'type': 'string', 'pattern': '(a|b)*a.{20}'}, '.pattern', True),
+  ({'type': 'string', 'pattern': '(((a{99}){99}){99})'}, '.pattern', True),
+  ({'type': 'string', 'pattern': '['}, '.pattern', False),
+  ({'type': 'string', 'pattern': 3}, '.pattern', False),
+  ({'type': 'string', 'pattern': '^a', 'maxLength': 3}, '.maxLength', True),
+  ({'properties': {'a': {'format': 'iri', 'type': 'string'}}}, '.properties.a.format', True),
+  ({'type': 'string', 'pattern': '^\x00$'}, '', False),
   ({'type': 'object', 'patternProperties': {}}, '.patternProperties', True),
   ({'type': 'array', 'uniqueItems': True}, '.uniqueItems', True),
   ({'not': {}}, '.not', True),

@@ -1,5 +1,7 @@
 """Whether a value is valid for a JSON schema, by the words of the specification; for tests."""
 
+import re
+
 KINDS = {
   'object': lambda v: isinstance(v, dict),
   'array': lambda v: isinstance(v, list),
@@ -47,6 +49,7 @@ def valid(value, schema, root=None):
     ]
   if isinstance(value, str):
     checks.append(s.get('minLength', 0) <= len(value) <= s.get('maxLength', len(value)))
+    checks.append(re.search(s.get('pattern', ''), value))
   if isinstance(value, list):
     checks.append(s.get('minItems', 0) <= len(value) <= s.get('maxItems', len(value)))
     first = s.get('prefixItems', [])
