@@ -391,10 +391,15 @@ def test_two_models_answer_side_by_side(page, server):
   assert answers(page) == ['small heard hello with None', 'large heard hello with None']
   boxes = places(page)
   assert boxes[0]['y'] == boxes[1]['y'] and boxes[0]['x'] + boxes[0]['width'] <= boxes[1]['x']
-  page.click('text="Go on with this"')  # of the second
   ask(page, 'more')
-  for body in server.asked[2:]:
-    assert roles(body)[1] == ('assistant', 'large heard hello with None')
+  for body in server.asked[2:]:  # each goes on with its own answer
+    assert roles(body)[1] == ('assistant', f'{body["model"]} heard hello with None')
+  page.locator('text="Go on with this"').last.click()  # until one is picked
+  ask(page, 'again')
+  for body in server.asked[4:]:
+    own, picked = (text for role, text in roles(body) if role == 'assistant')
+    assert own == f'{body["model"]} heard hello with None'
+    assert picked == 'large heard more with None'
 
 
 def test_feedback_is_off_until_it_is_turned_on(page, server):
@@ -469,7 +474,7 @@ def test_events_have_all_that_training_needs(page, server):
 
   page.select_option('#beside', 'large')
   ask(page, 'fourth')
-  page.click('text="Go on with this"')
+  page.locator('text="Go on with this"').last.click()
   until(lambda: len(server.events) == 5)
   picked = list(server.events.values())[4]
   assert picked['value']['act'] == 'pick' and picked['model'] == 'large'
