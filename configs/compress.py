@@ -7,6 +7,8 @@ python -m llm_jax.main --config=configs/compress.py:gptq --config.artifact=runs/
 
 from ml_collections import ConfigDict
 
+from configs.base import Stage
+
 METHODS = {
   'int8': dict(name='round', bits=8, group=0),
   'int4': dict(name='round', bits=4, group=32, kind='asymmetric'),
@@ -21,7 +23,7 @@ def get_config(method: str = 'int8') -> ConfigDict:
     raise ValueError(f'no method {method!r}; choose from: {", ".join(METHODS)}')
   c = ConfigDict()
   c.job = 'compress'
-  c.artifact = 'runs/tiny/dpo'
+  c.artifact = Stage('policy', 'runs/tiny/dpo')
   c.workdir = f'runs/tiny/{method}'
   c.method = ConfigDict(METHODS[method])
   c.tables = ()  # 'embedding' and 'head' may become int8, too

@@ -32,6 +32,8 @@ RECIPES = {
   # DeepSeek-R1, arXiv:2501.12948, with its cold start.
   'r1': ('tokenize', 'pretrain', 'sft', 'grpo'),
 }
+# Of the last model, at the tiny size.
+COMPRESSED = 'compressed:compress:int8'
 # What is shorter at the tiny size than in the single stages; a recipe takes about twelve minutes.
 SHORTER = {
   'gpt': dict(ppo=dict(total_steps=80)),
@@ -69,7 +71,7 @@ def get_config(recipe: str = 'gpt') -> ConfigDict:
   if name not in RECIPES:
     raise ValueError(f'no recipe {name!r}; choose from: {", ".join(RECIPES)}')
   size = size or 'tiny'
-  c = build(name, RECIPES[name], size)
+  c = build(name, (*RECIPES[name], *([COMPRESSED] if size == 'tiny' else ())), size)
   if name == 'llama':
     c.sft.init.params = c.get_ref('workdir') + '/pretrain'
     # A program drops what is wrong, then the reward model chooses: imitating wrong answers that it
@@ -96,7 +98,8 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   Args:
     name: of the folder below runs/.
     recipe: names of files in configs/, in order, or of modules of yours with a dot. 'round2:dpo' is
-      the stage `round2`, described by configs/dpo.py; so a config may come twice.
+      the stage `round2`, described by configs/dpo.py; so a config may come twice. A third part is
+      what the config gets in the place of the size: 'small:compress:gptq'.
     size: one of `sizes.SIZES`.
 
   Raises:
@@ -109,13 +112,16 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   made: dict[str, FieldReference] = {}  # kind -> the newest folder, which follows config.workdir
   names = []
   for entry in recipe:
-    stage, _, file = entry.rpartition(':')
+    stage, file, argument = ([*entry.split(':'), size] if ':' in entry else ['', entry, size])[:3]
     stage = stage or file.rpartition('.')[2]
     if stage in c or stage in ('stages', 'report'):
       raise ValueError(f'recipe: the name {stage!r} is taken; write another one, as in two:{file}')
-    config = importlib.import_module(file if '.' in file else f'configs.{file}').get_config(size)
+    module = importlib.import_module(file if '.' in file else f'configs.{file}')
+    config = module.get_config(argument)
     if 'workdir' not in config:
       raise ValueError(f'recipe: {stage!r} is no stage, it leaves nothing to start from')
+    if config.job == 'compress':
+      config.evals = ConfigDict()  # the report measures it as it does the others
     if 'next' in config:
       config.next = ''  # the pipeline knows what comes next
     for needed in config.get('requires', ()):  # of another job: here a stage of its own

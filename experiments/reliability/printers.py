@@ -182,6 +182,7 @@ def pages(text: str) -> tuple[str, str]:
   """Markdown and HTML."""
   rollout = report_page.Table(('step', text), [[text, report_page._short(text)], ['1', text]])
   blocks = [page.Heading(text), page.Text(text), rollout, page.Figure('x.svg', b'<svg/>', text)]
+  blocks += [page.Pieces([(text, 'trained'), (text, text)])]
   return page.markdown(blocks, FIGURES), page.page(blocks, text)
 
 
@@ -220,7 +221,7 @@ def fault(shown: str) -> str | None:
 
 
 TAGS = {
-  *('html', 'meta', 'title', 'style', 'body', 'h1', 'h2', 'h3', 'p', 'div', 'img'),
+  *('html', 'meta', 'title', 'style', 'body', 'h1', 'h2', 'h3', 'p', 'div', 'img', 'span'),
   *('table', 'thead', 'tbody', 'tr', 'th', 'td'),
 }  # fmt: skip
 
@@ -242,12 +243,13 @@ class Reader(html.parser.HTMLParser):
 
 def page_fault(markdown: str, page_html: str) -> str | None:
   """What a page has beside the blocks that it was made of."""
-  attributes = {'meta charset', 'meta name', 'meta content', 'html lang', 'div class', 'td class'}
-  if more := Reader(page_html).found - TAGS - attributes - {'img alt', 'img src'}:
+  attributes = {'meta charset', 'meta name', 'meta content', 'html lang', 'img alt', 'img src'}
+  attributes |= {f'{tag} class' for tag in ('div', 'td', 'p', 'span')}
+  if more := Reader(page_html).found - TAGS - attributes:
     return f'HTML with {sorted(more)}'
   lines = markdown.rstrip('\n').split('\n')
-  heading, _, paragraph, _, head, _, first, second, _, figure = (
-    lines[:10] if len(lines) == 10 else [''] * 10
+  heading, _, paragraph, _, head, _, first, second, _, figure, _, tokens = (
+    lines if len(lines) == 12 else [''] * 12
   )
   if not heading:
     return f'{len(lines)} lines of Markdown'
@@ -255,12 +257,18 @@ def page_fault(markdown: str, page_html: str) -> str | None:
   cells = [re.sub(r'\\.', '', line) for line in (head, first, second)]
   if figure is None or any(line.count('|') != 3 for line in cells):
     return 'cells or figures of Markdown that end early'
-  inner = [heading.removeprefix('## '), paragraph, figure[1], *(c.replace('|', '') for c in cells)]
+  inner = [
+    heading.removeprefix('## '),
+    paragraph,
+    tokens,
+    figure[1],
+    *(c.replace('|', '') for c in cells),
+  ]
   plain = [re.sub(r'\\.', '', line) for line in inner]
   for line in plain:
     if found := re.search(r'[`*_\[\]<>|~$#]|://|www\.', line):
       return f'Markdown with {found[0]!r}'
-  if re.match(r'[-+=>#]|\d+[.)]', paragraph):
+  if any(re.match(r'[-+=>#]|\d+[.)]', text) for text in (paragraph, tokens)):
     return 'Markdown whose paragraph is a list or a heading'
   return None
 

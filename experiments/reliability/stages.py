@@ -78,6 +78,8 @@ def small(
       stage.tokenizer.vocab_size, stage.length, stage.validation_fraction = 320, 32, 0.2
       stage.shard_documents = 20
       continue
+    if stage.job == 'compress':
+      continue
     if stage.data.name in FILES:
       stage.data.sources.builtin = f'{data}/{FILES[stage.data.name]}.jsonl'
       stage.data.length, stage.data.validation_fraction = 96, 0.2

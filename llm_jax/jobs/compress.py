@@ -102,6 +102,8 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   Raises:
     BadInput: naming the field, the folder or the parameter.
   """
+  if jax.process_count() > 1:
+    raise BadInput('compress: this job runs on one host; give the command on one of them')
   options.check(Fields, config.to_dict(), where='config')
   for name in config.get('tables', ()):
     if name not in walk.TABLES:
@@ -139,8 +141,6 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
 
 def main(config: Any) -> None:
   """Compresses, measures and writes; a folder that is finished stays as it is."""
-  if jax.process_count() > 1:
-    raise BadInput('compress: this job runs on one host; give the command on one of them')
   folder = Path(config.workdir)
   if (folder / artifact.FILE).is_file():
     say(f'{folder} is finished; delete it to compress again.')
@@ -195,7 +195,7 @@ def _compressed(
   )
   size, most = config.get('batch_size', 8), config.get('max_rows', 128)
   batches = []
-  if train is not None and method.calibrated:
+  if train is not None:
     found = held_out.batches(train, mesh, size, most)
     batches = [{name: batch[name] for name in ROWS} for batch in found]
   show = lambda layers: bar(iterable=layers, unit='layer', desc='compress', disable=None)
@@ -217,6 +217,8 @@ def _compressed(
 def _rows(config: Any, given: Artifact) -> tuple[Any, Any]:
   """Rows of text for calibration, and rows that are held out from it; None where there are none.
 
+  A method that asks for no inputs is given no rows of the first kind.
+
   Raises:
     BadInput: the data has no plain rows.
   """
@@ -226,8 +228,8 @@ def _rows(config: Any, given: Artifact) -> tuple[Any, Any]:
   group, offers = dict(text), {'template': given.template} if given.template else {}
   split = group.pop('split', 'train')
   parts = chain.chain(ConfigDict({'data': group}))
-  found = []
-  for part in (split, 'validation'):
+  found: list[Any] = [] if _method(config).calibrated else [None]
+  for part in (split, 'validation')[len(found) :]:
     rows = chain.read_rows(parts, given.tokenizer, part, offers)
     if any(name not in rows[0] or rows[0][name].ndim != 1 for name in ROWS):
       raise BadInput(f'compress: rows of {group["name"]!r} are no plain text; set config.data')

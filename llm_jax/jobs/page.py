@@ -23,6 +23,13 @@ td:first-child { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.text { white-space: pre-wrap; overflow-wrap: anywhere; }
 img { max-width: 100%; background: #fff; border-radius: 4px; }
+.pieces { font: 15px/1.9 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+.pieces span { border-radius: 3px; padding: .1em 0; background: #4a8cff33; }
+.pieces span:nth-child(3n) { background: #3fbf6a33; }
+.pieces span:nth-child(3n+1) { background: #ffb02e33; }
+.pieces .control { border: 1px solid; border-radius: 4px; padding: 0 .25em; background: none;
+  font-size: .85em; white-space: nowrap; }
+.pieces .trained { text-decoration: underline 2px #1a8f4a; text-underline-offset: 4px; }
 details { margin: .4rem 0; }
 summary { cursor: pointer; }
 """
@@ -62,6 +69,13 @@ class Figure:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pieces:
+  """Tokens of a text: (what it shows, 'control', 'trained', both or '')."""
+
+  tokens: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Fold:
   """Blocks that a reader of the page opens when they are wanted."""
 
@@ -74,7 +88,7 @@ NUMBER = re.compile(rf'{_ONE}( \[{_ONE}, {_ONE}\])?')  # perhaps with its interv
 # Markup inside of a line, with what GitHub makes links of: `https://a.b` and `www.a.b`.
 _MARKUP = re.compile(r'[\\|`*_\[\]$~#]|:(?=//)|(?<=www)\.', re.IGNORECASE)
 _START = re.compile(r'^(\d*)([-+=.)])')  # makes a list or a heading of a paragraph
-Block = Heading | Text | Table | Figure | Fold
+Block = Heading | Text | Table | Figure | Pieces | Fold
 
 
 def markdown(blocks: Sequence[Block], folder: Path) -> str:
@@ -102,6 +116,8 @@ def markdown(blocks: Sequence[Block], folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(svg)
         out.append(f'![{_inline(alt)}]({folder.name}/{name})')
+      case Pieces(tokens):
+        out.append(_START.sub(r'\1\\\2', _inline('|'.join(text for text, _ in tokens))))
       case Fold(title, inside):
         out += [_inline(title), markdown(inside, folder).rstrip('\n')]
   return '\n\n'.join(out) + '\n'
@@ -138,6 +154,9 @@ def _body(blocks: Sequence[Block]) -> str:
         # Its own document: the ids of two drawings would collide inside of one page.
         source = f'data:image/svg+xml;base64,{base64.b64encode(svg).decode()}'
         out.append(f'<img alt="{_html(alt)}" src="{source}">')
+      case Pieces(tokens):
+        one = lambda text, kind: f'<span class="{_html(kind)}">{_html(text)}</span>'
+        out.append(f'<p class="pieces">{"".join(one(*token) for token in tokens)}</p>')
       case Fold(title, inside):
         head = f'<summary>{_html(title)}</summary>'
         out.append(f'<details>{head}\n{_body(inside)}\n</details>')

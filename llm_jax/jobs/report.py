@@ -20,13 +20,16 @@ from llm_jax.evals import estimates, task
 from llm_jax.evals.kept import Kept
 from llm_jax.files import read_json, write_json
 from llm_jax.find import call
-from llm_jax.jobs import comparison, evaluations, report_page, tasks
+from llm_jax.jobs import comparison, compress_report, evaluations, report_page, tasks
 from llm_jax.jobs.measure import identity, measure, watched
 from llm_jax.jobs.page import markdown, page
 from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.options import NotNegative
 from llm_jax.parallel.mesh import batch_shards, make_mesh
+from llm_jax.text import chat
+from llm_jax.text import folder as tokenizers
+from llm_jax.text.spans import signs, spans
 from llm_jax.text.terminal import say
 from llm_jax.training import metrics
 from llm_jax.types import JUDGES, BadInput
@@ -73,7 +76,9 @@ def check(config: Any) -> None:
     asked.groups, offered=OFFERED, coming=stages, shards=shards, where='report.evals'
   )
   benchmarks = {key: asked.groups[key] for key in asked.tasks}
-  policies = [name for name in config.stages if _trains_policy(config[name])]
+  policies = [
+    name for name in config.stages if config[name].job == 'train' and _leaves_policy(config[name])
+  ]
   for name in policies[:1] if benchmarks else ():  # of the others the same can be said
     group = artifact.published(config[name].model.to_dict())
     model = artifact.build(group, source=name, trust=trusted(config))
@@ -92,7 +97,7 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
   mesh = call(make_mesh, config.mesh, where='mesh')
   with jax.set_mesh(mesh):
     measured = {
-      name: _measured(config, name, mesh) for name in names if _trains_policy(config[name])
+      name: _measured(config, name, mesh) for name in names if _leaves_policy(config[name])
     }
   facts = {
     'recipe': folder.name,
@@ -107,30 +112,57 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
   }
   if jax.process_index():
     return
+  trained = [name for name in measured if config[name].job == 'train']
+  if trained and (tokens := _tokens(config[trained[-1]].workdir, measured[trained[-1]]['answers'])):
+    facts['tokens'] = {'stage': trained[-1], 'pieces': tokens}
   write_json(folder / 'report.json', facts)
   blocks = report_page.blocks(config, facts)
   (folder / 'report.md').write_text(markdown(blocks, folder / 'figures'))
   (folder / 'report.html').write_text(page(blocks, f'{folder.name}: what each stage did'))
   tables = [report_page.quality(facts, config.report.get('columns', ()))]
   say(markdown([*tables, *report_page.benchmarks(facts)], folder))
-  chat = f'--config.artifact={config[[*measured][-1]].workdir}' if measured else ''
+  made = f'--config.artifact={config[trained[-1]].workdir}' if trained else ''
   say(
     f'The report is {folder}/report.html.\n'
-    f'Chat with the model: python -m llm_jax.main --config=configs/chat.py {chat}\n'
-    f'The same in a browser: python -m llm_jax.main --config=configs/serve.py {chat}'
+    f'Chat with the model: python -m llm_jax.main --config=configs/chat.py {made}\n'
+    f'The same in a browser: python -m llm_jax.main --config=configs/serve.py {made}'
   )
 
 
-def _trains_policy(stage: Any) -> bool:
-  """Whether a stage leaves a model that can answer."""
+def _tokens(path: str, answers: Mapping[str, str]) -> list[tuple[str, str]]:
+  """(text, kinds) of the tokens of the first answer with its prompt, for `page.Pieces`."""
+  template = artifact.describe(path)['config'].get('data', {}).get('template')
+  if not answers or not template:
+    return []
+  tokenizer = tokenizers.load(Path(path) / 'tokenizer')
+  said = zip(('user', 'assistant'), next(iter(answers.items())), strict=True)
+  talk = [{'role': role, 'content': text} for role, text in said]
+  try:
+    found = chat.pieces(talk, template=chat.find_template(template, tokenizer))
+  except BadInput:  # a template of somebody else's, which has no form for such an answer
+    return []
+  ids, mask = chat.encode(tokenizer, found)
+  controls = set(tokenizer.specials.values())
+  kinds = [('control ' * (i in controls) + 'trained' * on).strip() for i, on in zip(ids, mask)]
+  return [*zip(map(signs, spans(tokenizer, ids)), kinds, strict=True)]
+
+
+def _leaves_policy(stage: Any) -> bool:
+  """Whether a stage leaves a model that can answer; what is compressed is one that could."""
   if stage.job != 'train':
-    return False
+    return stage.job == 'compress'
   return stage.model.get('head') not in JUDGES and stage.model.get('causal', True)
 
 
 def _facts(stage: Any) -> dict[str, Any]:
   """What a finished stage left in its own files."""
   folder, ended = Path(stage.workdir), run_folder.finished(stage.workdir)
+  if stage.job == 'compress':
+    facts = read_json(folder / compress_report.NAMES[0], 'delete its folder, and compress again')
+    return {
+      'job': stage.job,
+      **{key: facts[key] for key in ('artifact', 'bytes', 'bits_per_weight')},
+    }
   if ended and stage.job != 'train':
     again = 'delete it and give the command again, which goes on from what is there'
     return {'job': stage.job, **read_json(Path(ended), again)}
@@ -162,7 +194,10 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
   """Metrics and answers of a policy; read back if nothing of it has changed."""
   path = config[name].workdir
   asked = tasks.asked(config, config.report.evals.to_dict())
-  groups = evaluations.possible(asked.groups, config[name].data.get('template'))
+  template = artifact.describe(path)['config'].get('data', {}).get('template')
+  groups = evaluations.possible(asked.groups, template)
+  if config[name].job == 'compress':  # which is near the model that it was made from
+    groups = {key: group for key, group in groups.items() if not group.get('annotate')}
   seen = hashlib.sha256(json.dumps([groups, run_folder.digests([path, groups])]).encode())
   kept = Path(config.workdir) / 'report' / f'{name}.json'
   try:

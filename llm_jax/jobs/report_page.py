@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_jax.evals.statistics import Interval
 from llm_jax.jobs import comparison
-from llm_jax.jobs.page import Block, Figure, Heading, Table, Text
+from llm_jax.jobs.page import Block, Figure, Heading, Pieces, Table, Text
 from llm_jax.training import metrics, rollouts
 
 NONE = '–'
@@ -35,7 +35,9 @@ def blocks(config: Any, facts: Facts) -> list[Block]:
     Heading('What came out'),
     *([Text(config.report.note)] if config.report.get('note') else []),
     quality(facts, config.report.get('columns', ())),
+    *(_compressed(name, stage) for name, stage in stages.items() if stage['job'] == 'compress'),
     *benchmarks(facts),
+    *_tokens(facts.get('tokens')),
     Heading('Curves'),
     *_curves(config, [name for name, stage in stages.items() if 'loss' in stage]),
     Heading('What it cost'),
@@ -140,6 +142,29 @@ def _intervals(stage: Facts) -> dict[str, Interval]:
     )
     for name, one in stage.get('intervals', {}).items()
   }
+
+
+def _compressed(name: str, facts: Facts) -> Text:
+  before, after = (facts['bytes'][when] / 1e6 for when in ('before', 'after'))
+  return Text(
+    f'{name} is {Path(facts["artifact"]).name} in {facts["bits_per_weight"]:.1f} bits a weight, '
+    f'{after:.2f} MB in the place of {before:.2f}. Every job but training reads it, and '
+    f'{name}/report.html says what changed by layer.'
+  )
+
+
+def _tokens(found: Facts | None) -> list[Block]:
+  """A conversation as the last model reads it."""
+  if found is None:
+    return []
+  return [
+    Heading('Tokens'),
+    Text(
+      f'A conversation as {found["stage"]} reads it, {len(found["pieces"])} tokens. Control '
+      'tokens, which nobody can type, are in boxes; what training would predict is underlined.'
+    ),
+    Pieces(found['pieces']),
+  ]
 
 
 def _cleaned(name: str, facts: Facts) -> Table:

@@ -31,3 +31,16 @@ def spans(tokenizer: Tokenizer, ids: Sequence[int]) -> list[bytes]:
     found.append(data)
     before = i
   return found
+
+
+def signs(data: bytes) -> str:
+  r"""Bytes of a token for people: blanks and line ends as signs, and what is no character by bytes.
+
+  >>> signs(b' a\n'), signs('é'.encode()[:1])
+  ('·a↵\n', '<0xC3>')
+  """
+  try:
+    text = data.decode()
+  except UnicodeDecodeError:
+    text = ''.join(chr(b) if b < 0x80 else f'<0x{b:02X}>' for b in data)
+  return text.replace(' ', '·').replace('\n', '↵\n').replace('\t', '→')

@@ -24,7 +24,7 @@ from tests.jobs.post_training_test import NUMBERS, write_data
 
 ROOT = Path(__file__).parents[2]
 STEPS = 4
-EVERY_KIND = ('tokenize', 'pretrain', 'sft', 'reward', 'best_of_n', 'ppo')
+EVERY_KIND = ('tokenize', 'pretrain', 'sft', 'reward', 'best_of_n', 'ppo', 'compressed')
 # What an uninterrupted run and one that was killed may differ in.
 TIMES = ('seconds', 'asked_seconds', 'tokens_per_second', 'flops_per_second', 'mfu')
 
@@ -92,7 +92,7 @@ def data(tmp_path_factory):
 
 
 def every(data, workdir):
-  return small(recipes.build('every', EVERY_KIND), data, workdir)
+  return small(recipes.build('every', (*EVERY_KIND[:-1], recipes.COMPRESSED)), data, workdir)
 
 
 def command(data, workdir):
@@ -233,6 +233,10 @@ def test_every_stage_leaves_its_part_of_the_report(finished):
   whole = json.loads((folder / 'report.json').read_text())['stages']
   assert {*whole['sft']['asked_seconds']} >= {'quiz', 'questions', 'text'}
   measured = {name: facts['stages'][name].get('metrics') for name in EVERY_KIND}
+  few = facts['stages']['compressed']
+  assert few['bytes']['after'] < few['bytes']['before'] and 8 < few['bits_per_weight'] < 9
+  near = pytest.approx(measured['ppo']['text/bits_per_byte'], rel=0.01)
+  assert measured['compressed']['text/bits_per_byte'] == near
   assert measured['sft']['rollouts/kl'] == 0  # it is what the others are compared with
   assert measured['ppo']['rollouts/kl'] != 0 and measured['reward'] is None
   assert 'rollouts/kl' not in measured['pretrain'] and 'rollouts/reward' in measured['ppo']
@@ -248,6 +252,8 @@ def test_the_page_needs_no_other_file_and_shows_what_was_said(finished):
   assert 'src="data:image/svg+xml;base64,' in page and 'href' not in page
   assert 'What is &lt;b&gt;bold&lt;/b&gt; | $x$?' in page and '<b>' not in page
   assert (folder / 'figures' / 'curves.svg').read_text().startswith('<?xml')
+  assert '<span class="control">&lt;|im_start|&gt;</span>' in page and '<h2>Tokens</h2>' in page
+  assert 'compressed is ppo in 8.' in text and 'compressed/report.html' in page
   for heading in ('What went in', 'What came out', 'What it cost', 'Rollouts: ppo'):
     assert f'<h2>{heading}</h2>' in page and f'## {heading}' in text
   facts = facts_of(folder)
@@ -512,7 +518,7 @@ def test_killed_in_each_stage_it_reports_the_same_numbers(finished, data, tmp_pa
   """SIGKILL in every stage, the same command each time, then compared with the undisturbed run."""
   workdir = tmp_path / 'killed'
   words = command(data, workdir)
-  for stage in EVERY_KIND[1:]:
+  for stage in EVERY_KIND[1:-1]:
     signs = {'best_of_n': 'parts/*.jsonl'}.get(stage, 'checkpoints/*/manifest.json')
     process = subprocess.Popen(
       words, cwd=ROOT, env=os.environ | {'KILL_IN': stage}, stdout=subprocess.PIPE,
