@@ -226,11 +226,6 @@ class Engine:
     return len(self._queue)
 
   @property
-  def decoding(self) -> tuple[Any, Any]:
-    """The model in the form that decodes, and its parameters."""
-    return self._runner.decoding
-
-  @property
   def looks(self) -> bool:
     """Whether rows that are written alone are looked up: `warm` found that it changes no bit."""
     return self._runner.looks

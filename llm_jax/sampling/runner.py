@@ -122,11 +122,6 @@ class Runner:
       programs.begin, lambda desk: dataclasses.replace(desk, layers=self._heads(desk.layers))
     )
 
-  @property
-  def decoding(self) -> tuple[Any, Any]:
-    """The model in the form that decodes, and its parameters."""
-    return self._fast, self._params
-
   def on_mesh(self) -> Any:
     """The context in which all else is called."""
     return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)

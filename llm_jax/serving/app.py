@@ -25,7 +25,7 @@ from llm_jax.serving.feedback import Feedback
 from llm_jax.serving.fields import Fields, parsed, shown
 from llm_jax.serving.limits import Keys, Limits, Rate, is_json
 from llm_jax.serving.metrics import Metrics
-from llm_jax.serving.tokens import LogProbs, tokens
+from llm_jax.serving.tokens import logprobs, tokens
 from llm_jax.types import BadInput
 
 PING = 15.0  # seconds without an event after which a comment keeps proxies from closing a stream
@@ -44,7 +44,6 @@ class Served:
     fingerprint: of the artifact.
     conversation: once it is loaded.
     positions: of a prompt with its answer, as far as they are known before it is loaded.
-    logprobs: of the ids of a text, once it is loaded.
   """
 
   name: str
@@ -53,7 +52,6 @@ class Served:
   fingerprint: str = ''
   conversation: Conversation | None = None
   positions: int | None = None
-  logprobs: LogProbs = lambda ids: [None] * len(ids)
 
 
 class App:
@@ -211,8 +209,14 @@ class App:
     served = self._find(openai.model_of(found))
     served.driver.check()
     assert served.conversation is not None  # of a driver that runs
-    body, logprobs = Fields(found), served.logprobs
-    await x.json(200, await asyncio.to_thread(tokens, served.conversation, body, logprobs))
+    body, conversation = Fields(found), served.conversation
+    said = await asyncio.to_thread(tokens, conversation, body)
+    if body.flag('logprobs'):
+      # A text follows the begin of a document; a conversation has written it.
+      begin = () if said['trained'] else conversation.tokenizer.begin
+      ids, most = [*begin, *said['ids']], conversation.about.positions
+      said['logprobs'] = (await logprobs(served.driver, ids, most))[len(begin) :]
+    await x.json(200, said)
 
   # --- feedback ----------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from llm_jax.serving.conversation import Conversation
 from llm_jax.serving.driver import Driver
 from llm_jax.serving.limits import Limits
 from llm_jax.serving.openai import About
-from llm_jax.serving.tokens import Surprise
 from llm_jax.text import chat
 
 
@@ -55,7 +54,6 @@ def served(
     # A model that never saw a conversation is asked in the way of the text it knows.
     template = chat.find_template(made.template or 'plain', made.tokenizer)
     ours.warm()
-    one.logprobs = Surprise(ours, mesh)
     size = made.model.shape.vocab_size
     one.conversation = Conversation(made.tokenizer, template, about, size, tools)
     return ours

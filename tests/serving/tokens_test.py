@@ -1,13 +1,15 @@
 """What the page of tokens is told: pieces, control tokens of the template, log-probabilities."""
 
+import asyncio
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.models.transformer import make
-from llm_jax.parallel.mesh import make_mesh
 from llm_jax.sampling.engine import Engine
 from llm_jax.serving import tokens
+from llm_jax.serving.driver import Driver
 from tests.serving.app_test import many
 from tests.serving.stand_in import STOP, TOKENIZER
 
@@ -48,19 +50,24 @@ def test_bad_bodies_are_refused():
 def test_surprise_is_what_the_model_says_in_windows_too(monkeypatch):
   model = make(vocab_size=310, dim=16, num_layers=1, num_heads=2, hidden_dim=24, max_length=128)
   params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-  mesh = make_mesh(data=1, devices=jax.devices()[:1])
-  surprise = tokens.Surprise(Engine(model, params, TOKENIZER, slots=1, mesh=mesh), mesh)
   ids = np.random.default_rng(0).integers(0, 310, 300).tolist()
 
   def wanted(ids):
     logits_LV = jax.jit(model.apply)(params, jnp.array([ids]))[0][0]
     return jax.nn.log_softmax(logits_LV)[jnp.arange(len(ids) - 1), jnp.array(ids[1:])]
 
-  found = surprise(ids[:90])
-  assert found[0] is None
-  np.testing.assert_allclose(found[1:], wanted(ids[:90]), atol=1e-4)
+  async def asked(*texts):
+    driver = Driver(lambda: Engine(model, params, TOKENIZER, slots=1))
+    driver.start()
+    await driver.ready.wait()
+    found = [await tokens.logprobs(driver, text, 128) for text in texts]
+    await driver.stop()
+    return found
+
   monkeypatch.setattr(tokens, 'MOST', 280)
-  found = surprise(ids)
-  assert len(found) == 300 and found[280:] == [None] * 20 and surprise([]) == []
-  np.testing.assert_allclose(found[1:128], wanted(ids[:128]), atol=1e-4)
-  np.testing.assert_allclose(found[128:192], wanted(ids[64:192])[63:], atol=1e-4)
+  short, long, one, nothing = asyncio.run(asked(ids[:90], ids, ids[:1], []))
+  assert short[0] is None and one == [None] and nothing == []
+  np.testing.assert_allclose(short[1:], wanted(ids[:90]), atol=1e-4)
+  assert len(long) == 300 and long[280:] == [None] * 20  # windows of 127 tokens, 63 apart
+  np.testing.assert_allclose(long[1:127], wanted(ids[:127]), atol=1e-4)
+  np.testing.assert_allclose(long[127:190], wanted(ids[63:190])[63:], atol=1e-4)

@@ -72,10 +72,6 @@ def _talks():
   }
 
 
-def _surprise(ids):
-  return [None, *(-2.5 for _ in ids[1:])]
-
-
 class _Handler(BaseHTTPRequestHandler):
   server: FakeServer
 
@@ -117,7 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json(500, {'error': {'message': 'the disk is full'}})
       return self._json(200, {'object': 'event', 'seq': len(self.server.events)})
     if self.path == '/tokens':
-      return self._json(200, tokens(_talks()[body['model']], Fields(body), _surprise))
+      said = tokens(_talks()[body['model']], Fields(body))
+      shades = [None, *(-2.5 for _ in said['ids'][1:])]
+      return self._json(200, {**said, 'logprobs': shades if body['logprobs'] else None})
     self.server.asked.append(body)
     heard = [x for x in body['messages'] if x['role'] in ('user', 'tool')][-1]['content']
     try:
