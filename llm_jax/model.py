@@ -23,6 +23,7 @@ from llm_jax.models import huggingface
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.parallel.parameters import shardings
 from llm_jax.sampling import complete
+from llm_jax.sampling.calls import Tools
 from llm_jax.sampling.complete import Prompt
 from llm_jax.sampling.request import Request
 from llm_jax.sampling.turns import Turns
@@ -31,6 +32,7 @@ from llm_jax.text import folder as tokenizers
 from llm_jax.text.chat import FOLDER
 from llm_jax.text.jinja_template import dated
 from llm_jax.text.visible import settled
+from llm_jax.tools import listed, make_tools
 from llm_jax.types import JUDGES, BadInput, Batch, Params, Tokenizer
 
 MULTIPLE = 64  # texts that are scored are padded to one of it
@@ -68,6 +70,7 @@ class LoadedModel:
     max_new: int = 64,
     seed: int = 0,
     batch_size: int | None = None,
+    tools: Mapping[str, Mapping[str, Any]] | None = None,
     **how: Any,
   ) -> list[str]:
     """An answer to each prompt, or a continuation, with its thoughts and calls spelled out.
@@ -77,6 +80,8 @@ class LoadedModel:
       max_new: most new tokens.
       seed: of the sampling; job `sample` with it says the same.
       batch_size: prompts at a time; by default all of them.
+      tools: what the model may call: a file of tools/ -> its options, as in {'calculator': {}}.
+        A model with a template is told of them; of results the answer shows nothing.
       **how: `temperature`, `top_k`, `top_p` and the others of `sampling.pick.make`, and
         `stop_strings`.
 
@@ -86,7 +91,7 @@ class LoadedModel:
     asked: list[Any] = [prompts] if _is_one(prompts) else list(prompts)
     if not asked:
       raise BadInput('generate: no prompts; give at least one text or conversation')
-    ids, found = self._sampled(asked, max_new, seed, batch_size, how)
+    ids, found = self._sampled(asked, max_new, seed, batch_size, how, tools)
     both = zip(found, ids, strict=True)
     return [message.spelled(self.tokenizer, said, after=prompt[-1]) for said, prompt in both]
 
@@ -96,11 +101,12 @@ class LoadedModel:
     *,
     max_new: int = 512,
     seed: int = 0,
+    tools: Mapping[str, Mapping[str, Any]] | None = None,
     **how: Any,
   ) -> dict[str, Any]:
     """The next message of the assistant, whose content is a text, or parts where it also thinks.
 
-    Append it to `messages`, and the conversation goes on.
+    Append it to `messages`, and the conversation goes on. `tools` are those of `generate`.
 
     Raises:
       BadInput: the model has no template; and see `generate`.
@@ -109,7 +115,7 @@ class LoadedModel:
       raise BadInput(
         'chat: this model was taught no conversation; use generate, or train it by sft'
       )
-    ids, (said,) = self._sampled([messages], max_new, seed, None, how)
+    ids, (said,) = self._sampled([messages], max_new, seed, None, how, tools)
     after = ids[0][-1]
     return message.message(self.tokenizer, said, template=self.template, after=after)
 
@@ -246,11 +252,18 @@ class LoadedModel:
     return found[: len(rows)]
 
   def _sampled(
-    self, prompts: Sequence[Prompt], max_new: int, seed: int, batch_size: int | None, how: Any
+    self,
+    prompts: Sequence[Prompt],
+    max_new: int,
+    seed: int,
+    batch_size: int | None,
+    how: Any,
+    tools: Any = None,
   ) -> tuple[list[list[int]], list[np.ndarray]]:
     """Ids of the prompts, and of what was said to each."""
-    ids = [complete.encoded(self.tokenizer, prompt, self.template) for prompt in prompts]
-    run = self._sampler(max_new, ids, how, batch_size=batch_size)
+    names = listed(tools or {})
+    ids = [complete.encoded(self.tokenizer, prompt, self.template, names) for prompt in prompts]
+    run = self._sampler(max_new, ids, how, batch_size=batch_size, tools=tools)
     with jax.set_mesh(self._mesh):
       return ids, complete.sampled(run, self.params, ids, batch_size=batch_size, seed=seed)
 
@@ -260,13 +273,15 @@ class LoadedModel:
     ids: Sequence[Sequence[int]],
     how: Mapping[str, Any],
     batch_size: int | None = None,
+    tools: Mapping[str, Mapping[str, Any]] | None = None,
   ) -> Any:
     """The one of these options, made when they are first asked for."""
-    self._check(max_new, ids, how, batch_size)
-    key = (max_new, *sorted((name, str(value)) for name, value in how.items()))
+    known = Tools(make_tools(tools, where='tools')) if tools else None
+    self._check(max_new, ids, how, batch_size, known.slots if known else 0)
+    key = (max_new, str(tools or {}), *sorted((name, str(value)) for name, value in how.items()))
     if key not in self._samplers:
       self._samplers[key] = complete.sampler(
-        self.model, self.tokenizer, self.template, max_new=max_new, **how
+        self.model, self.tokenizer, self.template, max_new=max_new, tools=known, **how
       )
     return self._samplers[key]
 
@@ -276,6 +291,7 @@ class LoadedModel:
     ids: Sequence[Sequence[int]],
     how: Mapping[str, Any],
     batch_size: int | None = None,
+    results: int = 0,
   ) -> None:
     """Raises BadInput where these prompts cannot be answered so."""
     if kind := JUDGES.get(self.model.shape.head):
@@ -283,7 +299,7 @@ class LoadedModel:
     if not self.model.shape.causal:
       raise BadInput('generate: this is a masked language model; it cannot continue')
     complete.check({'max_new': max_new, 'batch_size': batch_size, **how})
-    complete.check_room(self.model, ids, max_new)
+    complete.check_room(self.model, ids, max_new + results)
 
 
 def load(

@@ -117,6 +117,18 @@ def test_a_chat_goes_on(loaded):
     loaded['base'].chat(TALK)
 
 
+def test_tools_are_listed_and_an_unknown_one_is_named(loaded):
+  talk, greedy = loaded['talk'], dict(max_new=8, temperature=0.0)
+  told = [{'role': 'system', 'content': 'Tools: calculator, spell'}, *TALK]
+  tools = {'spell': {}, 'calculator': {'digits': 3}}
+  assert talk.generate([TALK], tools=tools, **greedy) == talk.generate([told], **greedy)
+  assert talk.chat(TALK, tools=tools, **greedy) == talk.chat(told, **greedy)
+  with pytest.raises(BadInput, match="no 'calculatr'; did you mean 'calculator'"):
+    talk.generate([TALK], tools={'calculatr': {}})
+  with pytest.raises(BadInput, match='exceed the 256 positions'):  # with room for the results
+    talk.generate([TALK], tools=tools, max_new=150)
+
+
 def test_logprobs_are_those_of_the_model(loaded):
   model = loaded['base']
   for text, found in zip(PROMPTS, model.logprobs(PROMPTS, batch_size=2), strict=True):
