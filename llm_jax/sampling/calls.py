@@ -1,14 +1,17 @@
 """Calls of tools: what a model writes between two control tokens, and the ids of the result."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from llm_jax.options import suggest
+from llm_jax.sampling.request import Event, Request
 from llm_jax.text import calls
 from llm_jax.text.templates import MARKS
 from llm_jax.types import BadInput, Tokenizer
 
 Tool = Callable[[str], str]
+CHOICES = 2**16  # more than anybody asks for at a time
 
 
 class Tools(NamedTuple):
@@ -87,3 +90,42 @@ class Caller:
       return by_name[name](text), False
     except (ValueError, OSError) as error:  # a malformed call, or a service that does not answer
       return f'error: {error}', True
+
+
+class Going:
+  """One answer that goes on behind the results of its calls, each time as another request.
+
+  What was sampled is never decoded and encoded again, so these are the ids of training.
+
+  Args:
+    caller: runs the calls.
+    request: that was asked; `caller.end` is among its `stop`.
+    length: positions of the engine.
+  """
+
+  def __init__(self, caller: Caller, request: Request, length: int) -> None:
+    self._caller, self._request, self._length = caller, request, length
+    self._said: list[int] = []  # of what was sampled
+    self._ids, self._made = [*request.prompt], 0  # of all, and how many calls were run
+
+  def hear(self, event: Event) -> bool:
+    """Takes what is new of the answer; whether it stands at a call that is to be run."""
+    self._said += event.tokens
+    self._ids += event.tokens
+    ends = event.finish == 'stop'
+    return ends and self._caller.due(self._said, self._made, self._request.max_new)
+
+  def run(self) -> tuple[list[int], Request] | None:
+    """Runs the call: the ids of its result, and what is asked next.
+
+    None where there is no room for what would be said of the result; then the answer has ended.
+    """
+    result, _ = self._caller.result(self._said)
+    prompt = [*self._ids, *result]
+    left = min(self._request.max_new - len(self._said), self._length - len(prompt))
+    if left < 1:
+      return None
+    self._ids, self._made = [*prompt], self._made + 1
+    # Another choice, as the same random numbers must not be drawn twice.
+    choice = self._request.choice + self._made * CHOICES
+    return result, dataclasses.replace(self._request, prompt=prompt, max_new=left, choice=choice)

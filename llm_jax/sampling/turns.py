@@ -10,7 +10,7 @@ from collections.abc import Generator
 from typing import Any
 
 from llm_jax.parallel.mesh import batch_shards
-from llm_jax.sampling.calls import Caller
+from llm_jax.sampling.calls import Caller, Going
 from llm_jax.sampling.engine import Engine, positions
 from llm_jax.sampling.request import Event, Request
 from llm_jax.types import BadInput, Model, Params, Tokenizer
@@ -60,21 +60,17 @@ class Turns:
       yield from self._events(request, width)
       return
     asked = dataclasses.replace(request, stop=(*request.stop, caller.end))
-    said: list[int] = []  # of all that was sampled
-    for calls in range(caller.tools.max_calls + 1):
-      ids, waits = [*asked.prompt], False
+    going, calls = Going(caller, asked, self.positions), True
+    while calls:
       for event in self._events(asked, width):
-        said += event.tokens
-        ids += event.tokens
-        waits = event.finish == 'stop' and caller.due(said, calls, request.max_new)
-        yield event._replace(finish=None) if waits else event
-      if not waits:
-        return
-      result, _ = caller.result(said)
-      yield Event(event.id, tokens=tuple(result))
-      # Another choice, as the same random numbers must not be drawn twice.
-      left = dict(max_new=request.max_new - len(said), choice=request.choice + calls + 1)
-      asked = dataclasses.replace(asked, prompt=[*ids, *result], **left)
+        calls = going.hear(event)
+        yield event._replace(finish=None) if calls else event
+      if calls:
+        result, asked = going.run() or ([], None)
+        if asked is None:
+          yield Event(-1, finish='stop')
+          return
+        yield Event(-1, tokens=tuple(result))
 
   def _events(self, request: Request, width: int) -> Generator[Event]:
     """The events of one request, beside which others may be read in turn."""

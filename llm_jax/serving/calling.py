@@ -5,11 +5,10 @@ prompt: all that was said, and what the tool says, in the same ids as in trainin
 """
 
 import asyncio
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from llm_jax.sampling.calls import Caller
+from llm_jax.sampling.calls import Caller, Going
 from llm_jax.sampling.request import Event
 from llm_jax.serving.answers import Choice
 from llm_jax.serving.driver import Driver, Reading
@@ -35,11 +34,9 @@ class Calling:
     tokenizer: Tokenizer,
     caller: Caller,
   ) -> None:
-    self._driver, self._choices, self._tokenizer, self._caller = driver, choices, tokenizer, caller
-    numbers = range(len(choices))
-    self._said: dict[int, list[int]] = {i: [] for i in numbers}  # what was sampled
-    self._all: dict[int, list[int]] = {i: [] for i in numbers}  # and what tools said
-    self._made = dict.fromkeys(numbers, 0)
+    self._driver, self._choices, self._tokenizer = driver, choices, tokenizer
+    length = driver.engine.length
+    self._going = [Going(caller, choice.request, length) for choice in choices]
     self._parts: dict[Reading, Sequence[int]] = {reading: range(len(choices))}
     self._tasks: dict[asyncio.Task[Any], Reading] = {}
 
@@ -72,23 +69,12 @@ class Calling:
 
   async def _answered(self, number: int, event: Event) -> Event:
     """The event; one that ends with a call does not end the answer, which then goes on."""
-    said, choice = self._said[number], self._choices[number]
-    said += event.tokens
-    self._all[number] += event.tokens
-    request = choice.request
-    ends = event.finish == 'stop'
-    if not ends or not self._caller.due(said, self._made[number], request.max_new):
+    going = self._going[number]
+    if not going.hear(event):
       return event
-    result, _ = await asyncio.to_thread(self._caller.result, said)
-    prompt = [*request.prompt, *self._all[number], *result]
-    left = min(request.max_new - len(said), self._driver.engine.length - len(prompt))
-    if left < 1:
-      return event  # there is no room for what would be said of it
-    self._made[number] += 1
-    self._all[number] += result
-    choice.listener.told(self._tokenizer.decode(result[1:-1]))
-    # The same random numbers must not be drawn twice.
-    seed = (request.seed + self._made[number]) % 2**64
-    more = dataclasses.replace(request, prompt=prompt, max_new=left, seed=seed)
-    self._parts[await self._driver.submit([more])] = [number]
+    if (more := await asyncio.to_thread(going.run)) is None:
+      return event
+    result, request = more
+    self._choices[number].listener.told(self._tokenizer.decode(result[1:-1]))
+    self._parts[await self._driver.submit([request])] = [number]
     return event._replace(finish=None)
