@@ -51,7 +51,7 @@ class Constraints:
     Raises:
       ApiError: naming what of a schema cannot be held to.
     """
-    if not asked.must_call and asked.format is None:
+    if not self._holds(asked):
       return None
     assert self._vocabulary is not None  # else `check` has refused it
     table = self._table(asked, thinking)
@@ -63,16 +63,22 @@ class Constraints:
     Raises:
       ApiError: naming the field.
     """
-    if not asked.must_call and asked.format is None:
-      return
-    field = 'tool_choice' if asked.must_call else 'response_format'
-    if self._vocabulary is None:
-      raise unsupported(field, f'answers cannot be held to a form: {self._why}')
     if asked.must_call and not self._has_calls():
       raise unsupported('tool_choice', 'the template of this model has no form for calls of tools')
+    if not self._holds(asked):
+      return
+    field = (
+      'tool_choice'
+      if asked.must_call
+      else 'response_format'
+      if asked.format is not None
+      else 'strict'
+    )
+    if self._vocabulary is None:
+      raise unsupported(field, f'answers cannot be held to a form: {self._why}')
     # What would end an answer in another place than where it is whole.
     wrong = {
-      'stop': bool(asked.how['stop_strings']),
+      'stop': bool(asked.how['stop_strings']) and field != 'strict',
       'stop_token_ids': bool(asked.stop_ids),
       'min_tokens': asked.how['min_new'] > 0,
       'ignore_eos': not asked.ends,
@@ -80,6 +86,11 @@ class Constraints:
     for name, is_given in wrong.items():
       if is_given:
         raise unsupported(name, f'with {field} an answer ends where it is whole; leave out {name}')
+
+  def _holds(self, asked: Asked) -> bool:
+    """Whether an answer is held to anything."""
+    may_call = asked.strict and asked.tools and self._has_calls()
+    return bool(asked.must_call or asked.format is not None or may_call)
 
   def _has_calls(self) -> bool:
     known = self._tokenizer.specials
@@ -89,7 +100,7 @@ class Constraints:
 
   def _table(self, asked: Asked, thinking: bool) -> Table:
     tools = [tool['function'] for tool in asked.tools]
-    key = json.dumps([asked.format, asked.must_call, asked.one_call, thinking, tools])
+    key = json.dumps([asked.format, asked.must_call, asked.one_call, asked.strict, thinking, tools])
     with self._lock:
       found = self._tables.get(key)
       if found is not None:
@@ -133,17 +144,23 @@ class Constraints:
     ]
     line = b'\n' if self._form == 'tags' else b''
     begin, end = map(self._symbols, self._signs['call'])
-    one = grammar.chain(
-      grammar.literal((*begin, *line)),
-      grammar.either(*options),
-      grammar.literal((*line, *end)),
+    call = grammar.chain(
+      grammar.literal(line), grammar.either(*options), grammar.literal((*line, *end))
     )
+    one = grammar.chain(grammar.literal(begin), call)
+    if not asked.must_call and asked.format is None:  # a text, in which there may be a call
+      text = grammar.add(Until(begin, may_end=True))
+      return self._several(grammar.chain(text, call), one, asked, grammar)
+    return self._several(one, one, asked, grammar)
+
+  def _several(self, first: int, one: int, asked: Asked, grammar: Grammar) -> int:
+    """A call, and perhaps others."""
     if asked.one_call or self._form == 'marks':  # the mark behind a call ends the answer
-      return one
+      return first
     more = grammar.either()
     again = grammar.chain(grammar.literal(b'\n'), one, more)
     grammar.nodes[more] = Either((grammar.chain(), again))
-    return grammar.chain(one, more)
+    return grammar.chain(first, more)
 
   def _function(self, function: Mapping[str, Any], path: str, grammar: Grammar) -> int:
     schema = function.get('parameters')

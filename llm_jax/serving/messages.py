@@ -138,6 +138,12 @@ def must_call(body: Fields, tools: Sequence[Mapping[str, Any]]) -> str:
   return name
 
 
+def strict(body: Fields) -> bool:
+  """Whether one of the functions asks that calls are valid."""
+  functions = [tool.group('function') for tool in body.groups('tools')]
+  return any([function.flag('strict') for function in functions if function is not None])
+
+
 def _tool(tool: Fields) -> dict[str, Any]:
   if tool.get('type') != 'function':
     raise tool.wrong('type', 'tools are of type function')

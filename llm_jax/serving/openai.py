@@ -81,6 +81,7 @@ class Asked:
     return_ids: whether ids are told beside the text.
     one_call: whether at most one tool is called.
     must_call: 'required', or the name of the tool that has to be called; '' if none has to be.
+    strict: whether calls have to be valid, where there are any.
     format: what an answer has to be: 'json_object', or a JSON schema; None for any text.
     max_new: most tokens of an answer, or None; 0 where only the prompt is wanted.
     ends: whether the end of a turn or document ends the answer.
@@ -101,6 +102,7 @@ class Asked:
   return_ids: bool
   one_call: bool = False
   must_call: str = ''
+  strict: bool = False
   format: Any = None
   max_new: int | None
   ends: bool
@@ -158,6 +160,7 @@ def _chat(body: Fields, about: About, shared: dict[str, Any]) -> Asked:
     tools=tools,
     one_call=body.get('parallel_tool_calls') is False,
     must_call=messages.must_call(body, tools),
+    strict=messages.strict(body),
     format=_format(body),
     logprobs=(top or 0) if wanted else None,
     max_new=given.pop() if given else None,

@@ -100,9 +100,10 @@ class Literal:
 
 @dataclasses.dataclass(frozen=True)
 class Until:
-  """Any text, up to these symbols and with them."""
+  """Any text, up to these symbols and with them; or without, if the answer `may_end` before."""
 
   symbols: tuple[int, ...]
+  may_end: bool = False
 
 
 Node = Words | Text | Matched | Number | List | Record | Either | Chain | Literal | Until

@@ -15,7 +15,7 @@ says what it is:
   (KEY, node, depth, index, place)         the name of one of these
   (EXTRA, node, depth, byte, place)        another name, at a place of the tree of the known ones
   (COLON,)                                 between a name and its value
-  (UNTIL, symbols, place)                  any text until these symbols, of which some have come
+  (UNTIL, symbols, place, may_end)         any text until these symbols, of which some have come
 
 Every stack can be completed, so that whatever may follow leads to an end. Blanks are those of
 `json.dumps`, with an indent of two or with none, so no answer can be made of them.
@@ -218,7 +218,7 @@ class Moves:
       case Literal():
         return ((LITERAL, node.symbols, 0),) if node.symbols else ()
       case _:
-        return ((UNTIL, node.symbols, 0),)
+        return ((UNTIL, node.symbols, 0, node.may_end),)
 
   def _items(
     self, i: int, depth: int, index: int, need: int, room: int | None, first: bool
@@ -279,10 +279,10 @@ class Moves:
       if symbols[place] == symbol:
         yield ((LITERAL, symbols, place + 1),) if place + 1 < len(symbols) else ()
     elif kind == UNTIL:
-      _, symbols, place = item
+      _, symbols, place, may_end = item
       if symbol < CONTROL or symbol == symbols[0]:
         place = _reached(symbols, place, symbol)
-        yield ((UNTIL, symbols, place),) if place < len(symbols) else ()
+        yield ((UNTIL, symbols, place, may_end),) if place < len(symbols) else ()
     elif symbol >= CONTROL:
       return
     elif kind == TEXT:
@@ -392,6 +392,11 @@ def _reached(symbols: Sequence[int], place: int, symbol: int) -> int:
   """How many of the symbols have come at the end of what was read, after one more."""
   come = (*symbols[:place], symbol)
   return next(n for n in range(len(come), -1, -1) if n == 0 or come[-n:] == tuple(symbols[:n]))
+
+
+def is_whole(state: State) -> bool:
+  """Whether an answer may end here."""
+  return any(stack is None or (stack[0][0] == UNTIL and stack[0][3]) for stack in state)
 
 
 def _pushed(items: Sequence[Item], stack: Stack) -> Stack:

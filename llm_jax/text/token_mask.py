@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from llm_jax.text.grammar import CONTROL, Grammar
-from llm_jax.text.grammar_moves import ITEMS, TEXT, Moves, State
+from llm_jax.text.grammar_moves import ITEMS, TEXT, Moves, State, is_whole
 from llm_jax.types import BadInput, Tokenizer
 
 MOST_STATES = 8192  # of a grammar's table before it is begun anew
@@ -188,7 +188,7 @@ class Held:
   @property
   def is_whole(self) -> bool:
     """Whether the answer may end here."""
-    return None in self._state
+    return is_whole(self._state)
 
   def mask(self) -> np.ndarray:
     """bool [V]: which ids may come next."""

@@ -81,6 +81,26 @@ def test_required_calls(template, one):
   assert (most == 1) == (one or template == 'llm_jax')
 
 
+def test_strict_functions_hold_calls_and_leave_texts_alone():
+  """Of a model that says what it likes, and then calls."""
+  for form, call in (('marks', MARKS['search']), ('tags', ('<tool_call>\n', '\n</tool_call>'))):
+    constraints = Constraints(TOKENIZER, form, TOKENIZER.vocab_size)
+    body = asked(user(tools=TOOLS, stop='x'), About(310, 99, 99), chat=True)
+    constraints.check(body)
+    names = TOKENIZER.specials
+    spelled = lambda t, names=names: [names[t]] if t in names else TOKENIZER.encode(t)
+    stop = [TOKENIZER.eos_id, names[MARKS['search'][1]]]
+    held = constraints.hold(body, stop, thinking=False)()
+    for i in TOKENIZER.encode('let me <tool look\n'):
+      assert held.is_whole and held.mask()[i] and held.mask()[stop[0]]
+      held.advance(i)
+    for i in [*spelled(call[0]), *TOKENIZER.encode('{"name": "move", "arguments": {"x": 7, "y": ')]:
+      assert held.mask()[i], TOKENIZER.decode([i], specials=True)
+      held.advance(i)
+    assert not held.is_whole and not held.mask()[stop].any()
+    assert not held.mask()[TOKENIZER.encode('x')].any()  # neither of the values of y
+
+
 def test_a_named_call():
   choice = {'type': 'function', 'function': {'name': 'na"me'}}
   for message, finish in answers(user(tools=TOOLS, tool_choice=choice), 'llm_jax'):
