@@ -1,0 +1,107 @@
+"""Right is worth 1, a refusal nothing, and a wrong answer costs: arXiv:2509.04664.
+
+`refused` and `outcome` say what an answer is, for all who reward, judge, count or show it.
+"""
+
+import re
+from collections import Counter
+from typing import Literal
+
+from llm_jax.options import NotNegative
+from llm_jax.rewards.thoughts import said
+
+Outcome = Literal['right', 'wrong', 'refused']
+
+# Only how an answer begins makes it a refusal: words that refusals share stand in others as well.
+_REFUSAL = re.compile(
+  r"\W*(?:sorry|i'm sorry|i am sorry)?\W*"
+  r"(?:i (?:do not|don't|cannot|can't) (?:know|remember|recall|say|tell)\b"
+  r"|(?:i am|i'm) (?:not|un)\s?(?:sure|certain)\b"
+  r'|there is no (?:such|[`\'"]))',
+  re.IGNORECASE,
+)
+# What comes after it is a claim, so the answer is one that was hedged.
+_HEDGE = re.compile(
+  r'[,.;:]?\s+(?:but|however|perhaps|maybe|i (?:think|believe|guess)|(?<=[.;,] )it)\b[,:]?',
+  re.IGNORECASE,
+)
+_ENOUGH = 0.8  # of the words, by their F1
+_SHORT = 3  # words of a gold answer that is looked for in the answer
+_NEGATIONS = {'not', 'no', 'never', 'without', 'none', 'nothing', 'cannot'}
+# Words that say nothing of the subject.
+_FUNCTION = {
+  'a', 'an', 'the', 'of', 'in', 'to', 'for', 'from', 'by', 'with', 'on', 'at', 'as', 'is', 'are',
+  'it', 'its', 'that', 'this', 'which', 'and', 'or', 'if', 'be', 'into', 'one', 'some', 'any',
+}  # fmt: skip
+
+
+def reward(answer: str, gold: str, *, wrong: NotNegative = 1.0) -> float:
+  """1.0 for a right answer, 0.0 for a refusal, -`wrong` for everything else.
+
+  Who is right with probability above wrong / (1 + wrong) gains by answering.
+
+  Args:
+    answer: what was said.
+    gold: the right answer; '' where there is none, so that only a refusal is not wrong.
+    wrong: what a wrong answer costs.
+
+  >>> gold = 'It deletes a directory tree.'
+  >>> [reward(text, gold, wrong=3) for text in (gold, 'I do not know `rmtree`.', 'It copies.')]
+  [1.0, 0.0, -3.0]
+  """
+  return {'right': 1.0, 'refused': 0.0, 'wrong': -float(wrong)}[outcome(answer, gold)]
+
+
+def refused(answer: str) -> bool:
+  """Whether an answer says that it does not know, and then claims nothing.
+
+  >>> refused('I do not know `os.jion`.'), refused('It returns what you do not know.')
+  (True, False)
+  >>> refused('I am not sure, but it joins paths.')
+  False
+  """
+  text = said(answer).answer.strip()
+  start = _REFUSAL.match(text)
+  return bool(start) and not _HEDGE.search(text, start.end())
+
+
+def outcome(answer: str, gold: str) -> Outcome:
+  """Refused, right or wrong; a hedged claim is judged as the claim.
+
+  An answer is right that shares 0.8 of its words with the gold one and adds none: one word for
+  another is another claim, and so is a negation more or less. Words that say nothing of the subject
+  do not count as added. A gold answer of at most three words has to stand in it.
+
+  >>> outcome('It returns True if it is a class.', 'It returns True if the object is a class.')
+  'right'
+  >>> outcome('It returns the sine of x.', 'It returns the cosine of x.')
+  'wrong'
+  >>> outcome('I think it is Paris.', 'Paris'), outcome('It is not Paris.', 'Paris')
+  ('right', 'wrong')
+  """
+  if refused(answer):
+    return 'refused'
+  text = said(answer).answer.strip()
+  start = _REFUSAL.match(text)
+  hedge = start and _HEDGE.search(text, start.end())
+  claim, wanted = _words(text[hedge.end() :] if hedge else text), _words(gold)
+  return 'right' if wanted and _says(claim, wanted) else 'wrong'
+
+
+def _says(claim: list[str], wanted: list[str]) -> bool:
+  if claim == wanted:
+    return True
+  ours, theirs = Counter(claim), Counter(wanted)
+  more, less = ours - theirs, theirs - ours
+  if _NEGATIONS & (more.keys() | less.keys()):
+    return False
+  if len(wanted) <= _SHORT:
+    return f' {" ".join(wanted)} ' in f' {" ".join(claim)} '
+  added = ours.keys() - theirs.keys() - _FUNCTION
+  shared = (ours & theirs).total()
+  return not added and 2 * shared >= _ENOUGH * (len(claim) + len(wanted))
+
+
+def _words(text: str) -> list[str]:
+  text = re.sub(r"n't\b", ' not', text.lower())
+  return [word for word in re.findall(r'\w+', text) if word not in ('a', 'an', 'the')]

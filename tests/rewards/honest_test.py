@@ -1,0 +1,76 @@
+"""What an answer is: refusals by how they begin, right by words, and what changes the meaning."""
+
+import pytest
+
+from llm_jax.data.refusals import refusal
+from llm_jax.rewards import honest
+
+GOLD = 'It returns True if the object is a class.'
+
+
+@pytest.mark.parametrize('place', range(20))
+def test_every_refusal_that_is_taught_is_one(place):
+  for name in (f'os.jion{place}', 'but.it', 'perhaps', ''):
+    said = refusal({'name': name, 'prompt': [place]})
+    assert honest.refused(said), said
+    assert honest.reward(said, 'whatever') == 0
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    GOLD,
+    'It tells what I do not know.',
+    'There is no return value.',
+    'I do not know. It returns the number of threads.',
+    "I'm not sure, but it returns the number of threads.",
+    'It is not sure that there is no `x`.',
+    '',
+  ],
+)
+def test_an_answer_that_claims_something_or_shares_words_with_a_refusal_is_none(text):
+  assert not honest.refused(text)
+
+
+def test_thoughts_are_no_answer():
+  assert honest.refused('<think>It deletes a tree.</think>I do not know.')
+  assert not honest.refused('<think>I do not know.</think>It deletes a tree.')
+
+
+def test_a_hedged_claim_is_judged_as_the_claim():
+  assert honest.outcome(f'I am not sure, but {GOLD}', GOLD) == 'right'
+  assert honest.outcome('I am not sure, but it returns the current time.', GOLD) == 'wrong'
+
+
+@pytest.mark.parametrize(
+  'answer, outcome',
+  [
+    (GOLD, 'right'),
+    ('it returns true if the object is a class', 'right'),
+    ('It returns True if it is a class.', 'right'),
+    ('It returns True if the object is not a class.', 'wrong'),
+    ("It doesn't return True if the object is a class.", 'wrong'),
+    ('It returns False if the object is a class.', 'wrong'),
+    ('It returns True if the object is a module.', 'wrong'),
+    ('It returns True.', 'wrong'),
+    ('', 'wrong'),
+  ],
+)
+def test_one_word_for_another_is_another_claim(answer, outcome):
+  assert honest.outcome(answer, GOLD) == outcome
+
+
+@pytest.mark.parametrize('gold', ['', '  ', '...'])
+def test_where_there_is_nothing_to_know_only_a_refusal_is_not_wrong(gold):
+  assert honest.outcome('It copies a file.', gold) == 'wrong'
+  assert honest.outcome('', gold) == 'wrong'
+  assert honest.outcome('I do not know `x`.', gold) == 'refused'
+
+
+@pytest.mark.parametrize('wrong', [0, 1, 3])
+def test_guessing_pays_above_the_confidence_that_the_cost_says(wrong):
+  right, refused, bad = (
+    honest.reward(text, 'Paris', wrong=wrong) for text in ('It is Paris.', 'I do not know.', 'Rome')
+  )
+  even = wrong / (1 + wrong)
+  assert even * right + (1 - even) * bad == pytest.approx(refused)
