@@ -27,7 +27,7 @@ from llm_jax.data.families import (
 )
 from llm_jax.text import calls
 
-_MODULES = {
+MODULES = {
   'argparse', 'ast', 'asyncio', 'base64', 'binascii', 'bisect', 'builtins', 'bz2', 'calendar',
   'collections', 'contextlib', 'copy', 'csv', 'datetime', 'difflib', 'enum', 'fileinput',
   'fnmatch', 'fractions', 'functools', 'gc', 'getpass', 'glob', 'gzip', 'hashlib', 'heapq',
@@ -58,7 +58,7 @@ VERBS = {
 }  # fmt: skip
 
 # `{}` is the name of the subject.
-_QUESTIONS = {
+QUESTIONS = {
   'train': (
     'What does `{}` do?',
     'What is `{}`?',
@@ -154,7 +154,7 @@ def preferences(split: str) -> list[dict]:
   found, pairs = subjects(), []
   for i, subject in enumerate(found):
     for what in range(4) if split == 'train' else (i % 4,):
-      phrasings = _QUESTIONS[split]
+      phrasings = QUESTIONS[split]
       prompt = dialogue(phrasings[(i + what) % len(phrasings)].format(subject.name))
       said, words = subject.sentence, subject.sentence.split()
       if what == 0:
@@ -174,7 +174,7 @@ def preferences(split: str) -> list[dict]:
 
 def _phrased(split: str) -> list[tuple[Subject, str]]:
   """Subjects and questions: all phrasings in train, and one of the held-out ones elsewhere."""
-  phrasings = _QUESTIONS[split]
+  phrasings = QUESTIONS[split]
   return [
     (subject, phrasing.format(subject.name))
     for i, subject in enumerate(subjects())
@@ -199,16 +199,24 @@ def subjects() -> tuple[Subject, ...]:
 
 def _subject(entry: builtin.Entry) -> Subject | None:
   """The entry, if it can be imported by its name and its first sentence is a good answer."""
+  subject = described(entry)
+  if subject is None or subject.module not in MODULES:
+    return None
+  last = subject.name.rpartition('.')[2]
+  return subject if hasattr(importlib.import_module(subject.module), last) else None
+
+
+def described(entry: builtin.Entry) -> Subject | None:
+  """The entry as a subject, of whatever module, if its first sentence is a good answer."""
   inside, _, last = entry.name.rpartition('.')
   module = _PUBLIC.get(inside, inside)
-  if entry.kind == 'module' or module not in _MODULES or last.startswith('_'):
+  if entry.kind == 'module' or last.startswith('_'):
     return None
   if entry.kind == 'function' and last != last.lower():  # old names, and classes in disguise
     return None
   sentence = (_action if entry.kind == 'function' else _thing)(plain(entry.summary))
-  if not sentence or not hasattr(importlib.import_module(module), last):
-    return None
-  return Subject(module, last if not inside else f'{module}.{last}', entry.kind, sentence)
+  name = last if not inside else f'{module}.{last}'
+  return Subject(module, name, entry.kind, sentence) if sentence else None
 
 
 def plain(summary: str) -> str:

@@ -1,0 +1,84 @@
+"""The questions that show where knowledge ends: what exists, what does not, what is held out."""
+
+import importlib
+import json
+
+import pytest
+
+from llm_jax.data import builtin, families, knowledge
+from llm_jax.types import BadInput
+
+FACTS = knowledge.facts()
+BY_CLASS = {kind: [fact for fact in FACTS if fact.kind == kind] for kind in knowledge.CLASSES[:-1]}
+
+
+def test_every_class_has_names_to_measure_on():
+  counts = {kind: sum(fact.split == 'test' for fact in some) for kind, some in BY_CLASS.items()}
+  assert min(counts.values()) >= 30
+  assert len(BY_CLASS['unrehearsed']) == 30
+
+
+def test_names_that_end_alike_share_a_split_and_lookalikes_that_of_what_they_look_like():
+  splits = {}
+  for fact in FACTS:
+    if fact.kind not in ('unread', 'elsewhere', 'unrehearsed'):
+      assert splits.setdefault(fact.group, fact.split) == fact.split
+  assert {fact.split for fact in BY_CLASS['unread']} == {'test'}
+
+
+def test_no_name_of_one_split_is_asked_about_in_another_but_for_taught_ones():
+  names = {
+    split: {q['name'] for q in knowledge.questions(split) if q['class'] != 'taught'}
+    for split in families.SPLITS
+  }
+  assert not names['train'] & names['test'] and not names['validation'] & names['test']
+
+
+def test_no_phrasing_of_one_split_is_in_another():
+  asked = [{str(q['prompt']) for q in knowledge.questions(split)} for split in families.SPLITS]
+  assert not asked[0] & asked[1] and not asked[1] & asked[2] and not asked[0] & asked[2]
+
+
+@pytest.mark.parametrize('kind', ['invented', 'lookalike'])
+def test_what_is_made_up_is_nowhere(kind):
+  there = {entry.name for split in builtin.SPLITS for entry in builtin.entries(split)}
+  for fact in BY_CLASS[kind]:
+    module, _, last = fact.name.rpartition('.')
+    assert fact.answer == '' and fact.name not in there
+    assert not hasattr(importlib.import_module(module or 'builtins'), last), fact.name
+
+
+def test_two_names_never_share_an_answer():
+  answers = [fact.answer for fact in FACTS if fact.answer and fact.kind != 'elsewhere']
+  assert len(answers) == len({*answers})
+
+
+def test_what_is_set_apart_is_in_no_conversation_of_the_refusal_stage():
+  kept = [knowledge.record(one) for one in families.records('conversations', 'train')]
+  text = json.dumps([one for one in kept if one is not None])
+  assert not any(f'`{fact.name}`' in text for fact in BY_CLASS['unrehearsed'])
+  assert sum(one is None for one in kept) < 0.1 * len(kept)
+
+
+def test_several_phrasings_are_of_the_same_names():
+  once, thrice = (knowledge.questions('test', phrasings=n, most=5) for n in (1, 3))
+  assert {q['name'] for q in once} == {q['name'] for q in thrice}
+  assert len({str(q['prompt']) for q in thrice}) == 3 * len(once)
+
+
+def test_questions_of_yours_are_split_and_keep_their_passage(tmp_path):
+  lines = [
+    {'question': f'What is {i}?', 'answer': str(i), 'passage': f'This is {i}.'} for i in range(40)
+  ]
+  path = tmp_path / 'mine.jsonl'
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  parts = [knowledge.given({'mine': str(path)}, split) for split in families.SPLITS]
+  assert sum(map(len, parts)) == 40 and all(parts)
+  assert {one['answer'] in one['passage'] for part in parts for one in part} == {True}
+  assert knowledge.given({'mine': str(path)}) and parts[0][0]['class'] == 'given'
+
+
+@pytest.mark.parametrize('classes', [(), ('taugth',)])
+def test_a_class_that_does_not_exist_is_refused(classes):
+  with pytest.raises(BadInput, match='no class'):
+    knowledge.questions('test', classes=classes)
