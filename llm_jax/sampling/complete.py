@@ -102,6 +102,7 @@ def sampler(
   max_new: int,
   stop_strings: Sequence[str] = (),
   tools: Tools | None = None,
+  group: int = 1,
   **how: Any,
 ) -> Sampler:
   """What continues prompts of `encoded`; its arguments are those of `make` and of `Sampler`."""
@@ -114,6 +115,7 @@ def sampler(
     pick=choose,
     stop_strings=stop_strings,
     tools=tools,
+    group=group,
   )
 
 
