@@ -1,6 +1,6 @@
 """Whole pipelines in one command: from raw text to an assistant, and a report of every stage.
 
-python -m llm_jax.main --config=configs/pipeline.py:gpt      # pretrain, SFT, reward model, PPO
+python -m llm_jax.main --config=configs/pipeline.py:gpt      # pretrain, SFT, refusals, reward, PPO
 python -m llm_jax.main --config=configs/pipeline.py:llama    # rejection sampling and DPO
 python -m llm_jax.main --config=configs/pipeline.py:r1-125m  # verifiable rewards, on one GPU
 
@@ -24,11 +24,15 @@ from configs import clean, sizes
 from configs.base import Stage
 
 RECIPES = {
-  # InstructGPT, arXiv:2203.02155.
-  'gpt': ('tokenize', 'pretrain', 'sft', 'reward', 'ppo'),
+  # InstructGPT, arXiv:2203.02155. It is taught to refuse what it does not know, as Llama 3 is in
+  # section 4.3.6 of its paper.
+  'gpt': ('tokenize', 'pretrain', 'sft', 'probe', 'refuse', 'reward', 'ppo'),
   # Llama 3, arXiv:2407.21783, section 4: the reward model chooses what the next model imitates.
   # `first` stands for the chat model of the round before, whose answers it chooses from.
-  'llama': ('tokenize', 'pretrain', 'reward', 'first:sft', 'best_of_n', 'sft', 'dpo'),
+  'llama': (
+    *('tokenize', 'pretrain', 'reward', 'first:sft', 'best_of_n', 'sft'),
+    *('probe', 'refuse', 'dpo'),
+  ),
   # DeepSeek-R1, arXiv:2501.12948, with its cold start.
   'r1': ('tokenize', 'pretrain', 'sft', 'grpo'),
 }
@@ -50,6 +54,14 @@ NOTE = (
   'divergence from the first chat model (nats an answer) are means over answers sampled at '
   'temperature 1.'
 )
+ASKED = 60  # facts of each class in the report
+KNOWLEDGE = (
+  ('knowledge/over_refusal', 'known, refused'),
+  ('knowledge/taught/right', 'taught, right'),
+  *((f'knowledge/{name}/invention', f'{name}, invented') for name in (
+    'read', 'unread', 'invented', 'lookalike', 'elsewhere',
+  )),
+)  # fmt: skip
 PROMPTS = (
   'Emily buys 3 apples and 2 oranges. Each orange costs $2. The total is $13. What does each '
   'apple cost?',
@@ -81,6 +93,9 @@ def get_config(recipe: str = 'gpt') -> ConfigDict:
     c.best_of_n.minimum = 5.0
     # Without it DPO moved away from right answers too, and ended anywhere from 0.075 to 0.250.
     c.dpo.loss.nll_weight = 1.0  # Llama 3 has such a term, section 4.1.4
+    c.refuse.data.weights.best = c.refuse.data.weights.builtin
+  if 'probe' in c.stages:
+    c.probe.splits = ('train',)  # what rows are made of
   if size == 'tiny':
     for stage, changes in SHORTER.get(name, {}).items():
       c[stage].update(changes)
@@ -92,8 +107,8 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
 
   Where a config names a kind of stage (`base.Stage`) stands the newest stage of that kind: the
   newest policy is trained, the newest reward model judges. Conversations are joined by the newest
-  best of n. `workdir`, `seed` and `mesh` of the pipeline are those of every stage that is not given
-  its own.
+  best of n, and after a probe all stages read what it wrote. `workdir`, `seed` and `mesh` of the
+  pipeline are those of every stage that is not given its own.
 
   Args:
     name: of the folder below runs/.
@@ -134,6 +149,7 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
     _start(config, made, stage)
     if config.get('data', {}).get('name') == 'conversations' and 'answers' in made:
       config.data.sources.best = made['answers'] + '/answers.jsonl'
+    _probed(config, made)
     for kind in (config.get('stage', config.job), _makes(config)):
       made[kind] = config.get_ref('workdir')
     names.append(stage)
@@ -145,6 +161,22 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   c.report = report(c, made, size)
   c.tasks, c.path, c.ask = (), '', ConfigDict()
   return c
+
+
+def _probed(config: ConfigDict, made: Mapping[str, FieldReference]) -> None:
+  """Adds what the newest probe wrote, so that no later stage undoes or floods refusals."""
+  sources = config.get('data', {}).get('sources', {})
+  steps = config.get('annotate', {}).get('steps', ())
+  if 'refusals' in sources and 'probe' not in made:
+    raise ValueError("recipe: 'refuse' needs a probe stage before it")
+  if 'probe' not in made:
+    return
+  if 'refusals' in sources:
+    sources.refusals = made['probe'] + '/refusals.jsonl'
+  elif config.data.name == 'preferences':
+    sources.knowledge = made['probe'] + '/preferences.jsonl'
+  elif config.data.name == 'prompts' and 'reward_model' in steps and 'verify' not in steps:
+    sources.knowledge = made['probe'] + '/refusals.jsonl'  # of these the prompts
 
 
 def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> ConfigDict:
@@ -193,7 +225,7 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
     )
     if 'reward' in made:
       evals.rollouts.annotate.reward_model = dict(path=made['reward'] + '')
-  columns = (
+  columns: tuple[tuple[str, str], ...] = (
     ('text/bits_per_byte', ''),
     ('questions', ''),
     ('tools/word_problems/exact_answer', 'word problems with a calculator'),
@@ -201,6 +233,10 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
     ('rollouts/reward', 'reward model'),
     ('rollouts/kl', 'KL'),
   )
+  if 'probe' in made:
+    known = made['probe'] + '/probe.jsonl'
+    evals.knowledge = dict(name='knowledge', most=ASKED, batch_size=64, known=known)
+    columns += KNOWLEDGE
   compute = sizes.compute(size)
   return ConfigDict(dict(evals=evals, columns=columns, compute=compute, note=NOTE, price=0.0))
 

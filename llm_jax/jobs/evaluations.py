@@ -229,7 +229,8 @@ def possible(groups: Mapping[str, Any], template: str | None) -> dict[str, Any]:
   """What can be measured by now of a model with this template, or without one.
 
   Rows that are put into a template are left to models that have one, and so are tools. Annotators
-  that ask an artifact which is not finished are left out.
+  that ask an artifact which is not finished are left out, and options that hold a file of its
+  stage.
   """
   found = {}
   for group in chosen(groups):
@@ -246,6 +247,10 @@ def possible(groups: Mapping[str, Any], template: str | None) -> dict[str, Any]:
       kept = {name: value for name, value in rest['annotate'].items() if name not in names}
       kept['steps'] = tuple(step for step in kept['steps'] if step not in missing)
       rest['annotate'] = kept
+    waiting = [name for name in getattr(group.module, 'FILES', ()) if rest.get(name)]
+    for name in waiting:
+      if not run_folder.digest(rest[name]):
+        del rest[name]
     found[group.key] = rest
   return found
 

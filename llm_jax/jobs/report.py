@@ -35,6 +35,7 @@ from llm_jax.training import metrics
 from llm_jax.types import JUDGES, BadInput
 
 OFFERED = ('record',)
+OF_CLASS = 3  # questions of a class that are shown with their answers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,6 +148,17 @@ def _tokens(path: str, answers: Mapping[str, str]) -> list[tuple[str, str]]:
   return [*zip(map(signs, spans(tokenizer, ids)), kinds, strict=True)]
 
 
+def _by_class(said: Sequence[tuple[Mapping[str, Any], str]]) -> dict[str, dict[str, list[str]]]:
+  """Class -> the first few questions -> the answer, and what became of it."""
+  found: dict[str, dict[str, list[str]]] = {}
+  for question, text in said:
+    if {'class', 'outcome'} <= question.keys():
+      some = found.setdefault(question['class'], {})
+      if len(some) < OF_CLASS:
+        some[str(question['prompt'][-1]['content'])] = [text, question['outcome']]
+  return found
+
+
 def _leaves_policy(stage: Any) -> bool:
   """Whether a stage leaves a model that can answer; what is compressed is one that could."""
   if stage.job != 'train':
@@ -223,6 +235,7 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
     'benchmarks': asked.tasks,
     'asked_seconds': {key: round(seconds, 2) for key, seconds in found.seconds.items()},
     'answers': {question['prompt']: text for question, text in said if [*question] == ['prompt']},
+    'by_class': _by_class(said),
   }
   if jax.process_index() == 0:
     kept.parent.mkdir(parents=True, exist_ok=True)

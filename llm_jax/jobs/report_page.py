@@ -53,6 +53,7 @@ def blocks(config: Any, facts: Facts) -> list[Block]:
   for prompt in prompts:
     rows = [[name, _short(answers[prompt])] for name, answers in said.items() if prompt in answers]
     out += [Heading(prompt, 3), Table(('stage', 'answer'), rows)]
+  out += _by_class(stages)
   for name in stages:
     if (Path(config[name].workdir) / 'rollouts.jsonl').is_file():
       out += [Heading(f'Rollouts: {name}'), _rollouts(config[name].workdir)]
@@ -122,6 +123,21 @@ def benchmarks(facts: Facts) -> list[Block]:
     Text('In brackets are 95% intervals. What they took, in seconds:'),
     Table(('benchmark', *asked), seconds),
   ]
+
+
+def _by_class(stages: Mapping[str, Facts]) -> list[Block]:
+  """A few questions of each class, with what every stage answered, right, wrong or refused."""
+  said = {name: stage['by_class'] for name, stage in stages.items() if stage.get('by_class')}
+  out: list[Block] = []
+  for kind in dict.fromkeys(kind for classes in said.values() for kind in classes):
+    known = {name: classes.get(kind, {}) for name, classes in said.items()}
+    questions = dict.fromkeys(question for some in known.values() for question in some)
+    rows = [
+      [question, *(': '.join(reversed(some.get(question, [NONE]))) for some in known.values())]
+      for question in questions
+    ]
+    out += [Heading(f'Questions: {kind}', 3), Table(('question', *known), rows)]
+  return [Heading('What it knows, and what it makes up'), *out] if out else []
 
 
 def _is_benchmark(name: str, stage: Facts) -> bool:

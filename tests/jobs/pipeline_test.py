@@ -135,9 +135,21 @@ def test_a_recipe_is_wired_from_stage_to_stage(recipe, size):
     asked |= needs
     made.add(stage.workdir)
   corpus = c.pretrain.data.path
-  answers = {Path(c.sft.data.sources.get('best') or 'none').parent.as_posix()}
+  sources = (c[name].get('data', {}).get('sources', {}) for name in c.stages)
+  paths = [path for some in sources for path in some.values()]
+  read = {Path(path).parent.as_posix() for path in paths}
   # Nothing is made for nobody; the last stage is for the user.
-  assert made - asked - {corpus} - answers == {f'/elsewhere/{c.stages[-1]}'}
+  assert made - asked - {corpus} - read == {f'/elsewhere/{c.stages[-1]}'}
+
+
+@pytest.mark.parametrize('recipe', ['gpt', 'llama'])
+def test_stages_after_a_refusal_learn_both_to_refuse_and_not_to(recipe):
+  c = recipes.get_config(recipe)
+  c.workdir = '/elsewhere'
+  later = c.stages[c.stages.index('refuse') :]
+  assert all('/elsewhere/probe/' in str(c[name].data.sources) for name in later)
+  assert c.report.evals.knowledge.known == '/elsewhere/probe/probe.jsonl'
+  assert c.refuse.init.params == c.probe.artifact == '/elsewhere/sft'
 
 
 def test_recipes_are_those_of_their_papers():
