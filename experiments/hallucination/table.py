@@ -1,0 +1,340 @@
+"""Ways to keep a small model from inventing, by class of question: a table over seeds, and a curve.
+
+python -m experiments.hallucination.table --sft runs/gpt/sft
+python -m experiments.hallucination.table --sft 'runs/sft{seed}' --seeds 0,1 --only sft,probing
+
+A model is probed once; each variant trains on rows made from that, and is asked the questions of
+the test split. What is done is kept below --workdir, so the command goes on where it was, prints
+the table of what is there, and writes it to table.md beside curve.svg.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import dpo, grpo, probe, refuse, sizes
+from llm_jax import artifact, run_folder
+from llm_jax.data import refusals
+from llm_jax.files import write_json, write_lines
+from llm_jax.jobs.measure import measure
+from llm_jax.main import run
+from llm_jax.parallel.mesh import make_mesh
+
+SURE = 'Answer only if you are sure; otherwise say that you do not know.'
+MOST_REFUSED = 0.036  # of what is known, by the threshold that refuses on validation names
+COLUMNS = {
+  'taught right': 'knowledge/taught/right',
+  'unrehearsed right': 'knowledge/unrehearsed/right',
+  'over-refusal': 'knowledge/over_refusal',
+  'invention: all unknown': 'knowledge/invention',
+  'read': 'knowledge/read/invention',
+  'unread': 'knowledge/unread/invention',
+  'invented': 'knowledge/invented/invention',
+  'lookalike': 'knowledge/lookalike/invention',
+  'elsewhere': 'knowledge/elsewhere/invention',
+  'F': 'knowledge/f',
+  'AUROC': 'knowledge/auroc',
+  'word problems': 'questions/word_problems/exact_answer',
+  'tokens an answer': 'tokens',
+}
+
+
+class Run(NamedTuple):
+  """One seed: where its things are.
+
+  Attributes:
+    sft: the model before.
+    root: of the experiment.
+    seed: of the stage that refuses.
+  """
+
+  sft: str
+  root: Path
+  seed: int
+
+  @property
+  def before(self) -> Path:
+    """What belongs to the model before, which seeds may share."""
+    return self.root / Path(self.sft).name
+
+  @property
+  def probe(self) -> Path:
+    return self.before / 'probe' / 'probe.jsonl'
+
+  def folder(self, name: str) -> Path:
+    """Of a variant that is trained."""
+    return self.before / f'{name}-{self.seed}'
+
+  def measured(self, name: str) -> Path:
+    """What a variant makes of all questions."""
+    seed = '' if VARIANTS[name].config is None else f'-{self.seed}'
+    return self.before / 'measured' / f'{name}{seed}.json'
+
+  def probed(self) -> list[dict[str, Any]]:
+    """Verdicts on names to train on."""
+    return [one for one in refusals.read(self.probe) if one['split'] == 'train']
+
+  def rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """A file with these rows."""
+    path = self.before / 'rows' / f'{name}.jsonl'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+      write_lines(path, rows)
+    return str(path)
+
+
+class Variant(NamedTuple):
+  """A row of the table.
+
+  Attributes:
+    title: of the row.
+    config: what trains its model from `Run`; None for the model before.
+    system: a message of the system at each question.
+    threshold: refuse what has a lower log-probability, chosen on validation names.
+  """
+
+  title: str
+  config: Callable[[Run], ConfigDict] | None = None
+  system: str = ''
+  threshold: bool = False
+
+
+def _refuse(name: str, rows: Callable[[Run], Sequence[Mapping[str, Any]]]) -> Any:
+  def config(one: Run) -> ConfigDict:
+    c = refuse.get_config()
+    c.data.sources.refusals = one.rows(name, rows(one))
+    return c
+
+  return config
+
+
+def _dpo(one: Run) -> ConfigDict:
+  c = dpo.get_config()
+  c.data.sources.knowledge = one.rows('dpo', refusals.preferences(one.probed()))
+  return c
+
+
+def _grpo(wrong: float) -> Callable[[Run], ConfigDict]:
+  def config(one: Run) -> ConfigDict:
+    c = grpo.get_config()
+    rows = refusals.conversations(one.probed())
+    c.data.sources = ConfigDict({'knowledge': one.rows('grpo', rows)})
+    c.annotate.verify.rewards = ('honest',)
+    c.annotate.verify.options = ConfigDict({'honest': {'wrong': wrong}})
+    c.annotate.sample.max_new = 48
+    c.total_steps = 40
+    return c
+
+  return config
+
+
+def _unprobed(one: Run) -> list[dict[str, Any]]:
+  """Refusals of invented names and answers about taught ones, whatever the model said."""
+  verdicts = {'invented': 'unknown', 'taught': 'known'}
+  some = [line for line in one.probed() if line['class'] in verdicts]
+  return refusals.conversations([line | {'verdict': verdicts[line['class']]} for line in some])
+
+
+def _probing(one: Run, **how: Any) -> list[dict[str, Any]]:
+  return refusals.conversations(one.probed(), **how)
+
+
+def _plain(one: Run) -> list[dict[str, Any]]:
+  return refusals.conversations([line for line in one.probed() if line['class'] != 'lookalike'])
+
+
+VARIANTS = {
+  'sft': Variant('SFT'),
+  'threshold': Variant('+ log p threshold (no training)', threshold=True),
+  'prompt': Variant('+ prompt "answer only if you are sure"', system=SURE),
+  'invented': Variant('+ refusals for invented names only', _refuse('invented', _unprobed)),
+  'probing': Variant('+ refusals by probing', _refuse('probing', _probing)),
+  'no_lookalikes': Variant('+ the same, no lookalikes', _refuse('no_lookalikes', _plain)),
+  'half': Variant('+ half the refusals', _refuse('half', lambda one: _probing(one, ratio=0.5))),
+  'twice': Variant('+ twice the refusals', _refuse('twice', lambda one: _probing(one, ratio=2.0))),
+  'dpo': Variant('+ DPO both ways', _dpo),
+  'grpo1': Variant('+ GRPO, a wrong answer costs 1', _grpo(1.0)),
+  'grpo3': Variant('+ GRPO, a wrong answer costs 3', _grpo(3.0)),
+}
+
+
+def _trained(one: Run, name: str) -> str:
+  """The folder of the model of a variant."""
+  variant = VARIANTS[name]
+  if variant.config is None:
+    return one.sft
+  folder = one.folder(name)
+  if not run_folder.finished(str(folder)):
+    c = variant.config(one)
+    c.init.params, c.workdir, c.seed = one.sft, str(folder), one.seed
+    if 'reference' in c.annotate:
+      c.annotate.reference.update(dict(path=one.sft, cache=f'{folder}/reference'))
+    run(c)
+  return str(folder)
+
+
+def _asked(one: Run, name: str) -> dict[str, Any]:
+  """What a variant makes of all questions: its metrics, and a record of each."""
+  path = one.measured(name)
+  if path.is_file():
+    return json.loads(path.read_text())
+  variant, folder = VARIANTS[name], _trained(one, name)
+  mesh = make_mesh()
+  asked = dict(name='knowledge', known=str(one.probe), system=variant.system, batch_size=64)
+  groups = {
+    'knowledge': asked | {'split': 'test'},
+    'validation': asked | {'split': 'validation'},
+    'questions': dict(name='answers', families=('word_problems',), max_questions=200),
+  }
+  groups['questions'] |= dict(max_new=96, batch_size=50)
+  with jax.set_mesh(mesh):
+    made = artifact.load(folder, mesh, sizes.compute('tiny').to_dict())
+    found = measure(groups, made, mesh=mesh)
+  keep = ('name', 'class', 'prompt', 'answer', 'outcome', 'logp')
+  said = {
+    key: [{**{k: q[k] for k in keep}, 'said': text} for q, text in found.said[key]]
+    for key in ('knowledge', 'validation')
+  }
+  tokens = [len(made.tokenizer.encode(one['said'])) for one in said['knowledge']]
+  metrics = {**found.metrics, 'tokens': float(np.mean(tokens))}
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_json(path, {'metrics': metrics, 'said': said})
+  return {'metrics': metrics, 'said': said}
+
+
+def _known(one: Run) -> set[str]:
+  return {line['name'] for line in refusals.read(one.probe) if line['verdict'] == 'known'}
+
+
+def curve(said: Sequence[Mapping[str, Any]], known: set[str]) -> np.ndarray:
+  """[n, 3]: over-refusal and invention if answers below a log-probability are refused, and it."""
+  of_known = np.array([one['name'] in known for one in said])
+  logp = np.array([one['logp'] for one in said])
+  refused = np.array([one['outcome'] == 'refused' for one in said])
+  wrong = np.array([one['outcome'] == 'wrong' for one in said])
+  points = []
+  for least in [-np.inf, *np.unique(logp)]:
+    says_no = refused | (logp < least)
+    over, invented = says_no[of_known].mean(), (wrong & ~says_no)[~of_known].mean()
+    points.append((over, invented, least))
+  return np.array(points)
+
+
+def _threshold(one: Run) -> dict[str, float]:
+  """The metrics of the model before, with a threshold from validation names."""
+  before, known = _asked(one, 'sft'), _known(one)
+  points = curve(before['said']['validation'], known)
+  least = points[points[:, 0] <= MOST_REFUSED][-1, 2]
+  said = [
+    {**line, 'outcome': 'refused' if line['logp'] < least else line['outcome']}
+    for line in before['said']['knowledge']
+  ]
+  return {**before['metrics'], **_rates(said, known)}
+
+
+def _rates(said: Sequence[Mapping[str, Any]], known: set[str]) -> dict[str, float]:
+  """Those columns that follow from outcomes."""
+  share = lambda some, outcome: float(np.mean([one['outcome'] == outcome for one in some]))
+  found = {}
+  for kind in dict.fromkeys(one['class'] for one in said):
+    some = [one for one in said if one['class'] == kind]
+    found |= {f'knowledge/{kind}/right': share(some, 'right')}
+    found |= {f'knowledge/{kind}/invention': share(some, 'wrong')}
+  right, refused = share(said, 'right'), share(said, 'refused')
+  found['knowledge/f'] = 2 * right / (2 - refused)
+  found['knowledge/over_refusal'] = share([one for one in said if one['name'] in known], 'refused')
+  unknown = [one for one in said if one['name'] not in known]
+  return found | {'knowledge/invention': share(unknown, 'wrong')}
+
+
+def table(runs: Sequence[Run]) -> str:
+  """A row for each variant that has been measured: the mean over seeds, and their spread."""
+  lines = [
+    f'| | {" | ".join(COLUMNS)} |',
+    f'|---|{"---:|" * len(COLUMNS)}',
+  ]
+  for name, variant in VARIANTS.items():
+    source = 'sft' if variant.threshold else name
+    there = {one.measured(source): one for one in runs if one.measured(source).is_file()}
+    if not there:
+      continue
+    found = [
+      _threshold(one) if variant.threshold else _asked(one, name)['metrics']
+      for one in there.values()
+    ]
+    cells = [_cell([metrics.get(column) for metrics in found]) for column in COLUMNS.values()]
+    lines.append(f'| {variant.title} | {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
+def _cell(values: Sequence[float | None]) -> str:
+  """Mean and half of the range."""
+  there = [value for value in values if value is not None]
+  if not there:
+    return '–'
+  digits = 1 if np.mean(there) > 1.5 else 3
+  spread = f' ± {(max(there) - min(there)) / 2:.{digits}f}' if len(there) > 1 else ''
+  return f'{np.mean(there):.{digits}f}{spread}'
+
+
+def draw(runs: Sequence[Run], path: Path) -> None:
+  """Invention against over-refusal: the line of thresholds, and a point for each variant."""
+  from matplotlib.figure import Figure
+
+  drawing = Figure(figsize=(7, 4.5), layout='constrained')
+  ax = drawing.subplots()
+  for one in {one.before: one for one in runs}.values():
+    points = curve(_asked(one, 'sft')['said']['knowledge'], _known(one))
+    ax.plot(points[:, 0], points[:, 1], color='grey', lw=1, label='threshold on log p')
+  for name, variant in VARIANTS.items():
+    found = [
+      _asked(one, name)['metrics']
+      for one in runs
+      if not variant.threshold and one.measured(name).is_file()
+    ]
+    if found:
+      both = ('knowledge/over_refusal', 'knowledge/invention')
+      xs, ys = ([metrics[key] for metrics in found] for key in both)
+      ax.plot(xs, ys, 'o', ms=5, label=variant.title)
+  handles, labels = ax.get_legend_handles_labels()
+  once = dict(zip(labels, handles, strict=True))
+  ax.legend(once.values(), once.keys(), fontsize=7)
+  ax.set(xlabel='over-refusal: known, refused', ylabel='invention: unknown, answered')
+  ax.set(xlim=(-0.01, 0.5), ylim=(-0.02, 1.02))
+  ax.grid(alpha=0.3)
+  drawing.savefig(path)
+
+
+def main() -> None:
+  """Runs what is missing, and prints the table."""
+  given = argparse.ArgumentParser(description=__doc__)
+  given.add_argument('--sft', default='runs/gpt/sft', help='the model before; {seed} is replaced')
+  given.add_argument('--seeds', default='0,1,2')
+  given.add_argument('--only', default=','.join(VARIANTS), help='names of variants')
+  given.add_argument('--workdir', default='runs/hallucination')
+  options = given.parse_args()
+  root = Path(options.workdir)
+  runs = []
+  for seed in map(int, options.seeds.split(',')):
+    one = Run(options.sft.format(seed=seed), root, seed)
+    c = probe.get_config()
+    c.artifact, c.workdir = one.sft, str(one.probe.parent)
+    if not run_folder.finished(c.workdir):
+      run(c)
+    runs.append(one)
+  for name in options.only.split(','):
+    for one in runs:
+      _asked(one, 'sft' if VARIANTS[name].threshold else name)
+      print(table(runs), flush=True)
+  (root / 'table.md').write_text(table(runs) + '\n')
+  draw(runs, root / 'curve.svg')
+
+
+if __name__ == '__main__':
+  main()
