@@ -165,17 +165,18 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
 
 def _probed(config: ConfigDict, made: Mapping[str, FieldReference]) -> None:
   """Adds what the newest probe wrote, so that no later stage undoes or floods refusals."""
-  sources = config.get('data', {}).get('sources', {})
-  steps = config.get('annotate', {}).get('steps', ())
+  data = config.get('data', ConfigDict())
+  kind, sources = data.get('name'), data.get('sources', {})
   if 'refusals' in sources and 'probe' not in made:
     raise ValueError("recipe: 'refuse' needs a probe stage before it")
   if 'probe' not in made:
     return
+  steps = config.get('annotate', {}).get('steps', ())
   if 'refusals' in sources:
     sources.refusals = made['probe'] + '/refusals.jsonl'
-  elif config.data.name == 'preferences':
+  elif kind == 'preferences':
     sources.knowledge = made['probe'] + '/preferences.jsonl'
-  elif config.data.name == 'prompts' and 'reward_model' in steps and 'verify' not in steps:
+  elif kind == 'prompts' and 'reward_model' in steps and 'verify' not in steps:
     sources.knowledge = made['probe'] + '/refusals.jsonl'  # of these the prompts
 
 

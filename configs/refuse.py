@@ -31,7 +31,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.data.sources.refusals = f'runs/{size}/probe/refusals.jsonl'
   c.data.weights = ConfigDict(dict(builtin=1 - SHARE, refusals=SHARE))
   c.data.map = 'knowledge'  # leaves out what `data.knowledge` has set apart
-  c.eval_every = c.checkpoint_every = 60 if size == 'tiny' else 100
+  c.eval_every = c.checkpoint_every = c.total_steps // 4
   c.sample.prompts = ('What does `os.path.join` do?', 'What does `os.path.jion` do?')
   c.next = (
     'See what it refuses: python -m llm_jax.main --config=configs/evaluate.py '

@@ -147,7 +147,8 @@ def test_stages_after_a_refusal_learn_both_to_refuse_and_not_to(recipe):
   c = recipes.get_config(recipe)
   c.workdir = '/elsewhere'
   later = c.stages[c.stages.index('refuse') :]
-  assert all('/elsewhere/probe/' in str(c[name].data.sources) for name in later)
+  trained = [c[name].data.sources for name in later if c[name].job == 'train']
+  assert trained and all('/elsewhere/probe/' in str(sources) for sources in trained)
   assert c.report.evals.knowledge.known == '/elsewhere/probe/probe.jsonl'
   assert c.refuse.init.params == c.probe.artifact == '/elsewhere/sft'
 
