@@ -22,10 +22,10 @@ Every stack can be completed, so that whatever may follow leads to an end. Blank
 """
 
 import bisect
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from llm_jax.text import json_string
 from llm_jax.text.grammar import (
   CONTROL,
   DEEPEST,
@@ -41,6 +41,7 @@ from llm_jax.text.grammar import (
   Words,
 )
 from llm_jax.text.json_number import can_become, is_number, shortened
+from llm_jax.text.json_string import ESCAPE, ESCAPED, QUOTE, TAG, spelled
 
 VALUE, LITERAL, WORDS, TEXT, NUMBER, ITEMS, MEMBERS, KEY, EXTRA, COLON, UNTIL, MATCHED = range(12)
 _UNREAD = (VALUE, ITEMS, MEMBERS, COLON)  # stand for other items, and read nothing
@@ -49,50 +50,6 @@ MOST = 64  # stacks; of more, the last are given up, which leaves out some texts
 Item = tuple[Any, ...]
 Stack = Any  # None, or (Item, Stack)
 State = tuple[Stack, ...]
-
-# States of a character of a string: 0 between two, 1 to 3 bytes to come, those after E0, ED, F0 and
-# F4, the parts of an escape, and 13 between two, after a '<'.
-_E0, _ED, _F0, _F4, _ESCAPE, _HEX1, _HEX2, _LOW2, _HEX3, _TAG = range(4, 14)
-_LEADS: dict[int, int] = {
-  **dict.fromkeys(range(0xC2, 0xE0), 1),
-  **dict.fromkeys(range(0xE1, 0xF0), 2),
-  **dict.fromkeys(range(0xF1, 0xF4), 3),
-  0xE0: _E0,
-  0xED: _ED,
-  0xF0: _F0,
-  0xF4: _F4,
-}
-_SECOND = {_E0: (0xA0, 0xBF, 1), _ED: (0x80, 0x9F, 1), _F0: (0x90, 0xBF, 2), _F4: (0x80, 0x8F, 2)}
-_ESCAPED = {ord(c): ord(t) for c, t in zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True)}
-_HEX = frozenset(b'0123456789abcdefABCDEF')
-_QUOTE, _BACKSLASH = 0x22, 0x5C
-_HEX4 = 14
-
-
-def _character(byte: int, state: int, guarded: bool) -> int | None:
-  """The state of a character after a byte of it; None where this byte cannot be."""
-  if state in (0, _TAG):
-    if byte == _BACKSLASH:
-      return _ESCAPE
-    if byte < 0x20 or byte == _QUOTE or (state == _TAG and byte in b'/t'):
-      return None
-    if byte < 0x80:
-      return _TAG if guarded and byte == 0x3C else 0
-    return _LEADS.get(byte)
-  if state <= 3:
-    return state - 1 if 0x80 <= byte <= 0xBF else None
-  if state in _SECOND:
-    low, high, then = _SECOND[state]
-    return then if low <= byte <= high else None
-  if state == _ESCAPE:
-    return _HEX1 if byte == 0x75 else 0 if byte in b'"\\/bfnrt' else None
-  if byte not in _HEX:
-    return None
-  if state == _HEX1:
-    return _LOW2 if byte in b'dD' else _HEX2
-  if state == _LOW2:  # \uD800 to \uDFFF are no characters
-    return _HEX3 if byte in b'01234567' else None
-  return {_HEX2: _HEX3, _HEX3: _HEX4, _HEX4: 0}[state]
 
 
 class _Tree:
@@ -133,10 +90,9 @@ class Moves:
     self._grammar, self._nodes = grammar, grammar.nodes
     self._atoms: dict[int, tuple[int, ...]] = {}
     self._heights = grammar.heights()
+    spell = lambda name: spelled(name, guarded=grammar.guarded)
     self._trees = {
-      i: _Tree([self.spelled(name) for name in node.names])
-      if isinstance(node, Record)
-      else _Tree(node.texts)
+      i: _Tree([*map(spell, node.names)]) if isinstance(node, Record) else _Tree(node.texts)
       for i, node in enumerate(grammar.nodes)
       if isinstance(node, Record | Words)
     }
@@ -153,10 +109,6 @@ class Moves:
       }
     )
     self.start: State = self._closed([((VALUE, grammar.start, 0), None)])
-
-  def spelled(self, name: str) -> bytes:
-    """A string as JSON."""
-    return spelled(name, guarded=self._grammar.guarded)
 
   def after(self, state: State, symbol: int) -> State:
     """The state after one more symbol; without stacks where it may not follow."""
@@ -251,7 +203,7 @@ class Moves:
     if self._named(i, depth, index, 0):
       yield from _opening(depth, first, ((KEY, i, depth, index, 0),))
     if due is None and node.extra is not None and depth + self._heights[node.extra] <= DEEPEST:
-      then = ((LITERAL, b'"', 0), (EXTRA, i, depth, 0, self._trees[i].next[0].get(_QUOTE, -1)))
+      then = ((LITERAL, b'"', 0), (EXTRA, i, depth, 0, self._trees[i].next[0].get(QUOTE, -1)))
       yield from _opening(depth, first, then)
 
   def _due(self, i: int, index: int) -> int | None:
@@ -319,14 +271,14 @@ class Moves:
 
   def _text(self, item: Item, byte: int) -> Iterator[tuple[Item, ...]]:
     _, need, more, state = item
-    between = state in (0, _TAG)
-    if between and byte == _QUOTE:
+    between = state in (0, TAG)
+    if between and byte == QUOTE:
       if need == 0:
         yield ()
       return
     if between and need == 0 and more == 0:
       return
-    then = _character(byte, state, self._grammar.guarded)
+    then = json_string.after(byte, state, self._grammar.guarded)
     if then is None:
       return
     if between:  # a character counts from its first byte on
@@ -345,13 +297,13 @@ class Moves:
       if by.ends[state]:
         yield ()
     elif part == b'\\':
-      if any(by.after(state, character) >= 0 for character in _ESCAPED.values()):
+      if any(by.after(state, character) >= 0 for character in ESCAPED.values()):
         yield ((MATCHED, i, state, part),)
     elif begun == b'\\':
-      character = _ESCAPED.get(byte, -1)
+      character = ESCAPED.get(byte, -1)
       if character >= 0 and (after := by.after(state, character)) >= 0:
         yield ((MATCHED, i, after, b''),)
-    elif (span := _span(part)) is not None:
+    elif (span := json_string.span(part)) is not None:
       first, last = span
       if first == last:
         if (after := by.after(state, first)) >= 0:
@@ -364,28 +316,14 @@ class Moves:
     node: Any = self._nodes[i]
     tree = self._trees[i]
     after = -1 if place < 0 else tree.next[place].get(byte, -1)
-    if state == 0 and byte == _QUOTE:
+    if state == 0 and byte == QUOTE:
       if after < 0 or tree.ends[after] is None:
         yield (COLON,), (VALUE, node.extra, depth), (MEMBERS, i, depth, len(node.names), False)
       return
-    then = _character(byte, state, False)
+    then = json_string.after(byte, state, False)
     # A known name is compared as it is written, so others have no escapes, nor what would need one.
-    if then not in (None, _ESCAPE) and not (self._grammar.guarded and byte == 0x3C):
+    if then not in (None, ESCAPE) and not (self._grammar.guarded and byte == 0x3C):
       yield ((EXTRA, i, depth, then, after),)
-
-
-def _span(part: bytes) -> tuple[int, int] | None:
-  """The first and the last character that begin with these bytes, as they stand in a string."""
-  state: int | None = 0
-  for byte in part:
-    state = _character(byte, state, False)
-    if state is None:
-      return None
-  low, high = part, part
-  while state:
-    first, last, state = _SECOND.get(state, (0x80, 0xBF, state - 1))
-    low, high = low + bytes([first]), high + bytes([last])
-  return ord(low.decode()), ord(high.decode())
 
 
 def _reached(symbols: Sequence[int], place: int, symbol: int) -> int:
@@ -419,13 +357,3 @@ def _opening(depth: int, first: bool, then: tuple[Item, ...]) -> Iterator[tuple[
   """What stands before an item or a property, and then this."""
   for before in (b'', _line(depth)) if first else (b',', b', ', b',' + _line(depth)):
     yield ((LITERAL, before, 0), *then) if before else then
-
-
-def spelled(value: Any, *, guarded: bool) -> bytes:
-  r"""A value as the JSON that is written of it.
-
-  >>> spelled('</a>', guarded=True)
-  b'"\\u003c/a>"'
-  """
-  text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-  return (text.replace('<', '\\u003c') if guarded else text).encode()

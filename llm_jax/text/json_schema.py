@@ -13,8 +13,8 @@ from fractions import Fraction
 from typing import Any
 
 from llm_jax.text.grammar import NEVER, Either, Grammar, List, Matched, Number, Record, Text, Words
-from llm_jax.text.grammar_moves import spelled
 from llm_jax.text.json_number import possible
+from llm_jax.text.json_string import spelled
 from llm_jax.text.pattern import PatternError, automaton
 
 MOST_NODES = 2000  # of a grammar
