@@ -27,6 +27,8 @@ from llm_jax.types import Model, Params, Tokenizer
 
 NARROWEST = 128  # columns of the narrowest caches; then come 1.5, 2, 3, 4, 6, ... times as many
 ROWS = (1, 8, 32)  # slots of small programs
+# On a CPU: YNNPACK adds up few numbers in another order than many.
+OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': ''}
 _COMPILED = '/jax/core/compile/backend_compile_duration'
 _counted = [0]
 
@@ -107,8 +109,7 @@ class Runner:
     )
     self._invented = jax.jit(lambda x: programs.invented(x, self._vocab_size))
     with self.on_mesh():
-      # YNNPACK adds up few numbers in another order than many.
-      options = {'xla_cpu_experimental_ynn_fusion_type': ''} if platform() == 'cpu' else None
+      options = OPTIONS if platform() == 'cpu' else None
     how: Any = dict(compiler_options=options)
     self._prefill = jax.jit(prefill, static_argnums=(0, 1), donate_argnums=(3, 4), **how)
     self._decode = jax.jit(decode, donate_argnums=(1, 2), **how)
@@ -116,7 +117,7 @@ class Runner:
     self._admit, self._dress, self._forked, self._begun, self._stopped, self._moved = (
       keep(getattr(programs, name), self._placed) for name in _OF_STATE
     )
-    self._filled = jax.jit(programs.filled)
+    self._filled = jax.jit(lambda *args: self._placed(programs.filled(*args)))
     self._seated, self._copied = (keep(f, self._rows) for f in (programs.seated, programs.copied))
     self._begin = keep(
       programs.begin, lambda desk: dataclasses.replace(desk, layers=self._heads(desk.layers))
@@ -284,10 +285,12 @@ class Runner:
     self.dress(0, request)
     self.begin([])
     self.read(request.prompt, 0, None, after=0)
+    self.begin([])
     logits_V, _ = self.read(request.prompt, 0, None)
     for size, width in itertools.product(self.sizes, self.widths):
       self._layers = self._room(size, width)
       self.seat(0, request.prompt, logits_V)
+      self.write(np.zeros(self._slots, np.int32))
       for rows in _beside(self.sizes, size):
         self._resized(self._layers, rows, width)
       for columns in _beside(self.widths, width):

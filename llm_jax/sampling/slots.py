@@ -338,7 +338,9 @@ def filled(state: State, index_R: Array) -> State:
     index_R=index_R,
     logits_RV=noise_RV,
     alive_R=jnp.ones_like(state.alive_R),
-    how=dataclasses.replace(state.how, max_new=jnp.full_like(state.how.max_new, 2**30)),
+    how=dataclasses.replace(
+      state.how, max_new=jnp.full_like(state.how.max_new, 2**30), top=jnp.ones_like(state.how.top)
+    ),
   )
 
 

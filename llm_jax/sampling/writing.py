@@ -109,7 +109,18 @@ def merged(state: State, new: dict[str, Array]) -> State:
 
 
 def choose(state: State) -> Written:
-  """The next token of each slot [R], alive or not.
+  """The next token of each slot [R], alive or not; nothing if none is.
+
+  It is a loop of one turn, which no compiler joins with what stands around it: so a token gets the
+  same bits wherever it is chosen.
+  """
+  nothing = jax.tree.map(lambda x: x[0], blank(1, len(state.alive_R)))
+  turns = state.alive_R.any().astype(jnp.int32)
+  return jax.lax.fori_loop(0, turns, lambda *_: _chosen(state), nothing)
+
+
+def _chosen(state: State) -> Written:
+  """What `choose` says.
 
   The order is that of `Pick`: biases and penalties of what was said act on logits, the repetition
   penalty on logits over the temperature, truncation on log-probabilities.
