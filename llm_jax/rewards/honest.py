@@ -5,6 +5,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 from llm_jax.options import NotNegative
@@ -26,11 +27,12 @@ _HEDGE = re.compile(
   re.IGNORECASE,
 )
 _ENOUGH = 0.8  # of the words, by their F1
+_STEM = 5  # letters that forms of one word share
 _SHORT = 3  # words of a gold answer that is looked for in the answer
 _NEGATIONS = {'not', 'no', 'never', 'without', 'none', 'nothing', 'cannot'}
 # Words that say nothing of the subject.
 _FUNCTION = {
-  'a', 'an', 'the', 'of', 'in', 'to', 'for', 'from', 'by', 'with', 'on', 'at', 'as', 'is', 'are',
+  'a', 'an', 'the', 'of', 'in', 'to', 'for', 'by', 'with', 'on', 'at', 'as', 'is', 'are',
   'it', 'its', 'that', 'this', 'which', 'and', 'or', 'if', 'be', 'into', 'one', 'some', 'any',
 }  # fmt: skip
 
@@ -91,6 +93,7 @@ def outcome(answer: str, gold: str) -> Outcome:
 def _says(claim: list[str], wanted: list[str]) -> bool:
   if claim == wanted:
     return True
+  claim = [_form(word, wanted) for word in claim]
   ours, theirs = Counter(claim), Counter(wanted)
   more, less = ours - theirs, theirs - ours
   if _NEGATIONS & (more.keys() | less.keys()):
@@ -100,6 +103,15 @@ def _says(claim: list[str], wanted: list[str]) -> bool:
   added = ours.keys() - theirs.keys() - _FUNCTION
   shared = (ours & theirs).total()
   return not added and 2 * shared >= _ENOUGH * (len(claim) + len(wanted))
+
+
+def _form(word: str, wanted: Sequence[str]) -> str:
+  """The wanted word that this one is a form of, such as identifies of identifying; else itself."""
+  if word in wanted:
+    return word
+  digits = lambda text: re.sub(r'\D', '', text)
+  same = (w for w in wanted if w[:_STEM] == word[:_STEM] and digits(w) == digits(word))
+  return next(same, word) if len(word) >= _STEM else word
 
 
 def _words(text: str) -> list[str]:

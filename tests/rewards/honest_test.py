@@ -1,10 +1,14 @@
 """What an answer is: refusals by how they begin, right by words, and what changes the meaning."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from llm_jax.data.refusals import refusal
 from llm_jax.rewards import honest
 
+FIXTURES = Path(__file__).parents[1] / 'fixtures'
 GOLD = 'It returns True if the object is a class.'
 
 
@@ -74,3 +78,11 @@ def test_guessing_pays_above_the_confidence_that_the_cost_says(wrong):
   )
   even = wrong / (1 + wrong)
   assert even * right + (1 - even) * bad == pytest.approx(refused)
+
+
+def test_it_agrees_with_a_hundred_labels_given_by_hand():
+  """Answers of a small model and of one that was taught to refuse, a third of them near misses."""
+  lines = (FIXTURES / 'honest_answers.jsonl').read_text().splitlines()
+  labelled = [json.loads(line) for line in lines]
+  agree = [honest.outcome(one['answer'], one['gold']) == one['label'] for one in labelled]
+  assert len(agree) == 100 and sum(agree) >= 97
