@@ -67,11 +67,11 @@ def served(
     failed=failed,
   )
   fingerprint = sha256(file) if file.is_file() else ''
-  one = Served(name, driver, created, fingerprint, positions=_positions(path, engine))
+  one = Served(name, driver, created, fingerprint, positions=positions(path, engine))
   return one
 
 
-def _positions(path: str, engine: Mapping[str, Any]) -> int | None:
+def positions(path: str, engine: Mapping[str, Any]) -> int | None:
   """Of a prompt with its answer, as far as files tell it before the model is loaded."""
   if engine.get('length'):
     return engine['length']

@@ -20,9 +20,11 @@ import pytest
 from configs import serve as serve_config
 from llm_jax import artifact
 from llm_jax.jobs import serve
+from llm_jax.losses.logprobs import score
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.sampling import complete, pick
 from llm_jax.sampling.generate import generate
+from llm_jax.serving import models
 from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
@@ -209,6 +211,45 @@ def test_it_says_what_the_sampler_says_alone_and_under_load(root, server):
   assert metric(port, 'llm_jax_compilations_total') == compiled > 0
   assert metric(port, 'llm_jax_requests_running') == metric(port, 'llm_jax_requests_waiting') == 0
   assert process.poll() is None and 'one' not in ''.join(lines)
+
+
+def test_json_of_a_model_that_knows_none_beside_others(server):
+  port, *_ = server
+  compiled = metric(port, 'llm_jax_compilations_total')
+  properties = {'a': {'enum': ['é', 12]}, 'b': {'type': 'integer', 'minimum': -3, 'maximum': 40}}
+  schema = {'type': 'object', 'properties': properties, 'required': ['a', 'b']}
+  format = {'type': 'json_schema', 'json_schema': {'name': 'ab', 'schema': schema}}
+  plain = lambda: post(port, body('one', seed=5))['choices']
+  held = lambda: post(
+    port, body('one', seed=2, temperature=2, n=4, response_format=format) | {'max_tokens': 80}
+  )['choices']
+  alone = plain(), held()
+  with ThreadPoolExecutor(6) as pool:
+    found = [pool.submit(one) for one in (held, plain) * 3]
+    assert [one.result() for one in found] == [alone[1], alone[0]] * 3
+  whole = [choice for choice in alone[1] if choice['finish_reason'] == 'stop']
+  assert whole
+  for choice in whole:
+    value = json.loads(choice['message']['content'])
+    assert value['a'] in ('é', 12) and -3 <= value['b'] <= 40 and value.keys() == {'a', 'b'}
+  assert metric(port, 'llm_jax_compilations_total') == compiled
+
+
+def test_texts_are_scored(root, server):
+  port, *_ = server
+  made = artifact.load(root / 'small', make_mesh(data=1))
+  ids = made.tokenizer.encode('one and two')
+  (choice,) = post(
+    port, {'prompt': ids, 'echo': True, 'logprobs': 1, 'max_tokens': 0}, '/v1/completions'
+  )['choices']
+  row = np.array([ids])
+  batch = {'tokens': row, 'segment': row * 0 + 1, 'position': np.arange(len(ids))[None]}
+  want = np.asarray(score(made.model, made.params, batch))[0, 1:]
+  first, *scores = choice['logprobs']['token_logprobs']
+  assert first is None and choice['text'] == 'one and two'
+  np.testing.assert_allclose(scores, want, atol=1e-5)
+  assert models.positions(str(root / 'small'), {'length': None}) == SHAPE['max_length']
+  assert models.positions(str(root / 'small'), {'length': 20}) == 20
 
 
 def test_sigterm_ends_it_in_peace(server):
