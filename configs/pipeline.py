@@ -200,7 +200,7 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
     families=('word_problems', 'spelling'),
     tools=dict(calculator={}, spell={}),
     max_questions=200,
-    max_new=96,
+    max_new=128,
     batch_size=100,
   )
   data = lambda name: c[name].get('data', {})

@@ -61,24 +61,22 @@ def dialogue(*texts: str) -> list[dict]:
   ]
 
 
-def calling(talk: list[dict], name: str, call: str, result: str, rng: random.Random) -> list[dict]:
-  """A question and its answer, where the answer first calls a tool; other tools may be listed too.
+def call(name: str, text: str, result: str) -> list[dict]:
+  """The parts of an answer that are a call of a tool and what the tool says.
 
-  Args:
-    talk: of two messages.
-    name: of the tool.
-    call: what it is given.
-    result: what it says.
-    rng: decides what is listed.
+  >>> [part['text'] for part in call('calculator', '2 * 3', '6')]
+  ['calculator(2 * 3)', '6']
   """
-  question, answer = talk
-  parts = [
-    {'type': 'search', 'text': calls.written(name, call)},
+  return [
+    {'type': 'search', 'text': calls.written(name, text)},
     {'type': 'result', 'text': result},
-    {'type': 'text', 'text': answer['content']},
   ]
+
+
+def calling(question: str, parts: list[dict], name: str, rng: random.Random) -> list[dict]:
+  """A question and an answer in parts that calls a tool; other tools may be listed beside it."""
   listed = TOOLS if rng.random() < 0.5 else (name,)
-  return calls.led([question, {'role': 'assistant', 'content': parts}], listed)
+  return calls.led([*dialogue(question), {'role': 'assistant', 'content': parts}], listed)
 
 
 def preference(prompt: list[dict], chosen: str, rejected: str, margin: float) -> dict:

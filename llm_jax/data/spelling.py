@@ -16,14 +16,15 @@ from llm_jax.data.families import (
   SIGNIFICANTLY,
   SPLITS,
   TOOLS,
+  call,
   calling,
   dialogue,
   preference,
 )
 from llm_jax.text import calls
 
-_CONVERSATIONS = {'train': 1600, 'validation': 200, 'test': 200}
-_PREFERENCES = {'train': 300, 'validation': 100, 'test': 100}
+_CONVERSATIONS = {'train': 600, 'validation': 200, 'test': 200}
+_PREFERENCES = {'train': 200, 'validation': 100, 'test': 100}
 _LENGTHS = range(3, 11)  # of words
 _LONGEST_CALL = 200
 _QUOTES = '`\'" '
@@ -53,7 +54,7 @@ class Question(NamedTuple):
   call: str
 
 
-def letters(call: str) -> str:
+def letters(asked: str) -> str:
   """What the tool `spell` says: the letters of a word, or how often a text occurs in it.
 
   >>> letters('`banana`'), letters('a in `banana`')
@@ -62,12 +63,12 @@ def letters(call: str) -> str:
   Raises:
     ValueError: there is no word, or it is too long.
   """
-  asked, found, word = call.rpartition(' in ')
-  asked, word = asked.strip(_QUOTES), word.strip(_QUOTES)
-  if not word or (found and not asked) or len(call) > _LONGEST_CALL:
+  text, counts, word = asked.rpartition(' in ')
+  text, word = text.strip(_QUOTES), word.strip(_QUOTES)
+  if not word or (counts and not text) or len(asked) > _LONGEST_CALL:
     raise ValueError(f'spell: give a word, or x in a word, of up to {_LONGEST_CALL} characters')
-  if found:
-    return str(word.lower().count(asked.lower()))
+  if counts:
+    return str(word.lower().count(text.lower()))
   return f'{len(word)} letters: {" ".join(word)}'
 
 
@@ -82,7 +83,8 @@ def conversations(split: str) -> list[dict]:
   for i, asked in enumerate(_sample('conversations', split, _CONVERSATIONS[split])):
     talk = dialogue(asked.text, asked.answer)
     if i % 2:
-      talk = calling(talk, 'spell', asked.call, letters(asked.call), rng)
+      parts = call('spell', asked.call, letters(asked.call))
+      talk = calling(asked.text, [*parts, {'type': 'text', 'text': asked.answer}], 'spell', rng)
     elif rng.random() < 0.1:  # others may be there, which do not help
       talk = calls.led(talk, [name for name in TOOLS if name != 'spell'])
     talks.append({'messages': talk})

@@ -20,6 +20,7 @@ from llm_jax.data.families import (
   SIGNIFICANTLY,
   SLIGHTLY,
   TOOLS,
+  call,
   calling,
   dialogue,
   preference,
@@ -29,7 +30,7 @@ from llm_jax.text import calls
 
 _CONVERSATIONS = {'train': 6000, 'validation': 300, 'test': 300}
 _PREFERENCES = {'train': 3000, 'validation': 300, 'test': 300}
-_CALLING = {'train': 1800, 'validation': 90, 'test': 90}  # more conversations, with a calculator
+_CALLING = {'train': 1500, 'validation': 90, 'test': 90}  # more conversations, with a calculator
 
 _NAMES = (
   'Amy', 'Ann', 'Ben', 'Bob', 'Dan', 'Emily', 'Eve', 'Jack', 'Kim', 'Leo', 'Mark', 'Max', 'Mia',
@@ -42,6 +43,10 @@ _ITEMS = {
 }  # fmt: skip
 
 _EQUATION = re.compile(r'\d+ [-+*/] \$?\d+ = \$?\d+')
+_COMPUTED = re.compile(
+  r'(?P<left>\d+ [-+*/]) \$?(?P<right>\d+) = \$?(?P<result>\d+)'
+  r'|(?P<n>\d+) goes (?P<times>\d+) times into (?P<total>\d+)'
+)
 
 
 class Kind(NamedTuple):
@@ -55,7 +60,6 @@ class Kind(NamedTuple):
   derive: Callable[[tuple[int, ...], int], dict[str, int]]
   questions: tuple[str, ...]
   steps: tuple[str, ...]
-  expression: str
   answer: str
 
 
@@ -83,10 +87,18 @@ class Problem(NamedTuple):
     answer = self.answer(values['answer'])
     return f'{steps} {answer}' if reason_first else f'{answer} {steps}'
 
-  @property
-  def expression(self) -> str:
-    """What a calculator is asked."""
-    return self.kind.expression.format(**self.kind.derive(self.numbers, 0))
+  def calculated(self) -> list[dict]:
+    """The solution that reasons first, where a calculator is called for every number."""
+    text, parts, at = self.solution(True), [], 0
+    for found in _COMPUTED.finditer(text):
+      if found['times']:
+        asked, start = f'{found["total"]} // {found["n"]}', found.start('times')
+      else:
+        asked, start = f'{found["left"]} {found["right"]}', found.start('result')
+      parts += [{'type': 'text', 'text': text[at:start]}]
+      parts += call('calculator', asked, str(evaluate(asked)))
+      at = start
+    return [*parts, {'type': 'text', 'text': text[at:]}]
 
   def answer(self, number: int) -> str:
     return f'The answer is {self.kind.answer.format(number)}.'
@@ -110,9 +122,7 @@ def conversations(split: str) -> list[dict]:
       if i % 20 == 0:  # other tools may be there, which do not help
         talk = calls.led(talk, [name for name in TOOLS if name != 'calculator'])
     else:
-      call = problem.expression
-      talk = dialogue(problem.question, problem.answer(problem.gold))
-      talk = calling(talk, 'calculator', call, str(evaluate(call)), rng)
+      talk = calling(problem.question, problem.calculated(), 'calculator', rng)
     talks.append({'messages': talk})
   return talks
 
@@ -208,7 +218,6 @@ KINDS = {
       '${total} - ${paid} = ${rest} is left for {n} {xs}.',
       '${rest} / {n} = ${answer}.',
     ),
-    '({total} - {m} * {other}) / {n}',
     '${}',
   ),
   'total': Kind(
@@ -227,7 +236,6 @@ KINDS = {
       '{m} {ys} cost {m} * ${other} = ${second}.',
       '${first} + ${second} = ${answer}.',
     ),
-    '{n} * {price} + {m} * {other}',
     '${}',
   ),
   'change': Kind(
@@ -244,7 +252,6 @@ KINDS = {
       '{name} gives ${given} for {n} {xs}. One {x} costs ${price}. What is the change?',
     ),
     ('{n} {xs} cost {n} * ${price} = ${paid}.', '${given} - ${paid} = ${answer}.'),
-    '{given} - {n} * {price}',
     '${}',
   ),
   'sharing': Kind(
@@ -262,7 +269,6 @@ KINDS = {
       '{n} * {times} = {shared}.',
       '{total} - {shared} = {answer}.',
     ),
-    '{total} % {n}',
     '{}',
   ),
 }

@@ -54,9 +54,9 @@ def test_records_are_clean_dialogues(found):
         for message in messages:
           assert set(message) == {'role', 'content'}
           content = message['content']
-          for text in [content] if isinstance(content, str) else [part['text'] for part in content]:
-            assert text == text.strip() != ''
-            assert text.replace('\n', '').isprintable()
+          parts = [content] if isinstance(content, str) else [part['text'] for part in content]
+          assert ''.join(parts) == ''.join(parts).strip() and all(parts)
+          assert ''.join(parts).replace('\n', '').isprintable()
 
 
 def test_fields(found):
@@ -90,9 +90,10 @@ def test_who_lists_a_tool_need_not_call_it_and_nobody_calls_one_that_is_not_list
   for record in found['conversations', 'train']:
     *before, answer = record['messages']
     listed = before[0]['content'] if before[0]['role'] == 'system' else ''
-    calls = [p for p in answer['content'] if not isinstance(answer['content'], str)]
-    assert all(part['text'].partition('(')[0] in listed for part in calls[:1])
-    assert [part['type'] for part in calls] in ([], ['search', 'result', 'text'])
+    parts = [] if isinstance(answer['content'], str) else answer['content']
+    calls = [part['text'] for part in parts if part['type'] == 'search']
+    assert all(call.partition('(')[0] in listed for call in calls)
+    assert [p['type'] for p in parts].count('result') == len(calls) and bool(parts) == bool(calls)
     idle += bool(listed) and not calls
   assert idle > 500
 
