@@ -11,7 +11,7 @@ from llm_jax.serving.errors import ApiError, invalid, unsupported
 from llm_jax.serving.listener import MARKED, TAGS, Form
 from llm_jax.serving.openai import Asked
 from llm_jax.text.grammar import CONTROL, Either, Grammar, Record, Until
-from llm_jax.text.json_schema import SchemaError, value_of
+from llm_jax.text.json_schema import CHOICES, SchemaError, value_of
 from llm_jax.text.token_mask import Held, Table, Vocabulary
 from llm_jax.types import BadInput, Tokenizer
 
@@ -164,11 +164,11 @@ class Constraints:
 
   def _function(self, function: Mapping[str, Any], path: str, grammar: Grammar) -> int:
     schema = function.get('parameters')
-    if schema is None:
+    if not schema:
       values = grammar.add(Record())
     else:
-      schema = schema if 'type' in schema or not schema else {'type': 'object', **schema}
-      values = _read(schema or {'type': 'object', 'properties': {}}, path, grammar)
+      says = any(name in schema for name in ('type', *CHOICES))
+      values = _read(schema if says else {'type': 'object', **schema}, path, grammar)
     name = json.dumps(function['name'], ensure_ascii=False)
     begin = f'{{"name": {name}, "arguments": '
     return grammar.chain(grammar.literal(begin.encode()), values, grammar.literal(b'}'))

@@ -49,7 +49,7 @@ _OF_TYPE = {
   'null': (),
 }
 _TYPES = {name: kind for kind, names in _OF_TYPE.items() for name in names if kind != 'integer'}
-_CHOICES = ('anyOf', 'oneOf', 'allOf', '$ref')
+CHOICES = ('$ref', 'anyOf', 'oneOf', 'allOf')
 
 
 class SchemaError(ValueError):
@@ -107,7 +107,7 @@ class _Reader:
     if not isinstance(schema, Mapping):
       raise SchemaError(path, 'is no schema; give an object')
     said = [name for name in schema if name not in _DESCRIBE]
-    for name in ('$ref', 'anyOf', 'oneOf', 'allOf'):
+    for name in CHOICES:
       if name in schema:
         self._alone(said, name, path)
         return self._choice(schema[name], name, f'{path}.{name}', depth)

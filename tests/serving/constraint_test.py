@@ -18,7 +18,7 @@ POINT = {
   'properties': {'x': {'type': 'integer', 'minimum': -9, 'maximum': 99}, 'y': {'enum': ['<a>', 1]}},
   'required': ['x', 'y'],
 }
-NAME = {'type': 'object', 'properties': {'of': {'type': 'string', 'maxLength': 6}}}
+NAME = {'$ref': '#/$defs/name', '$defs': {'name': {'properties': {'of': {'maxLength': 6}}}}}
 TOOLS = [
   {'type': 'function', 'function': {'name': 'move', 'parameters': POINT, 'strict': True}},
   {'type': 'function', 'function': {'name': 'na"me', 'parameters': NAME}},
