@@ -103,6 +103,10 @@ class BadInput(ValueError):
   """Something the user gave cannot work. The message is one line: what, where, what would work."""
 
 
+class NothingNew(BadInput):
+  """What a job would work on has not come yet; a pipeline ends there, and is no failure."""
+
+
 class Model(Protocol):
   """A network: what jobs, losses, annotators and the sampler may ask of it.
 

@@ -10,26 +10,31 @@ An event of the chat page has the kind 'chat', and in `value` what was done:
 Beside it stands all that training needs: the messages before the answer, the answer, the model's
 name and fingerprint, how it was sampled, and tool calls with their results. An event is
 acknowledged once it is on the disk. One that is sent twice is kept once, by the id that the page
-gave it. Conversations can be deleted; what was exported before can ask `deleted` whether it is
-stale.
+gave it. An event is kept only with `store: true`, by which the client says that the user agreed.
+Conversations can be deleted, and what was exported from them before is marked as stale.
 """
 
 import contextlib
 import json
+import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llm_jax.labels import event_file
 from llm_jax.serving.errors import invalid
 from llm_jax.serving.fields import Fields
-from llm_jax.serving.messages import messages
+from llm_jax.serving.messages import messages, tools
+from llm_jax.types import BadInput
 
 ACTS = ('thumb', 'regenerate', 'pick', 'edit', 'retry', 'copy')
 LONGEST = 200  # characters of an id
 _TABLES = """
 create table if not exists deleted (conversation text not null, at text not null, rows integer);
+create table if not exists exports (
+  folder text not null, conversation text not null, stale text not null default '',
+  primary key (folder, conversation)) without rowid;
 """
 
 
@@ -73,23 +78,57 @@ class Feedback:
     return {'object': 'event', 'seq': done.lastrowid, 'new': True}
 
   def delete(self, conversation: str) -> int:
-    """Removes all events of a conversation; how many there were."""
+    """Removes all events of a conversation and marks its exports as stale; how many there were."""
     with self._lock, event_file.writing(self._open):
       done = self._open.execute('delete from events where conversation = ?', (conversation,))
       if done.rowcount:
         row = (conversation, event_file.now(), done.rowcount)
         self._open.execute('insert into deleted values (?, ?, ?)', row)
+        self._open.execute(
+          "update exports set stale = ? where conversation = ? and stale = ''", (row[1], row[0])
+        )
     return done.rowcount
 
+  def exported(self, folder: str, conversations: Iterable[str]) -> None:
+    """Writes down whose events have rows in a folder, in the place of what was known of it."""
+    rows = [(folder, one) for one in conversations]
+    with self._lock, event_file.writing(self._open):
+      self._open.execute('delete from exports where folder = ?', (folder,))
+      self._open.executemany('insert into exports (folder, conversation) values (?, ?)', rows)
+      # Those that were deleted while the rows were made.
+      self._open.execute(
+        'update exports set stale = ? where folder = ? and not exists '
+        '(select 1 from events e where e.conversation = exports.conversation)',
+        (event_file.now(), folder),
+      )
+
+  def stale(self, folder: str) -> int:
+    """How many conversations that have rows in a folder were deleted since."""
+    with self._lock:
+      return self._open.execute(
+        "select count(*) from exports where folder = ? and stale != ''", (folder,)
+      ).fetchone()[0]
+
   def events(self) -> Iterator[dict[str, Any]]:
-    """All events, the oldest first."""
-    with self._lock, contextlib.closing(self._open.cursor()) as cursor:
-      rows = cursor.execute(
-        'select seq, at, item, kind, client, conversation, event from events order by seq'
-      ).fetchall()
+    """All events of chats, the oldest first.
+
+    Raises:
+      BadInput: one is no JSON, as nobody but this class writes them.
+    """
+    try:
+      with self._lock, contextlib.closing(self._open.cursor()) as cursor:
+        rows = cursor.execute(
+          'select seq, at, item, kind, client, conversation, event from events '
+          "where kind = 'chat' order by seq"
+        ).fetchall()
+    except sqlite3.Error as error:
+      raise BadInput(f'{self._path} cannot be read: {error}; take a copy of it') from None
     names = ('seq', 'at', 'item', 'kind', 'client', 'conversation')
     for *given, event in rows:
-      yield {**dict(zip(names, given, strict=True)), **json.loads(event)}
+      try:
+        yield {**json.loads(event), **dict(zip(names, given, strict=True))}
+      except (ValueError, TypeError, RecursionError):
+        raise BadInput(f'{self._path}: event {given[0]} is no JSON object; remove it') from None
 
   def deleted(self) -> list[tuple[str, str]]:
     """(conversation, when) of all that was deleted."""
@@ -111,6 +150,8 @@ def _read(body: Fields) -> dict[str, Any]:
       raise body.wrong(name, f'give a string of 1 to {LONGEST} characters')
     return text
 
+  if body.get('store') is not True:
+    raise body.wrong('store', 'give true, once the user has agreed that this is kept')
   answer = body.group('answer')
   if answer is None or answer.text('text') is None:
     raise body.wrong('answer', 'give an object with the id and the text of the answer')
@@ -124,6 +165,8 @@ def _read(body: Fields) -> dict[str, Any]:
     'turn': body.integer('turn', 0, 2**31, default=0),
     'value': _value(body.group('value')),
     'messages': messages(body),
+    'tools': tools(body),
+    'store': True,
     'answer': body.get('answer'),
     'sampling': body.get('sampling') if sampling else {},
   }

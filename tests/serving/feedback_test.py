@@ -14,7 +14,7 @@ from tests.serving.stand_in import send, serving
 
 def event(client='c1', **changes):
   return {
-    **dict(model='m', client=client, conversation='talk', item='a1', page='0f', turn=1),
+    **dict(model='m', client=client, conversation='talk', item='a1', page='0f', turn=1, store=True),
     'messages': [{'role': 'user', 'content': 'hi \u2028'}],
     'answer': {'id': 'a1', 'text': 'yes', 'tool_calls': []},
     'sampling': {'temperature': 0.5},
@@ -57,6 +57,9 @@ def test_events_are_kept_once_and_deleted(tmp_path):
     ({'client': ''}, 'client'),
     ({'client': 'x' * 201}, 'client'),
     ({'conversation': None}, 'conversation'),
+    ({'store': None}, 'store'),
+    ({'store': 'yes'}, 'store'),
+    ({'tools': [{'type': 'x'}]}, 'tools[0].type'),
     ({'turn': -1}, 'turn'),
     ({'messages': []}, 'messages'),
     ({'messages': [{'role': 'x', 'content': ''}]}, 'messages[0].role'),
