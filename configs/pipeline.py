@@ -4,6 +4,7 @@ python -m llm_jax.main --config=configs/pipeline.py:gpt      # pretrain, SFT, re
 python -m llm_jax.main --config=configs/pipeline.py:llama    # rejection sampling and DPO
 python -m llm_jax.main --config=configs/pipeline.py:r1-125m  # verifiable rewards, on one GPU
 
+With --config.rounds=2 a second round of reward model and DPO learns from what users said meanwhile.
 With --config.tasks=arc_easy,hellaswag --config.path=benchmarks every model is put to these as well.
 With --config.clean.sources.web='crawl/*.warc.gz' a recipe begins with the cleaning of these pages.
 
@@ -20,7 +21,7 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict, FieldReference
 
-from configs import clean, sizes
+from configs import clean, matches, sizes
 from configs.base import Stage
 
 RECIPES = {
@@ -93,6 +94,7 @@ def get_config(recipe: str = 'gpt') -> ConfigDict:
     c.best_of_n.minimum = 5.0
     # Without it DPO moved away from right answers too, and ended anywhere from 0.075 to 0.250.
     c.dpo.loss.nll_weight = 1.0  # Llama 3 has such a term, section 4.1.4
+    c.again.dpo.loss.nll_weight = 1.0
     c.refuse.data.weights.best = c.refuse.data.weights.builtin
   if 'probe' in c.stages:
     c.probe.splits = ('train',)  # what rows are made of
@@ -158,6 +160,7 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
     c.clean = clean.get_config()
     c.clean.workdir = c.get_ref('workdir') + '/clean'
   c.stages = tuple(names)
+  c.rounds, c.again = 1, again(c, made, size)
   c.report = report(c, made, size)
   c.tasks, c.path, c.ask = (), '', ConfigDict()
   return c
@@ -178,6 +181,31 @@ def _probed(config: ConfigDict, made: Mapping[str, FieldReference]) -> None:
     sources.knowledge = made['probe'] + '/preferences.jsonl'
   elif kind == 'prompts' and 'reward_model' in steps and 'verify' not in steps:
     sources.knowledge = made['probe'] + '/refusals.jsonl'  # of these the prompts
+
+
+def again(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> ConfigDict:
+  """The stages of every later round: feedback of users, the reward model and DPO on it.
+
+  They go on from the reward model and the policy of the round before. Users say little, so the
+  reward model hears the pairs that it was made of as well.
+  """
+  g = ConfigDict(dict(stages=('feedback', 'reward', 'dpo')))
+  for name in g.stages:
+    g[name] = importlib.import_module(f'configs.{name}').get_config(size)
+    g[name].workdir = f'again/{name}'  # of each round its own
+  g.feedback.events = c.get_ref('workdir') + '/events.sqlite'
+  g.feedback.since = Stage('feedback', '')
+  users = g.feedback.get_ref('workdir') + '/preferences.jsonl'
+  for stage in (g.reward, g.dpo):
+    stage.seed, stage.next = c.get_ref('seed') + 0, ''
+    stage.mesh = ConfigDict({axis: c.mesh.get_ref(axis) + 0 for axis in c.mesh})
+    stage.data.sources.users = users
+  if 'reward' in made:
+    g.reward.init.params, g.reward.init.fresh = Stage('reward', ''), ()
+    g.reward.data.sources = ConfigDict({**c.reward.data.sources.to_dict(), 'users': users})
+  g.reward.loss.margin = 'given'
+  g.dpo.data.sources = ConfigDict(dict(users=users))
+  return g
 
 
 def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> ConfigDict:
@@ -238,8 +266,14 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
     known = made['probe'] + '/probe.jsonl'
     evals.knowledge = dict(name='knowledge', most=ASKED, batch_size=64, known=known)
     columns += KNOWLEDGE
-  compute = sizes.compute(size)
-  return ConfigDict(dict(evals=evals, columns=columns, compute=compute, note=NOTE, price=0.0))
+  rounds = matches.get_config(size)
+  rounds.workdir = c.get_ref('workdir') + '/report/matches'
+  rounds.artifacts, rounds.mesh = (), ConfigDict({a: c.mesh.get_ref(a) + 0 for a in c.mesh})
+  rounds.judge.path = ''  # that of the round
+  rounds.data.max_prompts = 100
+  found = ConfigDict(dict(evals=evals, columns=columns, note=NOTE, price=0.0, rounds=rounds))
+  found.compute = sizes.compute(size)
+  return found
 
 
 def _makes(config: ConfigDict) -> str:

@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from llm_jax.jobs import rounds
+
 # The word that takes a field or a group out of the config.
 UNSET = 'unset'
 # Elsewhere `name` chooses a file, and the other fields of its group are options of that file. This
@@ -65,6 +67,7 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
     _add(config, name, value)
   follow(config)
   feed(config)
+  rounds.expand(config)
   return config.lock()
 
 

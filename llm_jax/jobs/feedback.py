@@ -70,6 +70,11 @@ def check(config: Any, *, coming: Sequence[str] = ()) -> None:
   options.check(Fields, config.to_dict(), where='config')
   options.check(export, config.rows, where='rows', supplied=SUPPLIED)
   check_writable(Path(config.workdir), 'workdir')
+  if run_folder.finished(str(Path(config.events).parent)):
+    raise BadInput(
+      f'events: {config.events!r} lies in the folder of a stage, which it would change; keep it '
+      'outside'
+    )
   run_folder.holds(config.workdir, config.to_dict())
   if config.since and config.since not in coming:
     _last(config.since)
@@ -109,6 +114,8 @@ def main(config: Any) -> None:
 def _main(config: Any) -> None:
   folder, again = Path(config.workdir), outdated(config)
   if run_folder.finished(config.workdir) and not again:
+    if not any(read_json(folder / EXPORT, REMEDY)['rows'].values()):
+      raise NothingNew(f'feedback: all that {folder} had rows of was deleted')
     say(
       f'{folder} is finished: {_told(read_json(folder / EXPORT, REMEDY))}. What came later becomes '
       f'rows with --config.since={folder} and another --config.workdir.'

@@ -24,12 +24,12 @@ from llm_jax.jobs.option_list import fields
 from llm_jax.jobs.trust import trusted
 from llm_jax.lock import locked
 from llm_jax.models.shape import Shape
-from llm_jax.options import Place, Seed, suggest
+from llm_jax.options import Count, Place, Seed, suggest
 from llm_jax.options import check as check_options
 from llm_jax.parallel.hosts import on_one_host
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text.terminal import say
-from llm_jax.types import BadInput
+from llm_jax.types import BadInput, NothingNew
 
 TIMES = 'seconds.json'
 REPORT = 'report'  # what `only` may also say
@@ -43,6 +43,9 @@ class Fields:
     job: 'pipeline'.
     workdir: its folder, below which stages have theirs, and the report is written.
     stages: groups of the config, in the order in which they run.
+    rounds: how often the model is improved: from the second round on, the stages of `again` run in
+      a folder of their own, `round2` and so on, on what users have said in between.
+    again: the stages of a round, each with its config; `stages` has their order.
     only: the one stage that runs, or 'report'; '' for all of them.
     start: the stage to start with, so that those before it are not looked at; '' for the first.
     stale: what happens to a stage that was made from something that has been made again since:
@@ -60,6 +63,8 @@ class Fields:
   job: str
   workdir: Place
   stages: Sequence[str]
+  rounds: Count = 1
+  again: Mapping[str, Any] | None = None
   only: str
   start: str
   stale: Literal['refuse', 'retrain', 'keep']
@@ -135,7 +140,13 @@ def stale_stages(config: Any, names: Sequence[str]) -> dict[str, str]:
 def _runs(config: Any, name: str, stale: Collection[str]) -> bool:
   """Whether a stage has something to do."""
   again = name in stale and config.stale != 'keep'
-  return again or not run_folder.finished(config[name].workdir)
+  return again or _outdated(config[name]) or not run_folder.finished(config[name].workdir)
+
+
+def _outdated(stage: Any) -> bool:
+  """Whether a job says of a finished stage that it has to run again."""
+  job = find('jobs', stage.job)
+  return hasattr(job, 'outdated') and job.outdated(stage)
 
 
 def main(config: Any) -> None:
@@ -154,6 +165,9 @@ def _run(config: Any) -> None:
     began = time.perf_counter()
     try:
       find('jobs', stage.job).main(_stage(config, name))
+    except NothingNew as error:  # what comes after would have nothing to learn from
+      say(f'{error}. This ends here; give the command again once there is some')
+      break
     finally:
       if Path(stage.workdir).exists():  # a stage that was refused leaves nothing behind
         _count(Path(config.workdir), name, time.perf_counter() - began)

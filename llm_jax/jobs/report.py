@@ -20,7 +20,14 @@ from llm_jax.evals import estimates, task
 from llm_jax.evals.kept import Kept
 from llm_jax.files import read_json, write_json
 from llm_jax.find import call
-from llm_jax.jobs import comparison, compress_report, evaluations, report_page, tasks
+from llm_jax.jobs import (
+  comparison,
+  compress_report,
+  evaluations,
+  report_page,
+  rounds_report,
+  tasks,
+)
 from llm_jax.jobs.measure import identity, measure, watched
 from llm_jax.jobs.page import markdown, page
 from llm_jax.jobs.trust import trusted
@@ -49,6 +56,8 @@ class Fields:
       metrics. By default all that was measured.
     compute: how the models are run; see `models.compute.Compute`.
     note: a paragraph above the table.
+    rounds: a config of job `matches`, by which the model of a round is compared with that of the
+      round before; a judge without a `path` is the reward model of the round. None compares none.
     price: of a device for an hour, in any currency.
   """
 
@@ -56,6 +65,7 @@ class Fields:
   columns: Sequence[Sequence[str]] = ()
   compute: Mapping[str, Any] | None = None
   note: str = ''
+  rounds: Mapping[str, Any] | None = None
   price: NotNegative = 0.0
 
 
@@ -77,6 +87,7 @@ def check(config: Any) -> None:
     asked.groups, offered=OFFERED, coming=stages, shards=shards, where='report.evals'
   )
   benchmarks = {key: asked.groups[key] for key in asked.tasks}
+  rounds_report.check(config)
   policies = [
     name for name in config.stages if config[name].job == 'train' and _leaves_policy(config[name])
   ]
@@ -111,6 +122,8 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
       for name in names
     },
   }
+  if rows := rounds_report.measured(config, facts['stages']):
+    facts['rounds'] = rows
   if jax.process_index():
     return
   trained = [name for name in measured if config[name].job == 'train']
@@ -121,7 +134,8 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
   (folder / 'report.md').write_text(markdown(blocks, folder / 'figures'))
   (folder / 'report.html').write_text(page(blocks, f'{folder.name}: what each stage did'))
   tables = [report_page.quality(facts, config.report.get('columns', ()))]
-  say(markdown([*tables, *report_page.benchmarks(facts)], folder))
+  followed = rounds_report.blocks(facts, config.report.get('columns', ()))
+  say(markdown([*tables, *report_page.benchmarks(facts), *followed], folder))
   made = f'--config.artifact={config[trained[-1]].workdir}' if trained else ''
   say(
     f'The report is {folder}/report.html.\n'

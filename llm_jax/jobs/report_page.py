@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_jax.evals.statistics import Interval
-from llm_jax.jobs import comparison
+from llm_jax.jobs import comparison, rounds_report
 from llm_jax.jobs.page import Block, Figure, Heading, Pieces, Table, Text
 from llm_jax.training import metrics, rollouts
 
@@ -37,6 +37,7 @@ def blocks(config: Any, facts: Facts) -> list[Block]:
     quality(facts, config.report.get('columns', ())),
     *(_compressed(name, stage) for name, stage in stages.items() if stage['job'] == 'compress'),
     *benchmarks(facts),
+    *rounds_report.blocks(facts, config.report.get('columns', ())),
     *_tokens(facts.get('tokens')),
     Heading('Curves'),
     *_curves(config, [name for name, stage in stages.items() if 'loss' in stage]),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_jax.labels.feedback import export
 from llm_jax.serving import page as served_page
 from llm_jax.text.visible import visible
 from tests.web.fake_server import HOSTILE, FakeServer
@@ -486,6 +487,18 @@ def test_events_have_all_that_training_needs(page, server):
     event['value'] for event in server.events.values()
   ]
   assert stored[4]['answer'] == picked['answer'] and stored[4]['fingerprint'] == 'f00'
+  files, facts, _ = export(stored)
+  assert facts['rows'] == {'preferences': 2, 'kto': 2, 'sft': 1, 'questions': 1}
+  assert facts['dropped']['preferences'] == {'identical answers': 1}  # made anew, and the same
+  rows = [json.loads(line) for line in files['preferences.jsonl'].splitlines()]
+  # The draft that was kept, and the correction of what got a thumb down.
+  assert sorted(row['margin'] for row in rows) == [1.0, 3.0]
+  corrected = json.loads(files['sft.jsonl'])['messages']
+  assert [(one['role'], one['content']) for one in corrected] == [
+    ('system', 'Be kind.'),
+    ('user', 'hello'),
+    ('assistant', 'Better words'),
+  ]
 
   page.click('nav .remove')
   until(lambda: not list(server.feedback.events()))
