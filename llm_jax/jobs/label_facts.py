@@ -57,7 +57,7 @@ def measured(items: Mapping[str, Item], events: Sequence[Event]) -> dict[str, An
     'position': _position(_compared(events, items)).facts(),
     'length': _length(items, units).facts(),
     'agreement': _agreement([found for found in units.values() if found], who),
-    'disputed': _disputed(items, units),
+    'disputed': _disputed(items, units, plain),
     'flags': _flags(events),
   }
 
@@ -197,8 +197,10 @@ def _sure(
   return {'value': value, 'low': float(low), 'high': float(high)}
 
 
-def _disputed(items: Mapping[str, Item], units: Mapping[str, Units]) -> list[dict[str, Any]]:
-  """The items whose grades lie furthest apart."""
+def _disputed(
+  items: Mapping[str, Item], units: Mapping[str, Units], events: Mapping[str, Sequence[Event]]
+) -> list[dict[str, Any]]:
+  """The items whose grades lie furthest apart, with what annotators said of them."""
   spread: dict[str, tuple[int, Pair, dict[str, int]]] = {}
   for name, found in units.items():
     for pair, given in found.items():
@@ -213,6 +215,7 @@ def _disputed(items: Mapping[str, Item], units: Mapping[str, Units]) -> list[dic
       'prompt': items[name].prompt[-1]['content'],
       'answers': [items[name].answer(one).text for one in pair],
       'grades': grades,
+      'comments': {one['annotator']: one['comment'] for one in events[name] if 'comment' in one},
     }
     for name, (_, pair, grades) in worst
   ]

@@ -73,12 +73,13 @@ def blocks(facts: Mapping[str, Any], exported: Mapping[str, Any]) -> list[Block]
         _short(one['prompt']),
         *(_short(text) for text in one['answers']),
         ', '.join(f'{who} {grade:+d}' for who, grade in sorted(one['grades'].items())),
+        '\n'.join(f'{who}: {_short(text)}' for who, text in sorted(one['comments'].items())),
       ]
       for one in facts['disputed']
     ]
     out += [
       Heading('Most disputed'),
-      Table(('prompt', 'one answer', 'another', 'grades'), rows),
+      Table(('prompt', 'one answer', 'another', 'grades', 'comments'), rows),
       Text('A grade above 0 prefers the second of the two.'),
     ]
   if facts['flags']:

@@ -13,6 +13,8 @@ edit      {"of": "r0", "text": "..."}
 skip      {"reason": "..."}
 flag      {"reason": one of REASONS}
 undo      {}, with `replaces`: the `client` of the event that it takes back
+
+A label, a skip or a flag may have a `comment`, of any text.
 """
 
 import math
@@ -28,6 +30,7 @@ ENDS = (*LABELS, 'skip', 'flag')  # after which an annotator does not see it aga
 KINDS = (*ENDS, 'edit', 'undo')
 REASONS = ('unsafe', 'broken', 'not my language', 'other')
 LONGEST = 60_000  # characters of an edit
+_COMMENT = 4000  # characters; the page allows half of it
 _NAME = re.compile(r'[\w.-]{1,40}')
 
 
@@ -83,6 +86,8 @@ def event(found: Any, item: Item) -> dict[str, Any]:
   }
   if again:
     made['again'] = True
+  if kind in ENDS and (comment := _text(found, 'comment', _COMMENT)):
+    made['comment'] = comment
   if kind == 'undo':
     made['replaces'] = _text(found, 'replaces', 100)
     if not made['replaces']:

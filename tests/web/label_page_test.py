@@ -238,7 +238,7 @@ def test_hostile_answers_stay_text(context, site):
   page = opened(context, made.url())
   title = page.title()
   page.keyboard.press('d')
-  page.keyboard.press('d')
+  page.keyboard.press('m')  # as Markdown from here on
   assert sorted(answers(page)) == sorted(HOSTILE) and prompt(page) == HOSTILE[0]
   page.keyboard.press('e')
   page.keyboard.press('1')
@@ -269,6 +269,11 @@ def test_skip_flag_and_the_dialogs(context, site):
   before = prompt(page)
   page.keyboard.press('d')
   assert page.locator('article del, article ins').count() >= 2
+  page.keyboard.press('m')
+  assert page.locator('article strong').count() == 0  # there is nothing to mark in it
+  page.keyboard.press('c')
+  page.keyboard.type('2 of them: odd')
+  page.keyboard.press('Control+Enter')
   page.keyboard.press('f')
   page.keyboard.press('Escape')
   page.keyboard.press('f')
@@ -279,6 +284,22 @@ def test_skip_flag_and_the_dialogs(context, site):
   assert [(one['kind'], one['value']) for one in events] == [
     ('flag', {'reason': 'broken'}), ('skip', {'reason': ''}),
   ]  # fmt: skip
+  assert [one.get('comment') for one in events] == ['2 of them: odd', None]
+
+
+def test_markdown_is_a_switch(context, site):
+  text = '# Why\n\n- **so** it is\n- *or* `not`\n\n```\na  *b*\n```\nthe end'
+  made = site([{'prompt': 'q', 'responses': [text, 'plain']}])
+  page = opened(context, made.url())
+  assert text in answers(page) and page.locator('.marked').count() == 0
+  page.keyboard.press('m')
+  found = lambda what: page.locator(f'article {what}').all_text_contents()
+  assert found('h3') == ['Why'] and found('li') == ['so it is', 'or not']
+  assert found('strong') == ['so'] and found('em') == ['or'] and found('pre') == ['a  *b*']
+  page.reload()
+  page.wait_for_selector('article .marked')
+  page.keyboard.press('m')
+  assert text in answers(page)
 
 
 def test_several_answers_are_ranked(context, site):
