@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from llm_jax import main
 from llm_jax.data import families
 from llm_jax.labels.log import Log
+from llm_jax.serving.feedback import Feedback
 from tests.jobs.convert_test import theirs
 
 ROOT = Path(__file__).parents[1]
@@ -127,6 +128,15 @@ def label_all(workdir):
   log.close()
 
 
+def rate_one(file):
+  """What a user of the served chat says of one answer."""
+  log = Feedback(file)
+  asked = {'messages': [{'role': 'user', 'content': 'Hi'}], 'answer': {'id': 'a', 'text': 'Ho'}}
+  event = {'client': 'c', 'conversation': 'talk', 'item': 'a', 'store': True, **asked}
+  log.add({**event, 'value': {'act': 'thumb', 'grade': 1}}, {'model': 'ppo'})
+  log.close()
+
+
 def _pages(module):
   """The documentation of a module, in parts of a thousand characters."""
   text = pydoc.plain(pydoc.render_doc(module))
@@ -180,11 +190,14 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     config = parse(line)
     if config.job == 'serve':  # it would not end; tests/jobs/serve_test.py runs it
+      if config.events:
+        rate_one(tmp_path / config.events)
       continue
     smoke(config)
     if config.job == 'pipeline' and not (config.only or config.start):
       # A pipeline whose stages ran in an earlier one, or run below by themselves, only begins.
-      new = set(config.stages).difference(*pipelines, ('best_of_n', 'dpo'))
+      later = [name for name in config.stages if name.startswith('round')]  # jobs/feedback_test.py
+      new = set(config.stages).difference(*pipelines, ('best_of_n', 'dpo'), later)
       pipelines.append(config.stages)
       if new <= {'clean'}:
         config.stages, config.report.evals.rollouts.name = config.stages[: 2 + len(new)], ''
