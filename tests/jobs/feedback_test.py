@@ -192,6 +192,7 @@ def small(folder, count):
   return c
 
 
+@pytest.mark.slow
 def test_a_second_round_learns_from_what_was_said_in_between(tmp_path, capsys):
   stages.write_corpus(tmp_path / 'data')
   c = small(tmp_path, 2)
