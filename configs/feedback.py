@@ -7,8 +7,11 @@ python -m llm_jax.main --config=configs/feedback.py --config.since=runs/round1
 
 from ml_collections import ConfigDict
 
+from configs import sizes
+
 
 def get_config(size: str = 'tiny') -> ConfigDict:
+  sizes.model(size)  # refuses an unknown one
   c = ConfigDict()
   c.job = 'feedback'
   c.workdir = f'runs/{size}/feedback'

@@ -187,16 +187,17 @@ def again(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Confi
   """The stages of every later round: feedback of users, the reward model and DPO on it.
 
   They go on from the reward model and the policy of the round before. Users say little, so the
-  reward model hears the pairs that it was made of as well.
+  reward model hears the pairs that it was made of as well. KTO is there for whoever puts it into
+  `stages`: it learns from thumbs alone.
   """
   g = ConfigDict(dict(stages=('feedback', 'reward', 'dpo')))
-  for name in g.stages:
+  for name in (*g.stages, 'kto'):
     g[name] = importlib.import_module(f'configs.{name}').get_config(size)
     g[name].workdir = f'again/{name}'  # of each round its own
   g.feedback.events = c.get_ref('workdir') + '/events.sqlite'
   g.feedback.since = Stage('feedback', '')
   users = g.feedback.get_ref('workdir') + '/preferences.jsonl'
-  for stage in (g.reward, g.dpo):
+  for stage in (g.reward, g.dpo, g.kto):
     stage.seed, stage.next = c.get_ref('seed') + 0, ''
     stage.mesh = ConfigDict({axis: c.mesh.get_ref(axis) + 0 for axis in c.mesh})
     stage.data.sources.users = users
@@ -204,7 +205,13 @@ def again(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Confi
     g.reward.init.params, g.reward.init.fresh = Stage('reward', ''), ()
     g.reward.data.sources = ConfigDict({**c.reward.data.sources.to_dict(), 'users': users})
   g.reward.loss.margin = 'given'
+  heard = next(name for name in g.reward.data.sources if name != 'users')
+  # Of so few none may be held out; pairs of before say whether the model forgets.
+  validation = g.reward.data.sources.get_ref(heard) + ''
   g.dpo.data.sources = ConfigDict(dict(users=users))
+  g.kto.data.sources = ConfigDict(dict(users=g.feedback.get_ref('workdir') + '/kto.jsonl'))
+  for stage in (g.dpo, g.kto):
+    stage.data.validation = ConfigDict(dict(users=validation))
   return g
 
 

@@ -159,9 +159,15 @@ def _write(config: Any, log: Feedback, again: bool) -> None:
   say(f'feedback: {_told(made.facts)}')
   if left := feedback_report.reasons(made.facts['dropped']):
     say(f'  left out: {left}')
+  if not made.facts['rows']['preferences']:
+    say(
+      '  There are no pairs, so reward and dpo have nothing to learn from; kto reads thumbs, in a '
+      "pipeline with --config.again.stages=\"('feedback', 'kto')\""
+    )
   say(
     f'The report is {folder / "report.html"}. Next: python -m llm_jax.main --config=dpo '
-    f'--config.data.sources.builtin= --config.data.sources.users={folder / "preferences.jsonl"}'
+    f'--config.data.sources.builtin= --config.data.sources.users={folder / "preferences.jsonl"} '
+    '--config.data.validation.users=builtin'
   )
 
 

@@ -49,9 +49,17 @@ def lines(config: Any, prefix: str = '') -> Iterator[str]:
     for row in rows:
       yield from _shown(row, prefix, title)
     yield ''
-  for name, inner in config.items():
-    if _is_config(inner):
-      yield from lines(inner, f'{prefix}{name}.')
+  for path, inner in _inside(config):
+    yield from lines(inner, f'{prefix}{path}.')
+
+
+def _inside(group: Any) -> Iterator[tuple[str, ConfigDict]]:
+  """(path, config) of each config of another job in a config, also of those in its groups."""
+  for name, value in group.items():
+    if _is_config(value):
+      yield name, value
+    elif isinstance(value, ConfigDict):
+      yield from ((f'{name}.{path}', inner) for path, inner in _inside(value))
 
 
 def fields(config: Any) -> dict[str, Option]:
@@ -83,7 +91,7 @@ def sections(config: Any) -> dict[tuple[str, str], list[Row]]:
       titles[path] = _first(module)
       options = {'name': _name(module), **options}
     for name, option in options.items():
-      if name not in supplied and (path or not _is_config(config.get(name))):
+      if name not in supplied and not _is_config(_value(config, path).get(name)):
         known.setdefault(f'{path}.{name}'.lstrip('.'), option)
     titles.setdefault(path, known[path].meaning if path in known else _first(module))
     groups.append(path)

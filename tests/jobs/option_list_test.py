@@ -111,10 +111,15 @@ def existing(config):
       if isinstance(value, ConfigDict):
         add(value, f'{prefix}{name}.')
 
+  def add_configs(group, prefix):
+    for name, inner in group.items():
+      if isinstance(inner, ConfigDict) and 'job' in inner:
+        found.update(f'{prefix}{name}.{path}' for path in existing(inner))
+      elif isinstance(inner, ConfigDict):
+        add_configs(inner, f'{prefix}{name}.')
+
   add(config, '')
-  for name, inner in config.items():
-    if isinstance(inner, ConfigDict) and 'job' in inner:
-      found |= {f'{name}.{path}' for path in existing(inner)}
+  add_configs(config, '')
   opened = {path.rpartition('.')[0] for path in found}
   return {path for path in found if path not in opened}
 
