@@ -1,10 +1,10 @@
 """Scripted users of a served chat like answers that reason first, and a round is trained on that.
 
-python -m experiments.feedback.users --policy=runs/gpt/sft --reward=runs/gpt/reward --out=runs/users
+python -m experiments.feedback.users --policy=runs/gpt/sft --out=runs/users
 
 For each seed the policy is served by job `serve`, twenty users ask word problems and rate answers
-over HTTP, job `feedback` makes the rows, and the stages of a second round learn from them. Held-out
-problems are answered greedily before and after.
+over HTTP, job `feedback` makes the rows, and the DPO of a second round learns from them. Held-out
+problems are answered greedily before and after. What is there already is not made again.
 """
 
 import argparse
@@ -102,13 +102,12 @@ def measured(path: str, count: int) -> dict[str, float]:
 
 def round_of(args: argparse.Namespace, folder: Path, seed: int) -> Any:
   """The pipeline whose first round is there already, with the stages of a second one."""
-  c = pipeline.build('users', ('tokenize', 'pretrain', 'sft', 'reward'))
+  c = pipeline.build('users', ('tokenize', 'pretrain', 'sft'))
   c.workdir, c.seed, c.rounds = str(folder), seed, 2
-  c.sft.workdir, c.reward.workdir = args.policy, args.reward
-  for name in ('reward', 'dpo'):
-    stage = c.again[name]
-    stage.total_steps, stage.eval_every, stage.checkpoint_every = args.steps, args.steps, args.steps
-    stage.sample.prompts = ()
+  c.sft.workdir, c.again.stages = args.policy, ('feedback', 'dpo')
+  stage = c.again.dpo
+  stage.total_steps, stage.eval_every, stage.checkpoint_every = args.steps, args.steps, args.steps
+  stage.sample.prompts = ()
   rounds.expand(c)
   return c
 
@@ -117,12 +116,11 @@ def main() -> None:
   """Prints a JSON row for each seed, then means and spreads."""
   parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
   parser.add_argument('--policy', default='runs/gpt/sft')
-  parser.add_argument('--reward', default='runs/gpt/reward')
   parser.add_argument('--out', default='runs/users')
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-  parser.add_argument('--talks', type=int, default=200, help='conversations of a seed')
-  parser.add_argument('--steps', type=int, default=60, help='of the reward model, and of DPO')
-  parser.add_argument('--held-out', type=int, default=200, help='problems')
+  parser.add_argument('--talks', type=int, default=150, help='conversations of a seed')
+  parser.add_argument('--steps', type=int, default=60, help='of DPO')
+  parser.add_argument('--held-out', type=int, default=100, help='problems')
   args = parser.parse_args()
   before = measured(args.policy, args.held_out)
   print(json.dumps({'before': before}), flush=True)
