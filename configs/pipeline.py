@@ -131,7 +131,7 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   for entry in recipe:
     stage, file, argument = ([*entry.split(':'), size] if ':' in entry else ['', entry, size])[:3]
     stage = stage or file.rpartition('.')[2]
-    if stage in c or stage in ('stages', 'report'):
+    if stage in c or stage in ('stages', 'report', 'rounds', 'again'):
       raise ValueError(f'recipe: the name {stage!r} is taken; write another one, as in two:{file}')
     module = importlib.import_module(file if '.' in file else f'configs.{file}')
     config = module.get_config(argument)

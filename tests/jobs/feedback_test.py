@@ -156,7 +156,8 @@ def test_a_round_starts_from_the_one_before(recipe):
   c = read_config(['', *words, '--config.again.dpo.total_steps=7'])
   first, second, third = rounds.of(c)
   assert second == ['round2_feedback', 'round2_reward', 'round2_dpo'] and first == [*c.stages][:-6]
-  assert c.round2_dpo.init.params == c[first[-1]].workdir and c.round2_dpo.total_steps == 7
+  policy = rounds.newest(c, first, 'policy')  # what is compressed of it is not trained
+  assert c.round2_dpo.init.params == c[policy].workdir and c.round2_dpo.total_steps == 7
   assert c.round3_dpo.init.params == c.round3_dpo.annotate.reference.path == '/runs/round2/dpo'
   # Without a reward model in the recipe each round makes one of its policy.
   reward = '/runs/round2/reward' if 'reward' in first else '/runs/round2/dpo'
@@ -167,7 +168,7 @@ def test_a_round_starts_from_the_one_before(recipe):
   once = [*c.stages]
   rounds.expand(c)
   assert [*c.stages] == once and third == once[-3:]
-  assert len(read_config(['', words[0]]).stages) == len(recipes.RECIPES[recipe])
+  assert list(read_config(['', words[0]]).stages) == first
 
 
 def small(folder, count):
