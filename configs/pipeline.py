@@ -201,9 +201,11 @@ def again(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Confi
     stage.seed, stage.next = c.get_ref('seed') + 0, ''
     stage.mesh = ConfigDict({axis: c.mesh.get_ref(axis) + 0 for axis in c.mesh})
     stage.data.sources.users = users
-  if 'reward' in made:
+  if rewards := [c[name] for name in c.stages if _makes(c[name]) == 'reward']:
     g.reward.init.params, g.reward.init.fresh = Stage('reward', ''), ()
-    g.reward.data.sources = ConfigDict({**c.reward.data.sources.to_dict(), 'users': users})
+    known = rewards[-1].data.sources  # which follow what they refer to
+    g.reward.data.sources = ConfigDict({name: known.get_ref(name) + '' for name in known})
+    g.reward.data.sources.users = users
   g.reward.loss.margin = 'given'
   heard = next(name for name in g.reward.data.sources if name != 'users')
   # Of so few none may be held out; pairs of before say whether the model forgets.
@@ -211,6 +213,7 @@ def again(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Confi
   g.dpo.data.sources = ConfigDict(dict(users=users))
   g.kto.data.sources = ConfigDict(dict(users=g.feedback.get_ref('workdir') + '/kto.jsonl'))
   for stage in (g.dpo, g.kto):
+    _probed(stage, made)
     stage.data.validation = ConfigDict(dict(users=validation))
   return g
 
