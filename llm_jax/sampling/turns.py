@@ -15,7 +15,7 @@ from llm_jax.sampling.engine import Engine, positions
 from llm_jax.sampling.request import Event, Request
 from llm_jax.types import BadInput, Model, Params, Tokenizer
 
-SHORTEST = 512  # positions of the first engine; each next has at least twice as many
+SHORTEST = 1024  # positions of the first engine; each next has at least twice as many
 COLUMNS = 4  # tokens that are written between two looks at them
 
 
