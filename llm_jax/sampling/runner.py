@@ -9,7 +9,6 @@ program that works on them, and are copied when another one has to take over.
 import contextlib
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +58,7 @@ class Runner:
   ) -> None:
     """Arguments as those of `Engine`; nothing is compiled yet."""
     self.sizes, self.widths, self.reads = [slots], [length], [length]
+    self._doubled: list[int] = []
     allowed_V = spoken(model, tokenizer)
     self.allowed_V = np.ones(model.shape.vocab_size, bool) if allowed_V is None else allowed_V
     self.looks, self._ahead = False, lookup + 1
@@ -136,7 +136,7 @@ class Runner:
   def _empty(self) -> None:
     """Slots without rows, of the smallest size."""
     self._state, self._desk, self._pool = self._fresh(), self._desked(), self._pooled()
-    self._layers = self._room(self.sizes[0], self.widths[0])
+    self._layers = self._room(self.sizes[0], self._widths(self.sizes[0])[0])
 
   @property
   def size(self) -> tuple[int, int]:
@@ -147,14 +147,19 @@ class Runner:
   def fit(self, slots: int, columns: int) -> None:
     """Holds keys and values of so many slots and columns at least, and of few more."""
     rows = _first(self.sizes, slots)
-    width = _first(self.widths, min(columns, self._length))
-    while self.size != (rows, width):
-      has = self.size
-      if has[0] > rows or has[1] == width:
-        has = (_nearer(self.sizes, has[0], rows), has[1])
+    width = _first(self._widths(rows), min(columns, self._length))
+    while (has := self.size) != (rows, width):
+      beside = rows if rows == has[0] else _nearer(self.sizes, has[0], rows)
+      if beside != has[0] and has[1] in self._widths(beside):
+        has = (beside, has[1])
       else:
-        has = (has[0], _nearer(self.widths, has[1], width))
+        wanted = self._length if width == has[1] else width  # of all sizes
+        has = (has[0], _nearer(self._widths(has[0]), has[1], wanted))
       self._layers = self._resized(self._layers, *has)
+
+  def _widths(self, rows: int) -> list[int]:
+    """Numbers of columns for so many slots; a single row gains little from those in between."""
+    return [w for w in self.widths if rows > 1 or w in self._doubled or w == self._length]
 
   def admit(self, slot: int, request: Request) -> None:
     """Gives a slot to a request."""
@@ -263,9 +268,11 @@ class Runner:
     alone = self._mesh is None or batch_shards(self._mesh) == 1
     rows = [size for size in ROWS if size < self._slots] if alone else []
     least = max(self._chunk, self._columns + 2)
-    doubled = [NARROWEST << i for i in range(self._length.bit_length())]
+    doubled = self._doubled = [NARROWEST << i for i in range(self._length.bit_length())]
     fits = lambda sizes: [*sorted(w for w in sizes if least <= w < self._length), self._length]
-    self.sizes, self.reads = [*rows, self._slots], fits(doubled)
+    # A chunk is many tokens: fewer columns save little of its time, and a program takes seconds.
+    self.reads = fits([w for w in doubled if 4 * w <= self._length])
+    self.sizes = [*rows, self._slots]
     self.widths = fits([*doubled, *(w // 2 * 3 for w in doubled)])
     for width in self.reads[:]:
       if not _same(self._tried_read(self._length, width), self._tried_read(width, width)):
@@ -273,13 +280,13 @@ class Runner:
     found = {}
     for width in self.widths:
       whole = self._tried_write(self._slots, self._length, width)
-      for size in self.sizes:
+      for size in (size for size in self.sizes if width in self._widths(size)):
         first = jax.tree.map(lambda x, size=size: x[:size], whole)
         found[size, width] = _same(first, self._tried_write(size, width, width))
-    self.widths = [w for w in self.widths if found[self._slots, w]]
-    self.sizes = [r for r in self.sizes if all(found[r, w] for w in self.widths)]
+    self.widths = [w for w in self.widths if found.get((self._slots, w))]
+    self.sizes = [r for r in self.sizes if all(found[r, w] for w in self._widths(r))]
     alone = self._ahead > 1 and self.sizes[0] == 1
-    self.looks = alone and all(map(self._same_looked, self.widths))
+    self.looks = alone and all(map(self._same_looked, self._widths(1)))
     self._empty()
     self.admit(0, request := Request(prompt=[0], max_new=1))
     self.dress(0, request)
@@ -287,18 +294,19 @@ class Runner:
     self.read(request.prompt, 0, None, after=0)
     self.begin([])
     logits_V, _ = self.read(request.prompt, 0, None)
-    for size, width in itertools.product(self.sizes, self.widths):
+    for size, width in ((r, w) for r in self.sizes for w in self._widths(r)):
       self._layers = self._room(size, width)
       self.seat(0, request.prompt, logits_V)
       self.write(np.zeros(self._slots, np.int32))
       for rows in _beside(self.sizes, size):
-        self._resized(self._layers, rows, width)
-      for columns in _beside(self.widths, width):
+        if width in self._widths(rows):
+          self._resized(self._layers, rows, width)
+      for columns in _beside(self._widths(size), width):
         self._resized(self._layers, size, columns)
     self.fork(0, 0, 1)
     self.move(0, 0)
     self.stop(np.ones(self._slots, bool))
-    self._layers = self._room(self.sizes[0], self.widths[0])
+    self._layers = self._room(self.sizes[0], self._widths(self.sizes[0])[0])
 
   def _tried_read(self, width: int, columns: int) -> Any:
     """What a program for so many columns makes of a chunk that ends at the last of `columns`."""
