@@ -28,9 +28,9 @@ from llm_jax.data.families import (
 from llm_jax.rewards.arithmetic import evaluate
 from llm_jax.text import calls
 
-_CONVERSATIONS = {'train': 6000, 'validation': 300, 'test': 300}
+_CONVERSATIONS = {'train': 5000, 'validation': 300, 'test': 300}
 _PREFERENCES = {'train': 3000, 'validation': 300, 'test': 300}
-_CALLING = {'train': 1500, 'validation': 90, 'test': 90}  # more conversations, with a calculator
+_CALLING = {'train': 4000, 'validation': 90, 'test': 90}  # more conversations, with a calculator
 
 _NAMES = (
   'Amy', 'Ann', 'Ben', 'Bob', 'Dan', 'Emily', 'Eve', 'Jack', 'Kim', 'Leo', 'Mark', 'Max', 'Mia',
@@ -43,10 +43,6 @@ _ITEMS = {
 }  # fmt: skip
 
 _EQUATION = re.compile(r'\d+ [-+*/] \$?\d+ = \$?\d+')
-_COMPUTED = re.compile(
-  r'(?P<left>\d+ [-+*/]) \$?(?P<right>\d+) = \$?(?P<result>\d+)'
-  r'|(?P<n>\d+) goes (?P<times>\d+) times into (?P<total>\d+)'
-)
 
 
 class Kind(NamedTuple):
@@ -60,6 +56,7 @@ class Kind(NamedTuple):
   derive: Callable[[tuple[int, ...], int], dict[str, int]]
   questions: tuple[str, ...]
   steps: tuple[str, ...]
+  expression: str
   answer: str
 
 
@@ -88,17 +85,10 @@ class Problem(NamedTuple):
     return f'{steps} {answer}' if reason_first else f'{answer} {steps}'
 
   def calculated(self) -> list[dict]:
-    """The solution that reasons first, where a calculator is called for every number."""
-    text, parts, at = self.solution(True), [], 0
-    for found in _COMPUTED.finditer(text):
-      if found['times']:
-        asked, start = f'{found["total"]} // {found["n"]}', found.start('times')
-      else:
-        asked, start = f'{found["left"]} {found["right"]}', found.start('result')
-      parts += [{'type': 'text', 'text': text[at:start]}]
-      parts += call('calculator', asked, str(evaluate(asked)))
-      at = start
-    return [*parts, {'type': 'text', 'text': text[at:]}]
+    """The answer from a calculator, which is given the whole expression."""
+    asked = self.kind.expression.format(**self.kind.derive(self.numbers, 0))
+    said = {'type': 'text', 'text': self.answer(self.gold)}
+    return [*call('calculator', asked, str(evaluate(asked))), said]
 
   def answer(self, number: int) -> str:
     return f'The answer is {self.kind.answer.format(number)}.'
@@ -218,6 +208,7 @@ KINDS = {
       '${total} - ${paid} = ${rest} is left for {n} {xs}.',
       '${rest} / {n} = ${answer}.',
     ),
+    '({total} - {m} * {other}) / {n}',
     '${}',
   ),
   'total': Kind(
@@ -236,6 +227,7 @@ KINDS = {
       '{m} {ys} cost {m} * ${other} = ${second}.',
       '${first} + ${second} = ${answer}.',
     ),
+    '{n} * {price} + {m} * {other}',
     '${}',
   ),
   'change': Kind(
@@ -252,6 +244,7 @@ KINDS = {
       '{name} gives ${given} for {n} {xs}. One {x} costs ${price}. What is the change?',
     ),
     ('{n} {xs} cost {n} * ${price} = ${paid}.', '${given} - ${paid} = ${answer}.'),
+    '{given} - {n} * {price}',
     '${}',
   ),
   'sharing': Kind(
@@ -269,6 +262,7 @@ KINDS = {
       '{n} * {times} = {shared}.',
       '{total} - {shared} = {answer}.',
     ),
+    '{total} % {n}',
     '{}',
   ),
 }

@@ -55,17 +55,16 @@ def is_true(equation):
 
 
 def texts(record):
-  """Question and answer, without the calls in it."""
+  """Question and answer, without its call."""
   found = [m['content'] for m in record['messages'] if m['role'] != 'system']
   join = lambda parts: ''.join(part['text'] for part in parts if part['type'] == 'text')
   return [text if isinstance(text, str) else join(text) for text in found]
 
 
 def calls(record):
-  """(call, result, the text after it) of an answer."""
+  """(call, result) of an answer."""
   content = record['messages'][-1]['content']
-  parts = [] if isinstance(content, str) else [part['text'] for part in content]
-  return list(zip(parts[1::3], parts[2::3], parts[3::3], strict=True))
+  return [] if isinstance(content, str) else [tuple(part['text'] for part in content[:-1])]
 
 
 @pytest.fixture(scope='module')
@@ -93,27 +92,22 @@ def test_every_answer_is_right_and_every_equation_true(split, talks):
   assert len(questions(split)) == sum(not calls(talk) for talk in talks[split])
 
 
-def test_a_calculator_that_is_listed_is_called_for_every_number(talks):
+def test_a_calculator_that_is_listed_is_called_and_says_what_stands_there(talks):
   known, called = calculator.make(), 0
   for talk in talks['train']:
     system = talk['messages'][0]['content'] if len(talk['messages']) > 2 else ''
     assert ('calculator' in system) == bool(calls(talk))
-    if not calls(talk):
-      continue
-    called += 1
-    question, answer = texts(talk)
-    assert final_answer(answer) == f'{read(question)[2]:.0f}'
-    assert all(map(is_true, equations(answer))) and reasons_first.reward(answer)
-    assert len(calls(talk)) == len(equations(answer)) + answer.count(' goes ')
-    for call, result, after in calls(talk):
-      assert known(call.removeprefix('calculator(')[:-1]) == result
-      assert re.match(rf'{result}\b', after)
-  assert called == 1500
+    called += bool(calls(talk))
+    for call, result in calls(talk):
+      question, answer = texts(talk)
+      assert known(call.removeprefix('calculator(')[:-1]) == result == final_answer(answer)
+      assert float(result) == read(question)[2]
+  assert called == 4000
 
 
 def test_sizes(talks):
   assert {split: len(found) for split, found in talks.items()} == {
-    'train': 7500,
+    'train': 9000,
     'validation': 390,
     'test': 390,
   }
