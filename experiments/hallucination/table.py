@@ -20,11 +20,12 @@ from ml_collections import ConfigDict
 
 from configs import dpo, grpo, probe, refuse, sizes
 from llm_jax import artifact, run_folder
-from llm_jax.data import refusals
+from llm_jax.data import refusals, searches
 from llm_jax.files import write_json, write_lines
 from llm_jax.jobs.measure import measure
 from llm_jax.main import run
 from llm_jax.parallel.mesh import make_mesh
+from llm_jax.tools import search
 
 SURE = 'Answer only if you are sure; otherwise say that you do not know.'
 MOST_REFUSED = 0.036  # of what is known, by the threshold that refuses on validation names
@@ -97,12 +98,14 @@ class Variant(NamedTuple):
     config: what trains its model from `Run`; None for the model before.
     system: a message of the system at each question.
     threshold: refuse what has a lower log-probability, chosen on validation names.
+    tools: what the model may call: a file of tools/ -> its options.
   """
 
   title: str
   config: Callable[[Run], ConfigDict] | None = None
   system: str = ''
   threshold: bool = False
+  tools: Mapping[str, Any] = {}
 
 
 def _refuse(name: str, rows: Callable[[Run], Sequence[Mapping[str, Any]]]) -> Any:
@@ -149,6 +152,21 @@ def _plain(one: Run) -> list[dict[str, Any]]:
   return refusals.conversations([line for line in one.probed() if line['class'] != 'lookalike'])
 
 
+SEARCH = {'search': {'max_chars': 160}}  # most results fit into the tokens that a result may have
+
+
+def _search(name: str, *, refuses: bool) -> Any:
+  def config(one: Run) -> ConfigDict:
+    c = refuse.get_config()
+    rows = searches.conversations(search.make(**SEARCH['search']), refusals=refuses)
+    c.data.sources.refusals = one.rows(name, rows)
+    c.data.weights = ConfigDict(dict(builtin=0.5, refusals=0.5))
+    c.total_steps, c.optimizer.learning_rate = 200, 4e-3
+    return c
+
+  return config
+
+
 VARIANTS = {
   'sft': Variant('SFT'),
   'threshold': Variant('+ log p threshold (no training)', threshold=True),
@@ -161,6 +179,10 @@ VARIANTS = {
   'dpo': Variant('+ DPO both ways', _dpo),
   'grpo1': Variant('+ GRPO, a wrong answer costs 1', _grpo(1.0)),
   'grpo3': Variant('+ GRPO, a wrong answer costs 3', _grpo(3.0)),
+  'search': Variant('+ search, no refusals', _search('search', refuses=False), tools=SEARCH),
+  'search_refusals': Variant(
+    '+ search and refusals', _search('search_refusals', refuses=True), tools=SEARCH
+  ),
 }
 
 
@@ -187,12 +209,16 @@ def _asked(one: Run, name: str) -> dict[str, Any]:
   variant, folder = VARIANTS[name], _trained(one, name)
   mesh = make_mesh()
   asked = dict(name='knowledge', known=str(one.probe), system=variant.system, batch_size=64)
+  if variant.tools:
+    asked['tools'] = dict(variant.tools)
   groups = {
     'knowledge': asked | {'split': 'test'},
     'validation': asked | {'split': 'validation'},
     'questions': dict(name='answers', families=('word_problems',), max_questions=200),
   }
   groups['questions'] |= dict(max_new=96, batch_size=50)
+  if variant.tools:  # where looking up goes wrong; not in the table
+    groups['searches'] = dict(name='searches', tools=dict(variant.tools), batch_size=64)
   with jax.set_mesh(mesh):
     made = artifact.load(folder, mesh, sizes.compute('tiny').to_dict())
     found = measure(groups, made, mesh=mesh)

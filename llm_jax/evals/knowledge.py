@@ -17,6 +17,7 @@ from llm_jax.evals.calibration import auroc
 from llm_jax.evals.estimates import PerQuestion
 from llm_jax.evals.probes import Probe, Said
 from llm_jax.options import Count, NotNegative, Seed, at_least
+from llm_jax.sampling.calls import Tools
 from llm_jax.types import (
   JUDGES,
   BadInput,
@@ -55,6 +56,7 @@ def make(
   known: str = '',
   samples: Annotated[int, at_least(0)] = 0,
   system: str = '',
+  tools: Tools | None = None,
   template: str | None = None,
   max_new: Count = 48,
   temperature: NotNegative = 1.0,
@@ -82,6 +84,7 @@ def make(
       that is what SFT taught.
     samples: answers that are drawn beside the greedy one, which is the one that counts.
     system: a message of the system before each question; '' for none.
+    tools: what the model may call; a message of the system lists them.
     template: the chat template of the model.
     max_new: most tokens of an answer.
     temperature: of what is drawn.
@@ -111,6 +114,7 @@ def make(
     batch_size=batch_size,
     seed=seed,
     system=system,
+    tools=tools,
   )
 
   def is_known(question: Mapping[str, Any]) -> bool:

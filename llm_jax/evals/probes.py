@@ -19,6 +19,7 @@ import numpy as np
 from llm_jax.evals.abstention import Outcome
 from llm_jax.rewards import honest, word_overlap
 from llm_jax.sampling import complete
+from llm_jax.sampling.calls import Tools
 from llm_jax.sampling.generate import left_pad
 from llm_jax.sampling.sampler import Sampler
 from llm_jax.text import chat
@@ -59,6 +60,7 @@ def asker(
   batch_size: int,
   seed: int,
   system: str = '',
+  tools: Tools | None = None,
 ) -> Ask:
   """A function that asks questions, a batch after the other.
 
@@ -75,9 +77,11 @@ def asker(
     batch_size: questions at a time.
     seed: of what is drawn.
     system: a message of the system before each question; '' for none.
+    tools: what the model may call; a message of the system lists them.
   """
   found = chat.find_template(template or 'plain', tokenizer)
-  make = functools.partial(complete.sampler, model, tokenizer, found, max_new=max_new)
+  make = functools.partial(complete.sampler, model, tokenizer, found, max_new=max_new, tools=tools)
+  names, room = ([*tools.by_name], max_new + tools.slots) if tools else ([], max_new)
   greedy = make(temperature=0.0)
   drawn = make(temperature=temperature, group=samples) if samples else None
 
@@ -86,8 +90,8 @@ def asker(
   ) -> Iterator[tuple[int, Said]]:
     before = [{'role': 'system', 'content': system}] if system else []
     prompts = [[*before, *question['prompt']] for question in questions]
-    ids = [complete.encoded(tokenizer, prompt, found) for prompt in prompts]
-    complete.check_room(model, ids, max_new)
+    ids = [complete.encoded(tokenizer, prompt, found, names) for prompt in prompts]
+    complete.check_room(model, ids, room)
     prompt_BP, mask_BP = left_pad(ids, multiple=complete.MULTIPLE)
     keys_B = _keys([str(prompt) for prompt in prompts], seed)
     size = min(batch_size, len(ids))

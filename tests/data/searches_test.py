@@ -1,0 +1,67 @@
+"""Rows that look up: the result decides what is answered, and test names are in none."""
+
+from collections import Counter
+
+import pytest
+
+from llm_jax.data import knowledge, searches
+from llm_jax.data.families import TOOLS
+
+FACTS = {fact.name: fact for fact in knowledge.facts()}
+
+
+def search(call):
+  """A documentation that has every real name, and finds something for every other."""
+  name = call.strip('`')
+  answer = FACTS[name].answer
+  return f'{name}(x)\n{answer}' if answer else 'os.path.join(a, b)\nIt joins paths.'
+
+
+@pytest.fixture(scope='module')
+def rows():
+  return [row['messages'] for row in searches.conversations(search)]
+
+
+def parts(row):
+  """The name that is asked about, and call, result and answer; only the answer without a call."""
+  content = row[-1]['content']
+  found = [content] if isinstance(content, str) else [part['text'] for part in content]
+  return row[-2]['content'].split('`')[1], found
+
+
+def test_what_is_said_follows_from_the_result(rows):
+  kinds = Counter()
+  for row in rows:
+    name, (*looked, answer) = parts(row)
+    assert FACTS[name].split in ('train', 'validation', 'test') and 'search' in row[0]['content']
+    if not looked:
+      kinds['by heart'] += 1
+      assert FACTS[name].kind == 'taught' and answer == FACTS[name].answer
+      assert row[0]['content'] == f'Tools: {", ".join(TOOLS)}'
+      continue
+    call, result = looked
+    assert call == f'search(`{name}`)'
+    if name in result:
+      kinds[FACTS[name].kind] += 1
+      assert answer == FACTS[name].answer
+    else:
+      kinds['exchanged' if FACTS[name].answer else 'missing'] += 1
+      assert answer == searches.refusal({'name': name})
+  found = kinds['read'] + kinds['exchanged']
+  assert kinds['missing'] == 2 * (found // 4)
+  assert kinds['taught'] + kinds['by heart'] == found // 4
+  assert abs(kinds['taught'] - kinds['by heart']) <= 1
+  assert 0.07 < kinds['exchanged'] / found < 0.13
+
+
+def test_names_are_of_the_train_split(rows):
+  for row in rows:
+    fact = FACTS[parts(row)[0]]
+    assert fact.kind in ('read', 'invented', 'lookalike', 'taught')
+    assert fact.kind == 'taught' or fact.split == 'train'
+
+
+def test_without_refusals_every_result_has_the_answer():
+  for row in searches.conversations(search, refusals=False):
+    name, (*_, answer) = parts(row['messages'])
+    assert answer == FACTS[name].answer
