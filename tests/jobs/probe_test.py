@@ -10,6 +10,8 @@ from configs import probe
 from llm_jax import artifact
 from llm_jax.data import conversations, preferences, refusals
 from llm_jax.evals import probes
+from llm_jax.jobs import evaluations, report, report_page
+from llm_jax.jobs.page import Table
 from llm_jax.jobs.probe import FILES
 from llm_jax.main import run
 from llm_jax.text.tokenizer import Tokenizer
@@ -127,3 +129,26 @@ def test_what_cannot_be_asked_is_refused(root, changes, message):
   with pytest.raises(BadInput, match=message):
     run(c)
   assert not (root / 'refused').exists()
+
+
+def test_a_report_shows_what_every_stage_said_to_a_few_questions_of_each_class():
+  questions = [
+    {'class': kind, 'outcome': 'wrong', 'prompt': [{'role': 'user', 'content': f'{kind} {i}?'}]}
+    for kind in ('read', 'invented')
+    for i in range(5)
+  ]
+  said = report._by_class([({'prompt': 'no class'}, '-'), *((one, 'It is.') for one in questions)])
+  blocks = report_page._by_class(
+    {'sft': {'by_class': said}, 'clean': {}, 'ppo': {'by_class': said}}
+  )
+  tables = [block for block in blocks if isinstance(block, Table)]
+  assert [len(table.rows) for table in tables] == [report.OF_CLASS] * 2
+  assert tables[0].rows[0] == ['read 0?', 'wrong: It is.', 'wrong: It is.']
+  assert report_page._by_class({'sft': {}}) == []
+
+
+def test_a_report_waits_for_the_verdicts_of_a_probe_that_has_not_run(whole):
+  groups = {'k': {'name': 'knowledge', 'known': str(whole / 'probe.jsonl')}}
+  assert evaluations.possible(groups, 'llm_jax') == groups
+  groups['k']['known'] = str(whole.parent / 'nowhere' / 'probe.jsonl')
+  assert evaluations.possible(groups, 'llm_jax') == {'k': {'name': 'knowledge'}}
