@@ -108,10 +108,19 @@ class Variant(NamedTuple):
   tools: Mapping[str, Any] = {}
 
 
-def _refuse(name: str, rows: Callable[[Run], Sequence[Mapping[str, Any]]]) -> Any:
+def _refuse(
+  name: str,
+  rows: Callable[[Run], Sequence[Mapping[str, Any]]],
+  share: float = refuse.SHARE,
+  steps: int | None = None,
+  **optimizer: Any,
+) -> Callable[[Run], ConfigDict]:
   def config(one: Run) -> ConfigDict:
     c = refuse.get_config()
     c.data.sources.refusals = one.rows(name, rows(one))
+    c.data.weights = ConfigDict({'builtin': 1 - share, 'refusals': share})
+    c.total_steps = steps or c.total_steps
+    c.optimizer.update(optimizer)
     return c
 
   return config
@@ -119,7 +128,10 @@ def _refuse(name: str, rows: Callable[[Run], Sequence[Mapping[str, Any]]]) -> An
 
 def _dpo(one: Run) -> ConfigDict:
   c = dpo.get_config()
-  c.data.sources.knowledge = one.rows('dpo', refusals.preferences(one.probed()))
+  rows = one.rows('dpo', refusals.preferences(one.probed()))
+  c.data.sources = ConfigDict({'knowledge': rows})
+  c.data.length, c.total_steps, c.loss.nll_weight = 64, 60, 1.0
+  c.optimizer.learning_rate = 3e-4
   return c
 
 
@@ -173,6 +185,15 @@ VARIANTS = {
   'prompt': Variant('+ prompt "answer only if you are sure"', system=SURE),
   'invented': Variant('+ refusals for invented names only', _refuse('invented', _unprobed)),
   'probing': Variant('+ refusals by probing', _refuse('probing', _probing)),
+  'most': Variant('+ the same, 60 % of the rows', _refuse('probing', _probing, share=0.6)),
+  'long': Variant(
+    '+ the same, 80 % of the rows, 200 steps, twice the rate',
+    _refuse('probing', _probing, share=0.8, steps=200, learning_rate=4e-3),
+  ),
+  'adamw': Variant(
+    '+ the same, 50 % of the rows, 100 steps of AdamW',
+    _refuse('probing', _probing, share=0.5, steps=100, name='adamw', learning_rate=1e-3),
+  ),
   'no_lookalikes': Variant('+ the same, no lookalikes', _refuse('no_lookalikes', _plain)),
   'half': Variant('+ half the refusals', _refuse('half', lambda one: _probing(one, ratio=0.5))),
   'twice': Variant('+ twice the refusals', _refuse('twice', lambda one: _probing(one, ratio=2.0))),
