@@ -109,7 +109,7 @@ class Variant(NamedTuple):
 
 
 def _refuse(
-  name: str,
+  file: str,
   rows: Callable[[Run], Sequence[Mapping[str, Any]]],
   share: float = refuse.SHARE,
   steps: int | None = None,
@@ -117,7 +117,7 @@ def _refuse(
 ) -> Callable[[Run], ConfigDict]:
   def config(one: Run) -> ConfigDict:
     c = refuse.get_config()
-    c.data.sources.refusals = one.rows(name, rows(one))
+    c.data.sources.refusals = one.rows(file, rows(one))
     c.data.weights = ConfigDict({'builtin': 1 - share, 'refusals': share})
     c.total_steps = steps or c.total_steps
     c.optimizer.update(optimizer)
