@@ -79,6 +79,9 @@ def smoke(c):
   if c.job == 'pipeline':
     evals = c.report.evals
     evals.questions.update(max_questions=4, batch_size=4, max_new=4)
+    evals.tools.update(max_questions=4, batch_size=4, max_new=4)
+    if 'knowledge' in evals:
+      evals.knowledge.most = 2
     evals.text.update(max_rows=8, batch_size=4)
     evals.rollouts.update(max_rows=4, batch_size=4)
     evals.rollouts.annotate.sample.max_new = 4
@@ -90,6 +93,9 @@ def smoke(c):
     c.data.max_prompts, c.sample.max_new = 4, 4
   elif c.job == 'chat':
     c.max_new = 8
+  elif c.job == 'probe':
+    with c.unlocked():
+      c.most, c.max_new, c.samples = 8, 4, 2
   elif c.job == 'label':
     c.data.max_prompts, c.sample.max_new, c.idle, c.port, c.gold = 8, 4, 0.1, 0, 0.0
   elif c.job == 'plan':

@@ -250,11 +250,9 @@ def _text(config: Any, about: Mapping[str, Any]) -> Mapping[str, Any] | None:
       return None
     about = artifact.describe(about['parent'])
   group = about['config']['data']
-  if group.get('map') and group['map'] not in trusted(config):
-    raise BadInput(
-      f'compress: the artifact names {group["map"]!r} as code that makes its records, which is not '
-      'run because an artifact names it; set config.data, or add it to config.trust'
-    )
+  if group.get('map'):
+    source = 'the config of the artifact'
+    find('data', group['map'], source=source, trust=trusted(config), defines=('record',))
   return {key: value for key, value in group.items() if key != 'split'}
 
 
