@@ -121,7 +121,7 @@ def smoke(c):
       c.annotate.sample.max_new = 4
     if c.data.name in ('conversations', 'preferences'):
       with c.data.unlocked():  # the tokenizer of 512 words writes longer, and rows are few
-        c.data.update(length=512, validation_fraction=0.2)
+        c.data.update(length=512, validation_fraction=0.4)
 
 
 def label_all(workdir):
