@@ -88,7 +88,12 @@ def smoke(c):
   elif c.job == 'tokenize':
     c.tokenizer.vocab_size, c.length = 512, 64
   elif c.job == 'evaluate':
-    c.max_questions, c.evals.questions.max_new = 4, 4
+    c.max_questions = 4
+    if 'max_new' in c.evals.questions:
+      c.evals.questions.max_new = 4
+    if 'knowledge' in c.evals:
+      with c.evals.knowledge.unlocked():
+        c.evals.knowledge.most = 2
   elif c.job == 'matches':
     c.data.max_prompts, c.sample.max_new = 4, 4
   elif c.job == 'chat':
