@@ -190,7 +190,11 @@ def test_usage_lists_the_configs_and_runs(tmp_path, monkeypatch, capsys):
   told = capsys.readouterr().out
   for name in ('dpo', 'pretrain', 'chat', 'pipeline'):
     assert f'\n  {name} ' in told
-  assert 'sizes: tiny, 15m' in told and 'recipes: gpt, llama, r1' in told and '\n  base' not in told
+  assert (
+    'sizes: tiny, 15m' in told
+    and 'recipes: gpt, gpt_refuse, llama, r1' in told
+    and '\n  base' not in told
+  )
   monkeypatch.chdir(tmp_path)
   run = lambda name, file, about: (
     (tmp_path / 'runs' / name).mkdir(parents=True),

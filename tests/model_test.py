@@ -85,7 +85,7 @@ def test_what_was_compiled_is_used_again(loaded):
   say = lambda prompt, seed: model.generate(prompt, max_new=7, temperature=0.5, seed=seed)
   say('a', 0)
   model.logprobs('a')
-  sampler = model._samplers[7, ('temperature', '0.5')]
+  sampler = model._samplers[7, '{}', ('temperature', '0.5')]
   before = sampler._whole._cache_size(), model._logp._cache_size()
   for i, prompt in enumerate(PROMPTS):
     say(prompt, i)

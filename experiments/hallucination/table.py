@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import dpo, grpo, probe, refuse, sizes
+from configs import dpo, grpo, probe, refuse, sft, sizes
 from llm_jax import artifact, run_folder
 from llm_jax.data import refusals, searches
 from llm_jax.files import write_json, write_lines
@@ -99,6 +99,7 @@ class Variant(NamedTuple):
     system: a message of the system at each question.
     threshold: refuse what has a lower log-probability, chosen on validation names.
     tools: what the model may call: a file of tools/ -> its options.
+    anew: whether training starts where the SFT before did, and not from what it left.
   """
 
   title: str
@@ -106,6 +107,7 @@ class Variant(NamedTuple):
   system: str = ''
   threshold: bool = False
   tools: Mapping[str, Any] = {}
+  anew: bool = False
 
 
 def _refuse(
@@ -121,6 +123,18 @@ def _refuse(
     c.data.weights = ConfigDict({'builtin': 1 - share, 'refusals': share})
     c.total_steps = steps or c.total_steps
     c.optimizer.update(optimizer)
+    return c
+
+  return config
+
+
+def _anew(share: float) -> Callable[[Run], ConfigDict]:
+  """SFT once more from the base, with rows of the probe among the others from its first step."""
+
+  def config(one: Run) -> ConfigDict:
+    c = sft.get_config()
+    c.data.sources.refusals = one.rows('probing', _probing(one))
+    c.data.weights = ConfigDict({'builtin': 1 - share, 'refusals': share})
     return c
 
   return config
@@ -197,6 +211,7 @@ VARIANTS = {
   'no_lookalikes': Variant('+ the same, no lookalikes', _refuse('no_lookalikes', _plain)),
   'half': Variant('+ half the refusals', _refuse('half', lambda one: _probing(one, ratio=0.5))),
   'twice': Variant('+ twice the refusals', _refuse('twice', lambda one: _probing(one, ratio=2.0))),
+  'anew': Variant('SFT anew, a fifth of the rows by probing', _anew(0.2), anew=True),
   'dpo': Variant('+ DPO both ways', _dpo),
   'grpo1': Variant('+ GRPO, a wrong answer costs 1', _grpo(1.0)),
   'grpo3': Variant('+ GRPO, a wrong answer costs 3', _grpo(3.0)),
@@ -215,7 +230,8 @@ def _trained(one: Run, name: str) -> str:
   folder = one.folder(name)
   if not run_folder.finished(str(folder)):
     c = variant.config(one)
-    c.init.params, c.workdir, c.seed = one.sft, str(folder), one.seed
+    start = artifact.describe(one.sft)['parent'] if variant.anew else one.sft
+    c.init.params, c.workdir, c.seed = start, str(folder), one.seed
     if 'reference' in c.annotate:
       c.annotate.reference.update(dict(path=one.sft, cache=f'{folder}/reference'))
     run(c)

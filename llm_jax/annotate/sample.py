@@ -46,7 +46,7 @@ def make(
   stop_strings: Sequence[str] = (),
   rescore: bool = False,
   tools: Mapping[str, Mapping[str, Any]] | None = None,
-  max_calls: Count = 4,
+  max_calls: Count = 2,
   max_result: Annotated[int, at_least(3)] = 64,
   engine: bool = False,
   slots: Count = 32,

@@ -25,7 +25,7 @@ class Tools(NamedTuple):
   """
 
   by_name: Mapping[str, Tool]
-  max_calls: int = 4
+  max_calls: int = 2
   max_result: int = 64
 
   @property

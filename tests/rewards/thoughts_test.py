@@ -79,7 +79,7 @@ def test_what_judges_the_form_asks_for_the_whole():
   assert asked == {
     'format': ('completion',),
     'length': ('completion',),
-    'reasons_first': ('thinking',),
+    'reasons_first': ('thinking', 'completion'),
   }
   found = said('<THINK_START>6 * 7 = 42<THINK_END> <answer>The answer is 42</answer>')
   assert reward['format'](found.answer, completion=found.completion) == 1
