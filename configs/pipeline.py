@@ -38,7 +38,7 @@ RECIPES = {
 }
 # Of the last model, at the tiny size.
 COMPRESSED = 'compressed:compress:int8'
-# What is shorter at the tiny size than in the single stages; a recipe takes about twelve minutes.
+# What is shorter at the tiny size than in the single stages; a recipe takes about fifteen minutes.
 SHORTER = {
   'gpt': dict(ppo=dict(total_steps=80)),
   'gpt_refuse': dict(ppo=dict(total_steps=80)),

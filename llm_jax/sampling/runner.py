@@ -298,6 +298,8 @@ class Runner:
       self._layers = self._room(size, width)
       self.seat(0, request.prompt, logits_V)
       self.write(np.zeros(self._slots, np.int32))
+      if size > 1:
+        self.move(0, 0)
       for rows in _beside(self.sizes, size):
         if width in self._widths(rows):
           self._resized(self._layers, rows, width)

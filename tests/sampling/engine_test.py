@@ -466,3 +466,12 @@ def test_other_parameters_forget_what_was_read(tokenizer):
   assert second.cached == 0 and second.logprobs != first.logprobs
   engine.load(params)
   assert bits(engine.answers([request])[0]) == bits(first)
+
+
+def test_rows_move_within_caches_of_every_size_without_compiling(engine):
+  held, before = engine._runner, engine.compilations
+  tried = [(r, w) for r in held.sizes for w in held._widths(r) if r > 1]
+  for size in tried:
+    held._layers = held._room(*size)
+    held.move(0, size[0] - 1)
+  assert len(tried) > 1 and engine.compilations == before
