@@ -14,6 +14,7 @@ import jax
 
 from llm_jax import artifact
 from llm_jax.find import call, find
+from llm_jax.jobs import answering
 from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.options import Count, NotNegative, Place, Seed, TopP
@@ -30,7 +31,7 @@ from llm_jax.text.message import message
 from llm_jax.text.terminal import say
 from llm_jax.text.visible import settled, visible
 from llm_jax.tools import listed, make_tools
-from llm_jax.types import JUDGES, BadInput
+from llm_jax.types import BadInput
 
 QUESTION = 64  # tokens that are kept free for what the user says
 HELP = """/reset            forget the conversation
@@ -92,11 +93,7 @@ def check(config: Any) -> None:
   call(make_mesh, config.mesh, where='mesh')
   for name, group in config.tools.items():
     check_options(find('tools', name).make, group, where=f'tools.{name}')
-  model = artifact.describe(config.artifact)['model']
-  if not model.get('causal', True):
-    raise BadInput(f'chat: {config.artifact!r} is a masked language model, it cannot answer')
-  if kind := JUDGES.get(model.get('head', '')):
-    raise BadInput(f'chat: {config.artifact!r} is {kind}; it says nothing')
+  model = answering.model_of(config.artifact, job='chat')
   if config.max_new + QUESTION > model.get('max_length', 2048):
     raise BadInput(
       f'chat: max_new {config.max_new} leaves no room for a question among the '

@@ -14,6 +14,7 @@ from llm_jax.data import asked
 from llm_jax.data.messages import text_of
 from llm_jax.files import read_json, write_json, write_lines
 from llm_jax.find import call
+from llm_jax.jobs import answering
 from llm_jax.jobs.trust import trusted
 from llm_jax.labels import candidates, order
 from llm_jax.labels.candidates import Item
@@ -21,7 +22,7 @@ from llm_jax.parallel.mesh import make_mesh
 from llm_jax.sampling import complete
 from llm_jax.text import chat
 from llm_jax.text.terminal import say
-from llm_jax.types import JUDGES, BadInput
+from llm_jax.types import BadInput
 
 CLOSE = 0.2  # of the probability that a reward model gives to the better one, from one half
 _BATCH = 32  # prompts at a time where sample.batch_size says nothing
@@ -38,11 +39,7 @@ def check(config: Any) -> None:
       'label: nothing to label; give --config.candidates=FILE, or --config.artifacts=FOLDER'
     )
   for path in _paths(config):
-    shape = artifact.describe(path)['model']
-    if not shape.get('causal', True):
-      raise BadInput(f'label: {path!r} is a masked language model, it cannot answer')
-    if kind := JUDGES.get(shape.get('head', '')):
-      raise BadInput(f'label: {path!r} is {kind}; it says nothing')
+    answering.model_of(path, job='label')
   if config.reward and artifact.describe(config.reward)['model'].get('head') != 'scalar':
     raise BadInput(f'label: reward {config.reward!r} is no reward model')
   if config.draws < config.answers:

@@ -25,6 +25,7 @@ from llm_jax.evals.kept import Kept, Progress, asked_once, key_of
 from llm_jax.evals.win_rates import Game, Standings
 from llm_jax.files import check_writable, sha256, write_json, write_lines
 from llm_jax.find import call, find, named
+from llm_jax.jobs import answering
 from llm_jax.jobs.match_table import table
 from llm_jax.jobs.trust import trusted
 from llm_jax.jobs.verdicts import OFFERED, judge_of, pair, verdicts
@@ -37,7 +38,7 @@ from llm_jax.sampling import complete, pick
 from llm_jax.text import chat
 from llm_jax.text.message import spelled
 from llm_jax.text.terminal import bar, say
-from llm_jax.types import JUDGES, BadInput
+from llm_jax.types import BadInput
 
 CHOICES: Mapping[float | None, Choice | None]
 CHOICES = {1.0: 'first', 0.5: 'tie', 0.0: 'second', None: None}
@@ -108,11 +109,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
       "--config.artifacts=\"('runs/tiny/sft','runs/tiny/dpo')\""
     )
   for path in players:
-    shape = {} if path in coming else artifact.describe(path)['model']
-    if not shape.get('causal', True):
-      raise BadInput(f'matches: {path!r} is a masked language model, it cannot answer')
-    if kind := JUDGES.get(shape.get('head', '')):
-      raise BadInput(f'matches: {path!r} is {kind}; it answers nothing')
+    answering.model_of(path, job='matches', coming=coming)
   complete.check(config.sample)
   for name in {'prompts', 'template'} & {*config.sample}:
     raise BadInput(

@@ -25,6 +25,7 @@ from llm_jax.evals import probes
 from llm_jax.evals.kept import Kept, asked_once
 from llm_jax.files import read_json, sha256, write_json, write_lines
 from llm_jax.find import call
+from llm_jax.jobs import answering
 from llm_jax.jobs.finish import next_step
 from llm_jax.jobs.measure import identity, watched
 from llm_jax.jobs.trust import trusted
@@ -33,7 +34,7 @@ from llm_jax.models.compute import Compute
 from llm_jax.options import Count, Place, Positive, Seed, at_least
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text.terminal import say
-from llm_jax.types import JUDGES, BadInput
+from llm_jax.types import BadInput
 
 MAY_CHANGE = ('mesh', 'next', 'trust')
 FILES = ('probe.jsonl', 'refusals.jsonl', 'preferences.jsonl')
@@ -109,11 +110,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   for split in config.get('splits', SPLITS):
     if split not in SPLITS:
       raise BadInput(f'probe: no split {split!r}; {options.suggest(split, SPLITS)}')
-  model = {} if config.artifact in coming else artifact.describe(config.artifact)['model']
-  if not model.get('causal', True):
-    raise BadInput(f'probe: {config.artifact!r} is a masked language model, it cannot answer')
-  if kind := JUDGES.get(model.get('head', '')):
-    raise BadInput(f'probe: {config.artifact!r} is {kind}; it answers nothing')
+  answering.model_of(config.artifact, job='probe', coming=coming)
   call(make_mesh, config.mesh, where='mesh')
   run_folder.holds(config.workdir, config.to_dict(), may_change=MAY_CHANGE)
   next_step(config)

@@ -18,7 +18,7 @@ from llm_jax import artifact, options, run_folder, storage
 from llm_jax.evals import best_of_n
 from llm_jax.files import read_json, read_lines, sealed, sha256, write_json, write_lines
 from llm_jax.find import call
-from llm_jax.jobs import annotators, chain
+from llm_jax.jobs import annotators, answering, chain
 from llm_jax.jobs.finish import next_step
 from llm_jax.jobs.trust import trusted
 from llm_jax.lock import locked
@@ -30,7 +30,7 @@ from llm_jax.sampling import complete, pick
 from llm_jax.text.message import message, span
 from llm_jax.text.terminal import bar, say
 from llm_jax.training.batches import annotated
-from llm_jax.types import JUDGES, BadInput, Batch, Tokenizer
+from llm_jax.types import BadInput, Batch, Tokenizer
 
 MAY_CHANGE = ('compute', 'mesh', 'next', 'trust')
 FIELDS = ('tokens', 'mask', 'reward', 'valid')  # of a batch, for the best of n
@@ -123,11 +123,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
     BadInput: naming the field or the folder.
   """
   options.check(_fields(config), config.to_dict(), where='config')
-  model = {} if config.artifact in coming else artifact.describe(config.artifact)['model']
-  if not model.get('causal', True):
-    raise BadInput(f'sample: {config.artifact!r} is a masked language model, it cannot continue')
-  if kind := JUDGES.get(model.get('head', '')):
-    raise BadInput(f'sample: {config.artifact!r} is {kind}; it says nothing')
+  answering.model_of(config.artifact, job='sample', coming=coming)
   call(make_mesh, config.mesh, where='mesh')
   if 'data' not in config:
     complete.check(config.sample)

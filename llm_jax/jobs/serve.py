@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import jax
 
 import llm_jax
-from llm_jax import artifact, options
+from llm_jax import options
 from llm_jax.clean.extra import library
 from llm_jax.files import check_writable
 from llm_jax.find import call, find
+from llm_jax.jobs import answering
 from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.options import Place, PlaceOrNone, Seconds, TopP, within
@@ -30,7 +31,7 @@ from llm_jax.serving.models import served
 from llm_jax.serving.server import Server, listen
 from llm_jax.text.terminal import say
 from llm_jax.tools import make_tools
-from llm_jax.types import JUDGES, BadInput
+from llm_jax.types import BadInput
 
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 METRICS_KEY = 'LLM_JAX_METRICS_KEY'
@@ -125,11 +126,7 @@ def check(config: Any) -> None:
   for name, path in _artifacts(config).items():
     if not name or not name.isascii() or not name.isprintable():
       raise BadInput(f'serve: config.artifacts has the name {name!r}; use letters and digits')
-    model = artifact.describe(path)['model']
-    if not model.get('causal', True):
-      raise BadInput(f'serve: {path!r} is a masked language model, it cannot answer')
-    if kind := JUDGES.get(model.get('head', '')):
-      raise BadInput(f'serve: {path!r} is {kind}; it says nothing')
+    answering.model_of(path, job='serve')
   keys = _keys(config)
   if wrong := short(keys):
     raise BadInput(f'serve: {wrong}; python -c "import secrets; print(secrets.token_urlsafe(32))"')

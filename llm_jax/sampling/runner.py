@@ -298,15 +298,13 @@ class Runner:
       self._layers = self._room(size, width)
       self.seat(0, request.prompt, logits_V)
       self.write(np.zeros(self._slots, np.int32))
-      if size > 1:
-        self.move(0, 0)
+      self.move(0, 0)
       for rows in _beside(self.sizes, size):
         if width in self._widths(rows):
           self._resized(self._layers, rows, width)
       for columns in _beside(self._widths(size), width):
         self._resized(self._layers, size, columns)
     self.fork(0, 0, 1)
-    self.move(0, 0)
     self.stop(np.ones(self._slots, bool))
     self._layers = self._room(self.sizes[0], self._widths(self.sizes[0])[0])
 
