@@ -294,10 +294,7 @@ class LoadedModel:
     results: int = 0,
   ) -> None:
     """Raises BadInput where these prompts cannot be answered so."""
-    if kind := JUDGES.get(self.model.shape.head):
-      raise BadInput(f'generate: this is {kind}; it says nothing')
-    if not self.model.shape.causal:
-      raise BadInput('generate: this is a masked language model; it cannot continue')
+    complete.check_speaks(self.model, 'generate')
     complete.check({'max_new': max_new, 'batch_size': batch_size, **how})
     complete.check_room(self.model, ids, max_new + results)
 

@@ -19,7 +19,7 @@ from llm_jax.rewards import columns
 from llm_jax.rewards.thoughts import Said, said
 from llm_jax.sampling import complete
 from llm_jax.sampling.calls import Tools
-from llm_jax.types import JUDGES, BadInput, Evaluate, Mean, Metrics, Model, Params, Tokenizer
+from llm_jax.types import BadInput, Evaluate, Mean, Metrics, Model, Params, Tokenizer
 
 Question = Mapping[str, Any]
 # (questions, completions) -> a number for each, or None where there is nothing to say.
@@ -138,10 +138,7 @@ def check(
   for family in families:
     if family not in builtin.FAMILIES:
       raise BadInput(f'answers: no family {family!r}; {suggest(family, builtin.FAMILIES)}')
-  if not model.shape.causal:
-    raise BadInput('answers: this is a masked language model; it cannot answer')
-  if kind := JUDGES.get(model.shape.head):
-    raise BadInput(f'answers: this is {kind}; it gives none')
+  complete.check_speaks(model, 'answers')
 
 
 def _read(name: str, sources: Mapping[str, str], split: str) -> Iterator[Question]:

@@ -17,9 +17,9 @@ from llm_jax.evals.calibration import auroc
 from llm_jax.evals.estimates import PerQuestion
 from llm_jax.evals.probes import Probe, Said
 from llm_jax.options import Count, NotNegative, Seed, at_least
+from llm_jax.sampling import complete
 from llm_jax.sampling.calls import Tools
 from llm_jax.types import (
-  JUDGES,
   BadInput,
   Counts,
   Evaluate,
@@ -149,10 +149,7 @@ def check(
   del others
   if not sources:
     knowledge.check(classes)
-  if not model.shape.causal:
-    raise BadInput('knowledge: this is a masked language model; it cannot answer')
-  if kind := JUDGES.get(model.shape.head):
-    raise BadInput(f'knowledge: this is {kind}; it answers nothing')
+  complete.check_speaks(model, 'knowledge')
 
 
 def measured(asked: Sequence[Asked]) -> dict[str, PerQuestion]:

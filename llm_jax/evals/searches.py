@@ -18,7 +18,7 @@ from llm_jax.sampling import complete
 from llm_jax.sampling.calls import Tools
 from llm_jax.text import calls
 from llm_jax.text.templates import MARKS
-from llm_jax.types import JUDGES, BadInput, Evaluate, Mean, Model, Params, Tokenizer
+from llm_jax.types import BadInput, Evaluate, Mean, Model, Params, Tokenizer
 
 CLASSES = ('taught', 'read', 'unread', 'invented', 'lookalike')
 TOOL = 'search'
@@ -136,7 +136,4 @@ def check(model: Model, *, classes: Sequence[str] = CLASSES, **others: Any) -> N
   """Whether there are such classes, and the model can answer."""
   del others
   knowledge.check(classes)
-  if not model.shape.causal:
-    raise BadInput('searches: this is a masked language model; it cannot answer')
-  if kind := JUDGES.get(model.shape.head):
-    raise BadInput(f'searches: this is {kind}; it answers nothing')
+  complete.check_speaks(model, 'searches')

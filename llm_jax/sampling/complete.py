@@ -15,7 +15,7 @@ from llm_jax.sampling.generate import left_pad
 from llm_jax.sampling.sampler import Sampler
 from llm_jax.text import calls, chat
 from llm_jax.text.message import spelled
-from llm_jax.types import BadInput, Model, Params, Tokenizer
+from llm_jax.types import JUDGES, BadInput, Model, Params, Tokenizer
 
 MULTIPLE = 16  # prompts are padded to one of it, so that few lengths are compiled
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -82,6 +82,14 @@ def make(
     return [spelled(tokenizer, said, after=prompt[-1]) for said, prompt in both]
 
   return complete
+
+
+def check_speaks(model: Model, where: str) -> None:
+  """Raises BadInput for a model that continues no text."""
+  if not model.shape.causal:
+    raise BadInput(f'{where}: this is a masked language model; it cannot answer')
+  if kind := JUDGES.get(model.shape.head):
+    raise BadInput(f'{where}: this is {kind}; it says nothing')
 
 
 def check_room(model: Model, ids: Sequence[Sequence[int]], max_new: int) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from llm_jax.data import families
-from llm_jax.evals import answers
+from llm_jax.evals import answers, knowledge, searches
 from llm_jax.find import find
 from llm_jax.models.cache import empty as make_cache
 from llm_jax.sampling import complete
@@ -202,10 +202,18 @@ def test_what_cannot_be_asked_is_named(tokenizer, options, message):
 
 
 @pytest.mark.parametrize(
+  'evaluation, options',
+  [
+    (answers, {'prompts': ('why?',)}),
+    (knowledge, {}),
+    (searches, {'tools': Tools({'search': str})}),
+  ],
+)
+@pytest.mark.parametrize(
   'shape, message', [({'causal': False}, 'masked'), ({'head': 'scalar'}, 'reward model')]
 )
-def test_a_model_that_cannot_answer_is_named(tokenizer, shape, message):
+def test_a_model_that_cannot_answer_is_named(tokenizer, evaluation, options, shape, message):
   model = Parrot(tokenizer.vocab_size)
   vars(model.shape).update(shape)
   with pytest.raises(BadInput, match=message):
-    answers.make(model, tokenizer, prompts=('why?',))
+    evaluation.make(model, tokenizer, **options)
