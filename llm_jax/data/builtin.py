@@ -91,7 +91,8 @@ def documents(split: str) -> list[str]:
   return [document.text for document in _of_split(split)]
 
 
-def entries(split: str) -> list[Entry]:
+@functools.cache
+def entries(split: str) -> tuple[Entry, ...]:
   """The documents of a split that are about one name, which are all but the topics."""
   found = []
   for document in _of_split(split):
@@ -99,7 +100,7 @@ def entries(split: str) -> list[Entry]:
       kind, name, signature = header.groups()
       kind, doc = kind.strip().lower() or 'function', document.body
       found.append(Entry(kind, name, signature, doc, _first_line(doc)))
-  return found
+  return tuple(found)
 
 
 def prepare(data_dir: str | Path) -> Path:

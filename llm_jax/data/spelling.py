@@ -5,6 +5,7 @@ answers by itself. Half of the words come from the documentation and half are le
 word belongs to one split, so held-out questions are about strings that were never seen.
 """
 
+import functools
 import hashlib
 import random
 import re
@@ -133,10 +134,11 @@ def _asked(kind: int, word: str, rng: random.Random) -> Question:
   return Question(text, f'The count is {word.count(letter)}.', f'{letter} in `{word}`')
 
 
-def _words() -> list[str]:
+@functools.cache
+def _words() -> tuple[str, ...]:
   """Words of the documentation, each once, in an order that never changes."""
   found = {w for text in builtin.documents('train') for w in re.findall(r'\b[a-z]+\b', text)}
-  return sorted(word for word in found if len(word) in _LENGTHS)
+  return tuple(sorted(word for word in found if len(word) in _LENGTHS))
 
 
 def _invented(rng: random.Random) -> str:
