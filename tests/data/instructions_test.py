@@ -8,6 +8,7 @@ import pytest
 from llm_jax.data import builtin
 from llm_jax.data.families import SPLITS
 from llm_jax.data.instructions import TASKS, conversations, preferences, questions
+from tests.data.families_test import said
 
 TASK = {wording: name for name, task in TASKS.items() for wording in task.wordings}
 
@@ -37,17 +38,12 @@ def check(task, passage, answer):
       return passage.endswith('.') and answer == f'Does it {start}?'
 
 
-def said(talk):
-  """The messages without that which lists tools."""
-  return [message for message in talk['messages'] if message['role'] != 'system']
-
-
 @pytest.fixture(scope='module')
 def exercises():
   """(task, passage, answer) of each split."""
   found = {}
   for split in SPLITS:
-    texts = [[m['content'] for m in said(talk)] for talk in conversations(split)]
+    texts = [[m['content'] for m in said(talk['messages'])] for talk in conversations(split)]
     parts = [(*prompt.split('\n\n', 1), answer) for prompt, answer in texts]
     found[split] = [(TASK[wording], passage, answer) for wording, passage, answer in parts]
   return found
@@ -90,7 +86,7 @@ def test_passages_are_in_one_split_and_of_the_right_corpus(exercises):
 def test_questions_are_the_conversations():
   for split in SPLITS:
     for talk, asked in zip(conversations(split), questions(split), strict=True):
-      assert said(talk)[:-1] == asked['prompt']
+      assert said(talk['messages'])[:-1] == asked['prompt']
       assert talk['messages'][-1]['content'] == asked['answer']
       assert asked['family'] == 'instructions'
 

@@ -9,6 +9,7 @@ import pytest
 from llm_jax.data import python_questions
 from llm_jax.data.families import SPLITS
 from llm_jax.data.python_questions import conversations, preferences, questions, subjects
+from tests.data.families_test import said
 
 
 def code(text):
@@ -78,14 +79,9 @@ def test_from_summary_to_answer_about_a_class(summary, sentence):
   assert python_questions._thing(python_questions.plain(summary)) == sentence
 
 
-def said(talk):
-  """The messages without that which lists tools."""
-  return [message for message in talk['messages'] if message['role'] != 'system']
-
-
 def test_prompts_are_new_in_every_split():
   prompts = {
-    split: {said(t)[0]['content'] for t in conversations(split)}
+    split: {said(t['messages'])[0]['content'] for t in conversations(split)}
     | {p['prompt'][0]['content'] for p in preferences(split)}
     for split in SPLITS
   }
@@ -107,7 +103,7 @@ def test_prompts_are_new_in_every_split():
 def test_train_teaches_what_is_asked_for():
   taught = {}
   for talk in conversations('train'):
-    messages = [m['content'] for m in said(talk)]
+    messages = [m['content'] for m in said(talk['messages'])]
     for question, answer in zip(messages[::2], messages[1::2]):
       taught.setdefault(tuple(code(question)), set()).add(answer)
   for split in SPLITS[1:]:
@@ -119,7 +115,7 @@ def test_train_teaches_what_is_asked_for():
 def test_follow_ups_are_about_what_was_said_before():
   sentence = {s.name: s.sentence for s in subjects()}
   module = {s.name: s.module for s in subjects()}
-  longer = [said(t) for t in conversations('train') if len(said(t)) > 2]
+  longer = [said(t['messages']) for t in conversations('train') if len(said(t['messages'])) > 2]
   assert len(longer) == 2 * len(subjects())
   for first, answer, then, last in longer:
     assert [m['role'] for m in (first, answer, then, last)] == ['user', 'assistant'] * 2

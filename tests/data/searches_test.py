@@ -7,18 +7,26 @@ import pytest
 from llm_jax.data import knowledge, searches
 from llm_jax.data.families import TOOLS
 
-FACTS = {fact.name: fact for fact in knowledge.facts()}
 
-
-def search(call):
-  """A documentation that has every real name, and finds something for every other."""
-  name = call.strip('`')
-  answer = FACTS[name].answer
-  return f'{name}(x)\n{answer}' if answer else 'os.path.join(a, b)\nIt joins paths.'
+@pytest.fixture(scope='module')
+def facts():
+  return {fact.name: fact for fact in knowledge.facts()}
 
 
 @pytest.fixture(scope='module')
-def rows():
+def search(facts):
+  """A documentation that has every real name, and finds something for every other."""
+
+  def search(call):
+    name = call.strip('`')
+    answer = facts[name].answer
+    return f'{name}(x)\n{answer}' if answer else 'os.path.join(a, b)\nIt joins paths.'
+
+  return search
+
+
+@pytest.fixture(scope='module')
+def rows(search):
   return [row['messages'] for row in searches.conversations(search)]
 
 
@@ -29,23 +37,23 @@ def parts(row):
   return row[-2]['content'].split('`')[1], found
 
 
-def test_what_is_said_follows_from_the_result(rows):
+def test_what_is_said_follows_from_the_result(rows, facts):
   kinds = Counter()
   for row in rows:
     name, (*looked, answer) = parts(row)
-    assert FACTS[name].split in ('train', 'validation', 'test') and 'search' in row[0]['content']
+    assert facts[name].split in ('train', 'validation', 'test') and 'search' in row[0]['content']
     if not looked:
       kinds['by heart'] += 1
-      assert FACTS[name].kind == 'taught' and answer == FACTS[name].answer
+      assert facts[name].kind == 'taught' and answer == facts[name].answer
       assert row[0]['content'] == f'Tools: {", ".join(TOOLS)}'
       continue
     call, result = looked
     assert call == f'search(`{name}`)'
     if name in result:
-      kinds[FACTS[name].kind] += 1
-      assert answer == FACTS[name].answer
+      kinds[facts[name].kind] += 1
+      assert answer == facts[name].answer
     else:
-      kinds['exchanged' if FACTS[name].answer else 'missing'] += 1
+      kinds['exchanged' if facts[name].answer else 'missing'] += 1
       assert answer == searches.refusal({'name': name})
   found = kinds['read'] + kinds['exchanged']
   assert kinds['missing'] == 2 * (found // 4)
@@ -54,14 +62,14 @@ def test_what_is_said_follows_from_the_result(rows):
   assert 0.07 < kinds['exchanged'] / found < 0.13
 
 
-def test_names_are_of_the_train_split(rows):
+def test_names_are_of_the_train_split(rows, facts):
   for row in rows:
-    fact = FACTS[parts(row)[0]]
+    fact = facts[parts(row)[0]]
     assert fact.kind in ('read', 'invented', 'lookalike', 'taught')
     assert fact.kind == 'taught' or fact.split == 'train'
 
 
-def test_without_refusals_every_result_has_the_answer():
+def test_without_refusals_every_result_has_the_answer(search, facts):
   for row in searches.conversations(search, refusals=False):
     name, (*_, answer) = parts(row['messages'])
-    assert answer == FACTS[name].answer
+    assert answer == facts[name].answer
