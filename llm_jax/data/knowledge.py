@@ -129,14 +129,18 @@ def given(sources: Mapping[str, str], split: str | None = None) -> list[dict[str
   """
   found = []
   for record in asked.read(sources=sources, max_prompts=None):
-    text = str(record['prompt'][-1].get('content'))
     name = str(record.get('name') or '')
-    part = split_of(name or text)
+    part = split_of(subject_of({**record, 'name': name}))
     if split in (None, part):
       kind = str(record.get('class') or 'given')
       one = _question(record['prompt'], record['answer'], name, kind, part)
       found.append({**one, 'passage': str(record.get('passage') or '')})
   return found
+
+
+def subject_of(question: Mapping[str, Any]) -> str:
+  """What a question is about: its name, or where it has none its own text."""
+  return question['name'] or str(question['prompt'][-1].get('content'))
 
 
 def record(record: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -119,12 +119,12 @@ def _asked(probed: Sequence[Probed], count: int) -> Iterator[tuple[Probed, list[
 
 
 def _phrased(one: Probed, number: int) -> list[dict[str, Any]]:
-  """A question as it was asked, or about a name of Python's library in another wording."""
-  if number == 0 or one['class'] in ('given', 'elsewhere'):
-    return [dict(message) for message in one['prompt']]
-  wordings = python_questions.QUESTIONS['train']
-  start = random.Random(one['name']).randrange(len(wordings))
-  return dialogue(wordings[(start + number) % len(wordings)].format(one['name']))
+  """A question as it was asked; one about Python's library each time in another wording."""
+  wordings = [wording.format(one['name']) for wording in python_questions.QUESTIONS['train']]
+  prompt = [dict(message) for message in one['prompt']]
+  if len(prompt) > 1 or prompt[0]['content'] not in wordings:
+    return prompt
+  return dialogue(wordings[(wordings.index(prompt[0]['content']) + number) % len(wordings)])
 
 
 def _row(one: Probed, prompt: Sequence[Mapping[str, Any]], said: str) -> dict[str, Any]:

@@ -100,10 +100,10 @@ def make(
     questions = knowledge.questions(split, classes=classes, phrasings=phrasings, most=most)
   if not questions:
     raise BadInput(f'knowledge: no questions in the {split} split; give it more of them')
-  names = None
+  before = None
   if known:
-    before = refusals.read(Path(known))
-    names = {one['name'] for one in before if one['verdict'] == 'known'}
+    probed = refusals.read(Path(known))
+    before = {knowledge.subject_of(one) for one in probed if one['verdict'] == 'known'}
   ask = probes.asker(
     model,
     tokenizer,
@@ -118,7 +118,9 @@ def make(
   )
 
   def is_known(question: Mapping[str, Any]) -> bool:
-    return question['class'] in knowledge.KNOWN if names is None else question['name'] in names
+    if before is None:
+      return question['class'] in knowledge.KNOWN
+    return knowledge.subject_of(question) in before
 
   def evaluate(params: Params) -> Metrics:
     said = dict(ask(params, questions, ()))
@@ -209,9 +211,9 @@ def _separation(asked: Sequence[Asked], confidence: Callable[[Asked], float]) ->
 
 
 def _of(asked: Sequence[Asked]) -> Any:
-  names = [str(one.question['name'] or one.question['prompt']) for one in asked]
+  subjects = tuple(knowledge.subject_of(one.question) for one in asked)
   keys = tuple(str(one.question['prompt']) for one in asked)
-  return {'keys': keys, 'clusters': tuple(names) if len({*names}) < len(names) else ()}
+  return {'keys': keys, 'clusters': subjects if len({*subjects}) < len(subjects) else ()}
 
 
 def _metric(one: PerQuestion) -> Any:

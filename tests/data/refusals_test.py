@@ -73,6 +73,19 @@ def test_rows_are_read_as_they_are():
     assert len(prompt) == 1 and len(answers) == 2 and margin
 
 
+def test_only_questions_about_python_are_asked_again_in_other_words():
+  known, *unknown = ({**one, 'verdict': 'unknown'} for one in probed(6))
+  known['verdict'] = 'known'
+  asked = lambda one: [
+    row['messages'][0]['content']
+    for row in refusals.conversations([one, *unknown])
+    if row['verdict'] == 'known'
+  ]
+  assert len({*asked(known)}) == 5 and all('`m.name0`' in text for text in asked(known))
+  yours = known | {'prompt': dialogue('Who won?'), 'name': '', 'class': 'sport'}
+  assert asked(yours) == ['Who won?'] * 5
+
+
 def test_a_model_that_knows_nothing_still_learns_to_refuse():
   none = [one for one in probed() if one['verdict'] != 'known']
   assert all(honest.refused(said(row)) for row in refusals.conversations(none))

@@ -2,14 +2,17 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 
+from llm_jax.data import knowledge as data
 from llm_jax.data.families import dialogue
 from llm_jax.evals import knowledge, probes
 from llm_jax.evals.estimates import estimate
 from llm_jax.evals.knowledge import Asked
 from llm_jax.evals.probes import Probe, Said
+from llm_jax.files import write_lines
 
 TREE = 'It deletes a directory tree.'
 OUTCOMES = ('right', 'wrong', 'refused', 'failed')
@@ -53,6 +56,24 @@ def test_over_refusal_is_of_what_was_known_and_invention_of_the_rest():
   assert after['over_refusal'] == pytest.approx(1 / 4)
   assert before['invention'] == pytest.approx(2 / 6)
   assert after['invention'] == pytest.approx(2 / 7)
+
+
+def test_a_question_without_a_name_was_known_if_itself_was(tmp_path, monkeypatch):
+  lines = [{'question': f'What is {i}?', 'answer': str(i)} for i in range(40)]
+  write_lines(tmp_path / 'mine.jsonl', lines)
+  sources = {'mine': str(tmp_path / 'mine.jsonl')}
+  given = [
+    {**one, 'greedy': '', 'verdict': 'known' if i % 2 else 'unknown', 'artifact': ''}
+    for i, one in enumerate(data.given(sources, 'test'))
+  ]
+  write_lines(tmp_path / 'probe.jsonl', given)
+  refuses = lambda params, asked, known: enumerate([Said('I do not know.', -1.0, ())] * len(asked))
+  monkeypatch.setattr(probes, 'asker', lambda *args, **how: refuses)
+  model = SimpleNamespace(shape=SimpleNamespace(causal=True, head='tied'))
+  evaluate = knowledge.make(model, None, sources=sources, known=str(tmp_path / 'probe.jsonl'))
+  found = evaluate({})
+  assert float(found['over_refusal'].count) == len(given) // 2
+  assert float(found['invention'].count) == len(given) - len(given) // 2
 
 
 def test_a_wrong_answer_costs_what_the_score_says():
