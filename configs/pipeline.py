@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from configs import clean, matches, sizes
 from configs.base import Stage
+from llm_jax.jobs.rounds import makes
 
 RECIPES = {
   # InstructGPT, arXiv:2203.02155.
@@ -153,8 +154,10 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
       if 'weights' in config.data:
         config.data.weights.best = config.data.weights.builtin
     _probed(config, made)
-    for kind in (config.get('stage', config.job), _makes(config)):
-      made[kind] = config.get_ref('workdir')
+    kind = makes(config)
+    # Whoever starts from a policy may start from an encoder, as classifiers do.
+    for one in (config.get('stage', config.job), 'policy' if kind == 'encoder' else kind):
+      made[one] = config.get_ref('workdir')
     names.append(stage)
     c[stage] = config
   if 'tokenize' in c and 'clean' not in c:  # a stage once it is given pages; see jobs/command.py
@@ -202,7 +205,7 @@ def again(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Confi
     stage.seed, stage.next = c.get_ref('seed') + 0, ''
     stage.mesh = ConfigDict({axis: c.mesh.get_ref(axis) + 0 for axis in c.mesh})
     stage.data.sources.users = users
-  if rewards := [c[name] for name in c.stages if _makes(c[name]) == 'reward']:
+  if rewards := [c[name] for name in c.stages if makes(c[name]) == 'reward']:
     g.reward.init.params, g.reward.init.fresh = Stage('reward', ''), ()
     known = rewards[-1].data.sources  # which follow what they refer to
     g.reward.data.sources = ConfigDict({name: known.get_ref(name) + '' for name in known})
@@ -247,7 +250,7 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
   if texts:
     evals.text = dict(name='perplexity', max_rows=256, batch_size=64)
     evals.text.data = data(texts[0])
-  chats = [name for name in c.stages if 'template' in data(name) and _makes(c[name]) == 'policy']
+  chats = [name for name in c.stages if 'template' in data(name) and makes(c[name]) == 'policy']
   if chats:
     steps = ('sample', 'reference', *(('reward_model',) if 'reward' in made else ()))
     evals.rollouts = dict(name='rollout', max_rows=128, batch_size=64)
@@ -285,14 +288,6 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
   found = ConfigDict(dict(evals=evals, columns=columns, note=NOTE, price=0.0, rounds=rounds))
   found.compute = sizes.compute(size)
   return found
-
-
-def _makes(config: ConfigDict) -> str:
-  """What a stage makes, however it does."""
-  if config.job != 'train':
-    return {'sample': 'answers'}.get(config.job, config.job)
-  heads = {'scalar': 'reward', 'classes': 'classifier'}
-  return heads.get(config.model.get('head'), 'policy')
 
 
 def _start(

@@ -35,7 +35,7 @@ from experiments.reliability import stages
 from llm_jax import artifact, run_folder
 from llm_jax.data import packed, sources
 from llm_jax.files import read_json
-from llm_jax.jobs import compress_report
+from llm_jax.jobs import page
 from llm_jax.main import run
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ def results(stage: Any) -> Any:
     about = (made.config, made.step, made.stage, made.parent, made.tokenizer.fingerprint)
     found += [_digest(made.params), *about, made.tokenizer.chat_template]
     if stage.job == 'compress':
-      found.append(read_json(folder / compress_report.NAMES[0], 'compress again'))
+      found.append(read_json(folder / page.FACTS, 'compress again'))
     else:
       found += [{k: v for k, v in r.items() if k not in TIMES} for r in metrics.read(folder)]
     found += rollouts.read(folder) if (folder / 'rollouts.jsonl').is_file() else []

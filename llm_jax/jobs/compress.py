@@ -19,7 +19,7 @@ from llm_jax.artifact import Artifact
 from llm_jax.compress import effect, walk
 from llm_jax.evals import held_out, task
 from llm_jax.find import call, find, named
-from llm_jax.jobs import chain, compress_report, evaluations, tasks
+from llm_jax.jobs import chain, compress_report, evaluations, page, tasks
 from llm_jax.jobs.measure import measure, watched
 from llm_jax.jobs.trust import trusted
 from llm_jax.lock import locked
@@ -171,7 +171,7 @@ def main(config: Any) -> None:
       'seconds': time.perf_counter() - began,
       'device': jax.devices()[0].device_kind,
     }
-    compress_report.write(folder, facts)
+    page.write(folder, compress_report.blocks(facts), f'{folder.name}, compressed', facts)
     artifact.save(folder, made)
   say(compress_report.text(facts))
   say(

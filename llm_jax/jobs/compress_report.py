@@ -1,27 +1,10 @@
-"""What job `compress` writes beside the artifact: report.json, and a page of the same numbers."""
+"""The report that job `compress` writes beside the artifact."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from llm_jax.files import replacing, write_json
 from llm_jax.jobs import comparison
-from llm_jax.jobs.page import Block, Heading, Table, Text, markdown, page
-
-NAMES = ('report.json', 'report.md', 'report.html')
-
-
-def write(folder: Path, facts: Mapping[str, Any]) -> None:
-  """Writes the three files, each whole or not at all."""
-  json_file, md_file, html_file = (folder / name for name in NAMES)
-  write_json(json_file, facts)
-  found = blocks(facts)
-  for file, content in (
-    (md_file, markdown(found, folder / 'figures')),
-    (html_file, page(found, f'{folder.name}, compressed')),
-  ):
-    with replacing(file) as opened:
-      opened.write(content.encode())
+from llm_jax.jobs.page import Block, Heading, Table, Text
 
 
 def text(facts: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_jax import options, run_folder
-from llm_jax.files import check_writable, read_json, replacing, sha256, write_json
+from llm_jax.files import SUMMARY, check_writable, read_json, replacing, sha256, write_json
 from llm_jax.jobs import feedback_report
 from llm_jax.labels.feedback import export
 from llm_jax.lock import locked
@@ -28,7 +28,7 @@ from llm_jax.serving.feedback import Feedback
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, NothingNew
 
-EXPORT, SUMMARY = 'export.json', 'summary.json'
+EXPORT = 'export.json'
 REMEDY = 'delete the folder and give the command again'
 SUPPLIED = ('events', 'after', 'until')
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_jax.files import replacing, write_json
+from llm_jax.jobs import page
 from llm_jax.jobs.label_facts import Share
 from llm_jax.jobs.label_report import share
-from llm_jax.jobs.page import Block, Heading, Table, Text, markdown, page
+from llm_jax.jobs.page import Block, Heading, Table, Text
 from llm_jax.labels import acts
 from llm_jax.labels.acts import Act
 from llm_jax.labels.said import State
@@ -27,14 +27,7 @@ def write(folder: Path, events: Sequence[Mapping[str, Any]], exported: Mapping[s
     exported: what `export.json` has.
   """
   facts = measured(one for one in events if one['seq'] <= exported['last'])
-  shown = blocks(facts, exported)
-  for name, text in (
-    ('report.html', page(shown, 'Feedback')),
-    ('report.md', markdown(shown, folder / 'figures')),
-  ):
-    with replacing(folder / name) as file:
-      file.write(text.encode('utf-8', 'replace'))
-  write_json(folder / 'report.json', facts)
+  page.write(folder, blocks(facts, exported), 'Feedback', facts)
 
 
 def measured(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

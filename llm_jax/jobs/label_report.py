@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_jax.files import replacing, write_json
+from llm_jax.jobs import page
 from llm_jax.jobs.label_facts import measured
-from llm_jax.jobs.page import Block, Heading, Table, Text, markdown, page
+from llm_jax.jobs.page import Block, Heading, Table, Text
 from llm_jax.labels.candidates import Item
 from llm_jax.labels.votes import Event
 
@@ -28,14 +28,7 @@ def write(
     exported: what `export.json` has.
   """
   facts = measured(items, events)
-  shown = blocks(facts, exported)
-  for name, text in (
-    ('report.html', page(shown, 'Labels')),
-    ('report.md', markdown(shown, folder / 'figures')),
-  ):
-    with replacing(folder / name) as file:
-      file.write(text.encode('utf-8', 'replace'))
-  write_json(folder / 'report.json', facts)
+  page.write(folder, blocks(facts, exported), 'Labels', facts)
   return facts
 
 

@@ -4,11 +4,14 @@ import base64
 import dataclasses
 import html
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from llm_jax.files import replacing, write_json
 from llm_jax.text.visible import visible
 
+FACTS = 'report.json'  # the numbers of a report
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -89,6 +92,22 @@ NUMBER = re.compile(rf'{_ONE}( \[{_ONE}, {_ONE}\])?')  # perhaps with its interv
 _MARKUP = re.compile(r'[\\|`*_\[\]$~#]|:(?=//)|(?<=www)\.', re.IGNORECASE)
 _START = re.compile(r'^(\d*)([-+=.)])')  # makes a list or a heading of a paragraph
 Block = Heading | Text | Table | Figure | Pieces | Fold
+
+
+def write(folder: Path, blocks: Sequence[Block], title: str, facts: Mapping[str, Any]) -> None:
+  """Writes `report.html`, `report.md` and, at last, `report.json`, each whole or not at all.
+
+  Args:
+    folder: where they are put; drawings for the Markdown go to `figures` in it.
+    blocks: the report.
+    title: of the page.
+    facts: the numbers that the blocks were made of.
+  """
+  texts = {'report.html': page(blocks, title), 'report.md': markdown(blocks, folder / 'figures')}
+  for name, text in texts.items():
+    with replacing(folder / name) as file:
+      file.write(text.encode())
+  write_json(folder / FACTS, facts)
 
 
 def markdown(blocks: Sequence[Block], folder: Path) -> str:

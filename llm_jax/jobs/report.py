@@ -22,14 +22,14 @@ from llm_jax.files import read_json, write_json
 from llm_jax.find import call
 from llm_jax.jobs import (
   comparison,
-  compress_report,
   evaluations,
+  page,
   report_page,
+  rounds,
   rounds_report,
   tasks,
 )
 from llm_jax.jobs.measure import identity, measure, watched
-from llm_jax.jobs.page import markdown, page
 from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.options import NotNegative
@@ -39,7 +39,7 @@ from llm_jax.text import folder as tokenizers
 from llm_jax.text.spans import signs, spans
 from llm_jax.text.terminal import say
 from llm_jax.training import metrics
-from llm_jax.types import JUDGES, BadInput
+from llm_jax.types import BadInput
 
 OFFERED = ('record',)
 OF_CLASS = 3  # questions of a class that are shown with their answers
@@ -88,9 +88,7 @@ def check(config: Any) -> None:
   )
   benchmarks = {key: asked.groups[key] for key in asked.tasks}
   rounds_report.check(config)
-  policies = [
-    name for name in config.stages if config[name].job == 'train' and _leaves_policy(config[name])
-  ]
+  policies = [name for name in config.stages if rounds.makes(config[name]) == 'policy']
   for name in policies[:1] if benchmarks else ():  # of the others the same can be said
     group = artifact.published(config[name].model.to_dict())
     model = artifact.build(group, source=name, trust=trusted(config))
@@ -129,13 +127,11 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
   trained = [name for name in measured if config[name].job == 'train']
   if trained and (tokens := _tokens(config[trained[-1]].workdir, measured[trained[-1]]['answers'])):
     facts['tokens'] = {'stage': trained[-1], 'pieces': tokens}
-  write_json(folder / 'report.json', facts)
-  blocks = report_page.blocks(config, facts)
-  (folder / 'report.md').write_text(markdown(blocks, folder / 'figures'))
-  (folder / 'report.html').write_text(page(blocks, f'{folder.name}: what each stage did'))
+  title = f'{folder.name}: what each stage did'
+  page.write(folder, report_page.blocks(config, facts), title, facts)
   tables = [report_page.quality(facts, config.report.get('columns', ()))]
   followed = rounds_report.blocks(facts, config.report.get('columns', ()))
-  say(markdown([*tables, *report_page.benchmarks(facts), *followed], folder))
+  say(page.markdown([*tables, *report_page.benchmarks(facts), *followed], folder))
   made = f'--config.artifact={config[trained[-1]].workdir}' if trained else ''
   say(
     f'The report is {folder}/report.html.\n'
@@ -175,16 +171,14 @@ def _by_class(said: Sequence[tuple[Mapping[str, Any], str]]) -> dict[str, dict[s
 
 def _leaves_policy(stage: Any) -> bool:
   """Whether a stage leaves a model that can answer; what is compressed is one that could."""
-  if stage.job != 'train':
-    return stage.job == 'compress'
-  return stage.model.get('head') not in JUDGES and stage.model.get('causal', True)
+  return rounds.makes(stage) in ('policy', 'compress')
 
 
 def _facts(stage: Any) -> dict[str, Any]:
   """What a finished stage left in its own files."""
   folder, ended = Path(stage.workdir), run_folder.finished(stage.workdir)
   if stage.job == 'compress':
-    facts = read_json(folder / compress_report.NAMES[0], 'delete its folder, and compress again')
+    facts = read_json(folder / page.FACTS, 'delete its folder, and compress again')
     return {
       'job': stage.job,
       **{key: facts[key] for key in ('artifact', 'bytes', 'bits_per_weight')},

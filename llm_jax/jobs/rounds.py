@@ -10,7 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-JUDGES = ('scalar', 'classes')
+# What a model with a head makes of the stage that trains it.
+_HEADS = {'scalar': 'reward', 'classes': 'classifier'}
 
 
 def expand(config: Any) -> None:
@@ -23,7 +24,7 @@ def expand(config: Any) -> None:
   if type(rounds) is not int or not all(name in again for name in names):
     return  # which the job refuses
   made: Any = {name: config[name] for name in config.stages if name in config}
-  newest = {_kind(stage): stage.workdir for stage in made.values()}
+  newest = {makes(stage): stage.workdir for stage in made.values()}
   with config.unlocked():
     for number in range(2, rounds + 1):
       of_round: Any = copy.deepcopy(again)  # of the whole, whose fields refer to each other
@@ -36,7 +37,7 @@ def expand(config: Any) -> None:
           _start(stage, newest)
           config[called] = stage
           config.stages = (*config.stages, called)
-        newest[_kind(stage)] = stage.workdir
+        newest[makes(stage)] = stage.workdir
 
 
 def stage_of(number: int, name: str) -> str:
@@ -60,17 +61,24 @@ def of(config: Any) -> list[list[str]]:
 
 
 def newest(config: Any, names: Sequence[str], kind: str) -> str | None:
-  """The last of some stages that makes a 'policy', a 'reward' model, or is of a job."""
-  found = [name for name in names if _kind(config[name]) == kind]
+  """The last of some stages that makes a kind, as `makes` says it; None if there is none."""
+  found = [name for name in names if makes(config[name]) == kind]
   return found[-1] if found else None
 
 
-def _kind(stage: Any) -> str:
-  """What a stage makes, as `configs.base.Stage` has it."""
-  model = stage.get('model', {})
-  if stage.job != 'train' or not model.get('causal', True):
-    return stage.job
-  return 'reward' if model.get('head') in JUDGES else 'policy'
+def makes(stage: Any) -> str:
+  """What a stage leaves: the kind by which `configs.base.Stage` names it, however it is made.
+
+  It is a 'policy', which can answer, a 'reward' model, a 'classifier', or an 'encoder', which reads
+  both ways; 'answers' of a model; and of all other jobs the name of the job.
+
+  >>> makes(ConfigDict(dict(job='train', model=dict(head='scalar'))))
+  'reward'
+  """
+  if stage.job != 'train':
+    return {'sample': 'answers'}.get(stage.job, stage.job)
+  speaks = 'policy' if stage.model.get('causal', True) else 'encoder'
+  return _HEADS.get(stage.model.get('head'), speaks)
 
 
 def _start(stage: ConfigDict, newest: Mapping[str, str]) -> None:

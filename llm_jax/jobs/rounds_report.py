@@ -1,7 +1,6 @@
 """The rows of a report that follow a model through the rounds of its pipeline."""
 
 import copy
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +10,13 @@ import jax
 
 from llm_jax import artifact
 from llm_jax.evals import win_rates
-from llm_jax.files import read_json
+from llm_jax.files import read_json, sha256
 from llm_jax.jobs import feedback, feedback_report, matches, rounds
 from llm_jax.jobs.page import Block, Heading, Table, Text
+from llm_jax.labels.feedback import FILES
 from llm_jax.serving.feedback import Feedback
 
 NONE = '–'
-FILES = ('preferences', 'kto', 'sft', 'questions')
 
 
 def check(config: Any) -> None:
@@ -29,7 +28,8 @@ def check(config: Any) -> None:
   for number in range(1, len(found)):
     if found[number - 1] and found[number] != found[number - 1]:
       own = _matches(config, number, found[number], found[number - 1])
-      matches.check(own, coming=coming)
+      if own is not None:
+        matches.check(own, coming=coming)
 
 
 def measured(config: Any, stages: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -51,11 +51,11 @@ def measured(config: Any, stages: Mapping[str, Mapping[str, Any]]) -> list[dict[
     if asked := rounds.newest(config, there, 'feedback'):
       exported = read_json(Path(config[asked].workdir) / feedback.EXPORT, feedback.REMEDY)
       row |= {'rows': exported['rows'], 'agreement': exported['agreement']}
-    print_of = Path(config[policy].workdir) / artifact.FILE
-    row['thumbs'] = thumbs.get(hashlib.sha256(print_of.read_bytes()).hexdigest())
+    row['thumbs'] = thumbs.get(sha256(Path(config[policy].workdir) / artifact.FILE))
     row['metrics'] = stages[policy].get('metrics', {})
-    if before and config.report.get('rounds') and jax.process_count() == 1:
-      own = _matches(config, number, policy, before)
+    comparable = before and config.report.get('rounds') and jax.process_count() == 1
+    own = _matches(config, number, policy, before) if comparable else None
+    if own is not None:
       (pair,) = matches.play(own).pairs
       row['against_before'] = win_rates.row(pair)
       row['judge'] = own.judge.name
@@ -148,13 +148,18 @@ def _so_far(config: Any) -> list[list[str]]:
 
 
 def _matches(config: Any, number: int, policy: Any, before: Any) -> Any:
-  """The config of job `matches` between the models of a round and of the one before it."""
+  """The config of job `matches` between the models of a round and of the one before it.
+
+  None where the judge would be the reward model of the round, and there is none by then.
+  """
   own = copy.deepcopy(config.report.rounds)
   with own.unlocked():
     own.artifacts, own.against = (config[policy].workdir,), config[before].workdir
     if own.judge.get('path') == '':
       judge = rounds.newest(config, _so_far(config)[number], 'reward')
-      own.judge.path = config[judge].workdir if judge else ''
+      if judge is None:
+        return None
+      own.judge.path = config[judge].workdir
   return own
 
 

@@ -171,6 +171,17 @@ def test_a_round_starts_from_the_one_before(recipe):
   assert list(read_config(['', words[0]]).stages) == first
 
 
+def test_a_round_starts_from_no_classifier_and_needs_no_reward_model():
+  c = recipes.build('some', ('tokenize', 'pretrain', 'sft', 'reward', 'classify'))
+  c.rounds = 2
+  rounds.expand(c)
+  assert c.round2_reward.init.params == c.reward.workdir
+  assert rounds.newest(c, c.stages[:5], 'policy') == 'sft'
+  words = ['--config=pipeline:r1', '--config.rounds=2', '--config.workdir=/runs']
+  c = read_config(['', *words, "--config.again.stages=('feedback', 'kto')"])
+  rounds_report.check(c)  # nothing could judge, so nothing is compared
+
+
 def small(folder, count):
   """A pipeline of two models that talk, in so many rounds."""
   c = recipes.build('two', ('tokenize', 'pretrain', 'sft'))
