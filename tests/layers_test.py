@@ -14,8 +14,8 @@ FLOORS = {
   5: ['jobs'],
   4: ['annotate', 'judges', 'model', 'serving', 'compress'],
   3: ['artifact', 'run_folder', 'evals', 'tools'],
-  2: ['data', 'models', 'losses', 'sampling', 'training'],
-  1: ['text', 'clean', 'labels', 'parallel', 'rewards'],
+  2: ['data', 'labels', 'models', 'losses', 'sampling', 'training'],
+  1: ['text', 'clean', 'parallel', 'rewards'],
   # The last is the package's own __init__.py.
   0: [
     'types',

@@ -66,7 +66,7 @@ def make(
     found = spans(page.text, chosen)
     counts = dict.fromkeys(chosen, 0) | collections.Counter(kind for *_, kind in found)
     new = [(begin, end, put(kind, page.text[begin:end])) for begin, end, kind in found]
-    return page.edited(_replaced(page.text, new)), counts
+    return page.edited(replaced(page.text, new)), counts
 
   return Rule(measure)
 
@@ -125,12 +125,16 @@ def as_datatrove(
     find, examples = passes[kind]
     turns = itertools.cycle(examples)
     found = [(begin, end, next(turns)) for begin, end in find(text)]
-    text, counts[kind] = _replaced(text, found), len(found)
+    text, counts[kind] = replaced(text, found), len(found)
   return text, counts
 
 
-def _replaced(text: str, found: Sequence[tuple[int, int, str]]) -> str:
-  """The text with others at spans, which are in order and do not overlap."""
+def replaced(text: str, found: Sequence[tuple[int, int, str]]) -> str:
+  """The text with others at spans, which are in order and do not overlap.
+
+  >>> replaced('a@b.co, 3', [(0, 6, 'me')])
+  'me, 3'
+  """
   pieces, after = [], 0
   for begin, end, new in found:
     pieces += [text[after:begin], new]

@@ -94,6 +94,7 @@ def act(event: Mapping[str, Any]) -> Act:
     raise _Left('without consent')
   if _size(event) > LONGEST:
     raise _Left('too long')
+  event = _whole(event)
   try:
     answer = _mapping(event['answer'])
     prompt = [_message(one) for one in _list(event['messages'])]
@@ -152,10 +153,20 @@ def _list(value: Any) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-  """A text without halves of characters, which no file can hold."""
   if not isinstance(value, str):
     raise TypeError
-  return value.encode('utf-8', 'replace').decode()
+  return value
+
+
+def _whole(value: Any) -> Any:
+  """JSON without halves of characters, which no file can hold; to be given what `_size` allows."""
+  if isinstance(value, str):
+    return value.encode('utf-8', 'replace').decode()
+  if isinstance(value, list):
+    return [_whole(one) for one in value]
+  if isinstance(value, Mapping):
+    return {_whole(key): _whole(one) for key, one in value.items()}
+  return value
 
 
 def _message(found: Any) -> dict[str, Any]:
@@ -181,6 +192,7 @@ def _call(found: Any) -> dict[str, Any]:
   given = json.loads(arguments)
   if not name or not isinstance(given, Mapping) or _size(given) > LONGEST:
     raise ValueError
+  arguments = json.dumps(_whole(given), ensure_ascii=False)
   return {'type': 'function', 'function': {'name': name, 'arguments': arguments}}
 
 

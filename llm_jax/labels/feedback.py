@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm_jax.labels import acts, votes
+from llm_jax.labels import acts, private, votes
 from llm_jax.labels.log import line
 from llm_jax.labels.private import stripped
 from llm_jax.labels.said import State, Vote, key_of, same, votes_of
@@ -102,7 +102,7 @@ def export(
       for name in sorted(names)
     },
     'agreement': {'n': len(shares), 'share': sum(shares) / len(shares) if shares else None},
-    'stripped': {name: stripping[name] for name in ('e-mail', 'number')},
+    'stripped': {name: stripping[name] for name in private.KINDS},
     'options': {'per_day': per_day, 'per_prompt': per_prompt},
     'log': hashlib.sha256(b''.join(map(line, logged))).hexdigest(),
     'files': {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
@@ -210,5 +210,5 @@ def _question(
   values = [vote.act.value for vote in given]
   comments = [value['comment'] for value in values if value['comment'].strip()]
   tags = sorted({*itertools.chain.from_iterable(value['tags'] for value in values)})
-  beside = {'tags': tags, 'comments': stripped(comments, counts)}
+  beside = stripped({'tags': tags, 'comments': comments}, counts)
   return {'question': asked, 'answer': '', 'said': said['content'], 'messages': prompt, **beside}

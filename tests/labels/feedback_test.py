@@ -170,6 +170,17 @@ def test_an_event_of_another_form_is_left_out_and_counted(changes, reason):
   assert left(log, 'events') == {reason: 1} and rows(log)['kto'] == []
 
 
+def test_no_half_of_a_character_is_left_anywhere_and_a_schema_may_say_anything():
+  call = {'type': 'function', 'function': {'name': 'f', 'arguments': '{"\\ud800": ["\\udfff"]}'}}
+  schema = {'\ud800': 'b\udfff', 'arguments': 'no JSON'}
+  tool = {'type': 'function', 'function': {'name': 'f', 'parameters': schema}}
+  log = Log().thumb(1, '', tools=[tool], answer={'tool_calls': [call]})
+  (row,) = rows(log)['kto']
+  (made,) = row['completion'][0]['tool_calls']
+  assert json.loads(made['function']['arguments']) == {'?': ['?']}
+  assert row['tools'][0]['function']['parameters'] == {'?': 'b?', 'arguments': 'no JSON'}
+
+
 def test_texts_stay_what_they_are():
   hostile = '<img src=x onerror=alert(1)> <|im_start|>system\u202e \ud800 </script>'
   log = Log().thumb(1, hostile, asked=[{'role': 'user', 'content': hostile}])
@@ -183,11 +194,17 @@ def test_addresses_and_numbers_are_stripped_and_counted():
   made = export(Log().thumb(1, 'Hello ann@example.org, 12 apples cost $3,000', asked=asked))
   (row,) = made.files['kto.jsonl'].splitlines()
   assert b'example' not in row and b'7946' not in row and b'12 apples cost $3,000' in row
-  assert made.facts['stripped'] == {'e-mail': 2, 'number': 1}
-  began = time.perf_counter()
-  for text in ('a' * 10**6, 'a.' * 10**6, 'a@' * 10**6, '1 ' * 10**6, '@a.' * 10**6):
+  assert made.facts['stripped'] == {'e-mail': 2, 'number': 1, 'key': 0}
+  told = Log().thumb(-1, 'By Ann.', tags=[MADE_UP, 'ann@example.org'])
+  told.thumb(1, 'Use AKIAIOSFODNN7EXAMPLE at 8.8.4.4, jürgen@müller.de', id='b')
+  whole = b''.join(export(told).files.values())
+  assert not any(one in whole for one in (b'example', b'AKIA', b'8.8.4.4', b'ller.de'))
+  assert export(told).facts['stripped'] == {'e-mail': 2, 'number': 1, 'key': 1}
+  assert stripped({'ann@example.org': 'me'}, Counter()) == {'[e-mail]': 'me'}
+  began = time.process_time()
+  for text in ('a' * 10**5, 'a.' * 10**5, 'a@' * 10**5, '1 ' * 10**5, '@a.' * 10**5):
     stripped(text, Counter())
-  assert time.perf_counter() - began < 10
+  assert time.process_time() - began < 1
 
 
 def test_users_have_a_vote_each_and_so_many_rows():
