@@ -76,9 +76,11 @@ def makes(stage: Any) -> str:
   'reward'
   """
   if stage.job != 'train':
-    return {'sample': 'answers'}.get(stage.job, stage.job)
-  speaks = 'policy' if stage.model.get('causal', True) else 'encoder'
-  return _HEADS.get(stage.model.get('head'), speaks)
+    return 'answers' if stage.job == 'sample' else stage.job
+  head = stage.model.get('head')
+  if head in _HEADS:
+    return _HEADS[head]
+  return 'policy' if stage.model.get('causal', True) else 'encoder'
 
 
 def _start(stage: ConfigDict, newest: Mapping[str, str]) -> None:
