@@ -112,8 +112,8 @@ def main(config: Any) -> None:
 
 
 def _main(config: Any) -> None:
-  folder, again = Path(config.workdir), outdated(config)
-  if run_folder.finished(config.workdir) and not again:
+  folder = Path(config.workdir)
+  if run_folder.finished(config.workdir) and not outdated(config):
     if not any(read_json(folder / EXPORT, REMEDY)['rows'].values()):
       raise NothingNew(f'feedback: all that {folder} had rows of was deleted')
     say(
@@ -129,26 +129,27 @@ def _main(config: Any) -> None:
   with locked(folder):
     log = Feedback(config.events)
     try:
-      _write(config, log, again)
+      _write(config, log)
     finally:
       log.close()
 
 
-def _write(config: Any, log: Feedback, again: bool) -> None:
+def _write(config: Any, log: Feedback) -> None:
   folder = Path(config.workdir)
   after, until = _last(config.since) if config.since else 0, None
-  if again:
+  if (folder / EXPORT).is_file():  # what is made again ends where it did, also after a kill
     until = read_json(folder / EXPORT, REMEDY)['last']
+  if log.stale(_name(config)):
     say(f'{folder} has rows of conversations that were deleted since; it is made again')
   events = [*log.events()]
   made = export(events, after=after, until=until, **config.rows)
-  if not again and not any(made.facts['rows'].values()):
+  if until is None and not any(made.facts['rows'].values()):
     since = f' since {config.since}' if config.since else ''
     left = feedback_report.reasons(made.facts['dropped']) or 'nobody has rated an answer'
     raise NothingNew(f'feedback: {config.events} has nothing new{since} for a row: {left}')
   run_folder.claim(config.workdir, config.to_dict())
+  (folder / SUMMARY).unlink(missing_ok=True)  # a kill leaves a folder that is not finished
   log.exported(_name(config), made.conversations)  # before the files, so that none is unknown
-  (folder / SUMMARY).unlink(missing_ok=True)
   for name, data in made.files.items():
     with replacing(folder / name) as file:
       file.write(data)
