@@ -8,12 +8,14 @@ by the path of the keyword; those which only describe are passed over.
 
 import functools
 import math
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from llm_jax.text.grammar import NEVER, Either, Grammar, List, Matched, Number, Record, Text, Words
 from llm_jax.text.json_number import possible
+from llm_jax.text.json_overlap import OF_TYPE, TYPES, Overlap, is_of, named, same
 from llm_jax.text.json_string import spelled
 from llm_jax.text.pattern import PatternError, automaton
 
@@ -39,16 +41,6 @@ _DEEPEST = 64  # schemas inside of each other
 _DESCRIBE = frozenset(
   ('title', 'description', 'default', 'examples', 'example', 'deprecated', 'readOnly', 'writeOnly')
 ) | {'$schema', '$id', '$anchor', '$comment', '$defs', 'definitions', 'discriminator'}
-_OF_TYPE = {
-  'object': ('properties', 'required', 'additionalProperties'),
-  'array': ('items', 'prefixItems', 'minItems', 'maxItems'),
-  'string': ('minLength', 'maxLength', 'pattern', 'format'),
-  'integer': ('minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'),
-  'number': ('minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'),
-  'boolean': (),
-  'null': (),
-}
-_TYPES = {name: kind for kind, names in _OF_TYPE.items() for name in names if kind != 'integer'}
 CHOICES = ('$ref', 'anyOf', 'oneOf', 'allOf')
 
 
@@ -84,6 +76,7 @@ class _Reader:
     self._root, self._grammar = root, grammar
     self._known: dict[str, int] = {}  # nodes of what was referred to
     self._values = self._bytes = 0
+    self._overlap = Overlap(lambda name: self._found(name, ''))
 
   def read(self) -> int:
     start = self._known['#'] = self._grammar.add(Either(()))
@@ -130,9 +123,9 @@ class _Reader:
       raise SchemaError(path, 'give an array of schemas')
     if name == 'allOf' and len(found) > 1:
       raise SchemaError(path, 'more than one schema is not supported', is_known=True)
-    if name == 'oneOf':
-      self._check_apart(found, path)
     options = [self._node(one, f'{path}[{i}]', depth + 1) for i, one in enumerate(found)]
+    if name == 'oneOf':  # each of which is known to be right
+      self._check_apart(found, path)
     return self._add(Either(tuple(options)), path)
 
   def _check_apart(self, found: Sequence[Any], path: str) -> None:
@@ -140,40 +133,13 @@ class _Reader:
     if len(found) > 100:
       raise SchemaError(path, 'more than 100 schemas are not supported', is_known=True)
     for i, one in enumerate(found):
-      if any(not self._apart(one, other, 0) for other in found[:i]):
+      if any(self._overlap.may_be(one, other) for other in found[:i]):
         raise SchemaError(
           f'{path}[{i}]',
           'a value might be valid for an earlier one too; use anyOf, or tell them apart by a '
           'required property with a const',
           is_known=True,
         )
-
-  def _apart(self, one: Any, other: Any, depth: int) -> bool:
-    """Whether no value is valid for both schemas, as far as it is seen at once."""
-    one, other = self._followed(one), self._followed(other)
-    if depth > 4 or not isinstance(one, Mapping) or not isinstance(other, Mapping):
-      return False
-    mine, theirs = _kinds(one), _kinds(other)
-    if mine and theirs and not mine & theirs:
-      return True
-    both = [_listed(one), _listed(other)]
-    if both[0] is not None and both[1] is not None:
-      return len(both[0]) * len(both[1]) < 10**6 and not any(
-        _same(a, b) for a in both[0] for b in both[1]
-      )
-    if mine != {'object'} or theirs != {'object'}:
-      return False
-    needed = [name for name in _names(one) if name in _names(other)]
-    inner = lambda schema, name: (schema.get('properties') or {}).get(name, {})
-    return any(self._apart(inner(one, name), inner(other, name), depth + 1) for name in needed)
-
-  def _followed(self, schema: Any) -> Any:
-    """What a schema refers to, if it does nothing else."""
-    for _ in range(8):
-      if not isinstance(schema, Mapping) or not isinstance(schema.get('$ref'), str):
-        break
-      schema = self._found(schema['$ref'], '')
-    return schema
 
   def _referred(self, name: Any, path: str, depth: int) -> int:
     if not isinstance(name, str):
@@ -186,12 +152,12 @@ class _Reader:
     return self._known[name]
 
   def _found(self, name: str, path: str) -> Any:
-    """What lies at a pointer into the schema (RFC 6901)."""
+    """What lies at a pointer into the schema (RFC 6901, section 6)."""
     if name != '#' and not name.startswith('#/'):
       raise SchemaError(path, 'only what is in the schema itself can be referred to', is_known=True)
     found = self._root
     for part in name.split('/')[1:]:
-      key = part.replace('~1', '/').replace('~0', '~')
+      key = urllib.parse.unquote(part).replace('~1', '/').replace('~0', '~')
       if isinstance(found, Mapping) and key in found:
         found = found[key]
       elif isinstance(found, list) and key.isascii() and key.isdigit() and int(key) < len(found):
@@ -210,10 +176,10 @@ class _Reader:
       raise SchemaError(f'{path}.enum', 'give an array')
     if 'const' in schema and 'enum' in schema:
       listed = schema['enum'] if isinstance(schema['enum'], list) else []
-      values = [value for value in values if any(_same(value, one) for one in listed)]
-    kinds = _kinds({'type': schema['type']}) if 'type' in schema else set(_OF_TYPE)
+      values = [value for value in values if any(same(value, one) for one in listed)]
     self._check_types(schema, path)
-    texts = {self._spelled(v, f'{path}.{name}'): None for v in values if _is_of(v, kinds)}
+    kinds = named({'type': schema['type']}) if 'type' in schema else set(OF_TYPE)
+    texts = {self._spelled(v, f'{path}.{name}'): None for v in values if is_of(v, kinds)}
     self._values += len(texts)
     if self._values > MOST_VALUES:
       raise SchemaError(f'{path}.{name}', f'all enums together may have {MOST_VALUES} values')
@@ -234,16 +200,16 @@ class _Reader:
   def _check_types(self, schema: Mapping[str, Any], path: str) -> None:
     given = schema.get('type')
     for kind in given if isinstance(given, list) else [given] if 'type' in schema else []:
-      if not isinstance(kind, str) or kind not in _OF_TYPE:
-        raise SchemaError(f'{path}.type', f'choose from: {", ".join(_OF_TYPE)}')
+      if not isinstance(kind, str) or kind not in OF_TYPE:
+        raise SchemaError(f'{path}.type', f'choose from: {", ".join(OF_TYPE)}')
 
   def _typed(self, schema: Mapping[str, Any], said: Sequence[str], path: str, depth: int) -> int:
-    known = {'type', *_TYPES}
+    known = {'type', *TYPES}
     for name in said:
       if name not in known:
         raise SchemaError(f'{path}.{name}', 'this keyword is not supported', is_known=True)
     self._check_types(schema, path)
-    kinds = _kinds(schema) or {_TYPES[name] for name in said}
+    kinds = named(schema) or {TYPES[name] for name in said}
     if not kinds:
       return self._grammar.anything()
     if 'number' in kinds:
@@ -256,7 +222,7 @@ class _Reader:
       'number': self._number,
     }
     options = []
-    for kind in _OF_TYPE:
+    for kind in OF_TYPE:
       if kind in kinds and kind in makers:
         options.append(makers[kind](schema, path, depth))
     if 'boolean' in kinds:
@@ -306,7 +272,7 @@ class _Reader:
     return self._add(Text(need, None if most is None else most - need), path)
 
   def _matched(self, schema: Mapping[str, Any], name: str, path: str) -> int:
-    for other in _OF_TYPE['string']:
+    for other in OF_TYPE['string']:
       if other != name and other in schema:
         where = f'{path.removesuffix(name)}{other}'
         raise SchemaError(where, f'beside {name} it is not supported', is_known=True)
@@ -365,52 +331,11 @@ class _Reader:
 
   def _real(self, schema: Mapping[str, Any], name: str, path: str) -> Fraction:
     value = schema[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole and not (isinstance(value, float) and math.isfinite(value)):
       raise SchemaError(f'{path}.{name}', 'give a number')
     return Fraction(repr(value)) if abs(value) < 1e300 else Fraction(value)
 
 
 def _path(name: str) -> str:
   return ''.join(f'.{part}' for part in name.split('/')[1:])
-
-
-def _kinds(schema: Mapping[str, Any]) -> set[str]:
-  """The types that a schema names, or that its keywords are for; 'number' holds 'integer'."""
-  given = schema.get('type')
-  found = {kind for kind in (given if isinstance(given, list) else [given]) if kind in _OF_TYPE}
-  if 'type' not in schema:
-    values = _listed(schema)
-    if values is not None:
-      found = {kind for kind in _OF_TYPE if any(_is_of(value, {kind}) for value in values)}
-    elif 'properties' in schema:
-      found = {'object'}
-  return found | ({'integer'} if 'number' in found else set())
-
-
-def _listed(schema: Mapping[str, Any]) -> list[Any] | None:
-  """The only values of a schema, where it lists them."""
-  if 'const' in schema:
-    return [schema['const']]
-  return schema['enum'] if isinstance(schema.get('enum'), list) else None
-
-
-def _names(schema: Mapping[str, Any]) -> list[str]:
-  """The properties that a value has to have."""
-  required, properties = schema.get('required'), schema.get('properties')
-  if not isinstance(required, list) or not isinstance(properties, Mapping):
-    return []
-  return [name for name in required if isinstance(name, str) and name in properties]
-
-
-def _is_of(value: Any, kinds: set[str]) -> bool:
-  if isinstance(value, bool):
-    return 'boolean' in kinds
-  if isinstance(value, int | float):
-    return 'number' in kinds or ('integer' in kinds and value == int(value))
-  of = {str: 'string', dict: 'object', list: 'array'}
-  return of.get(type(value), 'null') in kinds
-
-
-def _same(one: Any, other: Any) -> bool:
-  """Whether two values of JSON are equal, where true is not 1."""
-  return isinstance(one, bool) == isinstance(other, bool) and one == other

@@ -173,6 +173,15 @@ def test_what_is_written_by_others_is_admitted(how):
     assert None in state, value
 
 
+def test_a_reference_is_a_part_of_an_address():
+  """In which some characters stand as %XX, and / and ~ as ~1 and ~0."""
+  moves = table(
+    {'$ref': '#/$defs/a%20b~1%7E0', '$defs': {'a b/~': {'const': 1}}},
+    Vocabulary(TOKENIZERS['bytes']),
+  ).moves
+  assert None in moves.after(moves.start, ord('1'))
+
+
 def test_blanks_cannot_go_on_for_ever(vocabulary):
   """Whoever takes a blank wherever one may come has to come to an end."""
   tokenizer, known = vocabulary
@@ -193,9 +202,8 @@ EXPRESSIONS = [
 
 @pytest.mark.parametrize('expression', EXPRESSIONS)
 def test_strings_that_an_expression_matches(vocabulary, expression):
-  matches = re.compile(
-    expression.replace('$', r'\Z')
-  ).search  # their $ may come before a line's end
+  # Python's $ may come before a line's end.
+  matches = re.compile(expression.replace('$', r'\Z')).search
   draw, made, ended = random.Random(0), table({'pattern': expression}, vocabulary[1]), 0
   for _ in range(20):
     if (text := said(made, vocabulary, lambda may: int(draw.choice(may)), 60)) is not None:
@@ -203,20 +211,8 @@ def test_strings_that_an_expression_matches(vocabulary, expression):
       assert matches(json.loads(text)), text
   assert ended or expression in ('é', '^a|b$')  # which rarely end by chance
   moves = made.moves
-  for word in (
-    'aaxyy',
-    'é',
-    '',
-    'a',
-    'xb',
-    '12-a_.org',
-    'éü',
-    '"/\\\n',
-    'abbcdc',
-    ']',
-    '猫 ',
-    '猫',
-  ):
+  words = ('aaxyy', 'é', '', 'a', 'xb', '12-a_.org', 'éü', '"/\\\n', 'abbcdc', ']', '猫 ', '猫')
+  for word in words:
     for text in {json.dumps(word), json.dumps(word, ensure_ascii=False)}:
       state = moves.start
       for byte in text.encode():
@@ -237,9 +233,11 @@ def test_formats(vocabulary, name):
     'email': lambda text: text.index('@'),
   }[name]
   draw, made = random.Random(0), table({'type': 'string', 'format': name}, vocabulary[1])
-  for _ in range(20):
-    if (text := said(made, vocabulary, lambda may: int(draw.choice(may)))) is not None:
-      read(json.loads(text))
+  texts = [said(made, vocabulary, lambda may: int(draw.choice(may))) for _ in range(20)]
+  ended = [text for text in texts if text is not None]
+  assert ended
+  for text in ended:
+    read(json.loads(text))
 
 
 @pytest.mark.parametrize(
@@ -303,6 +301,9 @@ WRONG = [
   ({'anyOf': [{}], 'properties': {}}, '.properties', True),
   ({'oneOf': [{'type': 'number'}, {'type': 'integer'}]}, '.oneOf[1]', True),
   ({'oneOf': [{'type': 'object'}, {'properties': {'a': {}}}]}, '.oneOf[1]', True),
+  ({'oneOf': [{'type': 'string'}, {'properties': {'a': {}}}]}, '.oneOf[1]', True),
+  ({'oneOf': [{'type': [[]]}, {'type': 'string'}]}, '.oneOf[0].type', False),
+  ({'enum': ['a'], 'type': [[]]}, '.type', False),
   ({'$ref': 'https://example.org/a'}, '.$ref', True),
   ({'$ref': '#/$defs/a'}, '.$ref', False),
   ({'type': 'array', 'items': {'$ref': 3}}, '.items.$ref', False),
@@ -325,7 +326,8 @@ WRONG = [
   ({'additionalProperties': False, 'required': ['a']}, '.required', False),
   # Of these there is no value that ends.
   ({'enum': []}, '', False),
-  ({'enum': ['a'], 'type': 'integer'}, '', False),
+  ({'enum': ['a', float('inf')], 'type': 'integer'}, '', False),
+  ({'type': 'integer', 'minimum': 10**400}, '', False),
   ({'type': 'string', 'minLength': 2, 'maxLength': 1}, '', False),
   ({'type': 'integer', 'minimum': 0.2, 'maximum': 0.8}, '', False),
   ({'type': 'array', 'minItems': 1, 'items': False}, '', False),
@@ -371,6 +373,9 @@ HOSTILE = {
   'long': {'type': 'string', 'minLength': 10**9, 'maxLength': 10**18},
   'many': {'type': 'array', 'minItems': 10**9},
   'apart': {'oneOf': [{'enum': [*range(n, n + 4000)]} for n in (0, 10**6)]},
+  'alike': {'oneOf': [{'$ref': '#/$defs/a'}] * 2, '$defs': {'a': {'type': 'object',
+    'properties': {f'{n}': {'$ref': '#/$defs/a'} for n in range(99)},
+    'required': [f'{n}' for n in range(99)]}}},
   'oneOf': {'oneOf': [{'properties': {'a': {'const': n}}, 'required': ['a']} for n in range(100)]},
 }  # fmt: skip
 
