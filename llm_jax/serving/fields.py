@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from llm_jax.serving.errors import ApiError, invalid
 
 _HALF = re.compile(r'\\u[dD][89a-fA-F]')  # half of a pair of surrogates, perhaps without the other
+DEEPEST = 256  # arrays and objects of a body inside of each other; whatever reads them may recurse
 _SHOWN = 40  # characters of a wrong value that are repeated
 
 
@@ -16,7 +17,7 @@ def parsed(raw: bytes) -> dict[str, Any]:
   """The JSON object of a body.
 
   Raises:
-    ApiError: it is not UTF-8, no JSON, no object, or has text that is not Unicode.
+    ApiError: it is not UTF-8, no JSON, no object, too deep, or has text that is not Unicode.
   """
   try:
     text = raw.decode()
@@ -24,14 +25,29 @@ def parsed(raw: bytes) -> dict[str, Any]:
   except UnicodeDecodeError as error:
     raise invalid(None, f'the body is not UTF-8 at byte {error.start}') from None
   except RecursionError:
-    raise invalid(None, 'the body is nested too deeply') from None
+    raise _deep() from None
   except ValueError as error:
     raise invalid(None, f'the body is not JSON: {error}') from None
   if not isinstance(found, dict):
     raise invalid(None, f'the body is {_kind(found)}; send a JSON object')
+  if text.count('[') + text.count('{') > DEEPEST and _is_deep(found):
+    raise _deep()
   if _HALF.search(text):
     _check_unicode(found)
   return found
+
+
+def _deep() -> ApiError:
+  return invalid(None, f'the body is nested too deeply; {DEEPEST} arrays and objects may be')
+
+
+def _is_deep(found: Any) -> bool:
+  """Whether more than DEEPEST arrays and objects stand inside of each other."""
+  level = [found]
+  for _ in range(DEEPEST):
+    inside = (one.values() if isinstance(one, dict) else one for one in level)
+    level = [one for inner in inside for one in inner if isinstance(one, dict | list)]
+  return bool(level)
 
 
 def _no_number(text: str) -> NoReturn:

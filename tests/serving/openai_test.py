@@ -261,6 +261,13 @@ def test_bodies_that_are_no_json_object(raw):
   assert found.value.status == 400 and found.value.type == 'invalid_request_error'
 
 
+def test_bodies_are_as_deep_as_whatever_reads_them_can_go():
+  nested = lambda half: b'{"a":' * half + b'[' * half + b']' * half + b'}' * half
+  assert list(fields.parsed(nested(fields.DEEPEST // 2))) == ['a']
+  with pytest.raises(ApiError, match='nested too deeply'):
+    fields.parsed(nested(fields.DEEPEST // 2 + 1))
+
+
 @pytest.mark.parametrize(
   'raw, param',
   [
