@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from llm_jax.sampling.spoken_text import Spoken
+from llm_jax.text import calls
 from llm_jax.text.templates import MARKS
 from llm_jax.types import Tokenizer
 
@@ -236,13 +237,14 @@ def call_of(
 
   >>> call_of('{"name": "add", "arguments": {"a": 1}}', [])
   ('add', '{"a": 1}')
-  >>> call_of('who was Ada?', [{'function': {'name': 'search'}}], plain=True)
-  ('search', '{"query": "who was Ada?"}')
+  >>> tools = [{'function': {'name': name}} for name in ('search', 'calculator')]
+  >>> call_of('who was Ada?', tools, plain=True), call_of('calculator(2 * 3)', tools, plain=True)
+  (('search', '{"query": "who was Ada?"}'), ('calculator', '{"query": "2 * 3"}'))
 
   Args:
     text: of the call.
     tools: what may be called.
-    plain: whether a text that is no JSON is a question to the first tool.
+    plain: whether a text that is no JSON is read too, as `text.calls.read` does.
   """
   try:
     if found := _NAMED.fullmatch(text):
@@ -258,8 +260,9 @@ def call_of(
     return read['name'], arguments if as_text else json.dumps(arguments, ensure_ascii=False)
   if not plain or not tools:
     return None
-  function = tools[0]['function']
-  schema = function.get('parameters') or {}
+  functions = {tool['function']['name']: tool['function'] for tool in tools}
+  name, said = calls.read(text, functions)
+  schema = functions.get(name, {}).get('parameters') or {}
   properties = schema.get('properties') if isinstance(schema, Mapping) else None
   first = next(iter(properties), 'query') if isinstance(properties, Mapping) else 'query'
-  return function['name'], json.dumps({first: text}, ensure_ascii=False)
+  return name, json.dumps({first: said}, ensure_ascii=False)
