@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm_jax.sampling.calls import Caller, Going
-from llm_jax.sampling.request import Event
+from llm_jax.sampling.request import Event, Request
 from llm_jax.serving.answers import Choice
 from llm_jax.serving.driver import Driver, Reading
 from llm_jax.types import Tokenizer
@@ -38,7 +38,8 @@ class Calling:
     length = driver.engine.length
     self._going = [Going(caller, choice.request, length) for choice in choices]
     self._parts: dict[Reading, Sequence[int]] = {reading: range(len(choices))}
-    self._tasks: dict[asyncio.Task[Any], Reading] = {}
+    self._reads: dict[asyncio.Task[Any], Reading] = {}
+    self._runs: dict[asyncio.Task[Any], tuple[int, Event]] = {}  # events that end with a call
 
   async def read(self, seconds: float) -> list[tuple[int, Event]]:
     """(number of the request, event) of all that has come; [] if nothing does for so long.
@@ -46,33 +47,42 @@ class Calling:
     Raises:
       ApiError: see `Reading.read`.
     """
-    waited = set(self._tasks.values())
+    waited = set(self._reads.values())
     for part in self._parts:
       if part not in waited and (part.open or part.ready):
-        self._tasks[asyncio.create_task(part.read(seconds))] = part
-    if not self._tasks:
+        self._reads[asyncio.create_task(part.read(seconds))] = part
+    tasks = [*self._reads, *self._runs]
+    if not tasks:
       return []
-    done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     found = []
     for task in done:
-      numbers = self._parts[self._tasks.pop(task)]
+      if task in self._runs:
+        number, event = self._runs.pop(task)
+        found.append((number, await self._gone_on(number, event, task.result())))
+        continue
+      numbers = self._parts[self._reads.pop(task)]
       for i, event in task.result():
-        found.append((numbers[i], await self._answered(numbers[i], event)))
+        going = self._going[numbers[i]]
+        if going.hear(event):  # the others go on while the tool works
+          run = asyncio.create_task(asyncio.to_thread(going.run))
+          self._runs[run] = numbers[i], event
+        else:
+          found.append((numbers[i], event))
     return found
 
   def close(self) -> None:
     """Nobody reads any more."""
-    for task in self._tasks:
+    for task in (*self._reads, *self._runs):
       task.cancel()
     for part in self._parts:
       part.close()
 
-  async def _answered(self, number: int, event: Event) -> Event:
-    """The event; one that ends with a call does not end the answer, which then goes on."""
-    going = self._going[number]
-    if not going.hear(event):
-      return event
-    if (more := await asyncio.to_thread(going.run)) is None:
+  async def _gone_on(
+    self, number: int, event: Event, more: tuple[list[int], Request] | None
+  ) -> Event:
+    """The event; one whose call was run does not end the answer, which then goes on."""
+    if more is None:
       return event
     result, request = more
     self._choices[number].listener.told(self._tokenizer.decode(result[1:-1]))

@@ -1,5 +1,7 @@
 """Tools of the server: a call is answered and the answer goes on, streamed or whole."""
 
+import threading
+
 import pytest
 
 from llm_jax.sampling.calls import Tools
@@ -59,6 +61,15 @@ def test_a_stream_says_the_same():
     join = lambda name, deltas=deltas: ''.join(delta.get(name) or '' for delta in deltas)
     assert join('content') == 'so it is 42'
     assert join('reasoning_content') == 'calculator(6 * 7) = 42\n'
+
+
+def test_the_tools_of_several_answers_work_at_the_same_time():
+  both = threading.Barrier(2, timeout=10)
+  meet = lambda text: str(both.wait() >= 0)
+  say = lambda request: calling('meet()')
+  reply = asking(user(n=2), say=say, tools=Tools({'meet': meet}, max_calls=1))
+  said = [choice['message']['reasoning_content'] for choice in reply.json()['choices']]
+  assert all(text.startswith('meet() = True\n') for text in said)
 
 
 def test_an_error_is_a_result_and_calls_come_to_an_end():
