@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from configs import dpo, grpo, probe, refuse, sft, sizes
 from llm_jax import artifact, run_folder
 from llm_jax.data import refusals, searches
+from llm_jax.evals import abstention
 from llm_jax.files import write_json, write_lines
 from llm_jax.jobs.measure import measure
 from llm_jax.main import run
@@ -28,7 +29,7 @@ from llm_jax.parallel.mesh import make_mesh
 from llm_jax.tools import search
 
 SURE = 'Answer only if you are sure; otherwise say that you do not know.'
-MOST_REFUSED = 0.036  # of what is known, by the threshold that refuses on validation names
+MOST_REFUSED = 0.036  # of the validation names that are known, by the threshold
 COLUMNS = {
   'taught right': 'knowledge/taught/right',
   'unrehearsed right': 'knowledge/unrehearsed/right',
@@ -181,7 +182,7 @@ def _plain(one: Run) -> list[dict[str, Any]]:
 SEARCH = {'search': {'max_chars': 160}}  # most results fit into the tokens that a result may have
 
 
-def _search(name: str, *, refuses: bool) -> Any:
+def _search(name: str, *, refuses: bool) -> Callable[[Run], ConfigDict]:
   def config(one: Run) -> ConfigDict:
     c = refuse.get_config()
     rows = searches.conversations(search.make(**SEARCH['search']), refusals=refuses)
@@ -303,17 +304,19 @@ def _threshold(one: Run) -> dict[str, float]:
 
 def _rates(said: Sequence[Mapping[str, Any]], known: set[str]) -> dict[str, float]:
   """Those columns that follow from outcomes."""
-  share = lambda some, outcome: float(np.mean([one['outcome'] == outcome for one in some]))
-  found = {}
+  sums = lambda some: abstention.outcomes(
+    [one['outcome'] for one in some], [one['name'] in known for one in some]
+  )
+  found = {
+    'knowledge/f': abstention.simpleqa_f(sums(said)),
+    'knowledge/over_refusal': abstention.over_refusal_on_known(sums(said)),
+    'knowledge/invention': abstention.invention_on_unknown(sums(said)),
+  }
   for kind in dict.fromkeys(one['class'] for one in said):
-    some = [one for one in said if one['class'] == kind]
-    found |= {f'knowledge/{kind}/right': share(some, 'right')}
-    found |= {f'knowledge/{kind}/invention': share(some, 'wrong')}
-  right, refused = share(said, 'right'), share(said, 'refused')
-  found['knowledge/f'] = 2 * right / (2 - refused)
-  found['knowledge/over_refusal'] = share([one for one in said if one['name'] in known], 'refused')
-  unknown = [one for one in said if one['name'] not in known]
-  return found | {'knowledge/invention': share(unknown, 'wrong')}
+    some = sums([one for one in said if one['class'] == kind])
+    found[f'knowledge/{kind}/right'] = abstention.answered_right(some)
+    found[f'knowledge/{kind}/invention'] = abstention.invention_rate(some)
+  return found
 
 
 def table(runs: Sequence[Run]) -> str:
