@@ -5,9 +5,8 @@ import re
 from llm_jax.rewards.thoughts import said
 
 _EQUATION = re.compile(r'\d *[-+*/] *\$?\d[\d,.]* *= *\$?-?\d')
-
-
-_CALL = re.compile('<SEARCH_START>|<tool_call>')
+_CALL = re.compile('<SEARCH_START>|<tool_call>', re.IGNORECASE)
+_STATES = 'The answer is'
 
 
 def reward(answer: str, gold: str = '', *, thinking: str = '', completion: str = '') -> float:
@@ -26,7 +25,8 @@ def reward(answer: str, gold: str = '', *, thinking: str = '', completion: str =
   """
   del gold
   text = said(answer)
-  before, stated, _ = text.answer.partition('The answer is')
+  before, *stated = text.answer.split(_STATES)
   worked_out = any(_EQUATION.search(part) for part in (thinking, text.thinking, before))
-  worked_out |= bool(_CALL.search((completion or answer).partition('The answer is')[0]))
-  return float(bool(stated and worked_out))
+  # Thoughts may state it as well; they come first, so it is counted from the end.
+  so_far = (completion or answer).rsplit(_STATES, len(stated))[0]
+  return float(bool(stated) and (worked_out or bool(_CALL.search(so_far))))

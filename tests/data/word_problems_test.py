@@ -195,6 +195,8 @@ def test_a_slip_is_carried_on_or_shows_only_in_the_answer(pairs):
     ('The answer is unknown.', None, False),
     ('<SEARCH_START>calculator(3)<SEARCH_END>The answer is 3.', '3', True),
     ('The answer is 3.<SEARCH_START>calculator(3)<SEARCH_END>', '3', False),
+    ('<think>The answer is 3?</think><tool_call>3</tool_call>The answer is 3.', '3', True),
+    ('<think>The answer is 3?</think>The answer is 3.<tool_call>3</tool_call>', '3', False),
     ('', None, False),
   ],
 )
