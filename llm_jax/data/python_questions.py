@@ -27,7 +27,7 @@ from llm_jax.data.families import (
 )
 from llm_jax.text import calls
 
-MODULES = {
+_MODULES = {
   'argparse', 'ast', 'asyncio', 'base64', 'binascii', 'bisect', 'builtins', 'bz2', 'calendar',
   'collections', 'contextlib', 'copy', 'csv', 'datetime', 'difflib', 'enum', 'fileinput',
   'fnmatch', 'fractions', 'functools', 'gc', 'getpass', 'glob', 'gzip', 'hashlib', 'heapq',
@@ -200,7 +200,7 @@ def subjects() -> tuple[Subject, ...]:
 def _subject(entry: builtin.Entry) -> Subject | None:
   """The entry, if it can be imported by its name and its first sentence is a good answer."""
   subject = described(entry)
-  if subject is None or subject.module not in MODULES:
+  if subject is None or subject.module not in _MODULES:
     return None
   last = subject.name.rpartition('.')[2]
   return subject if hasattr(importlib.import_module(subject.module), last) else None

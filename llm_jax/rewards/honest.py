@@ -10,6 +10,7 @@ from typing import Literal
 
 from llm_jax.options import NotNegative
 from llm_jax.rewards.thoughts import said
+from llm_jax.rewards.word_overlap import words
 
 Outcome = Literal['right', 'wrong', 'refused']
 
@@ -115,5 +116,4 @@ def _form(word: str, wanted: Sequence[str]) -> str:
 
 
 def _words(text: str) -> list[str]:
-  text = re.sub(r"n't\b", ' not', text.lower())
-  return [word for word in re.findall(r'\w+', text) if word not in ('a', 'an', 'the')]
+  return words(re.sub(r"n't\b", ' not', text.lower()))

@@ -14,10 +14,15 @@ def reward(answer: str, gold: str) -> float:
   >>> reward('It deletes a tree.', 'It recursively deletes the tree')  # 3 of 3 words, 3 of 4
   0.8571428571428571
   """
-  ours, theirs = (Counter(_words(text)) for text in (said(answer).answer, gold))
+  ours, theirs = (Counter(words(text)) for text in (said(answer).answer, gold))
   shared = (ours & theirs).total()
   return 2 * shared / (ours.total() + theirs.total()) if shared else 0.0
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+  """The words of a text.
+
+  >>> words('It deletes a tree.')
+  ['it', 'deletes', 'tree']
+  """
   return [word for word in re.findall(r'\w+', text.lower()) if word not in ('a', 'an', 'the')]
