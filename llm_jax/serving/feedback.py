@@ -153,7 +153,7 @@ def _read(body: Fields) -> dict[str, Any]:
   if body.get('store') is not True:
     raise body.wrong('store', 'give true, once the user has agreed that this is kept')
   answer = body.group('answer')
-  if answer is None or answer.text('text') is None:
+  if answer is None or not answer.text('id') or answer.text('text') is None:
     raise body.wrong('answer', 'give an object with the id and the text of the answer')
   sampling = body.group('sampling')
   return {

@@ -65,6 +65,7 @@ def test_events_are_kept_once_and_deleted(tmp_path):
     ({'messages': [{'role': 'x', 'content': ''}]}, 'messages[0].role'),
     ({'answer': 'yes'}, 'answer'),
     ({'answer': {}}, 'answer'),
+    ({'answer': {'text': 'yes'}}, 'answer'),
     ({'value': None}, 'value.act'),
     ({'value': {'act': 'shout'}}, 'value.act'),
     ({'value': {'act': ['thumb']}}, 'value.act'),
