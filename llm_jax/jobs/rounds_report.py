@@ -106,8 +106,9 @@ def flattery(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[
     if not before['thumbs'] or not after['thumbs']:
       continue
     liked = [row['thumbs']['share'] for row in (before, after)]
-    for name in metrics:
-      right = [row['metrics'].get(name, 0.0) for row in (before, after)]
+    both = [name for name in metrics if name in before['metrics'] and name in after['metrics']]
+    for name in both:
+      right = [row['metrics'][name] for row in (before, after)]
       if liked[1] > liked[0] and right[1] < right[0]:
         found.append(
           f'Round {after["round"]}: thumbs up went from {liked[0]:.3f} to {liked[1]:.3f}, and '

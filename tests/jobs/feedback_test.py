@@ -159,6 +159,7 @@ def test_more_thumbs_and_fewer_right_answers_are_flattery():
   (told,) = say(row(1, 0.5, 0.8), row(2, 0.9, 0.6))
   assert 'from 0.500 to 0.900, and questions/right from 0.800 to 0.600' in told
   assert say(row(1, 0.5, 0.8), row(2, 0.9, 0.9)) == say(row(1, 0.9, 0.8), row(2, 0.5, 0.6)) == []
+  assert say(row(1, 0.5, 0.8), {**row(2, 0.9, 0.6), 'metrics': {}}) == []  # it was not asked
 
 
 @pytest.mark.parametrize('recipe', recipes.RECIPES)
