@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_jax.jobs import page
 from llm_jax.jobs.label_facts import Share
-from llm_jax.jobs.label_report import share
+from llm_jax.jobs.label_report import counted, moves
 from llm_jax.jobs.page import Block, Heading, Table, Text
 from llm_jax.labels import acts
 from llm_jax.labels.acts import Act
@@ -124,7 +124,7 @@ def blocks(facts: Mapping[str, Any], exported: Mapping[str, Any]) -> list[Block]
   """
   dropped = exported['dropped']
   rows = [
-    [name, f'{count:,}', _counts(dropped[name]) or NONE] for name, count in exported['rows'].items()
+    [name, f'{count:,}', counted(dropped[name]) or NONE] for name, count in exported['rows'].items()
   ]
   stripped = ', '.join(f'{count:,} {name}' for name, count in exported['stripped'].items())
   agreement = exported['agreement']
@@ -135,7 +135,7 @@ def blocks(facts: Mapping[str, Any], exported: Mapping[str, Any]) -> list[Block]
     Heading('Rows for training'),
     Table(('file', 'rows', 'left out'), rows),
     Text(
-      f'Events that were left out: {_counts(dropped["events"]) or "none"}. Stripped from the rows: '
+      f'Events that were left out: {counted(dropped["events"]) or "none"}. Stripped from the rows: '
       f'{stripped}.'
       + (
         f' On {agreement["n"]:,} rows with several users, {agreement["share"]:.0%} of them agree.'
@@ -155,13 +155,7 @@ def blocks(facts: Mapping[str, Any], exported: Mapping[str, Any]) -> list[Block]
     ),
     Text('The share is the mean over users, so that those who rate much count no more.'),
     Heading('What else moves the choice'),
-    Table(
-      ('', 'share', 'n', 'p of a fair coin'),
-      [
-        [name, share(one), f'{one["n"]:,}', f'{one["p"]:.2g}']
-        for name, one in _moves(facts).items()
-      ],
-    ),
+    moves(_chances(facts)),
     Text(
       'Median words of an answer with a thumb up: {up}, with a thumb down: {down}.'.format(
         **{name: NONE if one is None else f'{one:g}' for name, one in facts['words'].items()}
@@ -180,27 +174,23 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
   return [
     f'{name[0].upper()}{name[1:]} {one["share"]:.0%} of the time (p = {one["p"]:.2g}): a model '
     'that is trained on these rows may learn this, and not what is right.'
-    for name, one in _moves(facts).items()
+    for name, one in _chances(facts).items()
     if one['n'] and one['p'] < MOVED
   ]
 
 
 def reasons(dropped: Mapping[str, Mapping[str, int]]) -> str:
   """What was left out, by file and reason, in one line."""
-  told = [f'{name}: {_counts(counts)}' for name, counts in dropped.items() if counts]
+  told = [f'{name}: {counted(counts)}' for name, counts in dropped.items() if counts]
   return '; '.join(told)
 
 
-def _moves(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _chances(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
   return {
     'the draft shown first was kept': facts['picks']['first'],
     'the longer draft was kept': facts['picks']['longer'],
     'the longer answer got the thumb up': facts['longer'],
   }
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-  return ', '.join(f'{count:,} {reason}' for reason, count in counts.items())
 
 
 def _model(name: str, one: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:

@@ -225,8 +225,7 @@ def _export(config: Any) -> None:
   say(f'label: {facts["labelled"]} of {facts["items"]} items were seen; rows: {counts}')
   for name, reasons in facts['dropped'].items():
     if reasons:
-      told = ', '.join(f'{count} {reason}' for reason, count in reasons.items())
-      say(f'  not for {name}: {told}')
+      say(f'  not for {name}: {label_report.counted(reasons)}')
   group = facts['largest_group']
   say(
     f'The report is {folder / "report.html"}. Next: python -m llm_jax.main --config=reward '

@@ -56,7 +56,12 @@ def blocks(facts: Mapping[str, Any], exported: Mapping[str, Any]) -> list[Block]
       'is not broken. In brackets are 95% intervals (Wilson).'
     ),
     Heading('What else moves the choice'),
-    _biases(facts),
+    moves(
+      {
+        'the answer shown first won': facts['position'],
+        'the longer answer won': facts['length'],
+      }
+    ),
     Heading('Agreement'),
     *_coefficients(facts['agreement']),
   ]
@@ -109,9 +114,8 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
 def _rows(exported: Mapping[str, Any]) -> Table:
   rows = []
   for name, dropped in exported['dropped'].items():
-    counts = ', '.join(f'{count:,} {reason}' for reason, count in dropped.items()) or NONE
     out = exported['rows'].get(f'{name}_held_out', 0)
-    rows.append([name, f'{exported["rows"][name]:,}', f'{out:,}', counts])
+    rows.append([name, f'{exported["rows"][name]:,}', f'{out:,}', counted(dropped) or NONE])
   return Table(('file', 'rows', 'held out', 'not used'), rows)
 
 
@@ -129,12 +133,9 @@ def _annotators(found: Mapping[str, Any]) -> Table:
   return Table((*header, 'first won', 'itself', 'gold'), rows)
 
 
-def _biases(facts: Mapping[str, Any]) -> Table:
-  names = {'position': 'the answer shown first won', 'length': 'the longer answer won'}
-  rows = [
-    [text, share(facts[key]), f'{facts[key]["n"]:,}', f'{facts[key]["p"]:.2g}']
-    for key, text in names.items()
-  ]
+def moves(found: Mapping[str, Mapping[str, Any]]) -> Table:
+  """What else than the answers moves the choice: what happened -> the facts of its `Share`."""
+  rows = [[text, share(one), f'{one["n"]:,}', f'{one["p"]:.2g}'] for text, one in found.items()]
   return Table(('', 'share', 'n', 'p of a fair coin'), rows)
 
 
@@ -154,6 +155,15 @@ def _coefficients(found: Mapping[str, Any]) -> list[Block]:
       'over items. 1 is perfect agreement, 0 as by chance.'
     ),
   ]
+
+
+def counted(dropped: Mapping[str, int]) -> str:
+  """How often something was left out for each reason, in one line.
+
+  >>> counted({'disputed': 1, 'empty answer': 2000})
+  '1 disputed, 2,000 empty answer'
+  """
+  return ', '.join(f'{count:,} {reason}' for reason, count in dropped.items())
 
 
 def share(found: Mapping[str, Any]) -> str:

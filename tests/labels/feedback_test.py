@@ -244,7 +244,7 @@ def test_a_later_round_has_what_is_new_and_knows_what_was_said_before():
   }
 
 
-def test_the_same_log_gives_the_same_bytes_in_any_process_and_order():
+def test_the_same_log_gives_the_same_bytes_in_any_order():
   log = Log()
   for i, user in enumerate(['ann', 'ben', 'cem', 'ann', 'ben'] * 3):
     log.thumb((1, -1)[i % 2], f'{i % 4}', id=str(i % 4), user=user)
