@@ -7,6 +7,8 @@ of the types that its keywords are for are ever written, though all others are v
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from llm_jax.text.effort import Effort
+
 OF_TYPE = {
   'object': ('properties', 'required', 'additionalProperties'),
   'array': ('items', 'prefixItems', 'minItems', 'maxItems'),
@@ -17,8 +19,8 @@ OF_TYPE = {
   'null': (),
 }
 TYPES = {name: kind for kind, names in OF_TYPE.items() for name in names if kind != 'integer'}
-MOST_LOOKS = 500_000  # at values and names; schemas that would take more are not told apart
 _DEEPEST = 4  # properties inside of each other that are looked at
+_PAIR = 10  # steps that it takes to look at two schemas at all
 
 
 class Overlap:
@@ -26,31 +28,35 @@ class Overlap:
 
   Args:
     find: what a `$ref` refers to.
+    effort: pairs that would take more count as not told apart.
   """
 
-  def __init__(self, find: Callable[[str], Any]) -> None:
-    self._find, self._left = find, MOST_LOOKS
+  def __init__(self, find: Callable[[str], Any], effort: Effort) -> None:
+    self._find, self._effort = find, effort
 
   def may_be(self, one: Any, other: Any, depth: int = 0) -> bool:
     """Whether a value that is written for one of them may be valid for the other.
 
     >>> texts, point = {'type': 'string'}, {'properties': {'x': {}}}
-    >>> overlap = Overlap({}.get)
+    >>> overlap = Overlap({}.get, Effort())
     >>> overlap.may_be(texts, {'type': 'null'}), overlap.may_be(texts, point)
     (False, True)
     """
+    if depth > _DEEPEST or self._effort.spent(_PAIR):
+      return True
     one, other = self._followed(one), self._followed(other)
-    if depth > _DEEPEST or not isinstance(one, Mapping) or not isinstance(other, Mapping):
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
       return True
     if not _written(one) & _valid(other) and not _written(other) & _valid(one):
       return False
     mine, theirs = _listed(one), _listed(other)
     if mine is not None and theirs is not None:
-      return self._tired(len(mine) * len(theirs)) or any(same(a, b) for a in mine for b in theirs)
+      too_many = self._effort.spent(len(mine) * len(theirs))
+      return too_many or any(same(a, b) for a in mine for b in theirs)
     if _written(one) != {'object'} or _written(other) != {'object'}:
       return True
     names, needed = _needed(one), _needed(other)
-    if self._tired(len(names) + len(needed)):
+    if self._effort.spent(len(names) + len(needed)):
       return True
     inner = lambda schema, name: schema['properties'][name]
     return all(
@@ -58,11 +64,6 @@ class Overlap:
       for name in names
       if name in needed
     )
-
-  def _tired(self, looks: int) -> bool:
-    """Whether these looks, beside those that were taken, are too many."""
-    self._left -= 1 + looks
-    return self._left < 0
 
   def _followed(self, schema: Any) -> Any:
     """What a schema refers to, if it does nothing else."""

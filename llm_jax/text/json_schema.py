@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from llm_jax.text.effort import Effort
 from llm_jax.text.grammar import NEVER, Either, Grammar, List, Matched, Number, Record, Text, Words
 from llm_jax.text.json_number import possible
 from llm_jax.text.json_overlap import OF_TYPE, TYPES, Overlap, is_of, named, same
@@ -76,7 +77,8 @@ class _Reader:
     self._root, self._grammar = root, grammar
     self._known: dict[str, int] = {}  # nodes of what was referred to
     self._values = self._bytes = 0
-    self._overlap = Overlap(lambda name: self._found(name, ''))
+    self._effort = Effort()
+    self._overlap = Overlap(lambda name: self._found(name, ''), self._effort)
 
   def read(self) -> int:
     start = self._known['#'] = self._grammar.add(Either(()))
@@ -283,7 +285,7 @@ class _Reader:
       raise SchemaError(path, f'choose from: {", ".join(FORMATS)}', is_known=True)
     expression = FORMATS[given] if name == 'format' else given
     try:
-      found = automaton(expression, self._grammar.alphabet)
+      found = automaton(expression, self._grammar.alphabet, self._effort)
     except PatternError as error:
       raise SchemaError(path, str(error), is_known=error.is_known) from None
     return self._add(Either(()) if found is None else Matched(found), path)

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from llm_jax.text.effort import Effort
+
 MOST_STEPS = 2000  # of the automaton that is read off the expression
 MOST_STATES = 256  # of the one that a string is held to
 TOP = 0x110000
@@ -29,8 +31,9 @@ _SIGNS = {'*': (0, None), '+': (1, None), '?': (0, 1)}
 _TIMES = re.compile(r'\{(\d{1,4})(,(\d{1,4})?)?\}')
 _HEX = {
   'x': re.compile('([0-9a-fA-F]{2})'),
-  'u': re.compile('(?:\\{)?([0-9a-fA-F]{4})(?:\\})?'),
+  'u': re.compile(r'([0-9a-fA-F]{4})|\{([0-9a-fA-F]{1,6})\}'),
 }
+_LOW_HALF = re.compile(r'\\u([dD][c-fC-F][0-9a-fA-F]{2})')  # of a pair of surrogates
 _ESCAPES = {'n': 0x0A, 't': 0x09, 'r': 0x0D, 'f': 0x0C, 'v': 0x0B}
 
 
@@ -84,23 +87,24 @@ def inverse(ranges: Ranges) -> Ranges:
   return (*found, (at, TOP - 1)) if at < TOP else tuple(found)
 
 
-def automaton(expression: str, alphabet: Ranges) -> Automaton | None:
+def automaton(expression: str, alphabet: Ranges, effort: Effort) -> Automaton | None:
   """The automaton of an expression; None where no string matches it.
 
-  >>> found = automaton('^a+$', ANY)
+  >>> found = automaton('^a+$', ANY, Effort())
   >>> found.after(0, ord('a')), found.after(0, ord('b')), found.ends[:2]
   (1, -1, (False, True))
 
   Args:
     expression: of a JSON schema.
     alphabet: the characters that a string can have.
+    effort: that it may take.
 
   Raises:
-    PatternError: it is broken, or not supported.
+    PatternError: it is broken, not supported, or takes more.
   """
   parts = _Parts()
   start, end = parts.build(_Reader(expression).read())
-  return _determined(parts, start, end, alphabet)
+  return _determined(parts, start, end, alphabet, effort)
 
 
 class _Reader:
@@ -202,7 +206,14 @@ class _Reader:
       if found is None:
         raise PatternError(f'\\{c} has too few digits', is_known=False)
       self._at = found.end()
-      return _one(int(found[1], 16))
+      character = int(found[found.lastindex or 0], 16)
+      low = _LOW_HALF.match(self._text, self._at)
+      if 0xD800 <= character < 0xDC00 and low is not None:
+        self._at = low.end()
+        character = 0x10000 + (character - 0xD800) * 0x400 + int(low[1], 16) - 0xDC00
+      if character >= TOP:
+        raise PatternError('there is no character of this number', is_known=False)
+      return _one(character)
     if c.isalnum() and c not in _ESCAPES:
       raise PatternError(f'\\{ascii(c)[1:-1]} is not supported')
     return _one(_ESCAPES.get(c, ord(c)))
@@ -284,27 +295,43 @@ class _Parts:
     return frozenset(found)
 
 
-def _determined(parts: _Parts, start: int, end: int, alphabet: Ranges) -> Automaton | None:
+def _determined(
+  parts: _Parts, start: int, end: int, alphabet: Ranges, effort: Effort
+) -> Automaton | None:
   """One state for all places that are reached by the same characters (subset construction)."""
   begin = parts.reached([start])
   numbers, sets, edges = {begin: 0}, [begin], []
   outside = inverse(alphabet)
   for places in sets:  # which grows on the way
-    steps = [step for place in places for step in parts.steps[place]]
+    steps = [(*one, to) for place in places for ranges, to in parts.steps[place] for one in ranges]
     cuts = {0, *(cut for first, last in outside for cut in (first, last + 1))}
-    cuts |= {cut for ranges, _ in steps for first, last in ranges for cut in (first, last + 1)}
+    cuts |= {cut for first, last, _ in steps for cut in (first, last + 1)}
     starts = sorted(cut for cut in cuts if cut < TOP)
-    targets: list[int] = []
-    for character in starts:
-      to = [t for ranges, t in steps if _has(ranges, character) and not _has(outside, character)]
-      after = parts.reached(to)
-      if after and after not in numbers:
-        if len(sets) >= MOST_STATES:
-          raise PatternError('the expression is too complicated')
-        numbers[after] = len(sets)
-        sets.append(after)
-      targets.append(numbers[after] if after else -1)
-    edges.append((tuple(starts), targets))
+    after: list[set[int]] = [set() for _ in starts]
+    slots = lambda first, last, starts=starts: range(
+      bisect.bisect_left(starts, first), bisect.bisect_right(starts, last)
+    )
+    for first, last, to in steps:
+      covered = slots(first, last)
+      _spend(effort, 1 + len(covered))
+      for n in covered:
+        after[n].add(to)
+    for first, last in outside:
+      for n in slots(first, last):
+        after[n].clear()
+    known: dict[frozenset[int], int] = {frozenset(): -1}
+    groups = [*map(frozenset, after)]
+    for group in groups:
+      if group not in known:
+        reached = parts.reached(group)
+        _spend(effort, len(reached))
+        if reached not in numbers:
+          if len(sets) >= MOST_STATES:
+            raise PatternError('the expression is too complicated')
+          numbers[reached] = len(sets)
+          sets.append(reached)
+        known[group] = numbers[reached]
+    edges.append((tuple(starts), [known[group] for group in groups]))
   ends = [end in places for places in sets]
   alive = {n for n, is_end in enumerate(ends) if is_end}
   while more := {
@@ -324,5 +351,6 @@ def _one(character: int) -> Ranges:
   return ((character, character),)
 
 
-def _has(ranges: Ranges, character: int) -> bool:
-  return any(first <= character <= last for first, last in ranges)
+def _spend(effort: Effort, steps: int) -> None:
+  if effort.spent(steps):
+    raise PatternError('the expressions of this schema take too long')

@@ -12,9 +12,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from llm_jax.text.effort import Effort
 from llm_jax.text.grammar import Grammar, Number, Record
 from llm_jax.text.json_number import can_become, is_number, shortened
 from llm_jax.text.json_schema import FORMATS, SchemaError, value_of
+from llm_jax.text.pattern import ANY, automaton
 from llm_jax.text.token_mask import Held, Table, Vocabulary
 from llm_jax.text.tokenizer import Tokenizer
 from tests.text.valid import valid
@@ -197,6 +199,7 @@ def test_blanks_cannot_go_on_for_ever(vocabulary):
 EXPRESSIONS = [
   '^[a-c]+(x|yy){2,3}$', 'é', '^$', '^a|b$', r'^\d{2}-\w+\.(com|org)$', r'^[^\x00-\x7f"猫]{2}$',
   r'^["\\/\n\t]+$', '^.{3,}$', '^(a|ab)(c|bcd)*?$', r'^[\]a-]$', r'^\u732b?[\s]$',
+  r'^[\u0041}]\u007d?$',
 ]  # fmt: skip
 
 
@@ -211,7 +214,7 @@ def test_strings_that_an_expression_matches(vocabulary, expression):
       assert matches(json.loads(text)), text
   assert ended or expression in ('é', '^a|b$')  # which rarely end by chance
   moves = made.moves
-  words = ('aaxyy', 'é', '', 'a', 'xb', '12-a_.org', 'éü', '"/\\\n', 'abbcdc', ']', '猫 ', '猫')
+  words = ('aaxyy', 'é', '', 'a', 'xb', '12-a_.org', 'éü', '"/\\\n', 'abbcdc', ']', 'A}', '猫')
   for word in words:
     for text in {json.dumps(word), json.dumps(word, ensure_ascii=False)}:
       state = moves.start
@@ -220,6 +223,12 @@ def test_strings_that_an_expression_matches(vocabulary, expression):
       # Characters that need no escape are written as they are.
       if '\\u' not in text:
         assert (None in state) == bool(matches(word)), word
+
+
+def test_a_character_of_an_expression_may_be_two_halves_or_in_braces():
+  for expression in (r'^[^\ud83d\ude00]$', r'^[^\u{1F600}]$'):
+    found = automaton(expression, ANY, Effort())
+    assert found.after(0, ord('😀')) == -1 and found.after(0, ord('😁')) > 0
 
 
 @pytest.mark.parametrize('name', FORMATS)
@@ -376,6 +385,9 @@ HOSTILE = {
   'alike': {'oneOf': [{'$ref': '#/$defs/a'}] * 2, '$defs': {'a': {'type': 'object',
     'properties': {f'{n}': {'$ref': '#/$defs/a'} for n in range(99)},
     'required': [f'{n}' for n in range(99)]}}},
+  'classes': {'anyOf': [{'type': 'string', 'pattern': f'^({n}|' + '|'.join(
+    '[' + ''.join(chr(0x3400 + 2 * i + k) for i in range(60)) + ']' for k in range(60)) + ')*$'}
+    for n in range(99)]},
   'oneOf': {'oneOf': [{'properties': {'a': {'const': n}}, 'required': ['a']} for n in range(100)]},
 }  # fmt: skip
 
