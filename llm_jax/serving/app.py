@@ -6,52 +6,31 @@ to clients who leave is not what OpenAI's clients expect.
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from llm_jax import __version__
-from llm_jax.sampling.request import Event, Request
+from llm_jax.sampling.request import Request
 from llm_jax.serving import openai
 from llm_jax.serving.answers import Answer, Choice
 from llm_jax.serving.calling import Calling
-from llm_jax.serving.conversation import Conversation, refused
-from llm_jax.serving.driver import Driver, Reading
+from llm_jax.serving.conversation import refused
+from llm_jax.serving.driver import Reading
 from llm_jax.serving.errors import ApiError
 from llm_jax.serving.exchange import Exchange, Left, encoded, event
 from llm_jax.serving.feedback import Feedback
 from llm_jax.serving.fields import Fields, parsed, shown
 from llm_jax.serving.limits import Keys, Limits, Rate, is_json
-from llm_jax.serving.metrics import Metrics
+from llm_jax.serving.metrics import Metrics, Watch
+from llm_jax.serving.served import Served, gauges
 from llm_jax.serving.tokens import logprobs, tokens
 from llm_jax.types import BadInput
 
 PING = 15.0  # seconds without an event after which a comment keeps proxies from closing a stream
 QUIET = ('/health', '/metrics')  # asked for every few seconds, and in no log
 STUCK = 120.0  # seconds of one step after which an engine is taken for dead
-
-
-@dataclasses.dataclass
-class Served:
-  """A model that is served.
-
-  Attributes:
-    name: that clients ask for.
-    driver: of its engine.
-    created: seconds since 1970.
-    fingerprint: of the artifact.
-    conversation: once it is loaded.
-    positions: of a prompt with its answer, as far as they are known before it is loaded.
-  """
-
-  name: str
-  driver: Driver
-  created: int
-  fingerprint: str = ''
-  conversation: Conversation | None = None
-  positions: int | None = None
 
 
 class App:
@@ -90,7 +69,7 @@ class App:
     self._metrics_key, self._rate = metrics_key or Keys(()), Rate(self._limits.per_minute)
     self._hosts, self._pages, self._feedback, self._log = hosts, pages, feedback, log
     self.draining, self.active = False, 0
-    self.metrics = Metrics(_gauges(served), [*self._served], __version__)
+    self.metrics = Metrics(gauges(served), [*self._served], __version__)
     chat = lambda x: self._generate(x, chat=True)
     texts = lambda x: self._generate(x, chat=False)
     self._routes: dict[str, dict[str, Callable[[Exchange], Awaitable[None]]]] = {
@@ -161,11 +140,11 @@ class App:
 
   async def _models(self, x: Exchange) -> None:
     self._keys.check(x.headers.get('authorization'))
-    await x.json(200, {'object': 'list', 'data': [*map(_model, self._served.values())]})
+    await x.json(200, {'object': 'list', 'data': [one.listed() for one in self._served.values()]})
 
   async def _model(self, x: Exchange) -> None:
     self._keys.check(x.headers.get('authorization'))
-    await x.json(200, _model(self._find(x.path.removeprefix('/v1/models/'))))
+    await x.json(200, self._find(x.path.removeprefix('/v1/models/')).listed())
 
   def _find(self, name: str | None) -> Served:
     if name is None:
@@ -323,7 +302,7 @@ class App:
         reading, served.driver, choices, conversation.tokenizer, conversation.caller
       )
     self.metrics.queued.observe(time.monotonic() - began)
-    watch = _Watch(self.metrics, began)
+    watch = Watch(self.metrics, began)
     try:
       async with asyncio.timeout(self._limits.seconds):
         await (self._stream if asked.stream else self._whole)(x, answer, reading, watch)
@@ -335,7 +314,7 @@ class App:
       watch.finish(answer)
 
   async def _stream(
-    self, x: Exchange, answer: Answer, reading: Reading | Calling, watch: '_Watch'
+    self, x: Exchange, answer: Answer, reading: Reading | Calling, watch: Watch
   ) -> None:
     await x.begin_stream()
     opening = b''.join(map(event, answer.opening()))
@@ -352,7 +331,7 @@ class App:
     await x.end()
 
   async def _whole(
-    self, x: Exchange, answer: Answer, reading: Reading | Calling, watch: '_Watch'
+    self, x: Exchange, answer: Answer, reading: Reading | Calling, watch: Watch
   ) -> None:
     answer.opening()
     while any(choice.finish is None for choice in answer.choices):
@@ -360,64 +339,6 @@ class App:
         watch.see(number, one)
         answer.chunks(answer.choices[number], one)
     await x.respond(200, encoded(answer.whole()), 'application/json')
-
-
-class _Watch:
-  """Measures one response."""
-
-  def __init__(self, metrics: Metrics, began: float) -> None:
-    self._metrics, self._began = metrics, began
-    self._last: dict[int, float] = {}
-
-  def see(self, number: int, one: Event) -> None:
-    """An event of the choice with this number has come."""
-    if not one.tokens:
-      return
-    now, last = time.monotonic(), self._last.get(number)
-    if last is not None:
-      each = (now - last) / len(one.tokens)
-      self._metrics.between.observe(each, len(one.tokens))
-    elif not self._last:
-      self._metrics.first_token.observe(now - self._began)
-    self._last[number] = now
-
-  def finish(self, answer: Answer) -> None:
-    """The response has ended, in whatever way."""
-    usage = answer.usage()
-    self._metrics.duration.observe(time.monotonic() - self._began)
-    self._metrics.prompt_tokens.add(usage['prompt_tokens'])
-    self._metrics.generation_tokens.add(usage['completion_tokens'])
-    self._metrics.cached_tokens.add(usage['prompt_tokens_details']['cached_tokens'])
-    for choice in answer.choices:
-      self._metrics.finished.add(1, choice.finish or 'abort')
-
-
-def _model(served: Served) -> dict[str, Any]:
-  found = {'id': served.name, 'object': 'model', 'created': served.created, 'owned_by': 'llm_jax'}
-  known = served.conversation
-  if positions := served.positions if known is None else known.about.positions:
-    found['max_model_len'] = positions  # as vLLM tells it
-  return found
-
-
-def _gauges(served: Sequence[Served]) -> dict[str, tuple[str, Callable[[], float]]]:
-  """What is looked up in the engines."""
-
-  def total(name: str) -> Callable[[], float]:
-    engines = lambda: [one.driver.engine for one in served if one.driver.engine is not None]
-    return lambda: sum(float(getattr(engine, name)) for engine in engines())
-
-  usage = total('cache_usage')
-  # Each engine counts what its process has compiled since, so the first has counted all of it.
-  compiled = lambda: max(
-    (one.driver.engine.compilations for one in served if one.driver.engine is not None), default=0
-  )
-  return {
-    'requests_running': ('Requests in slots.', total('running')),
-    'requests_waiting': ('Requests that wait for a slot.', total('waiting')),
-    'kv_cache_usage_ratio': ('Used part of the caches.', lambda: usage() / len(served)),
-    'compilations_total': ('Programs that were compiled.', compiled),
-  }
 
 
 def _where(error: BaseException) -> str:

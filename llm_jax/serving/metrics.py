@@ -5,7 +5,11 @@ writes, so nothing here is locked.
 """
 
 import bisect
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from llm_jax.sampling.request import Event
+from llm_jax.serving.answers import Answer
 
 PREFIX = 'llm_jax_'
 SECONDS = (
@@ -117,6 +121,41 @@ class Metrics:
   def text(self) -> str:
     """All of it, as it is scraped."""
     return '\n'.join(line for one in self._all for line in one.lines()) + '\n'
+
+
+class Watch:
+  """Measures one response.
+
+  Args:
+    metrics: where it is counted.
+    began: when its body was there, by `time.monotonic`.
+  """
+
+  def __init__(self, metrics: Metrics, began: float) -> None:
+    self._metrics, self._began = metrics, began
+    self._last: dict[int, float] = {}
+
+  def see(self, number: int, one: Event) -> None:
+    """An event of the choice with this number has come."""
+    if not one.tokens:
+      return
+    now, last = time.monotonic(), self._last.get(number)
+    if last is not None:
+      each = (now - last) / len(one.tokens)
+      self._metrics.between.observe(each, len(one.tokens))
+    elif not self._last:
+      self._metrics.first_token.observe(now - self._began)
+    self._last[number] = now
+
+  def finish(self, answer: Answer) -> None:
+    """The response has ended, in whatever way."""
+    usage = answer.usage()
+    self._metrics.duration.observe(time.monotonic() - self._began)
+    self._metrics.prompt_tokens.add(usage['prompt_tokens'])
+    self._metrics.generation_tokens.add(usage['completion_tokens'])
+    self._metrics.cached_tokens.add(usage['prompt_tokens_details']['cached_tokens'])
+    for choice in answer.choices:
+      self._metrics.finished.add(1, choice.finish or 'abort')
 
 
 def _about(name: str, help: str, kind: str) -> Iterator[str]:

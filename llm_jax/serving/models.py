@@ -9,11 +9,11 @@ from llm_jax import artifact
 from llm_jax.files import sha256
 from llm_jax.sampling.calls import Tools
 from llm_jax.sampling.engine import Engine
-from llm_jax.serving.app import Served
 from llm_jax.serving.conversation import Conversation
 from llm_jax.serving.driver import Driver
 from llm_jax.serving.limits import Limits
 from llm_jax.serving.openai import About
+from llm_jax.serving.served import Served
 from llm_jax.text import chat
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from llm_jax.clean.extra import library
 from llm_jax.serving import connections
-from llm_jax.serving.app import App, Served
+from llm_jax.serving.app import App
 from llm_jax.serving.errors import ApiError
 from llm_jax.serving.limits import Limits
+from llm_jax.serving.served import Served
 from llm_jax.types import BadInput
 
 FAILED_SECONDS = 2.0  # for which an engine's failure can be seen in /health

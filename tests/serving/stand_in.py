@@ -12,11 +12,12 @@ import numpy as np
 
 from llm_jax.sampling.request import Event
 from llm_jax.sampling.spoken_text import Spoken
-from llm_jax.serving.app import App, Served
+from llm_jax.serving.app import App
 from llm_jax.serving.conversation import Conversation
 from llm_jax.serving.driver import Driver
 from llm_jax.serving.limits import Limits
 from llm_jax.serving.openai import About
+from llm_jax.serving.served import Served
 from llm_jax.text.tokenizer import Tokenizer
 
 WORDS = ['user assistant system tool', 'one and two', 'the answer is 42'] * 20
