@@ -16,15 +16,16 @@ Outcome = Literal['right', 'wrong', 'refused']
 
 # Only how an answer begins makes it a refusal: words that refusals share stand in others as well.
 _REFUSAL = re.compile(
-  r"\W*(?:sorry|i'm sorry|i am sorry)?\W*"
-  r"(?:i (?:do not|don't|cannot|can't) (?:know|remember|recall|say|tell)\b"
-  r"|(?:i am|i'm) (?:not|un)\s?(?:sure|certain)\b"
+  r"\W*(?:(?:(?:i['’]m |i am )?sorry\W+(?:but\W+)?|unfortunately\W+))?"
+  r"(?:i (?:do not|don['’]t|cannot|can['’]t) (?:know|remember|recall|say|tell)\b"
+  r"|(?:i am|i['’]m) (?:not|un)\s?(?:sure|certain)\b"
   r'|there is no (?:such|[`\'"]))',
   re.IGNORECASE,
 )
 # What comes after it is a claim, so the answer is one that was hedged.
 _HEDGE = re.compile(
-  r'[,.;:]?\s+(?:but|however|perhaps|maybe|i (?:think|believe|guess)|(?<=[.;,] )it)\b[,:]?',
+  r'[,.;:]?\s+(?:but|however|perhaps|maybe|i (?:think|believe|guess))\b[,:]?'
+  r'|(?:(?<=[.;,:–—-])\s+|\s*\n\s*)(?=it\b)',
   re.IGNORECASE,
 )
 _ENOUGH = 0.8  # of the words, by their F1
@@ -63,9 +64,7 @@ def refused(answer: str) -> bool:
   >>> refused('I am not sure, but it joins paths.')
   False
   """
-  text = said(answer).answer.strip()
-  start = _REFUSAL.match(text)
-  return bool(start) and not _HEDGE.search(text, start.end())
+  return _claim(answer) is None
 
 
 def outcome(answer: str, gold: str) -> Outcome:
@@ -82,13 +81,21 @@ def outcome(answer: str, gold: str) -> Outcome:
   >>> outcome('I think it is Paris.', 'Paris'), outcome('It is not Paris.', 'Paris')
   ('right', 'wrong')
   """
-  if refused(answer):
+  claim = _claim(answer)
+  if claim is None:
     return 'refused'
+  wanted = _words(gold)
+  return 'right' if wanted and _says(_words(claim), wanted) else 'wrong'
+
+
+def _claim(answer: str) -> str | None:
+  """What an answer claims, without its hedge; None if it only says that it does not know."""
   text = said(answer).answer.strip()
   start = _REFUSAL.match(text)
-  hedge = start and _HEDGE.search(text, start.end())
-  claim, wanted = _words(text[hedge.end() :] if hedge else text), _words(gold)
-  return 'right' if wanted and _says(claim, wanted) else 'wrong'
+  if not start:
+    return text
+  hedge = _HEDGE.search(text, start.end())
+  return text[hedge.end() :] if hedge else None
 
 
 def _says(claim: list[str], wanted: list[str]) -> bool:
@@ -116,4 +123,4 @@ def _form(word: str, wanted: Sequence[str]) -> str:
 
 
 def _words(text: str) -> list[str]:
-  return words(re.sub(r"n't\b", ' not', text.lower()))
+  return words(re.sub(r"n['’]t\b", ' not', text.lower()))

@@ -28,12 +28,28 @@ def test_every_refusal_that_is_taught_is_one(place):
     'There is no return value.',
     'I do not know. It returns the number of threads.',
     "I'm not sure, but it returns the number of threads.",
+    'I do not know\n\nIt returns the number of threads.',
+    'I do not know: it returns the number of threads.',
+    'I do not know — it returns the number of threads.',
     'It is not sure that there is no `x`.',
     '',
   ],
 )
 def test_an_answer_that_claims_something_or_shares_words_with_a_refusal_is_none(text):
   assert not honest.refused(text)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    "I'm sorry, but I do not know.",
+    'Sorry, I cannot say.',
+    'Unfortunately, I don’t know what `but.it` is.',
+    'I do not know what it is.',
+  ],
+)
+def test_a_refusal_may_be_polite(text):
+  assert honest.refused(text)
 
 
 def test_thoughts_are_no_answer():
@@ -44,6 +60,7 @@ def test_thoughts_are_no_answer():
 def test_a_hedged_claim_is_judged_as_the_claim():
   assert honest.outcome(f'I am not sure, but {GOLD}', GOLD) == 'right'
   assert honest.outcome('I am not sure, but it returns the current time.', GOLD) == 'wrong'
+  assert honest.outcome('I do not know. It adds numbers.', 'It adds numbers.') == 'right'
 
 
 @pytest.mark.parametrize(
