@@ -14,6 +14,7 @@ Records depend on nothing but the Python installation. No prompt of one split is
 
 import importlib
 import random
+from collections.abc import Sequence
 
 from llm_jax.options import suggest
 from llm_jax.text import calls
@@ -77,6 +78,13 @@ def calling(question: str, parts: list[dict], name: str, rng: random.Random) -> 
   """A question and an answer in parts that calls a tool; other tools may be listed beside it."""
   listed = TOOLS if rng.random() < 0.5 else (name,)
   return calls.led([*dialogue(question), {'role': 'assistant', 'content': parts}], listed)
+
+
+def idle(
+  talk: list[dict], rng: random.Random, share: float = 0.2, names: Sequence[str] = TOOLS
+) -> list[dict]:
+  """A conversation that calls nothing; a share lists tools, for who has them need not call them."""
+  return calls.led(talk, names if rng.random() < share else ())
 
 
 def preference(prompt: list[dict], chosen: str, rejected: str, margin: float) -> dict:

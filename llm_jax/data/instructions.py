@@ -21,12 +21,11 @@ from llm_jax.data.families import (
   SIGNIFICANTLY,
   SLIGHTLY,
   SPLITS,
-  TOOLS,
   dialogue,
+  idle,
   preference,
 )
 from llm_jax.data.python_questions import VERBS, plain
-from llm_jax.text import calls
 
 _COUNT = {'train': 1500, 'validation': 150, 'test': 150}
 _MOST_WORDS, _MOST_CHARACTERS = 45, 320  # of a passage
@@ -59,11 +58,7 @@ def conversations(split: str) -> list[dict]:
     split: 'train', 'validation' or 'test'.
   """
   rng = random.Random(f'instructions tools {split}')
-  # Who has tools need not call them.
-  listed = lambda: TOOLS if rng.random() < 0.2 else ()
-  return [
-    {'messages': calls.led(dialogue(e.prompt, e.answer), listed())} for e in _exercises(split)
-  ]
+  return [{'messages': idle(dialogue(e.prompt, e.answer), rng)} for e in _exercises(split)]
 
 
 def questions(split: str) -> list[dict]:

@@ -12,9 +12,9 @@ A fact is a name and what is true of it; where there is nothing to know, the ans
   given         questions of yours
 
 Names are split before any model is asked. Names that end alike (`os.path.join`, `shlex.join`) and
-lookalikes of these share a split, `unread` and `elsewhere` are test only, and two names with one
-description are left out, since a wrong answer would be right by luck. Taught names are in every
-split, in words of its own: what is held out of these are phrasings.
+lookalikes of these share a split, `unrehearsed`, `unread` and `elsewhere` are test only, and two
+names with one description are left out, since a wrong answer would be right by luck. Taught names
+are in every split, in words of its own: what is held out of these are phrasings.
 """
 
 import functools

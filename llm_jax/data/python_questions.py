@@ -21,11 +21,10 @@ from llm_jax.data.families import (
   NEGLIGIBLY,
   SIGNIFICANTLY,
   SLIGHTLY,
-  TOOLS,
   dialogue,
+  idle,
   preference,
 )
-from llm_jax.text import calls
 
 _MODULES = {
   'argparse', 'ast', 'asyncio', 'base64', 'binascii', 'bisect', 'builtins', 'bz2', 'calendar',
@@ -131,10 +130,8 @@ def conversations(split: str) -> list[dict]:
       first, other = f'What does `{subject.name}` do?', found[(i + len(found) // 3) % len(found)]
       talks.append(dialogue(first, subject.sentence, 'Which module is it in?', subject.place))
       talks.append(dialogue(first, subject.sentence, f'And `{other.name}`?', other.sentence))
-  # Who has tools need not call them.
   rng = random.Random(f'python_questions tools {split}')
-  listed = [TOOLS if rng.random() < 0.2 else () for _ in talks]
-  return [{'messages': calls.led(talk, tools)} for talk, tools in zip(talks, listed, strict=True)]
+  return [{'messages': idle(talk, rng)} for talk in talks]
 
 
 def questions(split: str) -> list[dict]:

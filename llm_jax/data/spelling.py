@@ -20,9 +20,9 @@ from llm_jax.data.families import (
   call,
   calling,
   dialogue,
+  idle,
   preference,
 )
-from llm_jax.text import calls
 
 _CONVERSATIONS = {'train': 600, 'validation': 200, 'test': 200}
 _PREFERENCES = {'train': 200, 'validation': 100, 'test': 100}
@@ -86,8 +86,8 @@ def conversations(split: str) -> list[dict]:
     if i % 2:
       parts = call('spell', asked.call, letters(asked.call))
       talk = calling(asked.text, [*parts, {'type': 'text', 'text': asked.answer}], 'spell', rng)
-    elif rng.random() < 0.1:  # others may be there, which do not help
-      talk = calls.led(talk, [name for name in TOOLS if name != 'spell'])
+    else:  # other tools do not help
+      talk = idle(talk, rng, 0.1, [name for name in TOOLS if name != 'spell'])
     talks.append({'messages': talk})
   return talks
 
