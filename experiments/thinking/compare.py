@@ -7,8 +7,7 @@ held-out word problems greedily; they differ in what stands before the answer.
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -156,8 +155,7 @@ def table(runs: Sequence[dict[str, tuple[float, float]]]) -> str:
 def main(*paths: str) -> None:
   """Prints the table."""
   problems = word_problems.problems('test')
-  run: Callable[[str], Any] = lambda path: measure(path, problems)
-  print(table([run(path) for path in paths]))
+  print(table([measure(path, problems) for path in paths]))
 
 
 if __name__ == '__main__':
