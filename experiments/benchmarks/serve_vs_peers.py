@@ -6,7 +6,7 @@ one thread for products, and llama.cpp as many slots as we have. Clients continu
 64 tokens by 128; an answer that has fewer events than tokens is counted as 128 all the same, since
 no side may stop before. Prints one JSON table.
 
-    pip install -e '.[serve,gguf]'
+    pip install -e '.[serve,gguf,hf]'
     pip install torch==2.13.0 'transformers[serving]==5.24.0' accelerate xllamacpp  # in any venv
     python -m experiments.benchmarks.serve_vs_peers --peers-python peers/bin/python
 """
