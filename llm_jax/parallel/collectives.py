@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
+
+from llm_jax.parallel.hlo import Program
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 SIZES = {
@@ -12,12 +13,7 @@ SIZES = {
   **dict.fromkeys(('s32', 'u32', 'f32'), 4),
   **dict.fromkeys(('s64', 'u64', 'f64', 'c64'), 8),
 }
-_HEADER = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
-_END = re.compile(r'^\}(, execution_thread=.*)?$')  # not every line that begins with }
 _SHAPE = re.compile(r'\b([a-z]\w*)\[([\d,]*)\]')
-_CALLS = re.compile(
-  r'(?:calls|to_apply|body|condition|branch_computations)=\{?((?:%[\w.\-]+,? ?)+)'
-)
 _LIST = re.compile(r'replica_groups=\{\{([\d,]+)\}')
 _GRID = re.compile(r'replica_groups=\[\d+,(\d+)\]')
 _MESH = re.compile(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}')
@@ -60,28 +56,37 @@ class Collective(NamedTuple):
 def collectives(text: str) -> list[Collective]:
   """The collectives of a compiled program.
 
+  What TPUs do between the products of others, a part at a time, is written once for each part,
+  inside of the fusions that do it, and always on the same channel: it is counted once.
+
   Args:
     text: `compiled.as_text()`, HLO after optimisation.
   """
-  bodies = dict(_computations(text))
-  times = _multiplicities(bodies, next(n for n in bodies if f'ENTRY %{n} ' in text))
-  out = []
-  for name, lines in bodies.items():
-    for line in lines:
-      found = re.search(rf' ({"|".join(KINDS)})(-start)?\(', line)
-      if not found or not times.get(name):
+  program = Program(text)
+  out: list[Collective] = []
+  fused: dict[str, int] = {}
+  for name, body in program.bodies.items():
+    for one in body.values():
+      kind, started = one.op.removesuffix('-start'), one.op.endswith('-start')
+      if kind not in KINDS or not program.times.get(name):
         continue
-      result = line[: found.start()].partition(' = ')[2]
-      source = re.search(r'op_name="([^"]*)"', line)
-      sizes = sorted(_bytes(kind, dims) for kind, dims in _SHAPE.findall(result))
-      if found[2] and found[1] == 'collective-permute':
+      sizes = sorted(_bytes(*shape) for shape in _SHAPE.findall(one.result))
+      if started and kind == 'collective-permute':
         sizes = sizes[-1:]  # what starts names its operands before its results, and flags after
-      elif found[2] and found[1] == 'all-gather':
+      elif started and kind == 'all-gather':
         sizes = sizes[-(len(sizes) // 2) :]
-      kind, size, devices = found[1], sum(sizes), _devices(line)
+      size, devices = sum(sizes), _devices(one.rest)
       if kind == 'all-reduce' and name.startswith('all-reduce-scatter'):
         kind, size = 'reduce-scatter', size // devices  # how programs for TPUs write one
-      out.append(Collective(kind, size, times[name], devices, source[1] if source else ''))
+      source = one.attribute(r'op_name="([^"]*)"')
+      found = Collective(kind, size, program.times[name], devices, source)
+      channel = one.attribute(r'channel_id=(\d+)') if name in program.fused else ''
+      if channel in fused:
+        out[fused[channel]] = max(out[fused[channel]], found, key=lambda c: c.times)
+        continue
+      if channel:
+        fused[channel] = len(out)
+      out.append(found)
   return out
 
 
@@ -99,44 +104,3 @@ def _devices(line: str) -> int:
 
 def _bytes(kind: str, dims: str) -> int:
   return SIZES.get(kind, 4) * math.prod(int(d) for d in dims.split(',') if d)
-
-
-def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
-  name, lines = '', []
-  for line in text.splitlines():
-    header = _HEADER.match(line)
-    if header:
-      name, lines = header[1], []
-    elif name and _END.match(line):
-      yield name, lines
-      name = ''
-    elif name:
-      lines.append(line)
-
-
-def _trips(loop: str, bodies: dict[str, list[str]]) -> int:
-  """How often a loop runs: as it says, or else the number that its condition compares with."""
-  if known := re.search(r'known_trip_count\D+(\d+)', loop):
-    return int(known[1])
-  condition = re.search(r'condition=%([\w.\-]+)', loop)
-  lines = bodies.get(condition[1], []) if condition else []
-  bounds = re.findall(r's32\[\]\S* constant\((\d+)\)', '\n'.join(lines))
-  return int(bounds[0]) if len(bounds) == 1 else 1
-
-
-def _multiplicities(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
-  """How often each computation runs; a loop without a known trip count is counted once."""
-  times: dict[str, int] = {}
-
-  def visit(name: str, count: int) -> None:
-    times[name] = times.get(name, 0) + count
-    for line in bodies.get(name, ()):
-      trips = 1
-      if ' while(' in line:
-        trips = _trips(line, bodies)
-      for group in _CALLS.findall(line):
-        for called in re.findall(r'%([\w.\-]+)', group):
-          visit(called, count * trips)
-
-  visit(entry, 1)
-  return times

@@ -155,6 +155,8 @@ def test_no_large_array_is_replicated(axes):
 
 def test_a_tpu_program_tells_the_length_of_a_loop_by_its_condition_and_may_hold_other_text():
   text = """%cond.1 (s: (s32[], f32[8])) -> pred[] {
+  %s = (s32[]{:T(128)}, f32[8]{0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%s), index=0
   %n = s32[]{:T(128)} constant(32)
   ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
 }
@@ -164,9 +166,16 @@ def test_a_tpu_program_tells_the_length_of_a_loop_by_its_condition_and_may_hold_
 "block": "1024"
 }}, metadata={op_name="a kernel that brings text of its own"}
   %p = (f32[8], f32[8], u32[]) collective-permute-start(%x), source_target_pairs={{0,1}}
+  %u = (s32[]{:T(128)}, f32[8]{0}) parameter(0)
+  %j = s32[]{:T(128)} get-tuple-element(%u), index=0
+  %one = s32[]{:T(128)} constant(1)
+  %next = s32[]{:T(128)} add(%j, %one)
+  ROOT %both = (s32[]{:T(128)}, f32[8]{0}) tuple(%next, %k)
 }
 
 ENTRY %main (x: f32[8]) -> f32[8] {
+  %zero = s32[]{:T(128)} constant(0)
+  %t = (s32[]{:T(128)}, f32[8]{0}) tuple(%zero, %x)
   %w = (s32[], f32[8]{0}) while(%t), condition=%cond.1, body=%body.1
 }
 """
@@ -186,3 +195,37 @@ ENTRY %main (x: f32[32]) -> f32[8] {
   (one,) = collectives(text)
   assert one == Collective('reduce-scatter', 32, 1, 4, '')
   assert one.moved == 4 * 32 * 3 / 4
+
+
+def test_what_is_sent_between_products_is_counted_once_a_trip():
+  gather = '%g = bf16[64]{0} all-gather(%p), channel_id=7, replica_groups={{0,1,2,3}}'
+  fused = lambda name: f'%{name} (p: bf16[16]) -> bf16[64] {{\n  {gather}\n}}\n\n'
+  text = f"""{fused('first')}{fused('step.1')}{fused('last')}%cond (s: (u32[], f32[8])) -> pred[] {{
+  %s = (u32[], f32[8]) parameter(0)
+  %i = u32[] get-tuple-element(%s), index=0
+  %n = u32[] constant(16)
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}}
+
+%body (t: (u32[], f32[8])) -> (u32[], f32[8]) {{
+  %t = (u32[], f32[8]) parameter(0)
+  %j = u32[] get-tuple-element(%t), index=0
+  %two = u32[] constant(2)
+  %k = u32[] add(%j, %two)
+  %x = f32[8] get-tuple-element(%t), index=1
+  %a = bf16[64] fusion(%x), kind=kCustom, calls=%first
+  %b = (f32[8], bf16[64]) fusion(%x, %a), kind=kOutput, calls=%step.1
+  %c = bf16[64] fusion(%b), kind=kCustom, calls=%last
+  %e = bf16[64] all-gather(%x), channel_id=8, replica_groups={{{{0,1,2,3}}}}
+  ROOT %u = (u32[], f32[8]) tuple(%k, %x)
+}}
+
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  %x = f32[8] parameter(0)
+  %o = u32[] constant(0)
+  %v = (u32[], f32[8]) tuple(%o, %x)
+  %w = (u32[], f32[8]) while(%v), condition=%cond, body=%body
+  ROOT %r = f32[8] get-tuple-element(%w), index=1
+}}
+"""
+  assert collectives(text) == [Collective('all-gather', 128, 8, 4, '')] * 2
