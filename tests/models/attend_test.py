@@ -115,6 +115,31 @@ def test_the_kernel_for_tpus(monkeypatch, spec):
   assert_same(splash, positions, spec._replace(window=spec.window and 70), heads_of(256), atol=1e-4)
 
 
+def blocks_of(mask, length, rows, columns):
+  cut = lambda size: [slice(first, first + size) for first in range(0, length, size)]
+  return [[mask[q, k] for k in cut(columns)] for q in cut(rows)]
+
+
+@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize('window', [None, 1, 9, 16, 17, 60, 200])
+@pytest.mark.parametrize('size', [(16, 16), (8, 32)], ids=str)
+def test_blocks_of_the_mask_for_tpus(causal, window, size):
+  behind = np.arange(128)[:, None] - np.arange(128)
+  far = np.inf if window is None else window
+  expected = (behind < far) & (behind >= 0 if causal else -behind < far)
+  mask = splash.make_mask(128, AttentionSpec(causal, window))
+  np.testing.assert_array_equal(np.block(blocks_of(mask, 128, *size)), expected)
+
+
+@pytest.mark.parametrize(('window', 'partial'), [(None, 128), (4096, 128 + 124)])
+def test_the_mask_of_a_long_row_is_few_arrays(window, partial):
+  length, size = 131072, 1024
+  mask = splash.make_mask(length, AttentionSpec(window=window))
+  blocks = blocks_of(mask, length, size, size)
+  # Those on an edge of what is seen, and two for the 16,000 others.
+  assert len({id(block) for row in blocks for block in row}) == partial + 2
+
+
 @pytest.mark.parametrize('kv_heads', [1, 4])
 def test_any_grouping_of_heads(monkeypatch, kv_heads):
   monkeypatch.setattr(chunked, 'BLOCK', 4)

@@ -1,9 +1,12 @@
 """Splash attention, JAX's flash kernel for TPUs, with segments, windows and soft-caps."""
 
+import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llm_jax.models.attend import Attend, AttentionSpec, Positions
 from llm_jax.parallel.mesh import BATCH_AXES, HEAD_AXES
@@ -26,19 +29,46 @@ def refuses(spec: AttentionSpec, *, length: int, **asked: Any) -> str | None:
   return None
 
 
+def make_mask(length: int, spec: AttentionSpec) -> Any:
+  """Who sees whom in a row, without its segments; the kernel asks for it block by block.
+
+  Most blocks are seen whole or not at all, and all of these are the same two arrays. Comparing the
+  positions of each block would take minutes for a row of 128k tokens.
+  """
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+  shape: Any = (length, length)
+  if spec.window is None and not spec.causal:
+    return masks.FullMask(shape)
+  before = math.inf if spec.window is None else spec.window - 1  # how far back a query sees
+  after = 0 if spec.causal else before
+  whole = functools.cache(lambda seen, *size: np.full(size, seen))
+
+  kind: Any = masks.CausalMask if spec.window is None else masks.LocalMask
+
+  class Band(kind):
+    """The keys up to `before` behind a query and `after` ahead of it."""
+
+    def __getitem__(self, idx: tuple[slice, slice]) -> np.ndarray:
+      rows, columns = idx
+      nearest, furthest = rows.start - columns.stop + 1, rows.stop - 1 - columns.start
+      size = rows.stop - rows.start, columns.stop - columns.start
+      if furthest < -after or nearest > before:
+        return whole(False, *size)
+      if nearest >= -after and furthest <= before:
+        return whole(True, *size)
+      return super().__getitem__(idx)
+
+  return Band(shape) if spec.window is None else Band(shape, (before, after), 0)
+
+
 def make(positions: Positions, spec: AttentionSpec) -> Attend:
   """Attention by the kernel, each device on its own rows and heads."""
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+  from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask import MultiHeadMask
 
   length = positions.q_segment.shape[1]
-  if spec.window is not None:
-    reach = spec.window - 1
-    mask = masks.LocalMask((length, length), (reach, 0 if spec.causal else reach), 0)
-  elif spec.causal:
-    mask = masks.CausalMask((length, length))
-  else:
-    mask = masks.FullMask((length, length))
+  mask = make_mask(length, spec)
   block = next(size for size in BLOCKS if length % size == 0)
   names = ('block_q', 'block_kv', 'block_kv_compute', 'block_q_dkv', 'block_kv_dkv')
   names += ('block_kv_dkv_compute', 'block_q_dq', 'block_kv_dq')
@@ -49,7 +79,7 @@ def make(positions: Positions, spec: AttentionSpec) -> Attend:
     batch, heads, _, size = q_BHLE.shape
     kv_heads = k_BKSE.shape[1]
     kernel = splash.make_splash_mqa_single_device(
-      masks.MultiHeadMask([mask] * (heads // kv_heads)),
+      MultiHeadMask([mask] * (heads // kv_heads)),
       block_sizes=sizes,
       attn_logits_soft_cap=spec.softcap,
       residual_checkpoint_name='attention',
