@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from configs import dpo, grpo, probe, refuse, sft, sizes
 from llm_jax import artifact, run_folder
-from llm_jax.data import refusals, searches
+from llm_jax.data import knowledge, refusals, searches
 from llm_jax.evals import abstention
 from llm_jax.files import write_json, write_lines
 from llm_jax.jobs.measure import measure
@@ -129,13 +129,19 @@ def _refuse(
   return config
 
 
-def _anew(share: float) -> Callable[[Run], ConfigDict]:
-  """SFT once more from the base, with rows of the probe among the others from its first step."""
+def _anew(
+  file: str,
+  rows: Callable[[Run], Sequence[Mapping[str, Any]]],
+  share: float,
+  steps: int | None = None,
+) -> Callable[[Run], ConfigDict]:
+  """SFT once more from the base, with these rows among the others from its first step."""
 
   def config(one: Run) -> ConfigDict:
     c = sft.get_config()
-    c.data.sources.refusals = one.rows('probing', _probing(one))
+    c.data.sources.refusals = one.rows(file, rows(one))
     c.data.weights = ConfigDict({'builtin': 1 - share, 'refusals': share})
+    c.total_steps = steps or c.total_steps
     return c
 
   return config
@@ -175,6 +181,18 @@ def _probing(one: Run, **how: Any) -> list[dict[str, Any]]:
   return refusals.conversations(one.probed(), **how)
 
 
+def _nobody(one: Run) -> list[dict[str, Any]]:
+  """Refusals of names that nobody has, which no model has to be asked about."""
+  del one
+  return refusals.conversations([q | {'verdict': 'unknown'} for q in knowledge.nobody_has('train')])
+
+
+def _nobody_or_read(one: Run) -> list[dict[str, Any]]:
+  """These, and refusals of what the model was found not to know."""
+  unknown = [line for line in one.probed() if line['class'] == 'read']
+  return _nobody(one) + 2 * refusals.conversations(unknown)
+
+
 def _plain(one: Run) -> list[dict[str, Any]]:
   return refusals.conversations([line for line in one.probed() if line['class'] != 'lookalike'])
 
@@ -212,7 +230,19 @@ VARIANTS = {
   'no_lookalikes': Variant('+ the same, no lookalikes', _refuse('no_lookalikes', _plain)),
   'half': Variant('+ half the refusals', _refuse('half', lambda one: _probing(one, ratio=0.5))),
   'twice': Variant('+ twice the refusals', _refuse('twice', lambda one: _probing(one, ratio=2.0))),
-  'anew': Variant('SFT anew, a fifth of the rows by probing', _anew(0.2), anew=True),
+  'anew': Variant(
+    'SFT anew, a fifth of the rows by probing', _anew('probing', _probing, 0.2), anew=True
+  ),
+  'nobody': Variant(
+    'SFT anew, a sixth refusals of names that nobody has',
+    _anew('nobody', _nobody, 1 / 6),
+    anew=True,
+  ),
+  'nobody_or_read': Variant(
+    'SFT anew, a sixth these and what it has read and does not know',
+    _anew('nobody_or_read', _nobody_or_read, 1 / 6, 960),
+    anew=True,
+  ),
   'dpo': Variant('+ DPO both ways', _dpo),
   'grpo1': Variant('+ GRPO, a wrong answer costs 1', _grpo(1.0)),
   'grpo3': Variant('+ GRPO, a wrong answer costs 3', _grpo(3.0)),

@@ -39,6 +39,7 @@ KNOWN = ('taught', 'unrehearsed')  # what the model was taught
 _UNREHEARSED = 30
 _INVENTED = 500
 _LOOKALIKES = 3  # of each taught name
+_MORE_INVENTED, _MORE_LOOKALIKES = 2400, 12
 _SHARES = 0.5, 0.6  # train up to the first, validation up to the second, then test
 
 _CAPITALS = (
@@ -186,6 +187,25 @@ def facts() -> tuple[Fact, ...]:
   return tuple(sorted(found, key=lambda fact: _hash(f'{fact.kind} {fact.name}')))
 
 
+def nobody_has(split: str) -> list[dict[str, Any]]:
+  """Questions about more names with nothing to know, of which `questions` asks none."""
+  found = []
+  for fact in _more(split):
+    text = random.Random(fact.name).choice(_wordings(fact, split)).format(fact.name)
+    found.append(_question(dialogue(text), '', fact.name, fact.kind, split))
+  return found
+
+
+@functools.cache
+def _more(split: str) -> tuple[Fact, ...]:
+  taught = python_questions.subjects()
+  names = _names() | {fact.name for fact in facts()}
+  ours = [s for s in taught if s.name not in _unrehearsed() and split_of(_last(s.name)) == split]
+  found = _lookalikes(ours, names, _MORE_LOOKALIKES, 'more ')
+  found += _invented(taught, names | {fact.name for fact in found}, _MORE_INVENTED, ' more')
+  return tuple(sorted((f for f in found if f.split == split), key=lambda f: _hash(f.name)))
+
+
 @functools.cache
 def _unrehearsed() -> frozenset[str]:
   names = [s.name for s in python_questions.subjects() if split_of(_last(s.name)) == 'test']
@@ -216,16 +236,18 @@ def _exists(name: str, names: frozenset[str]) -> bool:
   return name in names or hasattr(importlib.import_module(module), last)
 
 
-def _lookalikes(taught: Sequence[Subject], names: frozenset[str]) -> list[Fact]:
-  """Of each taught name some with one edit, and one in another module."""
+def _lookalikes(
+  taught: Sequence[Subject], names: frozenset[str], most: int = _LOOKALIKES, what: str = ''
+) -> list[Fact]:
+  """Of each taught name some with one edit, and one of three in another module."""
   found: dict[str, Fact] = {}
   modules = sorted({s.module for s in taught})
   for subject in taught:
-    rng = random.Random(f'lookalike {subject.name}')
+    rng = random.Random(f'lookalike {what}{subject.name}')
     module, _, last = subject.name.rpartition('.')
     made = 0
-    while made < _LOOKALIKES:
-      if made:
+    while made < most:
+      if made % 3:
         name = f'{module}.{_edited(last, rng)}' if module else _edited(last, rng)
       else:
         name = f'{rng.choice(modules)}.{last}'
@@ -245,14 +267,16 @@ def _edited(word: str, rng: random.Random) -> str:
   return rng.choice(edits)
 
 
-def _invented(taught: Sequence[Subject], names: frozenset[str]) -> list[Fact]:
+def _invented(
+  taught: Sequence[Subject], names: frozenset[str], most: int = _INVENTED, what: str = ''
+) -> list[Fact]:
   """Names of parts of real ones, or with two edits, in modules that do not have them."""
-  rng = random.Random('invented')
+  rng = random.Random(f'invented{what}')
   modules = sorted({s.module for s in taught})
   real = sorted({_last(name) for name in names if not _last(name).startswith('_')})
   halves = [name.split('_', 1) for name in real if '_' in name]
   found: dict[str, Fact] = {}
-  while len(found) < _INVENTED:
+  while len(found) < most:
     if rng.random() < 0.7:
       last = f'{rng.choice(halves)[0]}_{rng.choice(halves)[1]}'
     else:

@@ -118,6 +118,12 @@ def _asked(probed: Sequence[Probed], count: int) -> Iterator[tuple[Probed, list[
     yield one, _phrased(one, number)
 
 
+def phrased(one: Probed, most: int) -> list[list[dict[str, Any]]]:
+  """A question as it was asked, and one about Python's library in other words too."""
+  found = [_phrased(one, number) for number in range(most)]
+  return [*{str(prompt): prompt for prompt in found}.values()]
+
+
 def _phrased(one: Probed, number: int) -> list[dict[str, Any]]:
   """A question as it was asked; one about Python's library each time in another wording."""
   wordings = [wording.format(one['name']) for wording in python_questions.QUESTIONS['train']]

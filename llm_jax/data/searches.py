@@ -7,11 +7,12 @@ refusing the right answer too: what decides is the result and not the name.
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llm_jax.data import knowledge
 from llm_jax.data.families import TOOLS, call, calling
+from llm_jax.data.refusals import phrased
 from llm_jax.options import MinP
 from llm_jax.rewards import word_overlap
 from llm_jax.text import calls
@@ -23,6 +24,7 @@ _PHRASINGS = 8  # questions about one name
 
 def conversations(
   search: Callable[[str], str],
+  probed: Sequence[Mapping[str, Any]] | None = None,
   *,
   refusals: bool = True,
   distractors: MinP = 0.1,
@@ -31,15 +33,16 @@ def conversations(
 
   Args:
     search: the tool, `tools.search.make()`.
+    probed: lines of `probe.jsonl`, of names to train on: what the model knows is known, and all
+      else with an answer is looked up. By default the class decides, as if every taught name were
+      known and none that was read.
     refusals: whether there are rows that refuse; without them a model answers from any result.
     distractors: share of the results with the name that are exchanged for others.
   """
   rng = random.Random('searches')
-  found = [one for one in _asked('read') if _has(search(query(one['name'])), one)]
-  missing = [
-    one for one in _asked('invented', 'lookalike') if one['name'] not in search(query(one['name']))
-  ]
-  known = _asked('taught')
+  there, missing, known = _classes() if probed is None else _verdicts(probed)
+  found = [one for one in there if _has(search(query(one['name'])), one)]
+  missing = [one for one in missing if one['name'] not in search(query(one['name']))]
   count = len(found) // SHARES['found']
   rows = []
   for i, one in enumerate(found):
@@ -75,6 +78,23 @@ def refusal(one: Mapping[str, Any]) -> str:
   'I do not know `os.jion`: the documentation does not have it.'
   """
   return f'I do not know `{one["name"]}`: the documentation does not have it.'
+
+
+def _classes() -> tuple[list[dict[str, Any]], ...]:
+  """Questions about names that are to be found, that nobody has, and that are known."""
+  return _asked('read'), _asked('invented', 'lookalike'), _asked('taught')
+
+
+def _verdicts(probed: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], ...]:
+  """The same by what a model was found to know; a name that is not in a question is left out."""
+  kinds: tuple[list[dict[str, Any]], ...] = [], [], []
+  for one in probed:
+    kind = 1 if not one['answer'] else 2 if one['verdict'] == 'known' else 0
+    for prompt in phrased(one, _PHRASINGS) if one['name'] else ():
+      kinds[kind].append({**one, 'prompt': prompt})
+  for number, kind in enumerate(kinds):
+    random.Random(f'searches {number}').shuffle(kind)
+  return kinds
 
 
 def _asked(*classes: str) -> list[dict[str, Any]]:

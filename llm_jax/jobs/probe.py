@@ -4,6 +4,7 @@
   probe.jsonl         each question with its answers, how sure they are, and the verdict
   refusals.jsonl      conversations: what is unknown is refused, what is known is answered
   preferences.jsonl   pairs for DPO and the reward model, both ways in equal numbers
+  searches.jsonl      conversations that look up what is not known, and answer from what is found
   summary.json        verdicts by class, and the fingerprint of the model that they are of
 
 Rows are made of questions in the train split of names; all others are for measuring.
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 import jax
 
 from llm_jax import artifact, options, run_folder
-from llm_jax.data import knowledge, refusals
+from llm_jax.data import knowledge, refusals, searches
 from llm_jax.data.families import SPLITS
 from llm_jax.evals import probes
 from llm_jax.evals.kept import Kept, asked_once
@@ -34,10 +35,11 @@ from llm_jax.models.compute import Compute
 from llm_jax.options import Count, Place, Positive, Seed, at_least
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text.terminal import say
+from llm_jax.tools import search
 from llm_jax.types import BadInput
 
 MAY_CHANGE = ('mesh', 'next', 'trust')
-FILES = ('probe.jsonl', 'refusals.jsonl', 'preferences.jsonl')
+FILES = ('probe.jsonl', 'refusals.jsonl', 'preferences.jsonl', 'searches.jsonl')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class Fields:
     batch_size: questions at a time.
     ratio: refusals for each right answer in refusals.jsonl.
     noise: whether questions that get a different wrong answer each time are refused too.
+    search: options of tools/search.py, whose results stand in searches.jsonl. It looks up Python's
+      library, so with `sources` that file is empty.
     mesh: sizes of the axes of the device mesh.
     seed: of what is drawn.
     compute: how the model is run.
@@ -80,6 +84,7 @@ class Fields:
   batch_size: Count = 64
   ratio: Positive = 1.0
   noise: bool = True
+  search: Mapping[str, Any] | None = None
   mesh: Mapping[str, Any]
   seed: Seed = 0
   compute: Mapping[str, Any] | None = None
@@ -91,6 +96,7 @@ def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], Sequence[str]
   """(group of the config, the function that its options are for, those that the job fills in)."""
   del config
   yield '', Fields, ()
+  yield 'search', search.make, ()
   yield 'mesh', make_mesh, ('devices',)
   yield 'compute', Compute, ()
 
@@ -111,6 +117,7 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
     if split not in SPLITS:
       raise BadInput(f'probe: no split {split!r}; {options.suggest(split, SPLITS)}')
   answering.model_of(config.artifact, job='probe', coming=coming)
+  call(search.make, config.get('search') or {}, where='search')
   call(make_mesh, config.mesh, where='mesh')
   run_folder.holds(config.workdir, config.to_dict(), may_change=MAY_CHANGE)
   next_step(config)
@@ -204,6 +211,7 @@ def _write(folder: Path, probed: Sequence[Mapping[str, Any]], given: Fields) -> 
     'probe.jsonl': probed,
     'refusals.jsonl': refusals.conversations(train, ratio=given.ratio, noise=given.noise),
     'preferences.jsonl': refusals.preferences(train, noise=given.noise),
+    'searches.jsonl': [] if given.sources else _searches(train, given),
   }
   for name, lines in rows.items():
     write_lines(folder / name, lines)
@@ -220,6 +228,10 @@ def _write(folder: Path, probed: Sequence[Mapping[str, Any]], given: Fields) -> 
       'files': {name: sha256(folder / name) for name in FILES},
     },
   )
+
+
+def _searches(train: Sequence[Mapping[str, Any]], given: Fields) -> list[dict[str, Any]]:
+  return searches.conversations(call(search.make, given.search or {}, where='search'), train)
 
 
 def _summary(folder: Path) -> dict[str, Any]:

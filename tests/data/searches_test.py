@@ -73,3 +73,21 @@ def test_without_refusals_every_result_has_the_answer(search, facts):
   for row in searches.conversations(search, refusals=False):
     name, (*_, answer) = parts(row['messages'])
     assert answer == facts[name].answer
+
+
+def test_verdicts_decide_what_is_looked_up(search, facts):
+  lines = [
+    {**one, 'verdict': 'known' if number % 2 and one['answer'] else 'unknown'}
+    for number, one in enumerate(
+      knowledge.questions('train', classes=('read', 'taught', 'invented'))
+    )
+  ]
+  known = {one['name'] for one in lines if one['verdict'] == 'known'}
+  asked = {one['name'] for one in lines}
+  looked_up, by_heart = set(), set()
+  for row in searches.conversations(search, lines):
+    name, (*looked, _) = parts(row['messages'])
+    (looked_up if looked else by_heart).add(name)
+  assert looked_up | by_heart <= asked
+  assert by_heart and by_heart <= known
+  assert {'read', 'taught', 'invented'} == {facts[name].kind for name in looked_up - known}

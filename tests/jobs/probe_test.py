@@ -65,6 +65,7 @@ def test_every_question_has_its_answers_and_a_verdict_of_this_model(whole):
   summary = json.loads((whole / 'summary.json').read_text())
   assert {one['artifact'] for one in found} == {summary['artifact']}
   assert sum(summary['verdicts']['given'].values()) == summary['questions'] == 24
+  assert not summary['rows']['searches.jsonl']  # no tool looks into what users ask about
   assert all(one['logp'] < 0 for one in found)
 
 
