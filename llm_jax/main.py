@@ -34,12 +34,13 @@ def run(config: Any) -> None:
       finished returns at once. A job with a function `check` sees its config before any of that.
   """
   from llm_jax import storage
+  from llm_jax.jobs import running
 
   if (hosts := _hosts()) == 1:
     if not storage.localized(config, left=_elsewhere):
-      return _run(config)
+      return running.run(config)
     with storage.pushing():
-      return _run(config)
+      return running.run(config)
   import jax
 
   from llm_jax.parallel.hosts import barrier
@@ -47,10 +48,10 @@ def run(config: Any) -> None:
   storage.join(host=jax.process_index(), hosts=hosts)
   idle = ('tokenize',) if jax.process_index() else ()  # what the first host does alone
   if not storage.localized(config, idle=idle, left=_elsewhere):
-    return _run(config)
+    return running.run(config)
   barrier()  # so that all have read the same
   with storage.pushing():
-    _run(config)
+    running.run(config)
   barrier()  # the first one has pushed
 
 
@@ -62,29 +63,6 @@ def _elsewhere(config: Any) -> Sequence[str]:
     return ()
   job = find('jobs', config.job)
   return job.elsewhere(config) if hasattr(job, 'elsewhere') else ()
-
-
-def _run(config: Any) -> None:
-  from llm_jax.find import find
-  from llm_jax.jobs.donors import follow
-  from llm_jax.types import BadInput
-
-  follow(config)
-  required = config.get('requires') or ()
-  for name in required:
-    if not isinstance(config.get(name), ConfigDict) or 'job' not in config[name]:
-      raise BadInput(f'config: requires {required!r}; {name!r} is no config of a job')
-  job = find('jobs', config.job)
-  if hasattr(job, 'check'):
-    job.check(config)
-  for name in required:
-    _run(config[name])
-  try:
-    job.main(config)
-  except OSError as error:  # of a file that was open already, whose name the system does not say
-    if error.errno and error.filename is None:
-      error.filename = config.get('workdir') or None
-    raise
 
 
 STOPPED = 'SIGINT: stopped; give the same command again, and what was finished is kept'

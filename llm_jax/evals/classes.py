@@ -15,6 +15,7 @@ from llm_jax.options import Count
 from llm_jax.types import BadInput, Batch, Counts, Mean, Metrics, Model, Params, Tokenizer
 
 READS = ('tokens', 'mask', 'target')
+METRICS = ('loss', 'accuracy', 'mcc', 'f1', 'texts')
 
 
 def make(

@@ -13,6 +13,8 @@ from llm_jax.training.batches import annotated
 from llm_jax.training.step import measured
 from llm_jax.types import Annotate, Batch, LossFn, Metrics, Model, Params, Tokenizer
 
+METRICS = ('loss',)  # and what the loss measures
+
 
 def make(
   model: Model,

@@ -15,6 +15,7 @@ from llm_jax.training.batches import annotated
 from llm_jax.types import Annotate, Array, Batch, Mean, Metrics, Model, Params, Tokenizer
 
 READS = ('tokens', 'mask')
+METRICS = ('loss', 'bits_per_byte')
 
 
 def make(

@@ -14,6 +14,7 @@ from llm_jax.training.step import measured
 from llm_jax.types import Annotate, Batch, Evaluate, Mean, Metrics, Model, Params, Tokenizer
 
 READS = ('mask',)
+METRICS = ('reward', 'kl')  # and what the annotators log
 
 
 def make(

@@ -173,21 +173,46 @@ def t_quantile(p: float, freedom: int) -> float:
       (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))
+  low, high = 0.0, math.pi / 2
+  while low < (middle := (low + high) / 2) < high:
+    low, high = (middle, high) if _inside(middle, freedom) < 2 * p - 1 else (low, middle)
+  return math.tan(low) * freedom**0.5
+
+
+def t_test(t: float, freedom: int) -> float:
+  """The two-sided p-value of a Student's t: how often |T| is t or more where there is no effect.
+
+  Where p is below 1e-12 its digits are those of rounding.
+
+  >>> round(t_test(2.776445, 4), 6), round(t_test(12.706205, 1), 6), t_test(0.0, 3)
+  (0.05, 0.05, 1.0)
+
+  Args:
+    t: a mean over its standard error.
+    freedom: degrees of freedom, from 1.
+  """
+  if freedom < 1:
+    raise BadInput(f't_test: freedom {freedom}; give 1 or more')
+  return min(max(1 - _inside(math.atan(abs(t) / freedom**0.5), freedom), 0.0), 1.0)
+
+
+def _inside(angle: float, freedom: int) -> float:
+  """The probability of |T| < tan(angle) root(freedom), by its finite series."""
+  odd = freedom % 2
+  factors, powers = _series(freedom)
+  series = float(factors @ math.cos(angle) ** powers) * math.sin(angle)
+  if odd:
+    return 2 / math.pi * (angle + (series if freedom > 1 else 0.0))
+  return series
+
+
+@functools.lru_cache(maxsize=64)
+def _series(freedom: int) -> tuple[np.ndarray, np.ndarray]:
+  """Factors and powers of the cosine."""
   odd = freedom % 2
   steps = np.arange(2 + odd, freedom - 1, 2)  # the factors between neighbouring terms
   factors = np.cumprod(np.concatenate([[1.0], (steps - 1) / steps]))
-  powers = np.arange(len(factors)) * 2 + odd
-
-  def inside(angle: float) -> float:  # the probability of |T| < tan(angle) root(freedom)
-    series = float(factors @ math.cos(angle) ** powers) * math.sin(angle)
-    if odd:
-      return 2 / math.pi * (angle + (series if freedom > 1 else 0.0))
-    return series
-
-  low, high = 0.0, math.pi / 2
-  while low < (middle := (low + high) / 2) < high:
-    low, high = (middle, high) if inside(middle) < 2 * p - 1 else (low, middle)
-  return math.tan(low) * freedom**0.5
+  return factors, np.arange(len(factors)) * 2 + odd
 
 
 def binomial_test(k: int, n: int) -> float:

@@ -48,7 +48,19 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
     SystemExit: one line that names what is wrong.
   """
   source, changes = _parse(argv[1:])
-  config = load(source)
+  return change(load(source), changes).lock()
+
+
+def change(config: ConfigDict, changes: Sequence[tuple[str, str | None]]) -> ConfigDict:
+  """A config with changes to it, in place, as `read_config` makes them.
+
+  Args:
+    config: unlocked.
+    changes: (path of a field, its value as a text, or None where there is none).
+
+  Raises:
+    SystemExit: one line that names what is wrong.
+  """
   for name, value in changes:
     if value == UNSET:
       _unset(config, name, [other for other, _ in changes])
@@ -68,7 +80,7 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
   follow(config)
   feed(config)
   rounds.expand(config)
-  return config.lock()
+  return config
 
 
 def follow(config: ConfigDict) -> None:

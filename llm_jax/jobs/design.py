@@ -1,6 +1,8 @@
 """What a stage is made of before there is any data: its chain, mesh, model, loss and optimizer."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,12 +43,40 @@ class Design(NamedTuple):
   rate: optimizer.Schedule
 
 
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+  """While in this context, runs that differ in nothing but their seed and folder have one design.
+
+  So they have one loss and one optimizer, and the step is traced and compiled once for all of them.
+  """
+  known: dict[str, Design] = {}
+  _shared.append(known)
+  try:
+    yield
+  finally:
+    _shared.remove(known)
+
+
+_shared: list[dict[str, Design]] = []
+OF_A_RUN = ('workdir', 'seed', 'evals', 'sample', 'next')  # fields that a design does not depend on
+
+
 def design(config: Any) -> Design:
   """Works out what can be known of a stage from its config, and refuses what cannot work.
 
   Raises:
     BadInput: naming the field, and what would work.
   """
+  if not _shared:
+    return _designed(config)
+  key = json.dumps({k: v for k, v in config.to_dict().items() if k not in OF_A_RUN}, default=str)
+  known = _shared[-1]
+  if key not in known:
+    known[key] = _designed(config)
+  return known[key]
+
+
+def _designed(config: Any) -> Design:
   parts = chain.chain(config)
   chain.check_fields(parts)
   check_rollout(config, parts)
@@ -157,11 +187,27 @@ def check_loss(made: Design, config: Any, row: Mapping[str, Any] | None = None) 
   Raises:
     BadInput: a field that the loss reads and nobody writes, or a metric that is never measured.
   """
-  parts = made.parts
-  loss, stop = parts[-1], tuple(config.get('stop') or ())
-  batch = abstract_batch(parts, row=row, batch=config.batch_size)
-  if batch is None or (not stop and loss.says('READS') is not None):
+  stop = tuple(config.get('stop') or ())
+  if not stop and made.parts[-1].says('READS') is not None:
     return
+  names = loss_metrics(made, config, row)
+  for name in stop if names is not None else ():
+    if name not in (known := {*STEP, *(names or ()), *logged(made.parts)}):
+      raise BadInput(f'stop: no metric {name!r} in this run; {suggest(name, sorted(known))}')
+
+
+def loss_metrics(
+  made: Design, config: Any, row: Mapping[str, Any] | None = None
+) -> set[str] | None:
+  """What the loss measures beside itself, by the trace of `check_loss`; None if nobody can say.
+
+  Raises:
+    BadInput: a field that the loss reads and nobody writes.
+  """
+  parts, loss = made.parts, made.parts[-1]
+  batch = abstract_batch(parts, row=row, batch=config.batch_size)
+  if batch is None:
+    return None
   params = artifact.abstract_params(made.model)
   rng = jax.eval_shape(lambda: jax.random.key(0))
   try:
@@ -171,14 +217,15 @@ def check_loss(made: Design, config: Any, row: Mapping[str, Any] | None = None) 
     field = error.args[0] if error.args else ''
     if isinstance(field, str) and field not in batch and loss.says('READS') is None:
       chain.refuse(loss.reader, field, parts[-1:])
-    return
+    return None
   except Exception:  # the first step will raise it again, with the user's own lines
-    return
-  names = {*STEP, *metrics}
-  names |= {f.removeprefix('log/') for f in chain.written(parts) if f.startswith('log/')}
-  for name in stop:
-    if name not in names:
-      raise BadInput(f'stop: no metric {name!r} in this run; {suggest(name, sorted(names))}')
+    return None
+  return {*metrics}
+
+
+def logged(parts: Sequence[Part]) -> set[str]:
+  """What the annotators measure: the fields `log/<name>` that they say they write."""
+  return {f.removeprefix('log/') for f in chain.written(parts) if f.startswith('log/')}
 
 
 def abstract_batch(

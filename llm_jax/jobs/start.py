@@ -1,11 +1,13 @@
 """Where a run starts: from scratch, from the artifacts of `config.init`, or from its checkpoint."""
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llm_jax import artifact
 from llm_jax.jobs.chain import Part
@@ -66,9 +68,10 @@ class Start(NamedTuple):
 
   def state(self, design: Design, seed: int) -> TrainState:
     """The state before the first step."""
-    init = lambda: fresh_params(design.model, seed)
+    # The seed is an argument of what is compiled, which then serves other seeds too.
+    init, drawn = functools.partial(fresh_params, design.model), np.uint32(seed)
     if not self.donors:
-      return make_state(init, design.tx, design.mesh)
+      return make_state(init, design.tx, design.mesh, drawn)
     load = lambda path: artifact.load(path, design.mesh, trust=self.trust)
     made = {name: load(path) for name, path in self.donors.items()}
     loaded = {name: its.params for name, its in made.items()}
@@ -77,7 +80,7 @@ class Start(NamedTuple):
       new = range(first, first + len(self.add))
       loaded = {name: artifact.grown(params, size, new) for name, params in loaded.items()}
     shapes = artifact.abstract_params(design.model)
-    params = jax.jit(init, out_shardings=shardings(shapes, design.mesh))()
+    params = jax.jit(init, out_shardings=shardings(shapes, design.mesh))(drawn)
     grafted = artifact.graft(params, self._joined(design.model, loaded), fresh=self.fresh)
     return start_state(grafted, design.tx, design.mesh)
 
@@ -194,7 +197,7 @@ def find_tokenizer(begins: Start, parts: Sequence[Part]) -> Tokenizer:
   return found.with_specials(begins.add) if begins.add else found
 
 
-def fresh_params(model: Model, seed: int) -> Params:
+def fresh_params(model: Model, seed: Any) -> Params:
   """Random parameters."""
   return model.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))
 

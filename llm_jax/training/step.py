@@ -7,6 +7,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -32,7 +33,7 @@ def train_step(
   *,
   loss_fn: LossFn,
   tx: optax.GradientTransformation,
-  seed: int,
+  seed: int | Array,
   accumulate: int = 1,
   frozen: Sequence[str] = (),
   gradients: str = 'float32',
@@ -137,7 +138,7 @@ def measured(batch: Batch) -> Metrics:
 
 
 def make_state(
-  init: Callable[[], Params], tx: optax.GradientTransformation, mesh: Mesh
+  init: Callable[..., Params], tx: optax.GradientTransformation, mesh: Mesh, *seed: Any
 ) -> TrainState:
   """A fresh state, made in place: each device builds only what it holds.
 
@@ -145,9 +146,10 @@ def make_state(
     init: a function that makes the parameters, and that is compiled.
     tx: the optimizer.
     mesh: where `parallel.parameters` places them.
+    seed: what `init` is called with, if anything; another one needs no other program.
   """
-  create = lambda: _fresh(init(), tx)
-  return jax.jit(create, out_shardings=_shardings(jax.eval_shape(create), mesh))()
+  create = lambda *seed: _fresh(init(*seed), tx)
+  return jax.jit(create, out_shardings=_shardings(jax.eval_shape(create, *seed), mesh))(*seed)
 
 
 def start_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -174,6 +176,28 @@ def _shardings(state: TrainState, mesh: Mesh) -> TrainState:
   return state_shardings(state, state.params, mesh)
 
 
+class Step:
+  """`train_step` under jit with fixed shardings; the state is donated.
+
+  It compiles at its first call, and only then. The seed is an argument of the program, so one
+  program serves runs that differ in it alone.
+  """
+
+  def __init__(self, program: Any, seed: int, mesh: Mesh) -> None:
+    self.program = program
+    self._seed: Any = np.uint32(seed)
+    self._place: Any = NamedSharding(mesh, P())
+
+  def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    if self._place is not None:  # once, and not for a mesh of devices that are not here
+      self._seed, self._place = jax.device_put(self._seed, self._place), None
+    return self.program(state, batch, self._seed)
+
+  def lower(self, state: Any, batch: Any) -> Any:
+    """The program for such arrays, which need not be there, before it is compiled."""
+    return self.program.lower(state, batch, self._seed)
+
+
 def compile_step(
   state: TrainState,
   mesh: Mesh,
@@ -185,25 +209,30 @@ def compile_step(
   frozen: Sequence[str] = (),
   gradients: str = 'float32',
   balances: bool = False,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """`train_step` under jit with fixed shardings; the state is donated.
-
-  Compiles at its first call, and only then.
-  """
+) -> Step:
+  """The step of a run; with the same `loss_fn`, `tx` and mesh as before it is the same program."""
   placed = _shardings(jax.eval_shape(lambda s: s, state), mesh)
-  step = functools.partial(
-    train_step,
+  leaves, tree = jax.tree.flatten(placed)
+  program = _program(
+    tuple(leaves),
+    tree,
+    mesh,
     loss_fn=loss_fn,
     tx=tx,
-    seed=seed,
     accumulate=accumulate,
-    frozen=frozen,
+    frozen=tuple(frozen),
     gradients=gradients,
     balances=balances,
   )
+  return Step(program, seed, mesh)
+
+
+@functools.lru_cache(maxsize=16)
+def _program(leaves: Sequence[NamedSharding], tree: Any, mesh: Mesh, **how: Any) -> Any:
+  placed, whole = jax.tree.unflatten(tree, leaves), NamedSharding(mesh, P())
   return jax.jit(
-    step,
-    in_shardings=(placed, batch_sharding(mesh)),
-    out_shardings=(placed, NamedSharding(mesh, P())),
+    lambda state, batch, seed: train_step(state, batch, seed=seed, **how),
+    in_shardings=(placed, batch_sharding(mesh), whole),
+    out_shardings=(placed, whole),
     donate_argnums=0,
   )

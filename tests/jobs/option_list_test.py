@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = [
   path.stem
   for path in sorted((ROOT / 'configs').glob('*.py'))
-  if re.search(r'^def get_config\((size|recipe): str = ', path.read_text(), re.MULTILINE)
+  if re.search(r'^def get_config\((size|recipe|base): str = ', path.read_text(), re.MULTILINE)
   and path.stem != 'evaluate'
 ]
 JOB = '''"""A job of a user's. It has two groups."""

@@ -246,7 +246,7 @@ def test_the_step_compiles_once_and_takes_its_state_over():
     before = jax.tree.leaves(state)
     state, _ = step_fn(state, small_batch())
     assert all(leaf.is_deleted() for leaf in before)
-  assert step_fn._cache_size() == 1
+  assert step_fn.program._cache_size() == 1
   assert int(state.step) == 4
 
 
@@ -257,7 +257,7 @@ def test_the_big_step_compiles_once_on_a_mesh():
     step_fn = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=0)
     for step in range(3):
       state, _ = step_fn(state, shard_batch(batch_of(step), mesh))
-  assert step_fn._cache_size() == 1
+  assert step_fn.program._cache_size() == 1
 
 
 @pytest.mark.parametrize('accumulate', [1, 2])

@@ -1,0 +1,241 @@
+"""The answer of job `compare`: sentences, tables, curves; as Markdown, a page, and numbers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from llm_jax import artifact
+from llm_jax.jobs import comparison, page, results, variants, verdict
+from llm_jax.jobs.page import Block, Heading, Table, Text
+from llm_jax.jobs.results import Result
+from llm_jax.jobs.variants import Changes, Run
+from llm_jax.jobs.verdict import NONE, Verdict, number
+from llm_jax.text.terminal import say
+
+NOTE = (
+  'Runs are paired by seed, which decides first parameters and order of the data. Brackets and ± '
+  "are 95% intervals over seeds by Student's t. p is that of the paired t test{corrected}. With as "
+  'many seeds as are needed, a difference as large as the one that was found would be seen four '
+  'times in five; from few seeds that number is an order of magnitude.'
+)
+
+
+class Tuned(NamedTuple):
+  """What was tuned for a variant.
+
+  Attributes:
+    setting: the best, field -> value.
+    tried: all of them.
+    values: what each of them came to; nan where the run left nothing.
+  """
+
+  setting: Changes
+  tried: Sequence[Changes]
+  values: Sequence[float]
+
+  @property
+  def at_edge(self) -> bool:
+    """Whether a value beyond those that were tried may be better still."""
+    return any(
+      self.setting[path] in (min(values), max(values)) and len(values) > 1
+      for path in self.setting
+      for values in [{one[path] for one in self.tried}]
+    )
+
+
+class Compared(NamedTuple):
+  """All that the report is made of.
+
+  Attributes:
+    runs: those that are compared.
+    results: (variant, seed) -> what the run left.
+    changes: variant -> its changes; the first is what the others are compared with.
+    tuned: variant -> what was tuned.
+  """
+
+  runs: Sequence[Run]
+  results: Mapping[tuple[str, int], Result]
+  changes: Mapping[str, Changes]
+  tuned: Mapping[str, Tuned]
+
+
+def write(config: Any, made: Compared) -> None:
+  """Writes report.json, report.md and report.html into the workdir, and prints the answer."""
+  folder = Path(config.workdir)
+  found = [_verdicts(config, made, metric) for metric in config.read]
+  against, corrected = variants.against(config), len(made.changes) > 2
+  title = f'{" against ".join([*made.changes][1:] + [against])}'
+  said = [
+    text for some in found for one in some if (text := verdict.sentence(one, against, corrected))
+  ]
+  blocks: list[Block] = [
+    Heading(title, 1),
+    *map(Text, said),
+    _means(found),
+    *_differences(found, against),
+    Text(NOTE.format(corrected=', corrected for their number by Holm' if corrected else '')),
+    *_tuning(config, made),
+    Heading('What it cost'),
+    *_costs(made),
+    Heading('What differs'),
+    _changes(made),
+    Heading('Runs'),
+    _runs(config, made),
+  ]
+  page.write(folder, blocks, title, _facts(config, made, found, said))
+  say('')
+  for text in said:
+    say(text)
+  say(f'\n{comparison.text(_means(found))}')
+  say(f'\nThe report is {folder}/report.html.')
+
+
+def _verdicts(config: Any, made: Compared, metric: str) -> list[Verdict]:
+  values: dict[str, dict[int, float]] = {name: {} for name in made.changes}
+  for (name, seed), one in made.results.items():
+    values[name][seed] = one.values.get(metric, math.nan)
+  return verdict.verdicts(metric, values, results.fewer(metric, config.get('fewer', ())))
+
+
+def _means(found: Sequence[Sequence[Verdict]]) -> Table:
+  rows, bold = [], set()
+  for i, of_variant in enumerate(zip(*found, strict=True)):
+    cells = []
+    for j, one in enumerate(of_variant):
+      cells.append(_with_interval(one.mean))
+      if one.sure and one.better:
+        bold.add((i, 1 + j))
+    rows.append([of_variant[0].variant, *cells])
+  heads = [f'{some[0].metric} ({max(one.mean.n for one in some)} seeds)' for some in found]
+  return Table(('variant', *heads), rows, bold)
+
+
+def _differences(found: Sequence[Sequence[Verdict]], against: str) -> list[Block]:
+  rows, bold = [], set()
+  for some in found:
+    for one in some:
+      if one.difference is not None:
+        if one.sure:
+          bold.add((len(rows), 2))
+        p = [f'{x:.2g}' if not math.isnan(x) else NONE for x in (one.plain_p, one.p)]
+        cells = [_with_interval(one.difference, '+'), str(one.difference.n), *p]
+        rows.append([one.metric, one.variant, *cells, f'{one.needed:,}' if one.needed else NONE])
+  header = ('metric', 'variant', f'difference from {against}', 'seeds', 'p', 'corrected p')
+  return [Table((*header, 'seeds needed'), rows, bold)]
+
+
+def _with_interval(one: Any, sign: str = '') -> str:
+  half = one.high - one.mean
+  if math.isnan(half):
+    return number(one.mean, sign=sign)
+  ends = (number(end, half, sign) for end in (one.low, one.high))
+  return f'{number(one.mean, half, sign)} [{", ".join(ends)}]'
+
+
+def _tuning(config: Any, made: Compared) -> list[Block]:
+  if not made.tuned:
+    return []
+  out: list[Block] = [Heading('What was tuned')]
+  rows, bold = [], set()
+  for name, one in made.tuned.items():
+    for setting, value in zip(one.tried, one.values, strict=True):
+      if setting == one.setting:
+        bold.add((len(rows), 2))
+      rows.append([name, variants.told(setting), number(value)])
+  out.append(Table(('variant', 'value', config.read[0]), rows, bold))
+  edge = [name for name, one in made.tuned.items() if one.at_edge]
+  told = 'Each variant was tuned with a seed of its own, and the best value is the one compared.'
+  if edge:
+    told += (
+      f' That of {", ".join(edge)} is at the edge of what was tried; a factor beyond it may be '
+      'better still.'
+    )
+  return [*out, Text(told)]
+
+
+def _costs(made: Compared) -> list[Block]:
+  rows = []
+  for name in made.changes:
+    some = [one for (variant, _), one in made.results.items() if variant == name and one.cost]
+    mean = lambda read, some=some: sum(map(read, some)) / len(some) if some else math.nan
+    cost = [mean(lambda one, key=key: one.cost[key]) for key in ('steps', 'tokens', 'flops')]
+    seconds = mean(lambda one: one.seconds)
+    forms = [f'{cost[0]:,.0f}', f'{cost[1]:,.0f}', f'{cost[2]:.3g}', f'{seconds:,.1f}']
+    rows.append([name, *(NONE if 'nan' in form else form for form in forms)])
+  device = jax.devices()[0].device_kind
+  return [
+    Table(('variant', 'updates', 'tokens', 'training FLOPs', 'device-seconds'), rows),
+    Text(f'Means of a run. Device-seconds ({device}) are of updates, without compiling.'),
+  ]
+
+
+def _changes(made: Compared) -> Table:
+  paths = [*dict.fromkeys(path for changes in made.changes.values() for path in changes)]
+  paths += [p for one in made.tuned.values() for p in one.setting if p not in paths]
+  paths = [*dict.fromkeys(paths)]
+  configs = {run.variant: run.config for run in made.runs}
+  cell = lambda name, path: str(variants.value(configs[name], path))
+  rows = [[path, *(cell(name, path) for name in made.changes)] for path in paths]
+  return Table(('field', *made.changes), rows)
+
+
+def _runs(config: Any, made: Compared) -> Table:
+  rows = []
+  for run in made.runs:
+    one = made.results[run.variant, run.seed]
+    cells = [number(one.values.get(metric, math.nan), 1e-3) for metric in config.read]
+    rows.append([run.variant, str(run.seed), *cells, one.failed or run.config.workdir])
+  return Table(('variant', 'seed', *config.read, 'folder'), rows)
+
+
+def _facts(
+  config: Any, made: Compared, found: Sequence[Sequence[Verdict]], said: Sequence[str]
+) -> dict[str, Any]:
+  """What report.json has; nothing but `cost` depends on how fast the machine is."""
+  known = lambda x: None if isinstance(x, float) and math.isnan(x) else x
+  plain = lambda one: one and {name: known(x) for name, x in one._asdict().items()}
+  return {
+    'said': [*said],
+    'against': variants.against(config),
+    'verdicts': [
+      {
+        **plain(one),
+        'mean': plain(one.mean),
+        'needed': one.needed,
+        'difference': plain(one.difference),
+      }
+      for some in found
+      for one in some
+    ],
+    'changes': {name: dict(changes) for name, changes in made.changes.items()},
+    'tuned': {
+      name: {
+        'setting': dict(one.setting),
+        'tried': [
+          {'setting': dict(setting), config.read[0]: known(value)}
+          for setting, value in zip(one.tried, one.values, strict=True)
+        ],
+      }
+      for name, one in made.tuned.items()
+    },
+    'runs': [
+      {
+        'variant': run.variant,
+        'seed': run.seed,
+        'folder': run.config.workdir,
+        'values': {m: known(x) for m, x in made.results[run.variant, run.seed].values.items()},
+        'failed': made.results[run.variant, run.seed].failed,
+      }
+      for run in made.runs
+    ],
+    'cost': [
+      {'variant': run.variant, 'seed': run.seed, **one.cost, 'device_seconds': one.seconds}
+      for run in made.runs
+      for one in [made.results[run.variant, run.seed]]
+    ],
+    'device': jax.devices()[0].device_kind,
+    'commit': artifact.commit(),
+  }
