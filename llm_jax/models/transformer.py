@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from llm_jax.models import attend, attention, latent, moe
 from llm_jax.models.cache import Cache
 from llm_jax.models.cache import empty as make_cache
-from llm_jax.models.compute import POLICIES, Compute, compute_of
+from llm_jax.models.compute import POLICIES, Compute, but_whole, compute_of
 from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, swap_last_axes
 from llm_jax.models.rope_scaling import scaling_of
 from llm_jax.models.shape import Kind, Shape
@@ -23,6 +23,7 @@ from llm_jax.models.stacks import dense_of, period, repeats, unstack
 from llm_jax.models.stored import Layers
 from llm_jax.models.weights import Table, in_blocks, parameter
 from llm_jax.options import check, options_of
+from llm_jax.parallel.apart import apart, on_one_device, whole
 from llm_jax.parallel.mesh import constrain
 from llm_jax.parallel.parameters import abstract_params, facts_of, path_of
 from llm_jax.types import Array, BadInput
@@ -130,7 +131,9 @@ class Embedding(nn.Module):
     if isinstance(self.table, Table):
       x_BLD = self.table.take(tokens_BL, dtype)
     else:
-      x_BLD = constrain(jnp.asarray(self.table).astype(dtype), 'tensor', None)[tokens_BL]
+      whole = lambda table, ids_BL: constrain(table['table'].astype(dtype), 'tensor', None)[ids_BL]
+      table = {'table': jnp.asarray(self.table)}
+      x_BLD = apart(whole, table, tokens_BL, under='embedding/', ahead=dtype)
     if (scale := self.shape.embedding_scale) is not None:
       x_BLD *= jnp.asarray(scale, dtype)
     if self.shape.position == 'learned':
@@ -267,8 +270,7 @@ class Transformer(Model):
     `until_BS` is there where texts branch: the last segment that sees each token, of a cache each
     of its slots. The first one is its own, and segments between see it as well.
     """
-    s, c = self.shape, self.compute
-    length = tokens_BL.shape[1]
+    s, length = self.shape, tokens_BL.shape[1]
     if position_BL is None:
       position_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
     if segment_BL is None:
@@ -286,21 +288,45 @@ class Transformer(Model):
         return jnp.take_along_axis(whole_BSD, at_BL[..., None], axis=1), cache
       positions = positions._replace(k_position=cache.position, k_segment=cache.segment)
     positions = positions._replace(k_until=until_BS)
-    kinds = s.blocks
     x_BLD = self.embed(tokens_BL, position_BL)
+    blocks = {'blocks': self.blocks}
+    if s.dense_layers:
+      blocks['dense_blocks'] = self.dense_blocks
+    if cache is None and until_BS is None and self._apart:
+
+      def layers(blocks: Any, x_BLD: Array, *at: Array) -> Array:
+        return self._layers(blocks, x_BLD, attend.Positions(*at, *at))[0]
+
+      x_BLD = apart(layers, blocks, x_BLD, position_BL, segment_BL)
+    else:
+      x_BLD, cache = self._layers(blocks, x_BLD, positions, slots, cache)
+    return self.final_norm(x_BLD), cache
+
+  @nn.nowrap
+  def _layers(
+    self,
+    blocks: Mapping[str, Any],
+    x_BLD: Array,
+    positions: attend.Positions,
+    slots: Any = None,
+    cache: Cache | None = None,
+  ) -> tuple[Array, Cache | None]:
+    """What all layers, with their stacked parameters, make of embedded tokens; and the cache."""
+    s, c, kinds = self.shape, self.compute, self.shape.blocks
+    dense_blocks, blocks = blocks.get('dense_blocks', ()), blocks['blocks']
     of = lambda kind, shape: self._runner(kind, shape, positions, slots, cache is not None)
     first = s.dense_layers  # these stand before what repeats
     runs = {kind: of(kind, s) for kind in dict.fromkeys(kinds[first:])}
     dense = {kind: of(kind, dense_of(s)) for kind in dict.fromkeys(kinds[:first])}
     new_layers = []
-    for i, params in enumerate(unstack(self.dense_blocks, first) if first else ()):
+    for i, params in enumerate(unstack(dense_blocks, first) if first else ()):
       x_BLD, layer = dense[kinds[i]](params, x_BLD, cache.layers[i] if cache else None)
       new_layers.append(layer)
     kinds, count = kinds[first:], s.num_layers - first
-    apart = isinstance(self.blocks, tuple)  # see `for_decoding`
+    apart = isinstance(blocks, tuple)  # see `for_decoding`
     if c.scan_layers and cache is None and not apart:
       size = period(kinds)
-      scanned, rest = repeats(self.blocks, size, count)
+      scanned, rest = repeats(blocks, size, count)
 
       def repeat(x_BLD: Array, params: Any) -> tuple[Array, None]:
         for kind, one in zip(kinds[:size], [params] if size == 1 else unstack(params, size)):
@@ -311,12 +337,23 @@ class Transformer(Model):
       for kind, params in zip(kinds[count - len(rest) :], rest, strict=True):
         x_BLD, _ = runs[kind](params, x_BLD, None)
     else:
-      for i, params in enumerate(unstack(self.blocks, count)):
+      for i, params in enumerate(unstack(blocks, count)):
         x_BLD, layer = runs[kinds[i]](params, x_BLD, cache.layers[first + i] if cache else None)
         new_layers.append(layer)
       if cache is not None:
         cache = dataclasses.replace(cache, layers=tuple(new_layers))
-    return self.final_norm(x_BLD), cache
+    return x_BLD, cache
+
+  @property
+  def _apart(self) -> bool:
+    """Whether devices can compute all layers alone: they exchange nothing within one, and what is
+    made of a row depends on no other."""
+    s, mesh = self.shape, jax.sharding.get_abstract_mesh()
+    if mesh.empty or any(mesh.shape[axis] > 1 for axis in ('tensor', 'sequence', 'expert')):
+      return False
+    scalings = (kind.rope_scaling for kind in s.blocks)
+    moves = any(scaling and scaling_of(scaling).moves for scaling in scalings)
+    return not (moves or s.experts or isinstance(self.blocks, (tuple, Layers)))
 
   def embed(self, tokens_BL: Array, position_BL: Array) -> Array:
     """What the first layer reads, [B, L, D]."""
@@ -346,15 +383,18 @@ class Transformer(Model):
     see = attend.load(backend).make(positions, self.attention_spec(kind, cached, branches))
     angles = self._angles(positions, kind, cached)
     block = Block(shape, c, parent=None)
+    alone = on_one_device()
 
     def run(params: Any, x_BLD: Array, layer: Any) -> tuple[Array, Any]:
       real_BL = positions.q_segment > 0
+      if alone:
+        params = whole(params, c.dtype, 'blocks/', layer=True)
       return block.apply({'params': params}, x_BLD, see, angles, real_BL, layer, slots)
 
     if isinstance(self.blocks, Layers):  # read one by one, so each kind is a program of its own
       return jax.jit(run)
     if c.remat == 'none':
-      return run
+      return jax.checkpoint(run, policy=but_whole, prevent_cse=not c.scan_layers) if alone else run
     return jax.checkpoint(run, policy=POLICIES[c.remat], prevent_cse=not c.scan_layers)
 
   def unembed(self, hidden_D: Array) -> Array:
