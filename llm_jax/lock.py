@@ -17,6 +17,12 @@ from llm_jax.store import Lost
 from llm_jax.types import BadInput
 
 LOCK = '.lock'
+
+
+class Busy(BadInput):
+  """Another process has the lock."""
+
+
 _held: set[str] = set()  # folders that this process has locked
 
 
@@ -40,7 +46,7 @@ def locked(folder: str | Path, *, take: bool = True) -> Iterator[Callable[[], No
     of the context meanwhile is replaced by that one, since it follows from it.
 
   Raises:
-    BadInput: another process has the lock.
+    Busy: another process has the lock.
   """
   folder = Path(folder)
   key = os.path.realpath(folder)
@@ -126,7 +132,7 @@ def _acquire(folder: Path) -> IO[bytes]:
       if error.errno in (errno.EACCES, errno.EAGAIN):
         owner = _owner(file)
         file.close()
-        raise BadInput(
+        raise Busy(
           f'{folder}: {owner} is at work there; wait until it ends, stop it, or choose another '
           '--config.workdir'
         ) from None

@@ -85,6 +85,11 @@ def smoke(c):
     evals.text.update(max_rows=8, batch_size=4)
     evals.rollouts.update(max_rows=4, batch_size=4)
     evals.rollouts.annotate.sample.max_new = 4
+  elif c.job == 'compare':
+    smoke(c.base)
+    c.seeds, c.budget.steps = 2, 2
+    with c.unlocked():
+      c.tune = None  # tests/jobs/compare_test.py does
   elif c.job == 'tokenize':
     c.tokenizer.vocab_size, c.length = 512, 64
   elif c.job == 'evaluate':

@@ -32,6 +32,7 @@ SCORES = {
   'instructions': ('word_overlap', 'same_text'),
   'spelling': ('same_text',),
 }
+METRICS = lambda options: _names(options)
 
 
 def make(
@@ -267,3 +268,12 @@ def scored(
     for name, judge in judges[family].items():
       found[f'{family}/{name}'] = judge(asked, said)
   return found
+
+
+def _names(options: Mapping[str, Any]) -> Sequence[str] | None:
+  """Names of the metrics; None where questions are given as they are."""
+  if options['questions']:
+    return None
+  families = {*options['families'], *(options['sources'] or {})}
+  judges = judges_of(families, options['scores'], options['options'] or {})
+  return [f'{family}/{name}' for family, some in judges.items() for name in some]

@@ -21,6 +21,7 @@ from llm_jax.text.terminal import say
 from llm_jax.types import JUDGES, BadInput, Evaluate, Metrics, Model, Params, Tokenizer
 
 LABELLED = ('validation', 'test')  # splits that are evaluated; others are for training or examples
+METRICS = lambda options: _names(options)
 
 
 def make(
@@ -376,3 +377,11 @@ def _row(task: str, answered: Answered, asked: asking.Asked) -> dict[str, Any]:
     'cut': answered.cut,
     'failed': answered.failed,
   }
+
+
+def _names(options: Mapping[str, Any]) -> Sequence[str] | None:
+  """Names of the metrics; None where answers decide which there are."""
+  names = task_of(options['task'], options['variant']).metrics
+  if {'acc_norm', 'pass@1'} & {*names}:
+    return None
+  return [*names, 'mean', 'questions', 'cut', 'failed']

@@ -5,29 +5,36 @@ is never repeated: the same command goes on after a kill, and with more seeds, v
 it runs what is missing. What is tuned is tuned for each variant with a seed that is not compared.
 """
 
-import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from llm_jax import options, run_folder
-from llm_jax.files import read_json, write_json
-from llm_jax.jobs import compare_report, design, results, running, variants
-from llm_jax.jobs.compare_report import Compared, Tuned
-from llm_jax.jobs.results import Result
+from llm_jax import artifact, options
+from llm_jax.evals import task
+from llm_jax.find import call
+from llm_jax.jobs import (
+  budget,
+  compare_report,
+  design,
+  evaluations,
+  results,
+  running,
+  tasks,
+  variants,
+)
+from llm_jax.jobs.bench import TUNING, Bench, asked_of, inside
+from llm_jax.jobs.budget import Budget
+from llm_jax.jobs.compare_report import Compared
+from llm_jax.jobs.shards import shard_of
 from llm_jax.jobs.variants import Run
 from llm_jax.lock import locked
+from llm_jax.models.compute import Compute
 from llm_jax.options import Count, Place
+from llm_jax.parallel.mesh import batch_shards, make_mesh
 from llm_jax.text.terminal import say
-from llm_jax.training.metrics import Diverged
 from llm_jax.types import BadInput
-
-FAILED = 'failed.json'  # why a run left no model
-TUNING = 1000  # from the first seed to that of tuning, which no comparison gets to
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,15 +44,25 @@ class Fields:
   Attributes:
     job: 'compare'.
     workdir: its folder, below which every run has its own.
-    base: the config of a stage, which each variant changes.
+    base: the config of a stage or of a pipeline, which each variant changes.
     variants: name -> changes, written like the fields of the base.
     grid: field -> the values it takes; each combination is a variant beside the others.
     against: the variant that the others are compared with; by default the unchanged base.
     seeds: runs of each variant; their seeds are that of the base and those that follow it.
-    read: what is compared, as '<key of an evaluation>/<metric>'; the first decides what is tuned.
+    read: what is compared, as '<key of an evaluation>/<metric>', or '<stage>/<key>/<metric>' of a
+      stage of a pipeline; the first one decides what is tuned.
     fewer: metrics of which less is better, beside those that are known to be.
     tune: field -> factors by which its value is multiplied, for each variant; the best is compared.
       None compares all variants as they are.
+    budget: what each run may use, the same for all.
+    evals: what the models are put to when they are finished: key -> evaluation.
+    tasks: benchmarks that they are put to; see jobs/evaluate.py.
+    path: the folder of all benchmarks.
+    ask: how all tasks are put, such as `shots`; those of one are in `evals.<task>`.
+    compute: how the models are run for this.
+    shard: '3/16' for the third of sixteen processes that divide the runs and share the workdir.
+    trust: modules of yours that the artifacts may name as their model, such as 'mine.model'; other
+      code than llm_jax's own is not imported because an artifact names it.
   """
 
   job: str
@@ -58,12 +75,22 @@ class Fields:
   read: Sequence[str]
   fewer: Sequence[str] = ()
   tune: Mapping[str, Any] | None = None
+  budget: Mapping[str, Any] | None = None
+  evals: Mapping[str, Any] | None = None
+  tasks: Sequence[str] = ()
+  path: str = ''
+  ask: Mapping[str, Any] | None = None
+  compute: Mapping[str, Any] | None = None
+  shard: str = ''
+  trust: Sequence[str] = ()
 
 
 def groups(config: Any) -> Iterator[tuple[str, Callable[..., Any], tuple[str, ...]]]:
   """(group of the config, the function that its options are for, what the job fills in)."""
-  del config
-  yield from ()
+  yield 'budget', Budget, ()
+  yield from evaluations.functions(config.get('evals') or {})
+  yield 'ask', task.make, (*evaluations.FILLED_IN, *tasks.OF_ONE)
+  yield 'compute', Compute, ()
 
 
 def check(config: Any) -> None:
@@ -80,104 +107,65 @@ def check(config: Any) -> None:
     )
   if config.seeds > TUNING:
     raise BadInput(f'seeds: {config.seeds} are too many; choose {TUNING} or fewer')
-  if not config.read:
-    raise BadInput('read: nothing is compared; give --config.read="(\'validation/loss\',)"')
+  shard_of(config)
+  budget.of(config)
   found = variants.variants(config)
   seed = config.base.seed
-  made = {name: variants.run_of(config, name, changes, seed, {}) for name, changes in found.items()}
+  made = {name: variants.run_of(config, name, changes, seed) for name, changes in found.items()}
   variants.check_different({name: run.config for name, run in made.items()})
-  for name, run in made.items():
-    with _inside(name):
-      results.check_metrics(config.read, run.config)
-  groups = {name: run.config.get('loss', {}) for name, run in made.items()}
-  first = next(iter(made))
-  for name, run in made.items():
-    own = results.own_losses(config.read, run.config)
-    if own and groups[name] != groups[first]:
-      raise BadInput(
-        f'read: {own[0]!r} is the loss that a run is trained with, and {name!r} has another than '
-        f'{first!r}; read what means the same for both, such as an accuracy or a task'
-      )
-  for name, changes in found.items():
-    for setting in variants.settings(config, changes):
-      with _inside(name):
-        running.check(variants.run_of(config, name, changes, seed, setting).config)
+  with design.shared():
+    asked = asked_of(config)
+    for name, run in made.items():
+      with inside(name):
+        results.check_metrics(config.read or [''], run, asked)
+        _check_evals(config, run, asked)
+    first = next(iter(made.values()))
+    for name, run in made.items():
+      own, theirs = (results.own_losses(config.read, one) for one in (run, first))
+      for metric in own:
+        if own[metric] != theirs.get(metric):
+          raise BadInput(
+            f'read: {metric!r} is the loss that a run is trained with, and that of {name!r} is '
+            f'another than that of {first.variant!r}; read what means the same for both, such as '
+            'an accuracy or a task'
+          )
+    for name, changes in found.items():
+      for setting in variants.settings(config, changes):
+        with inside(name):
+          running.check(variants.run_of(config, name, changes, seed, setting).config)
+
+
+def _check_evals(config: Any, run: Run, asked: Mapping[str, Any]) -> None:
+  stage = next(one for one in run.stages.values() if one.workdir == run.model)
+  if not asked:
+    return
+  if 'model' not in stage:
+    raise BadInput('evals: config.base leaves no model')
+  model = artifact.build(artifact.published(stage.model.to_dict()), source=run.variant)
+  shards = batch_shards(call(make_mesh, stage.mesh, where='mesh'))
+  coming = [one.workdir for one in run.stages.values()]
+  evaluations.check(asked, offered=('record',), model=model, coming=coming, shards=shards)
 
 
 def main(config: Any) -> None:
   """Runs what has not run, then writes the answer."""
-  with locked(config.workdir, take=jax.process_index() == 0), design.shared():
+  shard = shard_of(config)
+  alone = jax.process_index() == 0 and shard.count == 1
+  with locked(config.workdir, take=alone), design.shared():
+    bench = Bench(config, shard)
     made = variants.variants(config)
-    tuned = _tuned(config, made)
-    runs = _compared(config, made, {name: one.setting for name, one in tuned.items()})
-    for number, run in enumerate(runs, 1):
-      _run(run, f'{number} of {len(runs)}')
-    found = {(run.variant, run.seed): _result(run, config) for run in runs}
+    steps = bench.steps(made)
+    tuned = bench.tuned(made, steps)
+    runs = [
+      variants.run_of(config, name, changes, config.base.seed + i, setting, steps=steps[name])
+      for i in range(config.seeds)
+      for name, changes in made.items()
+      for setting in [tuned[name].setting if name in tuned else {}]
+    ]
+    bench.run(runs)
+    if left := bench.left(runs):
+      say(f'\n{len(left)} runs of other shards are left; the last one to finish has the answer.')
+      return
+    found = {(run.variant, run.seed): bench.result(run) for run in runs}
     if jax.process_index() == 0:
       compare_report.write(config, Compared(runs=runs, results=found, changes=made, tuned=tuned))
-
-
-def _tuned(config: Any, made: Mapping[str, variants.Changes]) -> dict[str, Tuned]:
-  """What is best for each variant that is tuned, by the first metric, with a seed of its own."""
-  tried = {}
-  for name, changes in made.items():
-    choices = variants.settings(config, changes)
-    if len(choices) > 1:
-      seed = config.base.seed + TUNING
-      tried[name] = [variants.run_of(config, name, changes, seed, one) for one in choices]
-  count, number, found = sum(map(len, tried.values())), 0, {}
-  for name, runs in tried.items():
-    for run in runs:
-      number += 1
-      _run(run, f'tuning, {number} of {count}')
-    metric = config.read[0]
-    results_of = [_result(run, config) for run in runs]
-    values = [one.values.get(metric, math.nan) for one in results_of]
-    sign = 1 if results.fewer(metric, config.get('fewer', ())) else -1
-    known = [i for i, value in enumerate(values) if not math.isnan(value)]
-    if not known:
-      raise BadInput(f'{name}: no run of its tuning has a {metric!r}; tune by smaller factors')
-    best = min(known, key=lambda i: sign * values[i])
-    found[name] = Tuned(runs[best].setting, [run.setting for run in runs], values)
-  return found
-
-
-def _compared(
-  config: Any, made: Mapping[str, variants.Changes], settings: Mapping[str, variants.Changes]
-) -> list[Run]:
-  """The runs that are compared, seed by seed."""
-  return [
-    variants.run_of(config, name, changes, config.base.seed + i, settings.get(name, {}))
-    for i in range(config.seeds)
-    for name, changes in made.items()
-  ]
-
-
-def _run(run: Run, place: str) -> None:
-  """Runs what is not finished; a run that diverges leaves a note, and is not repeated either."""
-  folder = Path(run.config.workdir)
-  if run_folder.finished(str(folder)) or (folder / FAILED).is_file():
-    return
-  say(f'\n== {run.label} ({place}), in {folder}')
-  try:
-    running.run(run.config)
-  except Diverged as error:
-    say(error)
-    write_json(folder / FAILED, {'said': str(error)})
-
-
-def _result(run: Run, config: Any) -> Result:
-  failed = Path(run.config.workdir) / FAILED
-  if failed.is_file():
-    said = read_json(failed, 'delete its folder, and the run is repeated')['said']
-    return Result(values={}, curves={}, cost={}, seconds=0.0, failed=said)
-  return results.read(run.config, config.read)
-
-
-@contextlib.contextmanager
-def _inside(name: str) -> Iterator[None]:
-  """Says which variant a bad input is in."""
-  try:
-    yield
-  except BadInput as error:
-    raise BadInput(f'{name}: {error}') from None

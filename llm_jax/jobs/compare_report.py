@@ -1,5 +1,6 @@
 """The answer of job `compare`: sentences, tables, curves; as Markdown, a page, and numbers."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any, NamedTuple
 import jax
 
 from llm_jax import artifact
+from llm_jax.evals.differences import paired
 from llm_jax.jobs import comparison, page, results, variants, verdict
-from llm_jax.jobs.page import Block, Heading, Table, Text
+from llm_jax.jobs.page import Block, Figure, Heading, Table, Text
 from llm_jax.jobs.results import Result
 from llm_jax.jobs.variants import Changes, Run
 from llm_jax.jobs.verdict import NONE, Verdict, number
@@ -21,6 +23,9 @@ NOTE = (
   'many seeds as are needed, a difference as large as the one that was found would be seen four '
   'times in five; from few seeds that number is an order of magnitude.'
 )
+
+
+BANDS = 'Lines are means over seeds, bands their 95% intervals.'
 
 
 class Tuned(NamedTuple):
@@ -77,6 +82,7 @@ def write(config: Any, made: Compared) -> None:
     _means(found),
     *_differences(found, against),
     Text(NOTE.format(corrected=', corrected for their number by Holm' if corrected else '')),
+    *_curves(config, made),
     *_tuning(config, made),
     Heading('What it cost'),
     *_costs(made),
@@ -135,6 +141,38 @@ def _with_interval(one: Any, sign: str = '') -> str:
   return f'{number(one.mean, half, sign)} [{", ".join(ends)}]'
 
 
+def _curves(config: Any, made: Compared) -> list[Block]:
+  """Each metric that is measured in training: means over seeds with their intervals, by update."""
+  names = [name for name in config.read if any(name in one.curves for one in made.results.values())]
+  if not names:
+    return []
+  try:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure as Drawing
+  except ImportError:
+    return [Text("pip install 'llm_jax[log]' adds matplotlib, which draws the curves.")]
+  drawing = Drawing(figsize=(6.4 * len(names), 4), layout='constrained')
+  for ax, name in zip(drawing.subplots(1, len(names), squeeze=False).flat, names, strict=True):
+    for variant in made.changes:
+      found: dict[int, list[float]] = {}
+      for (whose, _), one in made.results.items():
+        for step, value in one.curves.get(name, ()) if whose == variant else ():
+          found.setdefault(step, []).append(value)
+      steps = sorted(found)
+      means = [paired(found[step], [0.0] * len(found[step])) for step in steps]
+      (line,) = ax.plot(steps, [one.mean for one in means], lw=1.4, label=variant)
+      ends = [one.low for one in means], [one.high for one in means]
+      ax.fill_between(steps, *ends, color=line.get_color(), alpha=0.2, lw=0)
+    ax.set(title=name, xlabel='update')
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+  drawn = io.BytesIO()
+  with rc_context({'svg.hashsalt': 'llm_jax'}):  # the same drawing is the same file
+    drawing.savefig(drawn, format='svg', metadata={'Date': None})
+  alt = f'{", ".join(names)} of each variant by update'
+  return [Figure('curves.svg', drawn.getvalue(), alt), Text(BANDS)]
+
+
 def _tuning(config: Any, made: Compared) -> list[Block]:
   if not made.tuned:
     return []
@@ -187,7 +225,7 @@ def _runs(config: Any, made: Compared) -> Table:
   for run in made.runs:
     one = made.results[run.variant, run.seed]
     cells = [number(one.values.get(metric, math.nan), 1e-3) for metric in config.read]
-    rows.append([run.variant, str(run.seed), *cells, one.failed or run.config.workdir])
+    rows.append([run.variant, str(run.seed), *cells, one.failed or str(run.folder)])
   return Table(('variant', 'seed', *config.read, 'folder'), rows)
 
 
@@ -225,7 +263,7 @@ def _facts(
       {
         'variant': run.variant,
         'seed': run.seed,
-        'folder': run.config.workdir,
+        'folder': str(run.folder),
         'values': {m: known(x) for m, x in made.results[run.variant, run.seed].values.items()},
         'failed': made.results[run.variant, run.seed].failed,
       }

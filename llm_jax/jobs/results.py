@@ -1,18 +1,28 @@
 """What the runs of a comparison left: metrics, their curves, and what they cost."""
 
+import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_jax import artifact
+import jax
+
+from llm_jax import artifact, run_folder
 from llm_jax.evals import task_metrics
+from llm_jax.files import read_json, write_json
 from llm_jax.find import call
 from llm_jax.jobs import chain, design, evaluations
-from llm_jax.options import options_of, suggest
+from llm_jax.jobs.measure import measure, watched
+from llm_jax.jobs.variants import Run
+from llm_jax.options import options_of, resolve, suggest
 from llm_jax.parallel.mesh import make_mesh
+from llm_jax.text.terminal import say
 from llm_jax.training import metrics
 from llm_jax.types import BadInput
 
+COST = {'steps': 'step', 'tokens': 'total_tokens', 'flops': 'total_flops'}  # -> field of a record
 # The last words of metrics of which less is better; `config.fewer` adds others.
 FEWER = (*task_metrics.FEWER, 'loss', 'cross_entropy', 'kl', 'answer_kl', 'invention', 'brier')
 FEWER += ('ece', 'over_refusal', 'cut', 'failed')
@@ -52,46 +62,55 @@ def unit(metric: str) -> str:
   return f' {known}' if known else ''
 
 
-def check_metrics(read: Sequence[str], config: Any) -> None:
-  """Whether a stage measures what is compared, as far as this can be known before it has run.
+def check_metrics(read: Sequence[str], run: Run, asked: Mapping[str, Any]) -> None:
+  """Whether a run measures what is compared, as far as this can be known before it has run.
 
   Args:
-    read: metrics, each '<key of an evaluation>/<metric>'.
-    config: of the stage.
+    read: metrics, as '<key of an evaluation>/<metric>'; of the stages of a pipeline
+      '<stage>/<key>/<metric>'.
+    run: any of a variant.
+    asked: key -> evaluation that finished models are put to.
 
   Raises:
     BadInput: no evaluation of that name, or it measures no such thing.
   """
-  groups = {group.key: group for group in evaluations.chosen(config.evals)}
+  last = [*run.stages.values()][-1]
+  groups = {f'{group.key}/': (group, last) for group in evaluations.chosen(asked)}
+  for stage, config in run.stages.items():
+    for group in evaluations.chosen(config.get('evals') or {}):
+      key = f'{stage}/{group.key}/'.lstrip('/')
+      if key in groups:
+        raise BadInput(f'evals: {group.key!r} is an evaluation of config.base too; rename one')
+      groups[key] = (group, config)
+  known = {key: _metrics(*one) for key, one in groups.items()}
+  listed = [f'{key}{name}' for key, names in known.items() for name in sorted(names or ('...',))]
   for metric in read:
-    key, _, name = metric.partition('/')
-    if key not in groups:
-      of = lambda group: sorted(_metrics(group, config) or ('...',))
-      known = [f'{key}/{one}' for key, group in groups.items() for one in of(group)]
-      raise BadInput(f'read: {metric!r} is measured by nobody; {suggest(metric, known)}')
-    known = _metrics(groups[key], config)
-    if known is not None and name not in known:
-      whole = [f'{key}/{one}' for one in sorted(known)]
-      raise BadInput(f'read: {metric!r} is measured by nobody; {suggest(metric, whole)}')
+    key = next((key for key in known if metric.startswith(key)), None)
+    names = known[key] if key else ()
+    if names is not None and metric.removeprefix(key or '') not in names:
+      what = f'{metric!r} is measured by nobody' if metric else 'nothing is compared'
+      raise BadInput(f'read: {what}; {suggest(metric, listed)}')
 
 
-def own_losses(read: Sequence[str], config: Any) -> list[str]:
-  """Metrics that are the loss of the run itself, which other losses cannot be compared with."""
-  found = []
-  for group in evaluations.chosen(config.evals):
-    takes = 'loss_fn' in options_of(group.module.make) and not group.own('losses')
-    found += [f'{group.key}/loss'] if takes else []
-  return [metric for metric in read if metric in found]
+def own_losses(read: Sequence[str], run: Run) -> dict[str, Any]:
+  """Metrics that are the loss of the run itself -> what decides that loss, its config group."""
+  found = {}
+  for stage, config in run.stages.items():
+    for group in evaluations.chosen(config.get('evals') or {}):
+      if 'loss_fn' in options_of(group.module.make) and not group.own('losses'):
+        found[f'{stage}/{group.key}/loss'.lstrip('/')] = config.get('loss')
+  return {metric: loss for metric, loss in found.items() if metric in read}
 
 
 def _metrics(group: evaluations.Group, config: Any) -> set[str] | None:
   """What an evaluation measures; None where its file does not say."""
-  said = getattr(group.module, 'METRICS', None)
+  takes = options_of(group.module.make)
+  said = chain.said(group.module, 'METRICS', resolve(group.module.make, group.options))
   if said is None:
     return None
-  takes, known = options_of(group.module.make), {*said}
+  known = {*said}
   if 'loss_fn' in takes:
-    if group.own('losses'):
+    if group.own('losses') or config.job != 'train':
       return None
     measured = design.loss_metrics(design.design(config), config)
     if measured is None:
@@ -102,39 +121,90 @@ def _metrics(group: evaluations.Group, config: Any) -> set[str] | None:
   return known
 
 
-def read(config: Any, wanted: Sequence[str]) -> Result:
+def measured(
+  run: Run,
+  groups: Mapping[str, Any],
+  *,
+  seed: int,
+  compute: Mapping[str, Any] | None,
+  trust: Sequence[str] = (),
+) -> dict[str, float]:
+  """What the model of a run comes to in evaluations; it is kept beside the model's files.
+
+  Args:
+    run: that has finished.
+    groups: key -> evaluation.
+    seed: of sampling.
+    compute: how the model is run.
+    trust: modules of yours that artifacts may name as their models.
+  """
+  if not groups:
+    return {}
+  depends = [groups, run_folder.digests([run.model, groups]), seed, compute]
+  digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
+  kept = Path(run.model) / 'compared' / f'{digest[:16]}.json'
+  if kept.is_file():
+    return read_json(kept, 'delete it, and it is measured again')['metrics']
+  say(f'asking {run.model}')
+  mesh = call(make_mesh, run.stages[[*run.stages][-1]].mesh, where='mesh')
+  with jax.set_mesh(mesh):
+    made = artifact.load(run.model, mesh, compute, trust=trust)
+    progress = watched(run.model)
+    found = measure(groups, made, mesh=mesh, trust=trust, seed=seed, progress=progress).metrics
+  if jax.process_index() == 0:
+    kept.parent.mkdir(exist_ok=True)
+    write_json(kept, {'metrics': {k: None if math.isnan(x) else x for k, x in found.items()}})
+  return found
+
+
+def read(run: Run, wanted: Sequence[str], asked: Mapping[str, float]) -> Result:
   """What a finished run left.
 
   Args:
-    config: of the run.
+    run: of the comparison.
     wanted: metrics.
+    asked: what was measured of its model.
 
   Raises:
     BadInput: it has not measured one of them.
   """
-  folder = Path(config.workdir)
-  records, step = metrics.read(folder), artifact.describe(folder)['step']
-  curves = {
-    name: [(r['step'], r[name]) for r in records if r.get(name) is not None] for name in wanted
-  }
-  values = {}
+  values: dict[str, float] = {}
+  known, curves, cost, seconds = dict(asked), {}, dict.fromkeys(COST, 0.0), 0.0
+  for stage, config in run.stages.items():
+    if config.job != 'train':
+      continue
+    folder, before = Path(config.workdir), f'{stage}/' if stage else ''
+    records, step = metrics.read(folder), artifact.describe(folder)['step']
+    for record in records:
+      for name in record:
+        if '/' in name and record['step'] <= step:
+          known[f'{before}{name}'] = record[name]
+    for name in wanted:
+      own = name.removeprefix(before)
+      curves[name] = [(r['step'], r[own]) for r in records if r.get(own) is not None]
+    cost = {name: total + _last(records, COST[name]) for name, total in cost.items()}
+    seconds += _seconds(records, config)
   for name in wanted:
-    there = [record[name] for record in records if name in record and record['step'] <= step]
-    if not there:
-      known = sorted({name for record in records for name in record if '/' in name})
-      raise BadInput(f'read: {folder} has measured no {name!r}; {suggest(name, known)}')
-    values[name] = float('nan') if there[-1] is None else there[-1]
-  return Result(values, curves, _cost(records), _seconds(records, config))
+    if name not in known:
+      found = suggest(name, sorted(known))
+      raise BadInput(f'read: {run.model} has measured no {name!r}; {found}')
+    values[name] = math.nan if known[name] is None else known[name]
+  curves = {name: points for name, points in curves.items() if len(points) > 1}
+  return Result(values, curves, cost, seconds)
 
 
-def _cost(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  last = next((r for r in reversed(records) if 'total_tokens' in r), {})
-  names = {'steps': 'step', 'tokens': 'total_tokens', 'flops': 'total_flops'}
-  return {name: last.get(field, 0) for name, field in names.items()}
+def seconds_of_update(config: Any) -> float:
+  """Of all devices together, by what a run has logged; nan if it was too short to tell."""
+  records = [r for r in metrics.read(config.workdir) if 'total_tokens' in r]
+  return _seconds(records, config) / records[-1]['step'] if records else math.nan
+
+
+def _last(records: Sequence[Mapping[str, Any]], field: str) -> float:
+  return next((r[field] for r in reversed(records) if 'total_tokens' in r), 0.0)
 
 
 def _seconds(records: Sequence[Mapping[str, Any]], config: Any) -> float:
-  """Of the steps of a run, whose first one is taken to be as long as the others."""
+  """Of the updates of a run, on all devices; the first one is taken to be as long as the others."""
   known = [r for r in records if 'total_tokens' in r]
   size = known[0]['total_tokens'] / known[0]['step'] if known else 0
   timed, rated, before = 0.0, 0.0, 0

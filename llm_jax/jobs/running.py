@@ -24,6 +24,13 @@ def check(config: Any) -> None:
     job.check(config)
 
 
+def prepare(config: Any) -> None:
+  """Checks a config, and runs the jobs that it requires."""
+  check(config)
+  for name in config.get('requires') or ():
+    run(config[name])
+
+
 def run(config: Any) -> None:
   """Runs the jobs that a config requires, then its own; those that are finished return at once.
 
@@ -31,9 +38,7 @@ def run(config: Any) -> None:
     config: `job` names a file in `jobs/` or a dotted module, `requires` groups of the config that
       are whole configs of other jobs. A job with a function `check` sees its config before any.
   """
-  check(config)
-  for name in config.get('requires') or ():
-    run(config[name])
+  prepare(config)
   try:
     find('jobs', config.job).main(config)
   except OSError as error:  # of a file that was open already, whose name the system does not say

@@ -5,18 +5,22 @@ variant with a seed and, where something is tuned, the values of what is tuned.
 """
 
 import copy
+import hashlib
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from llm_jax.jobs import command
+from llm_jax.jobs import command, rounds
 from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
 BASE = 'base'  # what the unchanged config is called
+STAGES = 'stages'  # the folder of what the runs of pipelines share
 SAFE = re.compile(r'\w[\w=.,+ -]*')
 
 Changes = Mapping[str, Any]  # path of a field -> its value
@@ -29,19 +33,29 @@ class Run(NamedTuple):
     variant: its name.
     seed: of parameters, order of the data, and whatever else is drawn.
     setting: path of a field that is tuned -> its value.
-    config: of the run, with a folder of its own.
+    folder: of its own.
+    config: of all of it.
+    stages: name -> config, in order; '' is the name of a base that is a single stage.
   """
 
   variant: str
   seed: int
   setting: Changes
+  folder: Path
   config: Any
+  stages: Mapping[str, Any]
 
   @property
   def label(self) -> str:
     """What the run is called where people read it."""
     tuned = f'{told(self.setting)}, ' if self.setting else ''
     return f'{self.variant}, {tuned}seed {self.seed}'
+
+  @property
+  def model(self) -> str:
+    """The folder of the model that is compared: the last policy, or else the last stage."""
+    kinds = {rounds.makes(one): one.workdir for one in self.stages.values() if one.job == 'train'}
+    return kinds.get('policy', [*self.stages.values()][-1].workdir)
 
 
 def variants(config: Any) -> dict[str, Changes]:
@@ -68,6 +82,8 @@ def variants(config: Any) -> dict[str, Changes]:
       raise BadInput(f'variants: {BASE!r} is the unchanged config; choose another name')
     found[BASE] = {}
   for name in found:
+    if name in (STAGES, 'figures', 'reference'):
+      raise BadInput(f'variants: {name!r} is the folder of something else; choose another name')
     if not SAFE.fullmatch(name):
       raise BadInput(f'variants: {name!r} names a folder; use letters, digits, and any of _=.,+-')
   if against not in found:
@@ -112,7 +128,14 @@ def settings(config: Any, changes: Changes) -> list[dict[str, Any]]:
 
 
 def run_of(
-  config: Any, name: str, changes: Changes, seed: int, setting: Changes, steps: int | None = None
+  config: Any,
+  name: str,
+  changes: Changes,
+  seed: int,
+  setting: Mapping[str, Any] = {},
+  *,
+  steps: int = 0,
+  place: str = '',
 ) -> Run:
   """A run with a config of its own.
 
@@ -122,23 +145,45 @@ def run_of(
     changes: of the variant.
     seed: of the run.
     setting: values of what is tuned.
-    steps: updates; None for those of the config.
+    steps: updates; 0 for those of the config.
+    place: of its folder; '' for what is tuned.
 
   Raises:
     BadInput: a change that cannot be made.
   """
   made = changed(config.base, changes, where=f'variants.{name}')
-  folder = '/'.join(filter(None, [config.workdir, name, told(setting), f'seed{seed}']))
+  folder = '/'.join(filter(None, [config.workdir, name, place or told(setting), f'seed{seed}']))
   with made.unlocked(), made.ignore_type():
     for path, own in setting.items():
       *groups, field = path.split('.')
       value(made, '.'.join(groups))[field] = own
     made.workdir, made.seed = folder, seed
-    if steps is not None:
+    if steps:
       made.total_steps = steps
     if 'next' in made:
       made.next = ''
-  return Run(name, seed, setting, made)
+    stages = {'': made}
+    if made.job == 'pipeline':
+      stages = {stage: made[stage] for stage in made.stages}
+      made.report.evals, made.tasks, made.ask = ConfigDict(), (), ConfigDict()  # no report of a run
+      _share(f'{config.workdir}/{STAGES}', stages, config.base.seed)
+  return Run(name, seed, setting, Path(folder), made, stages)
+
+
+def _share(folder: str, stages: Mapping[str, Any], seed: int) -> None:
+  """Gives each stage of a pipeline a folder that is called after all that it is made from.
+
+  So stages that several runs have in common are run once. What comes before the first that trains
+  is data, which has the seed of the base in all runs.
+  """
+  trained = False
+  for name, stage in stages.items():
+    trained = trained or 'total_steps' in stage
+    if not trained and 'seed' in stage:
+      stage.seed = seed
+    plain = json.dumps(stage.to_dict(), sort_keys=True, default=str)
+    digest = hashlib.sha256(plain.replace(stage.workdir, '').encode()).hexdigest()
+    stage.workdir = f'{folder}/{name}-{digest[:12]}'  # which what comes after it follows
 
 
 def changed(base: Any, changes: Changes, where: str = 'variants') -> Any:

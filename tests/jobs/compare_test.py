@@ -8,20 +8,25 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import compare
+from configs import compare, pipeline
+from experiments.reliability import stages
+from llm_jax import artifact
 from llm_jax.files import read_json
-from llm_jax.jobs import verdict
+from llm_jax.jobs import budget, variants, verdict
 from llm_jax.main import run
+from llm_jax.parallel.mesh import make_mesh
 from llm_jax.training import metrics
 from llm_jax.types import BadInput
 from tests.jobs import train_test
 
 compiled = train_test.compiled  # a fixture
 ROOT = Path(__file__).parents[2]
+RECIPE = ('tokenize', 'pretrain', 'sft', 'dpo')
 FOCAL = str(ROOT / 'experiments' / 'focal' / 'loss.py')
 
 
@@ -142,6 +147,13 @@ def test_a_comparison_that_is_killed_ends_with_the_same_answer(done, tmp_path):
     (dict(read=()), 'read: nothing is compared'),
     (dict(tune=dict(optimizer=dict(rate=(1, 2)))), "tune: 'optimizer.rate' is no number"),
     (dict(tune=dict(optimizer=dict(learning_rate=(0, 1)))), 'choose factors above 0'),
+    (dict(shard='4/3'), "shard: '4/3'; choose one of n processes"),
+    (dict(shard='0/3'), "shard: '0/3'; choose one of n processes"),
+    (dict(shard='a'), "shard: 'a'; choose one of n processes"),
+    (dict(budget=dict(steps=3, tokens=9)), 'budget: steps and tokens; choose one of them'),
+    (dict(budget=dict(stepps=3)), "budget: unknown field 'stepps'"),
+    (dict(evals=dict(validation=dict(name='perplexity'))), 'rename one'),
+    (dict(evals=dict(text=dict(name='perplexity'))), "'data' is missing"),
     (dict(grid=dict(loss=dict(z_loss=0.1))), 'grid: loss.z_loss 0.1; give the values it takes'),
   ],
 )
@@ -162,6 +174,103 @@ def test_losses_of_different_kinds_are_not_compared_with_each_other(config, comp
   with pytest.raises(BadInput, match="'validation/loss' is the loss that a run is trained with"):
     run(config)
   assert not compiled
+
+
+def test_the_rate_of_each_variant_is_tuned_with_a_seed_that_is_not_compared(config):
+  config.seeds = 2
+  config.tune = ConfigDict(dict(optimizer=dict(learning_rate=(0.01, 1))))
+  config.budget = ConfigDict(dict(tokens=8 * 16 * 3 + 1))
+  run(config)
+  found = facts(config.workdir)
+  for name in ('base', 'focal'):
+    tried = found['tuned'][name]['tried']
+    best = min(tried, key=lambda one: one['validation/loss'])
+    assert found['tuned'][name]['setting'] == best['setting'] == {'optimizer.learning_rate': 3e-3}
+    folders = [one['folder'] for one in found['runs'] if one['variant'] == name]
+    assert [Path(one).parts[-2:] for one in folders] == [
+      ('learning_rate=0.003', 'seed0'),
+      ('learning_rate=0.003', 'seed1'),
+    ]
+  assert len([*Path(config.workdir).glob('*/*/seed1000/artifact.json')]) == 4
+  found = read_json(Path(config.workdir) / 'report.json', '')
+  assert {(one['steps'], one['tokens']) for one in found['cost']} == {(3, 384)}
+  assert all(one['device_seconds'] > 0 for one in found['cost'])
+  assert 'at the edge' in (Path(config.workdir) / 'report.md').read_text()
+
+
+def test_finished_models_are_put_to_evaluations_of_the_comparison(config, capsys):
+  config.seeds, config.variants = 2, ConfigDict(dict(z=dict(loss=dict(z_loss=0.1))))
+  rows = dict(name='packed', path=config.base.data.path)
+  config.evals.text = ConfigDict(dict(name='perplexity', data=rows, max_rows=8))
+  config.read = ('text/bits_per_byte', 'validation/loss')
+  run(config)
+  found = facts(config.workdir)
+  for one in found['runs']:
+    last = metrics.read(one['folder'])[-1]
+    assert one['values']['text/bits_per_byte'] == pytest.approx(last['validation/bits_per_byte'])
+  capsys.readouterr()
+  run(config)
+  assert 'asking' not in capsys.readouterr().out
+
+
+def of_pipeline(folder, count):
+  c = compare.get_config('pipeline:gpt')
+  c.base = stages.small(pipeline.build('x', RECIPE), folder, 'x', steps=2)
+  c.base.stages = RECIPE[:count]
+  c.workdir, c.seeds, c.read = str(folder / 'compare'), 2, compare.metrics(c.base)
+  return c
+
+
+def test_runs_of_pipelines_share_the_stages_that_are_the_same(tmp_path):
+  c = of_pipeline(tmp_path, 4)
+  changes = {'base': {}, 'z': {'sft.loss.z_loss': 0.1}, 'ipo': {'dpo.loss.kind': 'ipo'}}
+  runs = [variants.run_of(c, name, changes[name], seed) for name in changes for seed in (0, 1)]
+  made = lambda name: {one.stages[name].workdir for one in runs}
+  assert [len(made(name)) for name in RECIPE] == [1, 2, 4, 6]
+  for one in runs:
+    assert one.stages['dpo'].init.params == one.stages['sft'].workdir
+    assert one.stages['pretrain'].data.path == one.stages['tokenize'].workdir
+    assert one.model == one.stages['dpo'].workdir
+
+
+def test_a_pipeline_is_compared_by_a_metric_of_a_stage(tmp_path, capsys):
+  stages.write_corpus(tmp_path)
+  c = of_pipeline(tmp_path, 2)
+  assert c.read == ('pretrain/validation/loss',) and not c.tune
+  c.variants.z = ConfigDict(dict(pretrain=dict(loss=dict(z_loss=0.1))))
+  run(c)
+  found = read_json(tmp_path / 'compare' / 'report.json', '')
+  assert {one['steps'] for one in found['cost']} == {2}
+  assert len(found['runs']) == 4 and found['changes']['z'] == {'pretrain.loss.z_loss': 0.1}
+  capsys.readouterr()
+  run(c)
+  assert '\n== ' not in capsys.readouterr().out
+
+
+def test_shards_divide_the_runs_and_the_last_one_has_the_answer(done, config, capsys):
+  folders = lambda: sorted(str(p.parent) for p in Path(config.workdir).glob('*/*/artifact.json'))
+  config.shard = '2/2'
+  run(config)
+  told = capsys.readouterr().out
+  assert '3 runs of other shards are left' in told
+  assert len(folders()) == 3 and not (Path(config.workdir) / 'report.json').exists()
+  config.shard = '1/2'
+  run(config)
+  assert len(folders()) == 6
+  alike = lambda text: text.replace(config.workdir, str(done / 'compare'))
+  assert json.loads(alike(json.dumps(facts(config.workdir)))) == facts(done / 'compare')
+
+
+def test_budgets_are_equal_in_what_they_count(config):
+  made = budget.Budget
+  with jax.set_mesh(make_mesh(data=1)):
+    of = lambda one: budget.steps(one, config.base, seconds=0.5)
+    flops = artifact.build(config.base.model.to_dict()).flops_per_token(16) * 8 * 16
+    assert of(made()) == 0 and of(made(steps=7)) == 7 and of(made(seconds=4.0)) == 8
+    assert of(made(tokens=8 * 16 * 5 + 3)) == 5
+    assert of(made(flops=3 * flops)) == 3 and of(made(flops=2.9 * flops)) == 2
+    with pytest.raises(BadInput, match='budget: tokens are not enough for a single update'):
+      of(made(tokens=3))
 
 
 def tables(effect, count, others=1, seeds=5):

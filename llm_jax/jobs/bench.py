@@ -1,0 +1,151 @@
+"""Where the runs of a comparison are made: what has ended is known by its folder alone."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from llm_jax import run_folder
+from llm_jax.files import read_json, write_json
+from llm_jax.jobs import budget, lengthened, results, running, tasks, variants
+from llm_jax.jobs.compare_report import Tuned
+from llm_jax.jobs.results import Result
+from llm_jax.jobs.shards import Shard
+from llm_jax.jobs.trust import trusted
+from llm_jax.jobs.variants import Changes, Run
+from llm_jax.text.terminal import say
+from llm_jax.training.metrics import Diverged
+from llm_jax.types import BadInput
+
+FAILED = 'failed.json'  # why a run left no model
+TUNING = 1000  # from the first seed to that of tuning, which no comparison gets to
+
+
+class Bench:
+  """The runs of this process.
+
+  Args:
+    config: of the job.
+    shard: this process, of all that share the folder.
+  """
+
+  def __init__(self, config: Any, shard: Shard) -> None:
+    self.config, self.shard = config, shard
+    self.asked, self.budget = asked_of(config), budget.of(config)
+
+  def run(self, runs: Sequence[Run], what: str = '') -> None:
+    """Runs those of this shard that have not ended."""
+    mine = self.shard.mine(runs)
+    for number, run in enumerate(mine, 1):
+      if not self._ended(run):
+        say(f'\n== {run.label} ({what}{number} of {len(mine)}), in {run.folder}')
+        self._run(run)
+      self._measured(run)
+
+  def left(self, runs: Sequence[Run]) -> list[str]:
+    """Those that have not ended."""
+    return [run.label for run in runs if not self._ended(run)]
+
+  def result(self, run: Run) -> Result:
+    """What a run that has ended left."""
+    if (run.folder / FAILED).is_file():
+      again = 'delete its folder, and the run is repeated'
+      said = read_json(run.folder / FAILED, again)['said']
+      return Result(values={}, curves={}, cost={}, seconds=0.0, failed=said)
+    return results.read(run, self.config.read, self._measured(run))
+
+  def steps(self, made: Mapping[str, Changes]) -> dict[str, int]:
+    """Variant -> updates that the budget pays for; 0 for those of its config."""
+    seed, found = self.config.base.seed + TUNING, {}
+    timed: list[Run] = []
+    if self.budget.seconds:
+      short = {'steps': budget.TIMED, 'place': 'timing'}
+      timed = [variants.run_of(self.config, *one, seed, **short) for one in made.items()]
+      for run in timed:
+        with run.config.unlocked():
+          run.config.log_every, run.config.optimizer.warmup_steps = 1, 1
+      self.run(timed, 'timing, ')
+      self.shard.wait(lambda: self.left(timed))
+    speed = {run.variant: results.seconds_of_update(run.config) for run in timed}
+    for name, changes in made.items():
+      run = variants.run_of(self.config, name, changes, seed)
+      if self.budget.tokens or self.budget.flops:
+        self.shard.patient(lambda run=run: running.prepare(run.config))
+      with inside(name):
+        found[name] = budget.steps(self.budget, run.config, speed.get(name, math.nan))
+    return found
+
+  def tuned(self, made: Mapping[str, Changes], steps: Mapping[str, int]) -> dict[str, Tuned]:
+    """What is best for each variant that is tuned, by the first metric, with a seed of its own."""
+    config, metric = self.config, self.config.read[0]
+    seed, tried = config.base.seed + TUNING, {}
+    for name, changes in made.items():
+      settings = variants.settings(config, changes)
+      if len(settings) > 1:
+        of = lambda one, name=name, changes=changes: variants.run_of(
+          config, name, changes, seed, one, steps=steps[name]
+        )
+        tried[name] = [*map(of, settings)]
+    runs = [run for some in tried.values() for run in some]
+    self.run(runs, 'tuning, ')
+    self.shard.wait(lambda: self.left(runs))
+    sign = 1 if results.fewer(metric, config.get('fewer', ())) else -1
+    found = {}
+    for name, some in tried.items():
+      values = [self.result(run).values.get(metric, math.nan) for run in some]
+      known = [i for i, value in enumerate(values) if not math.isnan(value)]
+      if not known:
+        raise BadInput(f'{name}: no run of its tuning has a {metric!r}; tune by smaller factors')
+      best = min(known, key=lambda i, values=values: sign * values[i])
+      found[name] = Tuned(some[best].setting, [run.setting for run in some], values)
+    return found
+
+  def _run(self, run: Run) -> None:
+    """A run that diverges leaves a note, and is not repeated either."""
+    try:
+      for stage in run.stages.values():
+        if not _finished(stage):
+          self.shard.patient(lambda stage=stage: running.run(stage))
+    except Diverged as error:
+      say(error)
+      if jax.process_index() == 0:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.folder / FAILED, {'said': str(error)})
+
+  def _ended(self, run: Run) -> bool:
+    if (run.folder / FAILED).is_file():
+      return True
+    if not all(_finished(stage) for stage in run.stages.values()):
+      return False
+    with inside(run.label):
+      running.check(run.config)  # refuses a folder that another config has filled
+    return True
+
+  def _measured(self, run: Run) -> dict[str, float]:
+    if (run.folder / FAILED).is_file():
+      return {}
+    how = {'compute': self.config.get('compute'), 'trust': trusted(self.config)}
+    return results.measured(run, self.asked, seed=self.config.base.seed, **how)
+
+
+def _finished(stage: Any) -> bool:
+  """Whether a stage has ended, with as many updates as it is to have."""
+  ended = run_folder.finished(stage.workdir) is not None
+  return ended and (stage.job != 'train' or lengthened.is_finished(stage))
+
+
+def asked_of(config: Any) -> dict[str, Any]:
+  """The evaluations that finished models are put to, by key."""
+  evals = config.get('evals')
+  return tasks.asked(config, evals.to_dict() if evals else {}).groups
+
+
+@contextlib.contextmanager
+def inside(name: str) -> Iterator[None]:
+  """Says which variant a bad input is in."""
+  try:
+    yield
+  except BadInput as error:
+    raise BadInput(f'{name}: {error}') from None

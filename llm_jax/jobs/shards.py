@@ -1,0 +1,68 @@
+"""A list of runs, divided among processes that have nothing in common but a folder."""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from llm_jax import storage
+from llm_jax.lock import Busy
+from llm_jax.text.terminal import say
+from llm_jax.types import BadInput
+
+SECONDS = 5.0  # between two looks at what the others have done
+T = TypeVar('T')
+
+
+class Shard(NamedTuple):
+  """One of `count` processes, counted from 1."""
+
+  number: int
+  count: int
+
+  def mine(self, runs: Sequence[T]) -> Sequence[T]:
+    """Every `count`-th of them.
+
+    >>> Shard(2, 3).mine('abcdefg')
+    'be'
+    """
+    return runs[self.number - 1 :: self.count]
+
+  def patient(self, do: Callable[[], Any]) -> None:
+    """Does what another process may be at work on; then it waits, and does it again."""
+    told = False
+    while True:
+      try:
+        return do()
+      except Busy as error:
+        if self.count == 1:
+          raise
+        if not told:
+          say(f'{str(error).partition("; ")[0]}; waiting for it')
+        told = True
+        time.sleep(SECONDS)
+
+  def wait(self, left: Callable[[], Sequence[str]]) -> None:
+    """Waits until the others have finished what is `left`."""
+    told = 0
+    while names := left():
+      if len(names) != told:
+        say(f'waiting for other shards: {len(names)} runs, such as {names[0]}')
+      told = len(names)
+      time.sleep(SECONDS)
+
+
+def shard_of(config: Any) -> Shard:
+  """What `config.shard` says; '' is the only one.
+
+  Raises:
+    BadInput: it is none.
+  """
+  text = config.get('shard') or '1/1'
+  found = re.fullmatch(r'(\d+)/(\d+)', text)
+  if not found or not 1 <= int(found[1]) <= int(found[2]):
+    raise BadInput(f'shard: {text!r}; choose one of n processes, such as 3/16, from 1/16 to 16/16')
+  if int(found[2]) > 1 and storage.url_of(Path(config.workdir)):
+    raise BadInput('shard: config.workdir is a URL; choose a folder that all of them share')
+  return Shard(int(found[1]), int(found[2]))
