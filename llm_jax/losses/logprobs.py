@@ -1,12 +1,15 @@
 """Per-token log-probabilities from hidden states, block by block, so no [B, L, V] array exists."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from llm_jax.parallel.apart import apart, on_one_device
 from llm_jax.parallel.mesh import platform
+from llm_jax.parallel.parameters import path_of
 from llm_jax.types import JUDGES, Array, BadInput, Batch, Model, Params
 
 # Logits that a device holds at a time: 256 MiB of float32 on CPU. Accelerators take 1 GiB: adding
@@ -96,6 +99,27 @@ def read_hidden(
   read: Callable[..., Any],
 ) -> tuple[Array, ...]:
   """What `read` makes of the logits of hidden states; entry t of `about` is what they predict."""
+  found, tree = jax.tree_util.tree_flatten_with_path(params)
+  named = [(path_of(key_path), leaf) for key_path, leaf in found]
+  needed = r'(^|/)embedding/table' if model.shape.head == 'tied' else '(^|/)head/'
+
+  def run(head: Params, hidden_BLD: Array, *about: Array) -> tuple[Array, ...]:
+    leaves = [head.get(path, leaf) for path, leaf in named]
+    return _by_blocks(model, tree.unflatten(leaves), hidden_BLD, about, temperature, read)
+
+  # The head is made whole once and not in each block, and so is its gradient.
+  head = {path: leaf for path, leaf in named if re.search(needed, path)}
+  return apart(run, head, hidden_BLD, *about, ahead=hidden_BLD.dtype)
+
+
+def _by_blocks(
+  model: Model,
+  params: Params,
+  hidden_BLD: Array,
+  about: tuple[Array, ...],
+  temperature: float,
+  read: Callable[..., Any],
+) -> tuple[Array, ...]:
   batch, length, _ = hidden_BLD.shape
 
   def one(hidden_BD: Array, *about: Array) -> tuple[Array, ...]:
@@ -103,13 +127,16 @@ def read_hidden(
     return tuple(read(logits_BV, *about))
 
   mesh = jax.sharding.get_abstract_mesh()
-  shards, along = (1, 1) if mesh.empty else (mesh.size, mesh.shape['sequence'])
+  if on_one_device():
+    shards, along = mesh.shape['tensor'], 1
+  else:
+    shards, along = (1, 1) if mesh.empty else (mesh.size, mesh.shape['sequence'])
   most = BLOCK_ELEMENTS * (1 if platform() == 'cpu' else ON_ACCELERATORS)
   columns = max(1, most * shards // (batch * model.shape.vocab_size))
   if columns >= length:
     return one(hidden_BLD, *about)
   # Every block takes some columns of all rows, and columns that stand apart, so that each device
-  # keeps what it has, whether rows or columns are cut over devices.
+  # keeps what it has, should rows or columns be cut over devices.
   blocks = -(-length // columns)
   columns = -(-length // (blocks * along)) * along
   pad = blocks * columns - length

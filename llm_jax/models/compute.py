@@ -30,6 +30,17 @@ POLICIES = {
 }
 
 
+# What only gives another form to what is there already, such as weights that were made whole.
+_FORMS = ('all_gather', 'convert_element_type', 'reshape', 'transpose', 'squeeze', 'concatenate')
+
+
+def but_whole(primitive: Any, *_: Any, **params: Any) -> bool:
+  """Keeps everything for the backward pass but weights that were made whole, in any form."""
+  inside = getattr(params.get('call_jaxpr'), 'eqns', ())
+  gathers = any(one.primitive.name == 'all_gather' for one in inside)
+  return primitive.name not in _FORMS and not gathers
+
+
 @dataclasses.dataclass(frozen=True)
 class Compute:
   """Fields of `config.compute`; the same parameters can be run with any of them.

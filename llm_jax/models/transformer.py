@@ -15,14 +15,16 @@ from jax.ad_checkpoint import checkpoint_name
 from llm_jax.models import attend, attention, latent, moe
 from llm_jax.models.cache import Cache
 from llm_jax.models.cache import empty as make_cache
-from llm_jax.models.compute import POLICIES, Compute, compute_of
-from llm_jax.models.layers import MLP, Model, Norm, fan_in, product, rotary, swap_last_axes
+from llm_jax.models.compute import POLICIES, Compute, but_whole, compute_of
+from llm_jax.models.ends import Embedding, Head
+from llm_jax.models.layers import MLP, Model, Norm, product, rotary, swap_last_axes
 from llm_jax.models.rope_scaling import scaling_of
 from llm_jax.models.shape import Kind, Shape
 from llm_jax.models.stacks import dense_of, period, repeats, unstack
 from llm_jax.models.stored import Layers
-from llm_jax.models.weights import Table, in_blocks, parameter
+from llm_jax.models.weights import Table, in_blocks
 from llm_jax.options import check, options_of
+from llm_jax.parallel.apart import apart, on_one_device, whole
 from llm_jax.parallel.mesh import constrain
 from llm_jax.parallel.parameters import abstract_params, facts_of, path_of
 from llm_jax.types import Array, BadInput
@@ -108,59 +110,6 @@ class Block(nn.Module):
     if s.post_norm:
       x_BLD = Norm(s.norm, s.norm_eps, name=f'{part}_post_norm')(x_BLD)
     return x_BLD if s.residual_scale is None else x_BLD * s.residual_scale
-
-
-class Embedding(nn.Module):
-  """Token table [V, D] and, for learned positions, `position` [max_length, D]."""
-
-  shape: Shape
-  dtype: str
-
-  def setup(self) -> None:
-    s = self.shape
-    init = nn.initializers.normal(0.02)
-    self.table = parameter(self, 'table', init, (s.vocab_size, s.dim))
-    if s.position == 'learned':
-      self.position = self.param('position', init, (s.max_length, s.dim))
-
-  def __call__(self, tokens_BL: Array, position_BL: Array) -> Array:
-    dtype = self.dtype
-    # Whole rows on every device that looks them up: of a table cut along D, each would find a part
-    # of all tokens, and have to exchange it.
-    if isinstance(self.table, Table):
-      x_BLD = self.table.take(tokens_BL, dtype)
-    else:
-      x_BLD = constrain(jnp.asarray(self.table).astype(dtype), 'tensor', None)[tokens_BL]
-    if (scale := self.shape.embedding_scale) is not None:
-      x_BLD *= jnp.asarray(scale, dtype)
-    if self.shape.position == 'learned':
-      x_BLD += jnp.asarray(self.position)[position_BL].astype(dtype)
-    return x_BLD
-
-
-class Head(nn.Module):
-  """What reads the last hidden state when it is not the embedding.
-
-  `kernel` [D, V] of an untied head; `scalar` [D] and `bias` [] of a scalar one, which starts as
-  N(0, 1/(D+1)) and 0 (arXiv:2009.01325, appendix); `classes` [D, C] of a classifier, which starts
-  as N(0, 0.02^2) (arXiv:1810.04805) and has no bias, like those of Hugging Face.
-  """
-
-  shape: Shape
-  product_dtype: str | None
-
-  @nn.compact
-  def __call__(self, hidden_BLD: Array) -> Array:
-    s = self.shape
-    if s.head == 'scalar':
-      scalar_D = self.param('scalar', nn.initializers.normal((s.dim + 1) ** -0.5), (s.dim,))
-      bias = self.param('bias', nn.initializers.zeros, ())
-      return hidden_BLD.astype(jnp.float32) @ scalar_D + bias
-    if s.head == 'classes':
-      classes_DC = self.param('classes', nn.initializers.normal(0.02), (s.dim, s.outputs))
-      return hidden_BLD.astype(jnp.float32) @ classes_DC
-    kernel_DV = parameter(self, 'kernel', fan_in(s.dim), (s.dim, s.vocab_size))
-    return product(hidden_BLD, kernel_DV, dtype=jnp.float32, product_dtype=self.product_dtype)
 
 
 class Transformer(Model):
@@ -267,8 +216,7 @@ class Transformer(Model):
     `until_BS` is there where texts branch: the last segment that sees each token, of a cache each
     of its slots. The first one is its own, and segments between see it as well.
     """
-    s, c = self.shape, self.compute
-    length = tokens_BL.shape[1]
+    s, length = self.shape, tokens_BL.shape[1]
     if position_BL is None:
       position_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
     if segment_BL is None:
@@ -286,21 +234,45 @@ class Transformer(Model):
         return jnp.take_along_axis(whole_BSD, at_BL[..., None], axis=1), cache
       positions = positions._replace(k_position=cache.position, k_segment=cache.segment)
     positions = positions._replace(k_until=until_BS)
-    kinds = s.blocks
     x_BLD = self.embed(tokens_BL, position_BL)
+    blocks = {'blocks': self.blocks}
+    if s.dense_layers:
+      blocks['dense_blocks'] = self.dense_blocks
+    if cache is None and until_BS is None and self._apart:
+
+      def layers(blocks: Any, x_BLD: Array, *at: Array) -> Array:
+        return self._layers(blocks, x_BLD, attend.Positions(*at, *at))[0]
+
+      x_BLD = apart(layers, blocks, x_BLD, position_BL, segment_BL)
+    else:
+      x_BLD, cache = self._layers(blocks, x_BLD, positions, slots, cache)
+    return self.final_norm(x_BLD), cache
+
+  @nn.nowrap
+  def _layers(
+    self,
+    blocks: Mapping[str, Any],
+    x_BLD: Array,
+    positions: attend.Positions,
+    slots: Any = None,
+    cache: Cache | None = None,
+  ) -> tuple[Array, Cache | None]:
+    """What all layers, with their stacked parameters, make of embedded tokens; and the cache."""
+    s, c, kinds = self.shape, self.compute, self.shape.blocks
+    dense_blocks, blocks = blocks.get('dense_blocks', ()), blocks['blocks']
     of = lambda kind, shape: self._runner(kind, shape, positions, slots, cache is not None)
     first = s.dense_layers  # these stand before what repeats
     runs = {kind: of(kind, s) for kind in dict.fromkeys(kinds[first:])}
     dense = {kind: of(kind, dense_of(s)) for kind in dict.fromkeys(kinds[:first])}
     new_layers = []
-    for i, params in enumerate(unstack(self.dense_blocks, first) if first else ()):
+    for i, params in enumerate(unstack(dense_blocks, first) if first else ()):
       x_BLD, layer = dense[kinds[i]](params, x_BLD, cache.layers[i] if cache else None)
       new_layers.append(layer)
     kinds, count = kinds[first:], s.num_layers - first
-    apart = isinstance(self.blocks, tuple)  # see `for_decoding`
+    apart = isinstance(blocks, tuple)  # see `for_decoding`
     if c.scan_layers and cache is None and not apart:
       size = period(kinds)
-      scanned, rest = repeats(self.blocks, size, count)
+      scanned, rest = repeats(blocks, size, count)
 
       def repeat(x_BLD: Array, params: Any) -> tuple[Array, None]:
         for kind, one in zip(kinds[:size], [params] if size == 1 else unstack(params, size)):
@@ -311,12 +283,23 @@ class Transformer(Model):
       for kind, params in zip(kinds[count - len(rest) :], rest, strict=True):
         x_BLD, _ = runs[kind](params, x_BLD, None)
     else:
-      for i, params in enumerate(unstack(self.blocks, count)):
+      for i, params in enumerate(unstack(blocks, count)):
         x_BLD, layer = runs[kinds[i]](params, x_BLD, cache.layers[first + i] if cache else None)
         new_layers.append(layer)
       if cache is not None:
         cache = dataclasses.replace(cache, layers=tuple(new_layers))
-    return self.final_norm(x_BLD), cache
+    return x_BLD, cache
+
+  @property
+  def _apart(self) -> bool:
+    """Whether devices can compute all layers alone: they exchange nothing within one, and what is
+    made of a row depends on no other."""
+    s, mesh = self.shape, jax.sharding.get_abstract_mesh()
+    if mesh.empty or any(mesh.shape[axis] > 1 for axis in ('tensor', 'sequence', 'expert')):
+      return False
+    scalings = (kind.rope_scaling for kind in s.blocks)
+    moves = any(scaling and scaling_of(scaling).moves for scaling in scalings)
+    return not (moves or s.experts or isinstance(self.blocks, (tuple, Layers)))
 
   def embed(self, tokens_BL: Array, position_BL: Array) -> Array:
     """What the first layer reads, [B, L, D]."""
@@ -346,15 +329,18 @@ class Transformer(Model):
     see = attend.load(backend).make(positions, self.attention_spec(kind, cached, branches))
     angles = self._angles(positions, kind, cached)
     block = Block(shape, c, parent=None)
+    alone = on_one_device()
 
     def run(params: Any, x_BLD: Array, layer: Any) -> tuple[Array, Any]:
       real_BL = positions.q_segment > 0
+      if alone:
+        params = whole(params, c.dtype, 'blocks/', layer=True)
       return block.apply({'params': params}, x_BLD, see, angles, real_BL, layer, slots)
 
     if isinstance(self.blocks, Layers):  # read one by one, so each kind is a program of its own
       return jax.jit(run)
     if c.remat == 'none':
-      return run
+      return jax.checkpoint(run, policy=but_whole, prevent_cse=not c.scan_layers) if alone else run
     return jax.checkpoint(run, policy=POLICIES[c.remat], prevent_cse=not c.scan_layers)
 
   def unembed(self, hidden_D: Array) -> Array:

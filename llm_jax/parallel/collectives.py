@@ -56,8 +56,8 @@ class Collective(NamedTuple):
 def collectives(text: str) -> list[Collective]:
   """The collectives of a compiled program.
 
-  What TPUs do between the products of others, a part at a time, is written once for each part,
-  inside of the fusions that do it, and always on the same channel: it is counted once.
+  What TPUs send while they multiply is written in each of the fusions that do a part of it, always
+  on the same channel, and parts may be in loops of their own: it is counted as often as it begins.
 
   Args:
     text: `compiled.as_text()`, HLO after optimisation.
@@ -78,11 +78,13 @@ def collectives(text: str) -> list[Collective]:
       size, devices = sum(sizes), _devices(one.rest)
       if kind == 'all-reduce' and name.startswith('all-reduce-scatter'):
         kind, size = 'reduce-scatter', size // devices  # how programs for TPUs write one
+      if devices < 2:
+        continue  # nobody else takes part
       source = one.attribute(r'op_name="([^"]*)"')
       found = Collective(kind, size, program.times[name], devices, source)
       channel = one.attribute(r'channel_id=(\d+)') if name in program.fused else ''
       if channel in fused:
-        out[fused[channel]] = max(out[fused[channel]], found, key=lambda c: c.times)
+        out[fused[channel]] = min(out[fused[channel]], found, key=lambda c: c.times)
         continue
       if channel:
         fused[channel] = len(out)

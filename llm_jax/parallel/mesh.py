@@ -203,7 +203,7 @@ def constrain(x: jax.Array, *axes: Any) -> jax.Array:
       BATCH_AXES. An axis that does not divide its dimension is left out.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
+  if mesh.empty or mesh.size == 1 or mesh.manual_axes:
     return x
   names = [BATCH_AXES if axis == 'batch' else axis for axis in axes]
   both = zip(names, x.shape, strict=False)  # dimensions that are not named are not sharded

@@ -197,7 +197,7 @@ ENTRY %main (x: f32[32]) -> f32[8] {
   assert one.moved == 4 * 32 * 3 / 4
 
 
-def test_what_is_sent_between_products_is_counted_once_a_trip():
+def test_what_is_sent_during_products_is_counted_as_often_as_it_begins():
   gather = '%g = bf16[64]{0} all-gather(%p), channel_id=7, replica_groups={{0,1,2,3}}'
   fused = lambda name: f'%{name} (p: bf16[16]) -> bf16[64] {{\n  {gather}\n}}\n\n'
   text = f"""{fused('first')}{fused('step.1')}{fused('last')}%cond (s: (u32[], f32[8])) -> pred[] {{
@@ -207,6 +207,11 @@ def test_what_is_sent_between_products_is_counted_once_a_trip():
   ROOT %lt = pred[] compare(%i, %n), direction=LT
 }}
 
+%inner (p.2: bf16[64]) -> bf16[64] {{
+  %p.2 = bf16[64] parameter(0)
+  ROOT %b = bf16[64] fusion(%p.2), kind=kOutput, calls=%step.1
+}}
+
 %body (t: (u32[], f32[8])) -> (u32[], f32[8]) {{
   %t = (u32[], f32[8]) parameter(0)
   %j = u32[] get-tuple-element(%t), index=0
@@ -214,8 +219,8 @@ def test_what_is_sent_between_products_is_counted_once_a_trip():
   %k = u32[] add(%j, %two)
   %x = f32[8] get-tuple-element(%t), index=1
   %a = bf16[64] fusion(%x), kind=kCustom, calls=%first
-  %b = (f32[8], bf16[64]) fusion(%x, %a), kind=kOutput, calls=%step.1
-  %c = bf16[64] fusion(%b), kind=kCustom, calls=%last
+  %d = bf16[64] while(%a), body=%inner, backend_config={{"known_trip_count":{{"n":"4"}}}}
+  %c = bf16[64] fusion(%d), kind=kCustom, calls=%last
   %e = bf16[64] all-gather(%x), channel_id=8, replica_groups={{{{0,1,2,3}}}}
   ROOT %u = (u32[], f32[8]) tuple(%k, %x)
 }}

@@ -94,7 +94,7 @@ def make(positions: Positions, spec: AttentionSpec) -> Attend:
 
   def attend(q_BHLE: Array, k_BKSE: Array, v_BKSE: Array) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
       return alone(q_BHLE, k_BKSE, v_BKSE, positions.q_segment)
     P = jax.sharding.PartitionSpec
     cut = P(BATCH_AXES, HEAD_AXES)
