@@ -1,9 +1,11 @@
 """Benchmarks run without their peers, and print a table that says what it was made on."""
 
+import json
+
 import pytest
 
 from experiments.benchmarks import __main__ as everything
-from experiments.benchmarks import turns
+from experiments.benchmarks import aot, turns
 
 
 @pytest.mark.slow
@@ -45,3 +47,29 @@ def test_rates_are_of_the_time_that_workers_tell(tmp_path, monkeypatch):
   assert table['ratio'] == {'theirs': 0.5} and table['ratio_of_pairs'] == {'theirs': [0.5] * 3}
   assert table['first_step_seconds'] == {'ours': 0.5, 'theirs': 0.2}
   assert (table['gigabytes']['ours'] or 1) > 0
+
+
+def test_a_case_of_the_compiled_step_is_a_plan(tmp_path, monkeypatch, capsys):
+  c = aot.config_of('8b,v5p:4x4x4,rows=16,length=8192,fsdp=8,tensor=8,remat=dots,layers=4', 'out')
+  assert (c.hardware, c.search, c.length, c.train.batch_size) == ('v5p:4x4x4', False, 8192, 16)
+  assert (c.train.mesh.fsdp, c.train.mesh.tensor, c.train.compute.remat) == (8, 8, 'dots')
+  assert c.train.model.num_layers == 4 and c.output == 'out'
+  (tmp_path / 'peer.txt').write_text(
+    'ENTRY %main (x: bf16[8]) -> bf16[16] {\n'
+    '  %x = bf16[10000000]{0} parameter(0)\n'
+    '  %y = bf16[10000000]{0} copy(%x)\n'
+    '  ROOT %z = bf16[2000000000]{0} all-gather(%y), replica_groups={{0,1}}, backend_config={'
+    '"estimated_cycles":"3000000"}\n}\n'
+  )
+  monkeypatch.setattr(aot, 'of_case', lambda case: {'case': case})
+  monkeypatch.setattr('sys.argv', ['aot', 'a', '--text', f'peer={tmp_path}/peer.txt'])
+  aot.main()
+  assert json.loads(capsys.readouterr().out)['table'] == {
+    'a': {'case': 'a'},
+    'peer': {
+      'received_gigabytes': 2.0,
+      'received_by': {'all-gather': 2.0},
+      'estimated_megacycles': 3,
+      'copied_gigabytes': 0.02,
+    },
+  }

@@ -30,6 +30,7 @@ from llm_jax.options import Count, NotNegative, Place, Positive, suggest
 from llm_jax.options import check as check_options
 from llm_jax.parallel.chips import Chip, find_chip
 from llm_jax.parallel.collectives import collectives
+from llm_jax.parallel.hlo import Program
 from llm_jax.parallel.mesh import AXES, BATCH_AXES, batch_sharding, make_mesh
 from llm_jax.text.terminal import say
 from llm_jax.training import optimizer
@@ -251,22 +252,35 @@ def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, A
         raise
       used = re.search(r'Used [\d.]+\w+ of [\d.]+\w+ hbm|[\d.]+\w exceeds [\d.]+\w', str(error))
       return {'fits': False, 'reason': used[0] if used else str(error).splitlines()[0]}
-  memory, text = compiled.memory_analysis(), compiled.as_text()
-  found = collectives(text)
-  kinds = sorted({c.kind for c in found})
+  seconds, memory, text = (
+    time.perf_counter() - start,
+    compiled.memory_analysis(),
+    compiled.as_text(),
+  )
   return {
     'fits': True,
-    'compile_seconds': round(time.perf_counter() - start, 1),
+    'compile_seconds': round(seconds, 1),
     'bytes_of_arguments': memory.argument_size_in_bytes,
     'bytes_of_temporaries': memory.temp_size_in_bytes,
     'bytes_at_peak': memory.peak_memory_in_bytes,
     'kernels': text.count('tpu_custom_call'),
+    **costs(text),
+  }
+
+
+def costs(text: str) -> dict[str, Any]:
+  """What a compiled program says of a step on one chip: cycles, copies, and what is exchanged."""
+  program = Program(text)
+  found = collectives(program)
+  return {
+    'estimated_cycles': program.cycles(),
+    'bytes_copied': program.bytes_copied(),
     'collectives': {
       kind: {
         'times': sum(c.times for c in found if c.kind == kind),
         'bytes_received': round(sum(c.moved for c in found if c.kind == kind)),
       }
-      for kind in kinds
+      for kind in sorted({c.kind for c in found})
     },
   }
 

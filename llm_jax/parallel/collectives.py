@@ -7,13 +7,6 @@ from typing import NamedTuple
 from llm_jax.parallel.hlo import Program
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
-SIZES = {
-  **dict.fromkeys(('pred', 's8', 'u8', 'f8e4m3fn', 'f8e5m2'), 1),
-  **dict.fromkeys(('s16', 'u16', 'f16', 'bf16'), 2),
-  **dict.fromkeys(('s32', 'u32', 'f32'), 4),
-  **dict.fromkeys(('s64', 'u64', 'f64', 'c64'), 8),
-}
-_SHAPE = re.compile(r'\b([a-z]\w*)\[([\d,]*)\]')
 _LIST = re.compile(r'replica_groups=\{\{([\d,]+)\}')
 _GRID = re.compile(r'replica_groups=\[\d+,(\d+)\]')
 _MESH = re.compile(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}')
@@ -53,16 +46,16 @@ class Collective(NamedTuple):
     return self.times * self.bytes * factor * share
 
 
-def collectives(text: str) -> list[Collective]:
+def collectives(text: str | Program) -> list[Collective]:
   """The collectives of a compiled program.
 
   What TPUs send while they multiply is written in each of the fusions that do a part of it, always
   on the same channel, and parts may be in loops of their own: it is counted as often as it begins.
 
   Args:
-    text: `compiled.as_text()`, HLO after optimisation.
+    text: `compiled.as_text()`, HLO after optimisation, or a Program that was read from it.
   """
-  program = Program(text)
+  program = text if isinstance(text, Program) else Program(text)
   out: list[Collective] = []
   fused: dict[str, int] = {}
   for name, body in program.bodies.items():
@@ -70,7 +63,7 @@ def collectives(text: str) -> list[Collective]:
       kind, started = one.op.removesuffix('-start'), one.op.endswith('-start')
       if kind not in KINDS or not program.times.get(name):
         continue
-      sizes = sorted(_bytes(*shape) for shape in _SHAPE.findall(one.result))
+      sizes = sorted(one.sizes)
       if started and kind == 'collective-permute':
         sizes = sizes[-1:]  # what starts names its operands before its results, and flags after
       elif started and kind == 'all-gather':
@@ -102,7 +95,3 @@ def _devices(line: str) -> int:
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
     return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", found[2]))
   return 2 if _PAIRS.search(line) else 1
-
-
-def _bytes(kind: str, dims: str) -> int:
-  return SIZES.get(kind, 4) * math.prod(int(d) for d in dims.split(',') if d)

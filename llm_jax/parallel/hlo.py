@@ -1,13 +1,21 @@
-"""A compiled program as text: its computations, and how often each of them runs."""
+"""A compiled program as text: its computations, how often each runs, and what they cost."""
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+SIZES = {
+  **dict.fromkeys(('pred', 's8', 'u8', 'f8e4m3fn', 'f8e5m2'), 1),
+  **dict.fromkeys(('s16', 'u16', 'f16', 'bf16'), 2),
+  **dict.fromkeys(('s32', 'u32', 'f32'), 4),
+  **dict.fromkeys(('s64', 'u64', 'f64', 'c64'), 8),
+}
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
 _END = re.compile(r'^\}(, execution_thread=.*)?$')  # not every line that begins with }
 _INSTRUCTION = re.compile(r'^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$')
+_SHAPE = re.compile(r'\b([a-z]\w*)\[([\d,]*)\]')
 _CALLS = re.compile(
   r'(?:calls|to_apply|body|condition|branch_computations)=\{?((?:%[\w.\-]+,? ?)+)'
 )
@@ -36,6 +44,17 @@ class Instruction(NamedTuple):
   result: str
   op: str
   rest: str
+
+  @property
+  def sizes(self) -> list[int]:
+    """Bytes of each array that it gives.
+
+    >>> Instruction('a', '(f32[2,3]{1,0}, bf16[4]{0:T(8,128)})', 'tuple', '').sizes
+    [24, 8]
+    """
+    shapes = _SHAPE.findall(self.result)
+    numbers = lambda dims: math.prod(int(dim) for dim in dims.split(',') if dim)
+    return [SIZES.get(kind, 4) * numbers(dims) for kind, dims in shapes]
 
   @property
   def operands(self) -> list[str]:
@@ -86,6 +105,27 @@ class Program:
     self.times: dict[str, int] = {}
     self.fused: set[str] = set()
     self._visit(entry, 1, lambda n, part: None)
+
+  def cycles(self) -> int:
+    """Cycles of a step on one chip, as the compiler for TPUs estimates them.
+
+    It does so for what it writes itself: kernels and exchanges have no estimate.
+    """
+    estimate = lambda one: int(one.attribute(r'"estimated_cycles":"(\d+)"') or 0)
+    return self._total(estimate)
+
+  def bytes_copied(self) -> int:
+    """Bytes that are written in a step for no other reason than another order in memory."""
+    return self._total(lambda one: sum(one.sizes) if one.op == 'copy' else 0)
+
+  def _total(self, cost: Callable[[Instruction], int]) -> int:
+    """The sum of a cost over all instructions that run, as often as they do."""
+    return sum(
+      self.times.get(name, 0) * cost(one)
+      for name, body in self.bodies.items()
+      if name not in self.fused
+      for one in body.values()
+    )
 
   def _visit(self, name: str, count: int, given: Given) -> None:
     self.times[name] = self.times.get(name, 0) + count

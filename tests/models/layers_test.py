@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax.models import layers
 from llm_jax.models.layers import MLP, Norm, product, rotary, rotate
 
 draw = np.random.default_rng(0)
@@ -89,3 +90,15 @@ def test_rotation_keeps_the_type_and_works_under_jit():
   x = jnp.asarray(normal(1, 2, 1, 4), jnp.bfloat16)
   turn = jax.jit(lambda x: rotate(x, *rotary(jnp.arange(2)[None], 4, 1e4)))
   assert turn(x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('turned', [8, 4])
+def test_rotation_on_a_tpu_gives_the_same_bits(monkeypatch, turned):
+  x, grad = (jnp.asarray(normal(2, 5, 3, 8), jnp.bfloat16) for _ in range(2))
+  angles = rotary(jnp.asarray(draw.integers(0, 99, (2, 5))), turned, 1e4)
+  there_and_back = lambda: jax.vjp(lambda x: rotate(x, *angles), x)
+  out, back = there_and_back()
+  monkeypatch.setattr(layers, 'platform', lambda: 'tpu')
+  out_tpu, back_tpu = there_and_back()
+  np.testing.assert_array_equal(out, out_tpu)
+  np.testing.assert_array_equal(back(grad)[0], back_tpu(grad)[0])
