@@ -49,15 +49,16 @@ class Collective(NamedTuple):
 def collectives(text: str | Program) -> list[Collective]:
   """The collectives of a compiled program.
 
-  What TPUs send while they multiply is written in each of the fusions that do a part of it, always
-  on the same channel, and parts may be in loops of their own: it is counted as often as it begins.
+  What TPUs send while they multiply is written in each of the fusions that do a part of it, with
+  the number of their chain, and parts may be in loops of their own: it is counted as often as it
+  begins. Channels do not tell, as all that `shard_map` exchanges may be on one.
 
   Args:
     text: `compiled.as_text()`, HLO after optimisation, or a Program that was read from it.
   """
   program = text if isinstance(text, Program) else Program(text)
   out: list[Collective] = []
-  fused: dict[str, int] = {}
+  chains: dict[str, int] = {}
   for name, body in program.bodies.items():
     for one in body.values():
       kind, started = one.op.removesuffix('-start'), one.op.endswith('-start')
@@ -75,12 +76,12 @@ def collectives(text: str | Program) -> list[Collective]:
         continue  # nobody else takes part
       source = one.attribute(r'op_name="([^"]*)"')
       found = Collective(kind, size, program.times[name], devices, source)
-      channel = one.attribute(r'channel_id=(\d+)') if name in program.fused else ''
-      if channel in fused:
-        out[fused[channel]] = min(out[fused[channel]], found, key=lambda c: c.times)
+      chain = one.attribute(r'chain_id="(\d+)"')
+      if chain in chains:
+        out[chains[chain]] = min(out[chains[chain]], found, key=lambda c: c.times)
         continue
-      if channel:
-        fused[channel] = len(out)
+      if chain:
+        chains[chain] = len(out)
       out.append(found)
   return out
 

@@ -198,7 +198,8 @@ ENTRY %main (x: f32[32]) -> f32[8] {
 
 
 def test_what_is_sent_during_products_is_counted_as_often_as_it_begins():
-  gather = '%g = bf16[64]{0} all-gather(%p), channel_id=7, replica_groups={{0,1,2,3}}'
+  gather = '%g = bf16[64]{0} all-gather(%p), channel_id=1, replica_groups={{0,1,2,3}}'
+  gather += ', frontend_attributes={chain_id="0"}'
   fused = lambda name: f'%{name} (p: bf16[16]) -> bf16[64] {{\n  {gather}\n}}\n\n'
   text = f"""{fused('first')}{fused('step.1')}{fused('last')}%cond (s: (u32[], f32[8])) -> pred[] {{
   %s = (u32[], f32[8]) parameter(0)
@@ -221,7 +222,7 @@ def test_what_is_sent_during_products_is_counted_as_often_as_it_begins():
   %a = bf16[64] fusion(%x), kind=kCustom, calls=%first
   %d = bf16[64] while(%a), body=%inner, backend_config={{"known_trip_count":{{"n":"4"}}}}
   %c = bf16[64] fusion(%d), kind=kCustom, calls=%last
-  %e = bf16[64] all-gather(%x), channel_id=8, replica_groups={{{{0,1,2,3}}}}
+  %e = bf16[64] all-gather(%x), channel_id=1, replica_groups={{{{0,1,2,3}}}}
   ROOT %u = (u32[], f32[8]) tuple(%k, %x)
 }}
 
