@@ -28,7 +28,7 @@ from llm_jax.jobs.bench import TUNING, Bench, asked_of, inside
 from llm_jax.jobs.budget import Budget
 from llm_jax.jobs.compare_report import Compared
 from llm_jax.jobs.shards import shard_of
-from llm_jax.jobs.variants import Run
+from llm_jax.jobs.variants import Changes, Run
 from llm_jax.lock import locked
 from llm_jax.models.compute import Compute
 from llm_jax.options import Count, Place
@@ -130,9 +130,21 @@ def check(config: Any) -> None:
             'an accuracy or a task'
           )
     for name, changes in found.items():
-      for setting in variants.settings(config, changes):
-        with inside(name):
-          running.check(variants.run_of(config, name, changes, seed, setting).config)
+      with inside(name):
+        for run in _runs_to_check(config, name, changes):
+          running.check(run.config)
+
+
+def _runs_to_check(config: Any, name: str, changes: Changes) -> Iterator[Run]:
+  """Runs of a variant, as far as they are known; those of later phases are checked as they come."""
+  paid, settings = budget.of(config), variants.settings(config, changes)
+  # How many updates other budgets pay for is not known yet, so their folders are not looked at.
+  place = '' if paid == Budget(steps=paid.steps) else 'checked'
+  how: Any = {'steps': paid.steps or 0, 'place': place}
+  seeds = [TUNING] if len(settings) > 1 else range(config.seeds)
+  for setting in settings:
+    for seed in seeds:
+      yield variants.run_of(config, name, changes, config.base.seed + seed, setting, **how)
 
 
 def _check_evals(config: Any, run: Run, asked: Mapping[str, Any]) -> None:

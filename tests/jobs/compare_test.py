@@ -37,7 +37,7 @@ def comparison(folder):
   c.base.sample.prompts = ()
   c.workdir = str(folder / 'compare')
   c.variants.focal = ConfigDict(dict(loss=dict(name=FOCAL)))
-  c.tune = None
+  c.tune, c.budget.steps = None, 3
   return c
 
 
@@ -176,7 +176,7 @@ def test_losses_of_different_kinds_are_not_compared_with_each_other(config, comp
   assert not compiled
 
 
-def test_the_rate_of_each_variant_is_tuned_with_a_seed_that_is_not_compared(config):
+def test_the_rate_of_each_variant_is_tuned_with_a_seed_that_is_not_compared(config, capsys):
   config.seeds = 2
   config.tune = ConfigDict(dict(optimizer=dict(learning_rate=(0.01, 1))))
   config.budget = ConfigDict(dict(tokens=8 * 16 * 3 + 1))
@@ -196,6 +196,9 @@ def test_the_rate_of_each_variant_is_tuned_with_a_seed_that_is_not_compared(conf
   assert {(one['steps'], one['tokens']) for one in found['cost']} == {(3, 384)}
   assert all(one['device_seconds'] > 0 for one in found['cost'])
   assert 'at the edge' in (Path(config.workdir) / 'report.md').read_text()
+  capsys.readouterr()
+  run(config)
+  assert '\n== ' not in capsys.readouterr().out
 
 
 def test_finished_models_are_put_to_evaluations_of_the_comparison(config, capsys):
