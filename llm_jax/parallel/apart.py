@@ -112,21 +112,7 @@ def _cuts(row: Parameter, mesh: Any) -> list[tuple[int, str]]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gather(axis: str, dim: int, part: Array) -> Array:
   """The parts of all devices along a mesh axis, joined; the gradient is their sum, cut again."""
-  join: Any = functools.partial(jax.lax.all_gather, axis_name=axis, tiled=True)
-  return _as_matrix(lambda x, dim: join(x, axis=dim), part, dim)
-
-
-def _as_matrix(exchange: Callable[[Array, int], Array], x: Array, dim: int) -> Array:
-  """An exchange along an axis of an array, whose other axes are one if that is the first or last.
-
-  So that what comes lies in memory as products read it, and not in an order of its own.
-  """
-  shape = list(x.shape)
-  if 0 < dim < x.ndim - 1:
-    return exchange(x, dim)
-  flat = exchange(x.reshape((-1, shape[-1]) if dim else (shape[0], -1)), 1 if dim else 0)
-  shape[dim] = -1
-  return flat.reshape(shape)
+  return jax.lax.all_gather(part, axis, axis=dim, tiled=True)
 
 
 def _gather_saving(axis: str, dim: int, part: Array) -> tuple[Array, None]:
@@ -135,22 +121,18 @@ def _gather_saving(axis: str, dim: int, part: Array) -> tuple[Array, None]:
 
 def _gather_backward(axis: str, dim: int, saved: None, grad: Array) -> tuple[Array]:
   del saved
-  return (_as_matrix(functools.partial(_scatter, axis), grad, dim),)
-
-
-def _scatter(axis: str, grad: Array, dim: int) -> Array:
-  """The sum over all devices along a mesh axis, of which each has its part."""
   scatter: Any = functools.partial(
     jax.lax.psum_scatter, axis_name=axis, scatter_dimension=dim, tiled=True
   )
   size = jax.lax.axis_size(axis)
   across = 2 ** (int(math.log2(size)) // 2)
   if platform() != 'tpu' or across == 1 or size % across:
-    return scatter(grad)
+    return (scatter(grad),)
   # A sum over all chips the compiler for TPUs makes whole on each of them and cuts then, which
   # moves everything twice. Over columns and rows of chips, one after the other, it does not.
   rows = np.arange(size).reshape(across, -1)
-  return scatter(scatter(grad, axis_index_groups=rows.T.tolist()), axis_index_groups=rows.tolist())
+  part = scatter(grad, axis_index_groups=rows.T.tolist())
+  return (scatter(part, axis_index_groups=rows.tolist()),)
 
 
 _gather.defvjp(_gather_saving, _gather_backward)
