@@ -20,6 +20,7 @@ from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
 BASE = 'base'  # what the unchanged config is called
+CACHE = 'reference'  # the folder of what runs that start from one model keep of it
 STAGES = 'stages'  # the folder of what the runs of pipelines share
 SAFE = re.compile(r'\w[\w=.,+ -]*')
 
@@ -82,7 +83,7 @@ def variants(config: Any) -> dict[str, Changes]:
       raise BadInput(f'variants: {BASE!r} is the unchanged config; choose another name')
     found[BASE] = {}
   for name in found:
-    if name in (STAGES, 'figures', 'reference'):
+    if name in (STAGES, CACHE, 'figures'):
       raise BadInput(f'variants: {name!r} is the folder of something else; choose another name')
     if not SAFE.fullmatch(name):
       raise BadInput(f'variants: {name!r} names a folder; use letters, digits, and any of _=.,+-')
@@ -162,6 +163,11 @@ def run_of(
       made.total_steps = steps
     if 'next' in made:
       made.next = ''
+    if config.get('shard'):  # processes do not write to one cache
+      for path, own in flat(made).items():
+        if own == f'{config.workdir}/{CACHE}':
+          *groups, field = path.split('.')
+          value(made, '.'.join(groups))[field] = f'{folder}/{CACHE}'
     stages = {'': made}
     if made.job == 'pipeline':
       stages = {stage: made[stage] for stage in made.stages}

@@ -250,6 +250,16 @@ def test_a_pipeline_is_compared_by_a_metric_of_a_stage(tmp_path, capsys):
   assert '\n== ' not in capsys.readouterr().out
 
 
+def test_runs_share_a_cache_unless_they_are_made_by_several_processes():
+  c = compare.get_config('dpo')
+  caches = lambda: {
+    variants.run_of(c, 'base', {}, seed).config.annotate.reference.cache for seed in (0, 1)
+  }
+  assert caches() == {'runs/tiny/dpo_compare/reference'}
+  c.shard = '1/2'
+  assert caches() == {f'runs/tiny/dpo_compare/base/seed{seed}/reference' for seed in (0, 1)}
+
+
 def test_shards_divide_the_runs_and_the_last_one_has_the_answer(done, config, capsys):
   folders = lambda: sorted(str(p.parent) for p in Path(config.workdir).glob('*/*/artifact.json'))
   config.shard = '2/2'
