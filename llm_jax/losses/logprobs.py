@@ -101,7 +101,8 @@ def read_hidden(
   """What `read` makes of the logits of hidden states; entry t of `about` is what they predict."""
   found, tree = jax.tree_util.tree_flatten_with_path(params)
   named = [(path_of(key_path), leaf) for key_path, leaf in found]
-  needed = r'(^|/)embedding/table' if model.shape.head == 'tied' else '(^|/)head/'
+  tied = getattr(model.shape, 'head', '') == 'tied'
+  needed = '(^|/)embedding/table' if tied else '(^|/)head/'
 
   def run(head: Params, hidden_BLD: Array, *about: Array) -> tuple[Array, ...]:
     leaves = [head.get(path, leaf) for path, leaf in named]
@@ -109,6 +110,8 @@ def read_hidden(
 
   # The head is made whole once and not in each block, and so is its gradient.
   head = {path: leaf for path, leaf in named if re.search(needed, path)}
+  if not head:  # a model of names of its own
+    return _by_blocks(model, params, hidden_BLD, about, temperature, read)
   return apart(run, head, hidden_BLD, *about, ahead=hidden_BLD.dtype)
 
 
