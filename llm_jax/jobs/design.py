@@ -18,6 +18,7 @@ from llm_jax.jobs.rollout_rules import check_rollout
 from llm_jax.options import suggest
 from llm_jax.parallel.mesh import batch_shards, device_memory, make_mesh
 from llm_jax.training import optimizer
+from llm_jax.training.step import shared as shared_programs
 from llm_jax.types import FIELDS, BadInput, Field, LossFn, Model
 
 STEP = ('loss', 'grad_norm', 'skipped', 'skipped_in_a_row')  # what the step itself measures
@@ -49,12 +50,12 @@ def shared() -> Iterator[None]:
 
   So they have one loss and one optimizer, and the step is traced and compiled once for all of them.
   """
-  known: dict[str, Design] = {}
-  _shared.append(known)
+  _shared.append({})
   try:
-    yield
+    with shared_programs():
+      yield
   finally:
-    _shared.remove(known)
+    _shared.pop()
 
 
 _shared: list[dict[str, Design]] = []

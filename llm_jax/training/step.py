@@ -1,7 +1,8 @@
 """The one train step: exact averages over microbatches and devices, then one update."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -210,10 +211,11 @@ def compile_step(
   gradients: str = 'float32',
   balances: bool = False,
 ) -> Step:
-  """The step of a run; with the same `loss_fn`, `tx` and mesh as before it is the same program."""
+  """The step of a run; in `shared` it is the program of the run before, if that had the same."""
   placed = _shardings(jax.eval_shape(lambda s: s, state), mesh)
   leaves, tree = jax.tree.flatten(placed)
-  program = _program(
+  make = _shared[-1] if _shared else _program
+  program = make(
     tuple(leaves),
     tree,
     mesh,
@@ -227,7 +229,19 @@ def compile_step(
   return Step(program, seed, mesh)
 
 
-@functools.lru_cache(maxsize=16)
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+  """While in this context, runs of the same `loss_fn`, `tx` and mesh have one compiled step."""
+  _shared.append(functools.cache(_program))
+  try:
+    yield
+  finally:
+    _shared.pop()
+
+
+_shared: list[Callable[..., Any]] = []
+
+
 def _program(leaves: Sequence[NamedSharding], tree: Any, mesh: Mesh, **how: Any) -> Any:
   placed, whole = jax.tree.unflatten(tree, leaves), NamedSharding(mesh, P())
   return jax.jit(

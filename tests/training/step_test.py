@@ -17,6 +17,7 @@ from llm_jax.training.step import (
   compile_step,
   make_state,
   measured,
+  shared,
   start_state,
   train_step,
 )
@@ -234,6 +235,15 @@ def small(tx, *, accumulate=1, seed=0):
   return state, compile_step(
     state, mesh, loss_fn=small_loss, tx=tx, seed=seed, accumulate=accumulate
   )
+
+
+def test_a_program_serves_other_seeds_where_it_is_shared_and_is_forgotten_after():
+  tx = sgd()
+  program = lambda seed: small(tx, seed=seed)[1].program
+  with shared():
+    assert program(0) is program(1)
+    assert small(sgd())[1].program is not program(0)
+  assert program(0) is not program(0)
 
 
 def quiet(**changes):
