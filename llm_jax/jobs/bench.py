@@ -115,17 +115,13 @@ class Bench:
         write_json(run.folder / FAILED, {'said': str(error)})
 
   def _ended(self, run: Run) -> bool:
-    if (run.folder / FAILED).is_file():
-      return True
-    if not all(_finished(stage) for stage in run.stages.values()):
-      return False
-    with inside(run.label):
-      running.check(run.config)  # refuses a folder that another config has filled
-    return True
+    return (run.folder / FAILED).is_file() or all(map(_finished, run.stages.values()))
 
   def _measured(self, run: Run) -> dict[str, float]:
     if (run.folder / FAILED).is_file():
       return {}
+    with inside(run.label):
+      running.check(run.config)  # refuses a folder that another config has filled
     how = {'compute': self.config.get('compute'), 'trust': trusted(self.config)}
     return results.measured(run, self.asked, seed=self.config.base.seed, **how)
 

@@ -23,8 +23,6 @@ NOTE = (
   'many seeds as are needed, a difference as large as the one that was found would be seen four '
   'times in five; from few seeds that number is an order of magnitude.'
 )
-
-
 BANDS = 'Lines are means over seeds, bands their 95% intervals.'
 
 
@@ -211,9 +209,8 @@ def _costs(made: Compared) -> list[Block]:
 
 
 def _changes(made: Compared) -> Table:
-  paths = [*dict.fromkeys(path for changes in made.changes.values() for path in changes)]
-  paths += [p for one in made.tuned.values() for p in one.setting if p not in paths]
-  paths = [*dict.fromkeys(paths)]
+  changed = [*made.changes.values(), *(one.setting for one in made.tuned.values())]
+  paths = [*dict.fromkeys(path for changes in changed for path in changes)]
   configs = {run.variant: run.config for run in made.runs}
   cell = lambda name, path: str(variants.value(configs[name], path))
   rows = [[path, *(cell(name, path) for name in made.changes)] for path in paths]

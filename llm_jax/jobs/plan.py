@@ -252,11 +252,8 @@ def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, A
         raise
       used = re.search(r'Used [\d.]+\w+ of [\d.]+\w+ hbm|[\d.]+\w exceeds [\d.]+\w', str(error))
       return {'fits': False, 'reason': used[0] if used else str(error).splitlines()[0]}
-  seconds, memory, text = (
-    time.perf_counter() - start,
-    compiled.memory_analysis(),
-    compiled.as_text(),
-  )
+  seconds = time.perf_counter() - start
+  memory, text = compiled.memory_analysis(), compiled.as_text()
   return {
     'fits': True,
     'compile_seconds': round(seconds, 1),

@@ -269,8 +269,8 @@ class Transformer(Model):
       x_BLD, layer = dense[kinds[i]](params, x_BLD, cache.layers[i] if cache else None)
       new_layers.append(layer)
     kinds, count = kinds[first:], s.num_layers - first
-    apart = isinstance(blocks, tuple)  # see `for_decoding`
-    if c.scan_layers and cache is None and not apart:
+    unstacked = isinstance(blocks, tuple)  # see `for_decoding`
+    if c.scan_layers and cache is None and not unstacked:
       size = period(kinds)
       scanned, rest = repeats(blocks, size, count)
 
