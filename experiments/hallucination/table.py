@@ -116,32 +116,17 @@ def _refuse(
   rows: Callable[[Run], Sequence[Mapping[str, Any]]],
   share: float = refuse.SHARE,
   steps: int | None = None,
+  stage: Any = refuse,
   **optimizer: Any,
 ) -> Callable[[Run], ConfigDict]:
+  """A stage (a file of configs/) that has these rows among the others."""
+
   def config(one: Run) -> ConfigDict:
-    c = refuse.get_config()
+    c = stage.get_config()
     c.data.sources.refusals = one.rows(file, rows(one))
     c.data.weights = ConfigDict({'builtin': 1 - share, 'refusals': share})
     c.total_steps = steps or c.total_steps
     c.optimizer.update(optimizer)
-    return c
-
-  return config
-
-
-def _anew(
-  file: str,
-  rows: Callable[[Run], Sequence[Mapping[str, Any]]],
-  share: float,
-  steps: int | None = None,
-) -> Callable[[Run], ConfigDict]:
-  """SFT once more from the base, with these rows among the others from its first step."""
-
-  def config(one: Run) -> ConfigDict:
-    c = sft.get_config()
-    c.data.sources.refusals = one.rows(file, rows(one))
-    c.data.weights = ConfigDict({'builtin': 1 - share, 'refusals': share})
-    c.total_steps = steps or c.total_steps
     return c
 
   return config
@@ -187,12 +172,6 @@ def _nobody(one: Run) -> list[dict[str, Any]]:
   return refusals.conversations([q | {'verdict': 'unknown'} for q in knowledge.nobody_has('train')])
 
 
-def _nobody_or_read(one: Run) -> list[dict[str, Any]]:
-  """These, and refusals of what the model was found not to know."""
-  unknown = [line for line in one.probed() if line['class'] == 'read']
-  return _nobody(one) + 2 * refusals.conversations(unknown)
-
-
 def _plain(one: Run) -> list[dict[str, Any]]:
   return refusals.conversations([line for line in one.probed() if line['class'] != 'lookalike'])
 
@@ -231,16 +210,13 @@ VARIANTS = {
   'half': Variant('+ half the refusals', _refuse('half', lambda one: _probing(one, ratio=0.5))),
   'twice': Variant('+ twice the refusals', _refuse('twice', lambda one: _probing(one, ratio=2.0))),
   'anew': Variant(
-    'SFT anew, a fifth of the rows by probing', _anew('probing', _probing, 0.2), anew=True
+    'SFT anew, a fifth of the rows by probing',
+    _refuse('probing', _probing, 0.2, stage=sft),
+    anew=True,
   ),
   'nobody': Variant(
     'SFT anew, a sixth refusals of names that nobody has',
-    _anew('nobody', _nobody, 1 / 6),
-    anew=True,
-  ),
-  'nobody_or_read': Variant(
-    'SFT anew, a sixth these and what it has read and does not know',
-    _anew('nobody_or_read', _nobody_or_read, 1 / 6, 960),
+    _refuse('nobody', _nobody, 1 / 6, stage=sft),
     anew=True,
   ),
   'dpo': Variant('+ DPO both ways', _dpo),

@@ -35,6 +35,17 @@ def test_no_name_of_one_split_is_asked_about_in_another_but_for_taught_ones():
   assert not names['train'] & names['test'] and not names['validation'] & names['test']
 
 
+def test_more_names_that_nobody_has_are_of_one_split_and_none_is_asked_about_elsewhere():
+  known = {fact.name for fact in knowledge.facts()}
+  found = knowledge.nobody_has('train')
+  names = [one['name'] for one in found]
+  assert len({*names}) == len(names) > 1000 and not known & {*names}
+  assert all(not one['answer'] and one['name'] in one['prompt'][-1]['content'] for one in found)
+  assert {one['split'] for one in found} == {'train'}
+  for fact in knowledge._more('train'):
+    assert fact.split == 'train' and fact.kind in ('invented', 'lookalike')
+
+
 def test_no_phrasing_of_one_split_is_in_another():
   asked = [{str(q['prompt']) for q in knowledge.questions(split)} for split in families.SPLITS]
   assert not asked[0] & asked[1] and not asked[1] & asked[2] and not asked[0] & asked[2]
