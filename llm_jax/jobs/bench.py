@@ -54,7 +54,8 @@ class Bench:
       again = 'delete its folder, and the run is repeated'
       said = read_json(run.folder / FAILED, again)['said']
       return Result(values={}, curves={}, cost={}, seconds=0.0, failed=said)
-    return results.read(run, self.config.read, self._measured(run))
+    wanted = self.config.read[:1] if self._tunes(run) else self.config.read
+    return results.read(run, wanted, self._measured(run))
 
   def steps(self, made: Mapping[str, Changes]) -> dict[str, int]:
     """Variant -> updates that the budget pays for; 0 for those of its config."""
@@ -122,8 +123,14 @@ class Bench:
       return {}
     with inside(run.label):
       running.check(run.config)  # refuses a folder that another config has filled
+    asked = self.asked
+    if self._tunes(run):  # by the first metric alone
+      asked = {k: v for k, v in asked.items() if self.config.read[0].startswith(f'{k}/')}
     how = {'compute': self.config.get('compute'), 'trust': trusted(self.config)}
-    return results.measured(run, self.asked, seed=self.config.base.seed, **how)
+    return results.measured(run, asked, seed=self.config.base.seed, **how)
+
+  def _tunes(self, run: Run) -> bool:
+    return run.seed == self.config.base.seed + TUNING
 
 
 def _finished(stage: Any) -> bool:

@@ -24,7 +24,7 @@ UNSET = 'unset'
 # Elsewhere `name` chooses a file, and the other fields of its group are options of that file. This
 # group feeds one function, `name` is one of its options, and all its names share the others.
 ONE_FUNCTION = ('optimizer',)
-LISTS = ('artifacts', 'tasks')  # fields that may be written with commas alone
+LISTS = ('artifacts', 'tasks', 'read', 'fewer')  # fields that may be written with commas alone
 KINDS = {
   int: 'a whole number',
   float: 'a number',

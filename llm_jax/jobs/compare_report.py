@@ -23,6 +23,7 @@ NOTE = (
   'many seeds as are needed, a difference as large as the one that was found would be seen four '
   'times in five; from few seeds that number is an order of magnitude.'
 )
+COST = 'Means of a run. Device-seconds ({}) are of updates, without compiling.'
 BANDS = 'Lines are means over seeds, bands their 95% intervals.'
 
 
@@ -66,7 +67,7 @@ class Compared(NamedTuple):
 
 
 def write(config: Any, made: Compared) -> None:
-  """Writes report.json, report.md and report.html into the workdir, and prints the answer."""
+  """Writes report.json, report.md and report.html into the workdir, and prints what answers."""
   folder = Path(config.workdir)
   found = [_verdicts(config, made, metric) for metric in config.read]
   against, corrected = variants.against(config), len(made.changes) > 2
@@ -78,12 +79,13 @@ def write(config: Any, made: Compared) -> None:
     Heading(title, 1),
     *map(Text, said),
     _means(found),
-    *_differences(found, against),
+    _differences(found, against),
     Text(NOTE.format(corrected=', corrected for their number by Holm' if corrected else '')),
     *_curves(config, made),
     *_tuning(config, made),
     Heading('What it cost'),
-    *_costs(made),
+    _costs(made),
+    Text(COST.format(jax.devices()[0].device_kind)),
     Heading('What differs'),
     _changes(made),
     Heading('Runs'),
@@ -93,7 +95,8 @@ def write(config: Any, made: Compared) -> None:
   say('')
   for text in said:
     say(text)
-  say(f'\n{comparison.text(_means(found))}')
+  for table in (_means(found), _differences(found, against), _costs(made)):
+    say(f'\n{comparison.text(table)}')
   say(f'\nThe report is {folder}/report.html.')
 
 
@@ -117,7 +120,7 @@ def _means(found: Sequence[Sequence[Verdict]]) -> Table:
   return Table(('variant', *heads), rows, bold)
 
 
-def _differences(found: Sequence[Sequence[Verdict]], against: str) -> list[Block]:
+def _differences(found: Sequence[Sequence[Verdict]], against: str) -> Table:
   rows, bold = [], set()
   for some in found:
     for one in some:
@@ -128,7 +131,7 @@ def _differences(found: Sequence[Sequence[Verdict]], against: str) -> list[Block
         cells = [_with_interval(one.difference, '+'), str(one.difference.n), *p]
         rows.append([one.metric, one.variant, *cells, f'{one.needed:,}' if one.needed else NONE])
   header = ('metric', 'variant', f'difference from {against}', 'seeds', 'p', 'corrected p')
-  return [Table((*header, 'seeds needed'), rows, bold)]
+  return Table((*header, 'seeds needed'), rows, bold)
 
 
 def _with_interval(one: Any, sign: str = '') -> str:
@@ -192,7 +195,7 @@ def _tuning(config: Any, made: Compared) -> list[Block]:
   return [*out, Text(told)]
 
 
-def _costs(made: Compared) -> list[Block]:
+def _costs(made: Compared) -> Table:
   rows = []
   for name in made.changes:
     some = [one for (variant, _), one in made.results.items() if variant == name and one.cost]
@@ -201,11 +204,7 @@ def _costs(made: Compared) -> list[Block]:
     seconds = mean(lambda one: one.seconds)
     forms = [f'{cost[0]:,.0f}', f'{cost[1]:,.0f}', f'{cost[2]:.3g}', f'{seconds:,.1f}']
     rows.append([name, *(NONE if 'nan' in form else form for form in forms)])
-  device = jax.devices()[0].device_kind
-  return [
-    Table(('variant', 'updates', 'tokens', 'training FLOPs', 'device-seconds'), rows),
-    Text(f'Means of a run. Device-seconds ({device}) are of updates, without compiling.'),
-  ]
+  return Table(('variant', 'updates', 'tokens', 'training FLOPs', 'device-seconds'), rows)
 
 
 def _changes(made: Compared) -> Table:

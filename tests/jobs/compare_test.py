@@ -18,7 +18,7 @@ from experiments.reliability import stages
 from llm_jax import artifact
 from llm_jax.files import read_json
 from llm_jax.jobs import budget, variants, verdict
-from llm_jax.main import run
+from llm_jax.main import read_config, run
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.training import metrics
 from llm_jax.types import BadInput
@@ -81,10 +81,13 @@ def test_the_answer_is_made_of_what_the_runs_have_measured(done):
   assert (done / 'compare' / 'report.html').is_file()
 
 
-def test_what_is_finished_is_not_repeated_and_the_answer_has_the_same_bytes(done, compiled):
+def test_what_is_finished_is_not_repeated_and_the_answer_has_the_same_bytes(done, compiled, capsys):
   before = {name: (done / 'compare' / name).read_bytes() for name in ('report.md', 'report.json')}
   run(comparison(done))
   assert not compiled
+  printed = capsys.readouterr().out
+  for table in ('validation/loss (3 seeds)', 'difference from base', 'device-seconds'):
+    assert f' {table} |' in printed
   assert before == {name: (done / 'compare' / name).read_bytes() for name in before}
 
 
@@ -169,6 +172,11 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_compiled(
   assert not compiled and not Path(config.workdir).exists()
 
 
+def test_metrics_may_be_written_with_commas_alone():
+  read = 'validation/loss,validation/bits_per_byte'
+  assert read_config(['x', '--config=compare', f'--config.read={read}']).read == (*read.split(','),)
+
+
 def test_losses_of_different_kinds_are_not_compared_with_each_other(config, compiled):
   config.base.evals.validation = ConfigDict(dict(name='held_out', max_rows=8))
   with pytest.raises(BadInput, match="'validation/loss' is the loss that a run is trained with"):
@@ -180,7 +188,11 @@ def test_the_rate_of_each_variant_is_tuned_with_a_seed_that_is_not_compared(conf
   config.seeds = 2
   config.tune = ConfigDict(dict(optimizer=dict(learning_rate=(0.01, 1))))
   config.budget = ConfigDict(dict(tokens=8 * 16 * 3 + 1))
+  rows = dict(name='packed', path=config.base.data.path)
+  config.evals.text = ConfigDict(dict(name='perplexity', data=rows, max_rows=8))
+  config.read = ('validation/loss', 'text/bits_per_byte')
   run(config)
+  assert capsys.readouterr().out.count('asking') == 4  # what is tuned, by its first metric alone
   found = facts(config.workdir)
   for name in ('base', 'focal'):
     tried = found['tuned'][name]['tried']
