@@ -19,10 +19,12 @@ from llm_jax.text.terminal import say
 
 NOTE = (
   'Runs are paired by seed, which decides first parameters and order of the data. Brackets and ± '
-  "are 95% intervals over seeds by Student's t. p is that of the paired t test{corrected}. With as "
-  'many seeds as are needed, a difference as large as the one that was found would be seen four '
-  'times in five; from few seeds that number is an order of magnitude.'
+  "are 95% intervals over seeds by Student's t. p is that of the paired t test{corrected}.{several}"
+  ' With as many seeds as are needed, a difference as large as the one that was found would be '
+  'seen four times in five; from few seeds that number is an order of magnitude.'
 )
+HOLM = ', corrected for the number of variants by Holm'
+SEVERAL = ' It is not corrected for the number of metrics.'
 COST = 'Means of a run. Device-seconds ({}) are of updates, without compiling.'
 BANDS = 'Lines are means over seeds, bands their 95% intervals.'
 
@@ -71,20 +73,21 @@ def write(config: Any, made: Compared) -> None:
   folder = Path(config.workdir)
   found = [_verdicts(config, made, metric) for metric in config.read]
   against, corrected = variants.against(config), len(made.changes) > 2
-  title = f'{" against ".join([*made.changes][1:] + [against])}'
+  title = f'{", ".join([*made.changes][1:])} against {against}'
   said = [
     text for some in found for one in some if (text := verdict.sentence(one, against, corrected))
   ]
+  several = SEVERAL if len(config.read) > 1 else ''
+  answer = [*map(Text, said), _means(found), _differences(found, against, corrected)]
+  tuned, cost = _tuning(config, made), _costs(made)
   blocks: list[Block] = [
     Heading(title, 1),
-    *map(Text, said),
-    _means(found),
-    _differences(found, against),
-    Text(NOTE.format(corrected=', corrected for their number by Holm' if corrected else '')),
+    *answer,
+    Text(NOTE.format(corrected=HOLM if corrected else '', several=several)),
     *_curves(config, made),
-    *_tuning(config, made),
+    *([Heading('What was tuned'), *tuned] if tuned else []),
     Heading('What it cost'),
-    _costs(made),
+    cost,
     Text(COST.format(jax.devices()[0].device_kind)),
     Heading('What differs'),
     _changes(made),
@@ -92,11 +95,8 @@ def write(config: Any, made: Compared) -> None:
     _runs(config, made),
   ]
   page.write(folder, blocks, title, _facts(config, made, found, said))
-  say('')
-  for text in said:
-    say(text)
-  for table in (_means(found), _differences(found, against), _costs(made)):
-    say(f'\n{comparison.text(table)}')
+  for block in (*answer, *tuned, cost):
+    say(f'\n{block.text if isinstance(block, Text) else comparison.text(block)}')
   say(f'\nThe report is {folder}/report.html.')
 
 
@@ -120,18 +120,19 @@ def _means(found: Sequence[Sequence[Verdict]]) -> Table:
   return Table(('variant', *heads), rows, bold)
 
 
-def _differences(found: Sequence[Sequence[Verdict]], against: str) -> Table:
+def _differences(found: Sequence[Sequence[Verdict]], against: str, corrected: bool) -> Table:
   rows, bold = [], set()
   for some in found:
     for one in some:
       if one.difference is not None:
         if one.sure:
           bold.add((len(rows), 2))
-        p = [f'{x:.2g}' if not math.isnan(x) else NONE for x in (one.plain_p, one.p)]
+        known = (one.plain_p, one.p) if corrected else (one.p,)
+        p = [f'{x:.2g}' if not math.isnan(x) else NONE for x in known]
         cells = [_with_interval(one.difference, '+'), str(one.difference.n), *p]
         rows.append([one.metric, one.variant, *cells, f'{one.needed:,}' if one.needed else NONE])
-  header = ('metric', 'variant', f'difference from {against}', 'seeds', 'p', 'corrected p')
-  return Table((*header, 'seeds needed'), rows, bold)
+  header = ('metric', 'variant', f'difference from {against}', 'seeds', 'p')
+  return Table((*header, *['corrected p'] * corrected, 'seeds needed'), rows, bold)
 
 
 def _with_interval(one: Any, sign: str = '') -> str:
@@ -174,17 +175,16 @@ def _curves(config: Any, made: Compared) -> list[Block]:
   return [Figure('curves.svg', drawn.getvalue(), alt), Text(BANDS)]
 
 
-def _tuning(config: Any, made: Compared) -> list[Block]:
+def _tuning(config: Any, made: Compared) -> list[Table | Text]:
   if not made.tuned:
     return []
-  out: list[Block] = [Heading('What was tuned')]
   rows, bold = [], set()
   for name, one in made.tuned.items():
     for setting, value in zip(one.tried, one.values, strict=True):
       if setting == one.setting:
         bold.add((len(rows), 2))
       rows.append([name, variants.told(setting), number(value)])
-  out.append(Table(('variant', 'value', config.read[0]), rows, bold))
+  table = Table(('variant', 'value', config.read[0]), rows, bold)
   edge = [name for name, one in made.tuned.items() if one.at_edge]
   told = 'Each variant was tuned with a seed of its own, and the best value is the one compared.'
   if edge:
@@ -192,7 +192,7 @@ def _tuning(config: Any, made: Compared) -> list[Block]:
       f' That of {", ".join(edge)} is at the edge of what was tried; a factor beyond it may be '
       'better still.'
     )
-  return [*out, Text(told)]
+  return [table, Text(told)]
 
 
 def _costs(made: Compared) -> Table:

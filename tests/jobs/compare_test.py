@@ -207,7 +207,8 @@ def test_the_rate_of_each_variant_is_tuned_with_a_seed_that_is_not_compared(conf
   found = read_json(Path(config.workdir) / 'report.json', '')
   assert {(one['steps'], one['tokens']) for one in found['cost']} == {(3, 384)}
   assert all(one['device_seconds'] > 0 for one in found['cost'])
-  assert 'at the edge' in (Path(config.workdir) / 'report.md').read_text()
+  page = (Path(config.workdir) / 'report.md').read_text()
+  assert 'at the edge' in page and 'not corrected for the number of metrics' in page
   capsys.readouterr()
   run(config)
   assert '\n== ' not in capsys.readouterr().out
