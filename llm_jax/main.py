@@ -17,11 +17,13 @@ from typing import Any, NoReturn
 if __name__ == '__main__':  # at once: an import that Ctrl-C breaks off may say anything
   signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'SIGINT: stopped\n'), os._exit(130)))
 
-from absl import flags, logging
+from absl import logging
+from absl.flags import FLAGS
 from ml_collections import ConfigDict
 
 from llm_jax import __version__
 from llm_jax.jobs.command import read_config
+from llm_jax.parallel import flags
 from llm_jax.text.terminal import guard, say, shown
 
 
@@ -90,21 +92,6 @@ SMALLER = (
 GONE = 'UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|Gloo|heartbeat|Connection'
 
 
-def tune_cpu(*, rounds: bool = False) -> None:
-  """The XLA flag that makes CPU training faster; only before JAX is imported.
-
-  YNNPACK for reductions and Eigen for float32 matrix products, where XLA's default is YNNPACK for
-  both: experiments/benchmarks/README.md has the measurements. Flags that the user set win.
-
-  Args:
-    rounds: products have operands of bfloat16 (`compute.product_dtype`) or int8
-      (`compute.products`), for which YNNPACK is faster.
-  """
-  given = os.environ.get('XLA_FLAGS', '')
-  if 'xla_cpu_experimental_ynn_fusion_type' not in given and not rounds:
-    os.environ['XLA_FLAGS'] = f'{given} --xla_cpu_experimental_ynn_fusion_type=reduce'.strip()
-
-
 def _rounds(config: ConfigDict) -> bool:
   """Whether some model of a config, or of one inside of it, has products of bfloat16 or int8."""
   groups = (value for value in config.values() if isinstance(value, ConfigDict))
@@ -122,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
   except (Exception, KeyboardInterrupt) as error:
     if (line := told(error)) is None:
       raise
-    leave(line)
+    leave(line, status(error))
 
 
 def _main(argv: Sequence[str]) -> None:
@@ -131,18 +118,30 @@ def _main(argv: Sequence[str]) -> None:
   if asked or len(rest) == 1:
     return _tell(asked[0] if asked else '--help', rest)
   config = read_config(argv)
-  tune_cpu(rounds=_rounds(config))
+  flags.tune_cpu(rounds=_rounds(config))
   import jax
 
-  from llm_jax.parallel.mesh import start_hosts
+  from llm_jax.parallel import cluster
 
   logging.set_verbosity(logging.FATAL)  # what Orbax logs as an error it raises as well
   if not jax.config.values['jax_compilation_cache_dir']:
     cache = os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')
     jax.config.update('jax_compilation_cache_dir', str(Path(cache) / 'llm_jax' / 'compilation'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-  start_hosts()
+  _start(cluster, config)
   run(config)
+
+
+def _start(cluster: Any, config: ConfigDict) -> None:
+  """Sets the flags of XLA for this machine, and meets the other processes where there are any."""
+  tell = lambda line: say(shown(line, lines=False), file=sys.stderr)
+  place, kinds = cluster.find(tell), flags.accelerators()
+  several = place is not None or len(kinds) > 1
+  said = flags.set_flags(kinds[0], several=several) if kinds else None
+  if place is not None:
+    cluster.join(place, {'llm_jax': __version__, 'config': config.to_dict()}, tell)
+  if said and (place is None or place.index == 0):
+    tell(said)
 
 
 def told(error: BaseException) -> str | None:
@@ -178,6 +177,19 @@ def told(error: BaseException) -> str | None:
       traceback.print_exception(error)
       return f'stopped: this host failed. {said}'
   return None
+
+
+def status(error: BaseException) -> int:
+  """1 where the same command would fail again; 75 (EX_TEMPFAIL) where it would go on.
+
+  The latter is for whoever starts commands: a signal asked this one to stop, or another host left.
+  """
+  for cause in _causes(error):
+    kinds = [kind.__name__ for kind in type(cause).__mro__]
+    gone = 'JaxRuntimeError' in kinds and _hosts() > 1 and re.search(GONE, str(cause))
+    if gone or 'Stopped' in kinds:
+      return os.EX_TEMPFAIL
+  return 1
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -235,13 +247,25 @@ def _starts(config: ConfigDict) -> bool:
   return here or any(_starts(value) for value in config.values() if isinstance(value, ConfigDict))
 
 
-def leave(message: str) -> NoReturn:
+class Left(SystemExit):
+  """The end of a process, with a line that says why.
+
+  Attributes:
+    status: of the process.
+  """
+
+  def __init__(self, message: str, status: int = 1) -> None:
+    super().__init__(message)
+    self.status = status
+
+
+def leave(message: str, status: int = 1) -> NoReturn:
   """Says why and ends the process; one of several without waiting for the others to end too."""
   if _hosts() == 1:
-    sys.exit(shown(message, lines=False))
+    raise Left(shown(message, lines=False), status)
   say(shown(message, lines=False), file=sys.stderr)
   sys.stdout.flush()
-  os._exit(1)
+  os._exit(status)
 
 
 def _unraisable(found: Any) -> None:
@@ -260,7 +284,7 @@ def command() -> None:
   signal.signal(signal.SIGINT, lambda *_: (os.write(2, SIGNAL), os._exit(130)))
   sys.unraisablehook = _unraisable
   logging.get_absl_handler().python_handler.stream = sys.stderr
-  flags.FLAGS.mark_as_parsed()  # nothing is left for absl to parse; libraries ask whether it did
+  FLAGS.mark_as_parsed()  # nothing is left for absl to parse; libraries ask whether it did
   try:
     main(sys.argv)
   except SystemExit as stop:
@@ -269,7 +293,8 @@ def command() -> None:
     say(stop.code, file=sys.stderr)
     with contextlib.suppress(OSError):
       sys.stdout.flush()
-    os._exit(1)  # what libraries do at exit adds lines of its own, on a full disk for instance
+    # What libraries do at exit adds lines of its own, on a full disk for instance.
+    os._exit(stop.status if isinstance(stop, Left) else 1)
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from absl import logging
 
-from llm_jax.main import tune_cpu
+from llm_jax.parallel.flags import tune_cpu
 
 # Tests compile much and compute little, so the compiler leaves the code as it finds it and writes
 # loops in the older and quicker of its two ways: a sixth of the time, for code half as fast. Two

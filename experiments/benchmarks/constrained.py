@@ -28,7 +28,7 @@ SCHEMA = {
 
 def worker(name: str, shape: str) -> None:
   """Answers eight requests at a time; 'beside' constrains the first, 'plain' none."""
-  from llm_jax.main import tune_cpu
+  from llm_jax.parallel.flags import tune_cpu
 
   tune_cpu()
   import jax

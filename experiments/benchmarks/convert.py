@@ -60,8 +60,9 @@ def resident() -> int:
 def worker(arguments: list[str]) -> None:
   """Runs the command, and prints what it took."""
   from llm_jax import main
+  from llm_jax.parallel.flags import tune_cpu
 
-  main.tune_cpu()
+  tune_cpu()
   import jax.numpy as jnp
   import orbax.checkpoint  # noqa: F401, and all others that the job would import
   import safetensors.numpy  # noqa: F401

@@ -18,7 +18,7 @@ PROMPT, NEW = 64, 192
 
 def jax_worker(shape: str, batch: int) -> None:
   """Samples on request with `sampling.generate`."""
-  from llm_jax.main import tune_cpu
+  from llm_jax.parallel.flags import tune_cpu
 
   tune_cpu()
   import functools

@@ -19,7 +19,7 @@ PROMPT = 64
 
 def worker(name: str, options: argparse.Namespace) -> None:
   """Answers a batch on request."""
-  from llm_jax.main import tune_cpu
+  from llm_jax.parallel.flags import tune_cpu
 
   tune_cpu()
   import functools

@@ -46,7 +46,7 @@ def prompts() -> np.ndarray:
 
 def ours(accumulate: int) -> None:
   """Job `train`'s annotators, batches and step."""
-  from llm_jax.main import tune_cpu
+  from llm_jax.parallel.flags import tune_cpu
 
   tune_cpu()
   import jax

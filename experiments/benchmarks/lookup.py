@@ -27,7 +27,7 @@ def main() -> None:
   parser.add_argument('--requests', type=int, default=4, help='of each kind')
   parser.add_argument('--turns', type=int, default=3)
   options = parser.parse_args()
-  from llm_jax.main import tune_cpu
+  from llm_jax.parallel.flags import tune_cpu
 
   tune_cpu()
   import jax

@@ -33,7 +33,7 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
 
 def ours(stage: str, accumulate: int) -> None:
   """The train step of job `train`, with the loss and the annotator of the stage."""
-  from llm_jax.main import tune_cpu
+  from llm_jax.parallel.flags import tune_cpu
 
   tune_cpu()
   import jax

@@ -65,7 +65,7 @@ def make_artifact(folder: str, shape: str) -> None:
 
 def sampler(folder: str, batch: int) -> None:
   """A worker that answers `batch` prompts on request, as one batch."""
-  from llm_jax.main import tune_cpu
+  from llm_jax.parallel.flags import tune_cpu
 
   tune_cpu()
   import functools

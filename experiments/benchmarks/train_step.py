@@ -81,7 +81,7 @@ def model_of(size: str, changes: dict[str, Any]) -> Any:
 
 def ours(case: str) -> dict[str, Any]:
   """One case with the house's model, loss, optimizer and step."""
-  from llm_jax.main import tune_cpu
+  from llm_jax.parallel.flags import tune_cpu
 
   tune_cpu()
   import jax

@@ -34,7 +34,7 @@ def make_model(shape: str, rounds: bool) -> Any:
 
 def jax_worker(shape: str, accumulate: int, rounds: bool) -> None:
   """Trains on request: each line on stdin is a number of steps, each answer the seconds."""
-  from llm_jax.main import tune_cpu
+  from llm_jax.parallel.flags import tune_cpu
 
   tune_cpu(rounds=rounds)
   import jax

@@ -218,7 +218,8 @@ def keeps(counts: Mapping[str, Mapping[str, int]], read: int) -> str:
 
 def main() -> None:
   """Runs what is missing and prints the tables."""
-  from llm_jax.main import run, tune_cpu
+  from llm_jax.main import run
+  from llm_jax.parallel.flags import tune_cpu
 
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--data', required=True, help='folder, file or glob of pages, as job clean')

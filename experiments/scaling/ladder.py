@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from scipy import optimize, special
 
-from llm_jax.main import read_config, tune_cpu
+from llm_jax.main import read_config
 from llm_jax.main import run as run_config
+from llm_jax.parallel.flags import tune_cpu
 from llm_jax.training import metrics
 
 TOKENS = 16 * 256  # of a step

@@ -28,6 +28,7 @@ from llm_jax.losses.logprobs import BLOCK_ELEMENTS, ON_ACCELERATORS
 from llm_jax.models.transformer import Transformer
 from llm_jax.options import Count, NotNegative, Place, Positive, suggest
 from llm_jax.options import check as check_options
+from llm_jax.parallel import flags
 from llm_jax.parallel.chips import Chip, find_chip
 from llm_jax.parallel.collectives import collectives
 from llm_jax.parallel.hlo import Program
@@ -135,6 +136,7 @@ def main(config: Any) -> None:
   if kind in TPUS and config.compile:
     report['compiled'] = []
     devices = _topology(config.hardware, slices)
+    named = flags.wanted(TPUS[kind], several=count > 1).get('LIBTPU_INIT_ARGS', {})
     if len(devices) != count:
       raise BadInput(
         f'plan: the compiler sees {len(devices)} devices in {config.hardware}, which has {count}; '
@@ -142,8 +144,8 @@ def main(config: Any) -> None:
       )
     for one in tried[: config.tries]:
       say(f'compiling {in_words(one.layout)} for {config.hardware} ...')
-      found = _compile(config, one.layout, devices)
-      report['compiled'].append({'layout': as_json(one.layout), **found})
+      found = _compile(config, one.layout, devices, named)
+      report['compiled'].append({'layout': as_json(one.layout), 'flags': named, **found})
       if found['fits']:
         report |= numbers(config, model, chip, count, one, rows=rows)
         break
@@ -212,6 +214,8 @@ def _topology(hardware: str, slices: int) -> Sequence[Any]:
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
   os.environ.setdefault('TPU_LOG_DIR', 'disabled')
+  # Any will do, and without one it says that it has none.
+  os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
   # A lock keeps two processes from one TPU; there is none here, and several may compile.
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   try:
@@ -221,8 +225,10 @@ def _topology(hardware: str, slices: int) -> Sequence[Any]:
     raise BadInput(f'plan: hardware {hardware}: {str(error).splitlines()[0]}') from error
 
 
-def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, Any]:
-  """Compiles the stage's step for devices that are not here."""
+def _compile(
+  config: Any, layout: Layout, devices: Sequence[Any], named: Mapping[str, str]
+) -> dict[str, Any]:
+  """Compiles the stage's step for devices that are not here, with flags that a run there has."""
   model = _model(config, remat=layout.remat)
   tx, _ = call(
     optimizer.make, config.train.optimizer, where='optimizer', total_steps=config.train.total_steps
@@ -246,7 +252,7 @@ def _compile(config: Any, layout: Layout, devices: Sequence[Any]) -> dict[str, A
     start = time.perf_counter()
     try:
       with _uncached():
-        compiled: Any = step.lower(state, _batch(config, mesh)).compile()
+        compiled: Any = step.lower(state, _batch(config, mesh)).compile(compiler_options={**named})
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise

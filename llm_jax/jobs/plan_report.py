@@ -90,6 +90,8 @@ def lines(r: Mapping[str, Any]) -> list[str]:
         f'compiled   in {one["compile_seconds"]} s: arguments {gib(one["bytes_of_arguments"])}, '
         f'temporaries {gib(one["bytes_of_temporaries"])}, peak {gib(one["bytes_at_peak"])} a chip'
       )
+      named = ' '.join(f'--{name}={value}' for name, value in one['flags'].items())
+      found.append(f'           with LIBTPU_INIT_ARGS {named or "of yours alone"}')
       found.append(f'           received by a chip in a step: {spoken or "nothing"}')
     else:
       found.append(f'compiled   {one["layout"]} does not fit: {one["reason"]}')

@@ -1,4 +1,4 @@
-"""The device mesh: its axes, how many hosts join it, and how batches are sharded over it."""
+"""The device mesh: its axes, and how batches are sharded over it."""
 
 import functools
 import math
@@ -18,54 +18,6 @@ from llm_jax.types import BadInput, Batch
 AXES = ('data', 'fsdp', 'tensor', 'sequence', 'expert')
 BATCH_AXES = ('data', 'fsdp', 'expert')
 HEAD_AXES = ('tensor', 'sequence')  # these shard the heads of attention
-
-
-def start_hosts() -> None:
-  """Joins the other processes of a multi-host job, where the environment names a coordinator.
-
-  This is plain `jax.distributed`: JAX itself recognises SLURM, Kubernetes, Open MPI and TPU pods;
-  elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. On one host it does
-  nothing. If a host is silent for LLM_JAX_HEARTBEAT_SECONDS (60), the job ends on all of them.
-
-  Raises:
-    BadInput: the environment names other processes, and not how to join them.
-  """
-  given = os.environ.get
-
-  def number(name: str, default: str = '1') -> int:
-    if not (text := given(name) or default).isdigit():
-      raise BadInput(f'hosts: {name} {text!r}: use a whole number')
-    return int(text)
-
-  options: Any = dict(heartbeat_timeout_seconds=number('LLM_JAX_HEARTBEAT_SECONDS', '60'))
-  if given('JAX_COORDINATOR_ADDRESS'):
-    names = ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
-    if missing := [name for name in names if not given(name)]:
-      raise BadInput(
-        f'hosts: JAX_COORDINATOR_ADDRESS is set; set {" and ".join(missing)} beside it'
-      )
-    options |= dict(num_processes=number(names[0]), process_id=number(names[1]))
-  elif number('SLURM_NTASKS') > 1 and not given('SLURM_PROCID'):
-    raise BadInput(
-      f'hosts: SLURM_NTASKS is {given("SLURM_NTASKS")}, and this is none of these tasks; start all '
-      'of them with srun, or one alone with SLURM_NTASKS=1'
-    )
-  elif not (
-    number('SLURM_NTASKS') > 1
-    or number('OMPI_COMM_WORLD_SIZE') > 1
-    or ',' in given('TPU_WORKER_HOSTNAMES', '')
-    or given('MEGASCALE_COORDINATOR_ADDRESS')
-    or (given('KUBERNETES_SERVICE_HOST') and given('JOB_COMPLETION_INDEX'))
-  ):
-    return
-  try:
-    jax.distributed.initialize(**options)
-  except (KeyError, RuntimeError, ValueError) as error:  # of an environment that says half of it
-    said = ' '.join(str(error).split())
-    raise BadInput(
-      f'hosts: cannot join the others: {type(error).__name__}: {said}; set '
-      'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID'
-    ) from error
 
 
 def make_mesh(

@@ -15,6 +15,10 @@ class Interrupted(Exception):
   """Raised to leave the loop in order; what was worth saving has been saved."""
 
 
+class Stopped(Interrupted):
+  """A signal asked for it, and the same command goes on."""
+
+
 def fit(
   state: TrainState,
   batch_fn: BatchFn,
@@ -35,7 +39,7 @@ def fit(
     hooks: called after every step as hook(steps done, state, metrics still on the device).
     signals: what may ask to stop. A batch that is being made is then dropped, and so is the first
       step, which is mostly compilation.
-    leave: called once it does, with the steps done and their state; it raises Interrupted.
+    leave: called once it does, with the steps done and their state; it raises Stopped.
   """
   signals, ahead, first = signals or Signals(), RunAhead(), int(state.step)
   for step in range(first, total_steps):

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 from llm_jax.training import optimizer
 from llm_jax.training.checkpoint import Checkpoints
-from llm_jax.training.loop import Interrupted
+from llm_jax.training.loop import Stopped
 from llm_jax.training.metrics import Log
 from llm_jax.training.signals import Signals
 from llm_jax.training.step import TrainState
@@ -81,16 +81,16 @@ class PeriodicActions:
       self._save(self._start_step, state, best, self._carried)
 
   def leave(self, step: int, state: TrainState) -> None:
-    """Saves, without evaluating; raises Interrupted."""
+    """Saves, without evaluating; raises Stopped."""
     name = signal.Signals(self._signals.number or signal.SIGTERM).name
     if step == self._start_step:
-      raise Interrupted(
+      raise Stopped(
         f'{name}: {self._folder} has made no step yet; give the same command to begin again'
       )
     due, _ = self._due(step)
     self._save(step, state, None, self._carried | ({UNEVALUATED: True} if due else {}))
     self._checkpoints.wait()
-    raise Interrupted(
+    raise Stopped(
       f'{name}: saved step {step} in {self._folder}; '
       'give the same command again and it goes on from there'
     )

@@ -113,8 +113,9 @@ def estimate(
     else 2 * width * layer / sizes['tensor'] + (width + 4) * head,
   }
   flops = batch * length * model.flops_per_token(length)
+  peak = chip.peak(model.compute.product_dtype or model.compute.dtype)
   seconds = {
-    'products': flops * _repeated(model, layout.remat, length) / devices / chip.flops,
+    'products': flops * _repeated(model, layout.remat, length) / devices / peak,
     'communication': _communication(model, held_here, chip, layout, tokens, width, slices),
     # Adam reads parameter, gradient and two moments, and writes three of them.
     'optimizer': (held['params'] * 3 + held['opt_state'] * 2) / chip.bandwidth,
