@@ -52,14 +52,16 @@ everywhere() {
   gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$1"
 }
 
-install() {  # the package of this clone, on all workers
+install() {  # the package of this clone, on all workers, whose own Python may be too old for it
   local folder wheel
   folder=$(mktemp -d)
   python3 -m pip wheel --quiet --no-deps --wheel-dir "$folder" .
   wheel=$(basename "$folder"/llm_jax-*.whl)
   gcloud compute tpus tpu-vm scp "$folder/$wheel" "$NAME:" --zone="$ZONE" --worker=all
   rm -r "$folder"
-  everywhere "python3 -m venv llm && llm/bin/pip install --quiet './${wheel}[$EXTRAS]'"
+  everywhere "python3 -m pip install --user --quiet uv &&
+    python3 -m uv venv --quiet --allow-existing --python 3.12 llm &&
+    python3 -m uv pip install --quiet --python llm/bin/python './${wheel}[$EXTRAS]'"
 }
 
 log=$(mktemp)

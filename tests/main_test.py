@@ -1,6 +1,7 @@
 """The command line: what a config lists, what may be added, and what is refused in one line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_jax import main
+from llm_jax.types import BadInput
 
 
 @pytest.fixture(autouse=True)
@@ -296,3 +298,15 @@ def test_an_artifact_that_says_nothing_of_its_model_changes_nothing(text, tmp_pa
 def test_what_tensorstore_says_of_a_full_disk_is_told_as_our_own(said):
   error = ValueError(f"{said}: No space left on device [os_error_code='28']")
   assert main.told(error).startswith('error: /r/x/_sharding: No space left on device; make room')
+
+
+def test_a_status_says_whether_the_same_command_would_go_on():
+  from llm_jax.training.loop import Interrupted, Stopped
+  from llm_jax.training.metrics import Diverged
+
+  assert main.status(Stopped('SIGTERM: saved step 3')) == os.EX_TEMPFAIL
+  for mistake in (Interrupted('x'), Diverged('x'), BadInput('x'), OSError(28, 'x'), MemoryError()):
+    assert main.status(mistake) == 1
+  with pytest.raises(main.Left, match='why') as left:
+    main.leave('why', 75)
+  assert left.value.status == 75

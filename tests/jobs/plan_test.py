@@ -33,10 +33,12 @@ def narrow(tmp_path, hardware, layers=1, **mesh):
   return c
 
 
-def planned(c, capsys):
+def planned(c, captured):
   run(c)
+  told, errors = captured.readouterr()
+  assert errors == ''
   with open(c.output) as file:
-    return json.load(file), capsys.readouterr().out
+    return json.load(file), told
 
 
 def test_gpus_are_estimated(tmp_path, capsys):
@@ -96,9 +98,12 @@ def test_without_libtpu_a_slice_is_estimated_only(tmp_path, monkeypatch, capsys)
 
 
 @needs_libtpu
-def test_a_slice_is_compiled_for(tmp_path, capsys):
-  report, told = planned(narrow(tmp_path, 'v5e:2x2', 2, fsdp=4), capsys)
+def test_a_slice_is_compiled_for(tmp_path, capfd, monkeypatch):
+  monkeypatch.setenv('LIBTPU_INIT_ARGS', '--xla_tpu_enable_data_parallel_all_reduce_opt=false')
+  report, told = planned(narrow(tmp_path, 'v5e:2x2', 2, fsdp=4), capfd)  # libtpu is silent, too
   (compiled,) = report['compiled']
+  assert compiled['flags'] == {'xla_tpu_data_parallel_opt_different_sized_ops': 'true'}
+  assert 'with LIBTPU_INIT_ARGS --xla_tpu_data_parallel_opt_different_sized_ops=true\n' in told
   assert report['fits'] and compiled['fits']
   # In 16 bits every weight of a layer comes twice, and the table once; a fourth of all is here.
   layers, table = 2 * 7 * 512 * 512, 4096 * 512
