@@ -79,7 +79,7 @@ def test_a_tpu_that_is_taken_away_is_made_again_and_given_the_same_command(fake)
   calls = lambda word: [line for line in log if word in line]
   create, again = calls('queued-resources create')
   assert create == again and '--spot' in create and '--accelerator-type=v6e-16' in create
-  assert len(calls('tpu-vm scp')) == len(calls('pip install --user')) == 2  # on each of the two machines
+  assert len(calls('tpu-vm scp')) == len(calls('pip install --user')) == 2  # on each machine
   first, second = calls('llm_jax --config')
   assert first == second and '--worker=all' in first
   sent = first.split('--command=')[1].partition(' || ')[0]
