@@ -58,7 +58,7 @@ EXTRAS = {
     'tokenizers>=0.20',
   ],  # Hugging Face models and what is around them
   'gguf': ['gguf>=0.17', 'tokenizers>=0.20'],  # models for llama.cpp
-  'log': ['matplotlib', 'tensorboardX'],
+  'log': ['matplotlib', 'tensorboardX', 'wandb>=0.19'],
   'eval': ['lm-eval>=0.4.9,<0.5'],  # lm-evaluation-harness as a backend of job evaluate
   'serve': ['httptools>=0.6', 'uvicorn>=0.30'],  # job serve
   # Clients that tests let talk to it; those that are missing are skipped.

@@ -118,7 +118,7 @@ def training(text: str) -> None:
   """The log of a run: metrics, rollouts and the bar beside them."""
   bar = terminal.bar(total=9, disable=True)
   log: Any = object.__new__(metrics.Log)
-  log._bar, log._bits, log._file, log._board = bar, {}, None, None
+  log._bar, log._bits, log._file, log._boards = bar, {}, None, []
   log.say(text)
   log.evaluated(3, text, {text: 1.0})
   ones = np.ones((1, 1, 4), np.int32)
@@ -126,8 +126,7 @@ def training(text: str) -> None:
   shown: Any = object.__new__(rollouts.Rollouts)
   shown._last, shown._decode, shown._count = (lambda: batch), (lambda ids: text), 1
   shown.records = lambda step: [{'prompt': text, 'answer': text, 'reward': 1.0, 'step': step}]
-  for line in shown.lines(0):
-    log.say(line)
+  log.shown(3, shown.lines(0), {})
 
 
 def corpus(text: str) -> None:

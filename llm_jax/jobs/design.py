@@ -59,7 +59,8 @@ def shared() -> Iterator[None]:
 
 
 _shared: list[dict[str, Design]] = []
-OF_A_RUN = ('workdir', 'seed', 'evals', 'sample', 'next')  # fields that a design does not depend on
+# Fields that a design does not depend on.
+OF_A_RUN = ('workdir', 'seed', 'evals', 'sample', 'next', 'wandb')
 
 
 def design(config: Any) -> Design:

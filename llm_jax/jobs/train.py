@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import jax
 
-from llm_jax import artifact, options, run_folder
-from llm_jax.find import last
-from llm_jax.jobs import chain, donors, evaluations, finish, lengthened
+from llm_jax import artifact, options, run_folder, storage
+from llm_jax.find import call, last
+from llm_jax.jobs import chain, donors, evaluations, finish, lengthened, profiling
 from llm_jax.jobs.assembly import Assembly, assemble
 from llm_jax.jobs.design import check_loss, design
 from llm_jax.jobs.rollout_rules import reuse_of
@@ -21,7 +21,7 @@ from llm_jax.options import Count, Place, Seed
 from llm_jax.parallel.mesh import batch_shards, peak_flops
 from llm_jax.sampling import complete
 from llm_jax.text.terminal import say
-from llm_jax.training import metrics
+from llm_jax.training import boards, histograms, metrics
 from llm_jax.training.batches import Batches, Timed, make_read, read_ahead
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.loop import fit
@@ -70,6 +70,11 @@ class Fields:
     gradients: type that gradients have while they are computed and exchanged.
     trust: modules of yours that the artifacts may name as their model, such as 'mine.model'; other
       code than llm_jax's own is not imported because an artifact names it.
+    profile: steps that are traced into `profile` in the workdir, from the third on, with a page
+      that says where their time went; None traces none.
+    wandb: how the run is shown by Weights & Biases, and that it is.
+    histograms: whether TensorBoard and Weights & Biases show those of parameters and gradients, by
+      layer, every `eval_every` steps.
   """
 
   job: str
@@ -101,12 +106,16 @@ class Fields:
   stop: Mapping[str, float] | None = None
   gradients: Literal['float32', 'bfloat16'] = 'float32'
   trust: Sequence[str] = ()
+  profile: Count | None = None
+  wandb: Group | None = None
+  histograms: bool = False
 
 
 # What may differ when a run is resumed: where and how it runs, and how often it speaks.
 MAY_CHANGE = (
   *('mesh', 'compute', 'accumulate', 'log_every', 'eval_every', 'checkpoint_every', 'max_to_keep'),
   *('evals', 'sample', 'next', 'requires', 'stop', 'trust'),
+  *('profile', 'wandb', 'histograms'),
   'total_steps',  # where `lengthened` allows it
   'evaluate',  # what `evals` was called in runs of before
 )
@@ -130,6 +139,8 @@ def check(config: Any, *, coming: Collection[str] = ()) -> None:
   run_folder.holds(config.workdir, whole, may_change=MAY_CHANGE)
   made = design(config)
   lengthened.check(config)
+  profiling.check(config)
+  boards.check(config.get('wandb'), config.get('histograms', False))
   for name in config.annotate:
     if name != 'steps' and not {name} & {*config.annotate.steps, *map(last, config.annotate.steps)}:
       raise BadInput(f'annotate: options for {name!r}, which is not in config.annotate.steps')
@@ -208,6 +219,7 @@ def _train(
     waited=lambda: batch_fn.seconds,
     began=began,
     limits=config.get('stop') or {},
+    boards=_boards(config, whole),
     late='tokens' in made.rows[0],  # else batches are sampled, and wait for the device anyway
   )
   shown = Rollouts(
@@ -232,12 +244,13 @@ def _train(
     checkpoints=checkpoints,
     evaluations=made.evaluations,
     show=lambda params: [*_continued(config, made, params), *shown.lines(0)],
+    histograms=histograms.of_state if config.get('histograms') else lambda state: {},
     carry=lambda: _carried(made, config),
     signals=signals,
     start_step=resumed or 0,
   )
   hooks = (lambda *_: is_there(), _claim(folder, whole), log, shown, actions)
-  with signals.handled():
+  with signals.handled(), profiling.hooks(config, resumed or 0, log) as last:
     try:
       actions.resume(state, carried)
       state = fit(
@@ -245,7 +258,7 @@ def _train(
         batch_fn,
         step_fn,
         total_steps=config.total_steps,
-        hooks=hooks,
+        hooks=(*hooks, *last),
         signals=signals,
         leave=actions.leave,
       )
@@ -260,6 +273,16 @@ def _train(
   finish.publish(config, whole, state, made, begins)
   if jax.process_index() == 0:
     finish.summary(config, model, config.total_steps * tokens, began)
+
+
+def _boards(config: Any, whole: Mapping[str, Any]) -> list[boards.Board]:
+  """What the config asks for beside TensorBoard."""
+  if config.get('wandb') is None or jax.process_index():
+    return []
+  how: Any = dict(where='wandb', folder=Path(config.workdir), config=storage.named(whole))
+  made = call(boards.wandb_run, config.wandb, **how)
+  say(f'wandb: {made.told}')
+  return [made]
 
 
 def _claim(folder: Path, whole: Mapping[str, Any]) -> Any:
@@ -319,6 +342,7 @@ def groups(config: Any) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
   yield from evaluations.functions(config.evals)
   yield 'sample', complete.make, ('template', 'seed', 'tools')
   yield 'sample', pick.make, ('allowed_V',)
+  yield 'wandb', boards.wandb_run, ('folder', 'config')
   if 'centre' in config:
     yield 'centre', reward.centre, ()
 

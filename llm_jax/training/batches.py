@@ -9,8 +9,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from llm_jax.find import last
 from llm_jax.options import Count, Seed
 from llm_jax.parallel.mesh import batch_sharding, local_rows, reshard, shard_batch
+from llm_jax.training.spans import span
 from llm_jax.types import Annotate, BadInput, Batch, BatchFn, Filters, Observes, Params
 
 Read = Callable[[int], Batch]
@@ -122,8 +124,9 @@ def annotated(
     first: the others have seen the batch already.
   """
   for i, function in enumerate(annotate[first:], first):
-    rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), i), number)
-    batch = function(params, batch, rng)
+    with span(last(function.__module__)) as made:
+      rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), i), number)
+      batch = made(function(params, batch, rng))
   return batch
 
 
@@ -163,7 +166,7 @@ class Batches:
     minibatches: Count = 1,
     mesh: Any = None,
   ) -> None:
-    self._read, self._annotate, self._seed, self._mesh = read, tuple(annotate), seed, mesh
+    self._rows, self._annotate, self._seed, self._mesh = read, tuple(annotate), seed, mesh
     self._minibatches, self.reuse = minibatches, epochs * minibatches
     self._tries = [f.tries if isinstance(f, Filters) else 0 for f in self._annotate]
     self._number = -1
@@ -186,6 +189,10 @@ class Batches:
       take = lambda batch, index: {k: v[index] for k, v in batch.items()}
       self._take = jax.jit(take, out_shardings=batch_sharding(self._mesh))
     return self._take(self.last, order[part * size : (part + 1) * size])
+
+  def _read(self, number: int) -> Batch:
+    with span('data wait'):
+      return self._rows(number)
 
   def _rollout(self, params: Any, number: int) -> Batch:
     tries = max([1, *self._tries])

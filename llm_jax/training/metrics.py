@@ -1,4 +1,4 @@
-"""What a run reports while it trains: metrics.jsonl, a line per interval, a bar and a plot."""
+"""What a run reports while it trains: metrics.jsonl, a line per interval, boards, a bar, a plot."""
 
 import functools
 import importlib.util
@@ -6,7 +6,7 @@ import math
 import operator
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from llm_jax.options import suggest
 from llm_jax.text.terminal import bar
 from llm_jax.text.visible import visible
 from llm_jax.training import history
+from llm_jax.training.boards import Board, Histograms, tensorboard
 from llm_jax.training.loop import Interrupted
 from llm_jax.training.step import TrainState
 from llm_jax.types import BadInput, Mean, Metrics
@@ -62,6 +63,7 @@ class Log:
     began: `time.perf_counter()` when the command started.
     max_skipped: Diverged is raised after this many skipped updates in a row.
     limits: metric -> its largest mean over an interval; above it, Overoptimized is raised.
+    boards: that show the run beside TensorBoard, which does where it is installed.
     late: False reports an interval at its end. It is for runs whose batches wait for the device
       anyway, as rollouts do: otherwise an interval's time would be added to the one before.
   """
@@ -81,6 +83,7 @@ class Log:
     began: float,
     max_skipped: int = 10,
     limits: Mapping[str, float] = {},
+    boards: Sequence[Board] = (),
     late: bool = True,
   ) -> None:
     self.total_steps, self.log_every = total_steps, log_every
@@ -94,17 +97,13 @@ class Log:
     self._mark, self._waited_mark = time.perf_counter(), 0.0
     self._rate = 0.0  # seconds a step, smoothed, for the ETA
     self._bits: dict[str, float] = {}  # the newest bits per byte of each evaluation
-    self._file = self._board = None
+    self._file: Any = None
+    self._boards: list[Board] = []
     if jax.process_index() == 0:
       path = folder / 'metrics.jsonl'
       history.rewind(path, start_step)
       self._file = path.open('ab', buffering=0)
-      if importlib.util.find_spec('tensorboardX'):
-        from tensorboardX.event_file_writer import EventsWriter
-
-        (folder / 'tensorboard').mkdir(exist_ok=True)
-        # Not its SummaryWriter, whose thread dies on a full disk, after which `put` never returns.
-        self._board = EventsWriter(str(folder / 'tensorboard' / 'events'))
+      self._boards = [*tensorboard(folder, start_step), *boards]
     self._bar = bar(
       total=total_steps,
       initial=start_step,
@@ -138,23 +137,16 @@ class Log:
     self._mark, self._waited_mark = time.perf_counter(), self.waited()
 
   def write(self, record: dict[str, Any]) -> None:
-    """Writes a line of metrics.jsonl, and its numbers to TensorBoard if that is installed."""
+    """Writes a line of metrics.jsonl, and its numbers to the boards."""
     # JSON has no NaN: a number that is not finite becomes null.
     known = {
       k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()
     }
     if self._file is not None:
       self._file.write(json_line(known))
-    if self._board is not None:
-      from tensorboardX.proto import event_pb2
-      from tensorboardX.summary import scalar
-
-      made: Any = event_pb2  # whose names are made when it is imported
-      for name, value in record.items():
-        if name != 'step' and isinstance(value, int | float):
-          step, summary = record['step'], scalar(name, value)
-          self._board.write_event(made.Event(wall_time=time.time(), step=step, summary=summary))
-      self._board.flush()
+    numbers = {k: v for k, v in record.items() if k != 'step' and isinstance(v, int | float)}
+    for board in self._boards:
+      board.scalars(record['step'], numbers)
 
   def evaluated(self, step: int, key: str, values: dict[str, float]) -> None:
     """Records the metrics of evaluation `key`, and prints them."""
@@ -164,6 +156,16 @@ class Log:
     names = [name for name in SHOWN if name in values] or list(values)
     shown = '  '.join(f'{name.replace("_", " ")} {values[name]:.4f}' for name in names)
     self.say(f'step {step:>6}  {key}: {shown}')
+
+  def shown(self, step: int, lines: Sequence[str], histograms: Histograms) -> None:
+    """Prints samples, and gives them and histograms to the boards."""
+    for line in lines:
+      self.say(f'  | {line}')
+    for board in self._boards:
+      if lines:
+        board.texts(step, 'samples', [visible(line) for line in lines])
+      if histograms:
+        board.histograms(step, histograms)
 
   def say(self, text: str) -> None:
     """Prints above the progress bar, on the first host only."""
@@ -176,8 +178,8 @@ class Log:
     self._bar.close()
     if self._file is not None:
       self._file.close()
-    if self._board is not None:
-      self._board.close()
+    for board in self._boards:
+      board.close()
 
   def _emit(self, interval: list[tuple[int, Metrics]]) -> None:
     if not interval:

@@ -9,10 +9,12 @@ import jax
 from jax.experimental import multihost_utils
 
 from llm_jax.training import optimizer
+from llm_jax.training.boards import Histograms
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.loop import Stopped
 from llm_jax.training.metrics import Log
 from llm_jax.training.signals import Signals
+from llm_jax.training.spans import span
 from llm_jax.training.step import TrainState
 from llm_jax.types import Evaluate, Metrics, Params
 
@@ -34,6 +36,7 @@ class PeriodicActions:
     log: where results go.
     checkpoints: where states go, each with the `score` of its step.
     show: (params) -> lines to print every `eval_every` steps.
+    histograms: (state) -> what the boards of the log show at the same steps.
     carry: what a checkpoint keeps beside the state, as a dict of JSON.
     signals: what may ask to stop. A run that was asked saves and leaves; what it did not evaluate
       before is evaluated when it goes on.
@@ -51,6 +54,7 @@ class PeriodicActions:
     log: Log,
     checkpoints: Checkpoints,
     show: Callable[[Params], list[str]],
+    histograms: Callable[[TrainState], Histograms] = lambda state: {},
     carry: Callable[[], dict[str, Any]] = dict,
     signals: Signals | None = None,
     start_step: int = 0,
@@ -59,7 +63,7 @@ class PeriodicActions:
     self._eval_every, self._evaluations = eval_every, evaluations
     self._checkpoint_every = checkpoint_every
     self._log, self._checkpoints = log, checkpoints
-    self._show, self._carry = show, carry
+    self._show, self._carry, self._histograms = show, carry, histograms
     self._signals, self._start_step = signals or Signals(), start_step
     self._carried = carry()
 
@@ -70,9 +74,10 @@ class PeriodicActions:
     self._carried = self._carry()  # what is made for the next step may change it
     if self._signals.stop(step):
       self.leave(step, state)
-    best = self._evaluated(step, state)
-    if step % self._checkpoint_every == 0 or step == self._total_steps:
-      self._save(step, state, best, self._carried)
+    with span('evaluations and checkpoints'):
+      best = self._evaluated(step, state)
+      if step % self._checkpoint_every == 0 or step == self._total_steps:
+        self._save(step, state, best, self._carried)
 
   def resume(self, state: TrainState, carried: Mapping[str, Any]) -> None:
     """Makes up for the evaluations of a checkpoint that was written in a hurry."""
@@ -111,8 +116,8 @@ class PeriodicActions:
     for key, evaluate in due.items():
       values[key] = {name: float(metric.value) for name, metric in evaluate(params).items()}
       log.evaluated(step, key, values[key])
-    for line in self._show(params) if shows else ():
-      log.say(f'  | {line}')
+    if shows:
+      log.shown(step, self._show(params), self._histograms(state))
     log.restart_clock()
     return score(values, self._evaluations)
 

@@ -18,6 +18,8 @@ from llm_jax.parallel.parameters import facts_of, path_of, state_shardings
 from llm_jax.training.optimizer import skipped
 from llm_jax.types import Array, Batch, LossFn, Mean, Metrics, Params
 
+PROGRAM = 'train_step'  # what the compiled step is called, where programs have names
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -65,7 +67,8 @@ def train_step(
   moving = {name: tree for name, tree in state.params.items() if name not in still}
 
   def sums(moving: Params, batch: Batch, rng: Array) -> tuple[Array, tuple[Mean, Metrics]]:
-    loss, metrics = loss_fn({**still, **moving}, batch, rng)
+    with jax.named_scope('loss'):
+      loss, metrics = loss_fn({**still, **moving}, batch, rng)
     return loss.total * scale, (loss, metrics)
 
   # Parameters are cast outside of the differentiated function, so that gradients have that type.
@@ -107,9 +110,10 @@ def train_step(
   else:
     (grads, (loss, metrics)), _ = jax.lax.scan(microbatch, zero, (parts, jnp.arange(accumulate)))
   count = jnp.where(loss.count == 0, 1, loss.count)
-  grads = jax.tree.map(lambda g: g / (count * scale), grads)
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  moved: Any = optax.apply_updates(moving, updates)
+  with jax.named_scope('optimizer'):
+    grads = jax.tree.map(lambda g: g / (count * scale), grads)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    moved: Any = optax.apply_updates(moving, updates)
   total_skipped, in_a_row = skipped(opt_state)
   metrics = {
     'loss': loss,
@@ -244,8 +248,13 @@ _shared: list[Callable[..., Any]] = []
 
 def _program(leaves: Sequence[NamedSharding], tree: Any, mesh: Mesh, **how: Any) -> Any:
   placed, whole = jax.tree.unflatten(tree, leaves), NamedSharding(mesh, P())
+
+  def step(state: TrainState, batch: Batch, seed: Array) -> tuple[TrainState, Metrics]:
+    return train_step(state, batch, seed=seed, **how)
+
+  step.__name__ = PROGRAM
   return jax.jit(
-    lambda state, batch, seed: train_step(state, batch, seed=seed, **how),
+    step,
     in_shardings=(placed, batch_sharding(mesh), whole),
     out_shardings=(placed, whole),
     donate_argnums=0,

@@ -88,8 +88,7 @@ def test_what_is_done_before_it_is_told_and_the_clock_stands_still_meanwhile():
   assert diary.entries == [
     ('flush',),
     ('evaluated', 2, 'validation', {'loss': 1.0, 'accuracy': 0.25}),
-    ('say', '  | params 2'),
-    ('say', '  | more'),
+    ('shown', 2, ['params 2', 'more'], {}),
     ('restart_clock',),
     ('flush',),
     ('save', 2, state_at(2), 1.0, {}),
@@ -142,13 +141,13 @@ def test_each_evaluation_has_its_own_steps_and_one_of_them_decides():
   steps = lambda key: [step for step, k, _ in entries(diary, 'evaluated') if k == key]
   assert steps('questions') == [0, 3, 6, 7] and steps('validation') == [0, 2, 4, 6, 7]
   assert [entry[2] for entry in entries(diary, 'save')] == [0, None, 1, None, 2, None, 3, 3.5]
-  assert len(entries(diary, 'say')) == 3  # at steps 0, 4 and 7, whatever is evaluated
+  assert [step for step, *_ in entries(diary, 'shown')] == [0, 4, 7]  # whatever is evaluated
 
 
 def test_without_evaluations_samples_are_shown_and_states_saved():
   diary = Diary()
   walk(actions_of(diary, evaluations={}, show=lambda params: [params]), range(1, 6))
-  assert entries(diary, 'say') == [('  | params 4',)]
+  assert entries(diary, 'shown') == [(4, ['params 4'], {})]
   assert entries(diary, 'save') == [(3, state_at(3), None, {})]
 
 
