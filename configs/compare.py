@@ -30,7 +30,7 @@ def get_config(base: str = 'pretrain') -> ConfigDict:
   if 'learning_rate' in c.base.get('optimizer', {}):
     c.tune.optimizer = ConfigDict(dict(learning_rate=(0.5, 1, 2)))
   c.evals, c.tasks, c.path, c.ask = ConfigDict(), (), '', ConfigDict()
-  c.shard = ''
+  c.groups, c.shard = 1, ''
   if 'sample' in c.base:
     c.base.sample.prompts = ()  # nobody reads them
   if 'cache' in c.base.get('annotate', {}).get('reference', {}):

@@ -10,7 +10,7 @@ import uuid
 from typing import Any
 
 from llm_jax import copies
-from llm_jax.store import ATOMIC, Lost, Store
+from llm_jax.store import ATOMIC, Busy, Lost, Store
 from llm_jax.types import BadInput
 
 LOCK = '.lock'
@@ -35,7 +35,8 @@ class Lease:
     url: the folder.
 
   Raises:
-    BadInput: another process has it, or the store does not let us write.
+    Busy: another process has it.
+    BadInput: the store does not let us write.
   """
 
   def __init__(self, url: str) -> None:
@@ -80,7 +81,7 @@ class Lease:
         time.sleep(SETTLE)
         theirs = self._read()
       if theirs and not _is_dead(theirs):
-        raise BadInput(self._held(theirs))
+        raise Busy(self._held(theirs))
       self._store.write(LOCK, self._record())
       time.sleep(SETTLE)
       break
@@ -88,7 +89,7 @@ class Lease:
       if self._store.scheme not in ATOMIC:
         time.sleep(SETTLE)
     if not self._is_mine(now := self._read()):
-      raise BadInput(self._held(now or {}))
+      raise Busy(self._held(now or {}))
 
   def _live(self) -> None:
     while self._lost is None and not self._over.wait(REFRESH):

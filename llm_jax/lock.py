@@ -13,14 +13,9 @@ from typing import IO
 
 from llm_jax import storage
 from llm_jax.lease import Lease
-from llm_jax.store import Lost
-from llm_jax.types import BadInput
+from llm_jax.store import Busy, Lost
 
 LOCK = '.lock'
-
-
-class Busy(BadInput):
-  """Another process has the lock."""
 
 
 _held: set[str] = set()  # folders that this process has locked
@@ -97,7 +92,7 @@ def leased(
     A function that raises `Lost` once the lease is lost.
 
   Raises:
-    BadInput: another process has it.
+    Busy: another process has it.
   """
   url = storage.url_of(folder)
   if url is None:

@@ -23,11 +23,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llm_jax.copies import Copy, root
-from llm_jax.store import Lost, Store, below
+from llm_jax.store import Busy, Lost, Store, below
 from llm_jax.types import BadInput
 
 SECONDS = 30.0  # between pushes in the background
-MAKING = ('checkpoints', 'reference', 'tensorboard')  # folders of a run that readers do not need
+# Folders of a run that readers do not need.
+MAKING = ('checkpoints', 'reference', 'tensorboard', 'profile', 'wandb')
 ELSEWHERE = ('http', 'https', 'ftp', 'file')  # schemes of addresses, and of this machine
 
 _copies: dict[str, Copy] = {}  # by URL
@@ -230,6 +231,22 @@ def pull(folder: Path | None = None, *, without: Collection[str] = ()) -> None:
       copy.pull(_wanted(copy, inner, without), mirror=not _leads)
 
 
+def refresh(folder: Path | None = None, *, without: Collection[str] = ()) -> None:
+  """Makes copies and their stores equal, between two pieces of work of this process.
+
+  Args:
+    folder: of which alone everything is brought here, if it is part of a copy; None for all copies.
+    without: names of folders, at any depth, that are not brought.
+  """
+  if not _copies or (folder and not _home(folder)):
+    return
+  push()
+  with _guard:
+    for copy, inner in [_at(folder)] if folder else [(copy, '') for copy in _copies.values()]:
+      wanted = _wanted(copy, inner)
+      copy.pull(lambda name, wanted=wanted: wanted(name) and not {*name.split('/')} & {*without})
+
+
 def give(folder: Path, names: Iterable[str]) -> dict[str, str]:
   """Brings files of a host that is not the first to the store, and returns their versions there.
 
@@ -259,13 +276,13 @@ def guarded(folder: Path, check: Callable[[], None]) -> Iterator[None]:
     check: whether it is still ours.
 
   Raises:
-    BadInput: the folder was changed in its store after it was read.
+    Busy: the folder was changed in its store after it was read.
   """
   copy, inner = _at(folder)
   url = below(copy.url, inner)
   with _guard:
     if changed := copy.changed(_wanted(copy, inner)):
-      raise BadInput(
+      raise Busy(
         f'storage: {changed!r} was changed by somebody else after it was read; give the same '
         'command again'
       )

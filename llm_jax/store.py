@@ -20,6 +20,10 @@ ATOMIC = ('gs', 'gcs', 'memory', 'local')
 UNFINISHED = ('.partial', '.lock', 'converted.json')
 
 
+class Busy(BadInput):
+  """Another process is at work in a folder, or has been since this one has read it."""
+
+
 class Lost(BadInput):
   """A folder is no longer ours to write to."""
 

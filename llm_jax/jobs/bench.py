@@ -3,11 +3,12 @@
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from llm_jax import run_folder
+from llm_jax import run_folder, storage
 from llm_jax.files import read_json, write_json
 from llm_jax.jobs import budget, lengthened, results, running, tasks, variants
 from llm_jax.jobs.compare_report import Tuned
@@ -16,6 +17,7 @@ from llm_jax.jobs.shards import Shard
 from llm_jax.jobs.trust import trusted
 from llm_jax.jobs.variants import Changes, Run
 from llm_jax.text.terminal import say
+from llm_jax.training import boards, metrics
 from llm_jax.training.metrics import Diverged
 from llm_jax.types import BadInput
 
@@ -34,18 +36,22 @@ class Bench:
   def __init__(self, config: Any, shard: Shard) -> None:
     self.config, self.shard = config, shard
     self.asked, self.budget = asked_of(config), budget.of(config)
+    self._how = {'compute': config.get('compute'), 'seed': config.base.seed}
 
   def run(self, runs: Sequence[Run], what: str = '') -> None:
     """Runs those of this shard that have not ended."""
     mine = self.shard.mine(runs)
     for number, run in enumerate(mine, 1):
-      if not self._ended(run):
+      if not self._made(run):
         say(f'\n== {run.label} ({what}{number} of {len(mine)}), in {run.folder}')
         self._run(run)
       self._measured(run)
+      self._show(run)
 
   def left(self, runs: Sequence[Run]) -> list[str]:
-    """Those that have not ended."""
+    """Those that have not ended, or whose models have not been put to the evaluations."""
+    if self.shard.count > 1:
+      storage.refresh(Path(self.config.workdir), without=storage.MAKING)
     return [run.label for run in runs if not self._ended(run)]
 
   def result(self, run: Run) -> Result:
@@ -108,26 +114,46 @@ class Bench:
     try:
       for stage in run.stages.values():
         if not _finished(stage):
-          self.shard.patient(lambda stage=stage: running.run(stage))
+          self.shard.patient(lambda stage=stage: self._run_stage(stage))
     except Diverged as error:
       say(error)
       if jax.process_index() == 0:
         run.folder.mkdir(parents=True, exist_ok=True)
         write_json(run.folder / FAILED, {'said': str(error)})
 
-  def _ended(self, run: Run) -> bool:
+  def _show(self, run: Run) -> None:
+    """The stages of a pipeline in one folder of TensorBoard; a single stage has shown itself."""
+    trained = {name: one for name, one in run.stages.items() if name and one.job == 'train'}
+    if trained and jax.process_index() == 0 and not (run.folder / FAILED).is_file():
+      boards.replay(run.folder, {f'{k}/': metrics.read(v.workdir) for k, v in trained.items()})
+
+  def _run_stage(self, stage: Any) -> None:
+    if self.shard.count > 1:
+      storage.refresh(Path(stage.workdir))  # another process may have been at work there
+    running.run(stage)
+
+  def _made(self, run: Run) -> bool:
     return (run.folder / FAILED).is_file() or all(map(_finished, run.stages.values()))
+
+  def _ended(self, run: Run) -> bool:
+    if not self._made(run):
+      return False
+    failed, asked = (run.folder / FAILED).is_file(), self._asked(run)
+    return failed or not asked or results.kept_at(run, asked, **self._how).is_file()
 
   def _measured(self, run: Run) -> dict[str, float]:
     if (run.folder / FAILED).is_file():
       return {}
     with inside(run.label):
       running.check(run.config)  # refuses a folder that another config has filled
-    asked = self.asked
-    if self._tunes(run):  # by the first metric alone
-      asked = {k: v for k, v in asked.items() if self.config.read[0].startswith(f'{k}/')}
-    how = {'compute': self.config.get('compute'), 'trust': trusted(self.config)}
-    return results.measured(run, asked, seed=self.config.base.seed, **how)
+    return results.measured(run, self._asked(run), trust=trusted(self.config), **self._how)
+
+  def _asked(self, run: Run) -> dict[str, Any]:
+    """The evaluations that the model of a run is put to."""
+    if not self._tunes(run):
+      return self.asked
+    # By the first metric alone.
+    return {k: v for k, v in self.asked.items() if self.config.read[0].startswith(f'{k}/')}
 
   def _tunes(self, run: Run) -> bool:
     return run.seed == self.config.base.seed + TUNING

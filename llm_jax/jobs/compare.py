@@ -7,17 +7,19 @@ it runs what is missing. What is tuned is tuned for each variant with a seed tha
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from llm_jax import artifact, options
+from llm_jax import artifact, options, storage
 from llm_jax.evals import task
 from llm_jax.find import call
 from llm_jax.jobs import (
   budget,
   compare_report,
   design,
+  device_groups,
   evaluations,
   results,
   running,
@@ -60,6 +62,7 @@ class Fields:
     path: the folder of all benchmarks.
     ask: how all tasks are put, such as `shots`; those of one are in `evals.<task>`.
     compute: how the models are run for this.
+    groups: of this host's devices; each makes runs of its own, at the same time as the others.
     shard: '3/16' for the third of sixteen processes that divide the runs and share the workdir.
     trust: modules of yours that the artifacts may name as their model, such as 'mine.model'; other
       code than llm_jax's own is not imported because an artifact names it.
@@ -81,6 +84,7 @@ class Fields:
   path: str = ''
   ask: Mapping[str, Any] | None = None
   compute: Mapping[str, Any] | None = None
+  groups: Count = 1
   shard: str = ''
   trust: Sequence[str] = ()
 
@@ -110,6 +114,9 @@ def check(config: Any) -> None:
   shard_of(config)
   budget.of(config)
   found = variants.variants(config)
+  if config.get('groups', 1) > 1:
+    device_groups.check()  # their processes check all else, with the devices that they have
+    return
   seed = config.base.seed
   made = {name: variants.run_of(config, name, changes, seed) for name, changes in found.items()}
   variants.check_different({name: run.config for name, run in made.items()})
@@ -161,6 +168,8 @@ def _check_evals(config: Any, run: Run, asked: Mapping[str, Any]) -> None:
 
 def main(config: Any) -> None:
   """Runs what has not run, then writes the answer."""
+  if config.get('groups', 1) > 1:
+    return device_groups.run(config)
   shard = shard_of(config)
   alone = jax.process_index() == 0 and shard.count == 1
   with locked(config.workdir, take=alone), design.shared():
@@ -178,6 +187,13 @@ def main(config: Any) -> None:
     if left := bench.left(runs):
       say(f'\n{len(left)} runs of other shards are left; the last one to finish has the answer.')
       return
-    found = {(run.variant, run.seed): bench.result(run) for run in runs}
-    if jax.process_index() == 0:
-      compare_report.write(config, Compared(runs=runs, results=found, changes=made, tuned=tuned))
+
+    def answer() -> None:
+      storage.refresh(Path(config.workdir))
+      with locked(config.workdir, take=jax.process_index() == 0):
+        found = {(run.variant, run.seed): bench.result(run) for run in runs}
+        if jax.process_index() == 0:
+          whole = Compared(runs=runs, results=found, changes=made, tuned=tuned)
+          compare_report.write(config, whole)
+
+    shard.patient(answer)

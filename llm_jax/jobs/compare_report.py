@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from llm_jax import artifact
+from llm_jax import artifact, storage
 from llm_jax.evals.differences import paired
 from llm_jax.jobs import comparison, page, results, variants, verdict
 from llm_jax.jobs.page import Block, Figure, Heading, Table, Text
@@ -16,6 +16,7 @@ from llm_jax.jobs.results import Result
 from llm_jax.jobs.variants import Changes, Run
 from llm_jax.jobs.verdict import NONE, Verdict, number
 from llm_jax.text.terminal import say
+from llm_jax.training import boards
 
 NOTE = (
   'Runs are paired by seed, which decides first parameters and order of the data. Brackets and ± '
@@ -95,6 +96,7 @@ def write(config: Any, made: Compared) -> None:
     _runs(config, made),
   ]
   page.write(folder, blocks, title, _facts(config, made, found, said))
+  boards.show_page(folder, title, page.markdown([*answer, *tuned], folder / 'figures'))
   for block in (*answer, *tuned, cost):
     say(f'\n{block.text if isinstance(block, Text) else comparison.text(block)}')
   say(f'\nThe report is {folder}/report.html.')
@@ -221,7 +223,7 @@ def _runs(config: Any, made: Compared) -> Table:
   for run in made.runs:
     one = made.results[run.variant, run.seed]
     cells = [number(one.values.get(metric, math.nan), 1e-3) for metric in config.read]
-    rows.append([run.variant, str(run.seed), *cells, one.failed or str(run.folder)])
+    rows.append([run.variant, str(run.seed), *cells, one.failed or storage.named(str(run.folder))])
   return Table(('variant', 'seed', *config.read, 'folder'), rows)
 
 
@@ -259,7 +261,7 @@ def _facts(
       {
         'variant': run.variant,
         'seed': run.seed,
-        'folder': str(run.folder),
+        'folder': storage.named(str(run.folder)),
         'values': {m: known(x) for m, x in made.results[run.variant, run.seed].values.items()},
         'failed': made.results[run.variant, run.seed].failed,
       }

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from llm_jax import artifact, run_folder
+from llm_jax import artifact, run_folder, storage
 from llm_jax.evals import task_metrics
 from llm_jax.files import read_json, write_json
 from llm_jax.find import call
@@ -121,6 +121,16 @@ def _metrics(group: evaluations.Group, config: Any) -> set[str] | None:
   return known
 
 
+def kept_at(
+  run: Run, groups: Mapping[str, Any], *, seed: int, compute: Mapping[str, Any] | None
+) -> Path:
+  """The file of what `measured` finds, of a run that has finished."""
+  depends = [groups, run_folder.digests([run.model, groups]), seed, compute]
+  plain = storage.named(json.dumps(depends, sort_keys=True, default=str))
+  digest = hashlib.sha256(plain.encode()).hexdigest()
+  return Path(run.model) / 'compared' / f'{digest[:16]}.json'
+
+
 def measured(
   run: Run,
   groups: Mapping[str, Any],
@@ -140,9 +150,7 @@ def measured(
   """
   if not groups:
     return {}
-  depends = [groups, run_folder.digests([run.model, groups]), seed, compute]
-  digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
-  kept = Path(run.model) / 'compared' / f'{digest[:16]}.json'
+  kept = kept_at(run, groups, seed=seed, compute=compute)
   if kept.is_file():
     return read_json(kept, 'delete it, and it is measured again')['metrics']
   say(f'asking {run.model}')

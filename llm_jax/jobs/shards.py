@@ -1,13 +1,12 @@
-"""A list of runs, divided among processes that have nothing in common but a folder."""
+"""A list of runs, divided among processes that have nothing in common but a folder or a URL."""
 
 import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from llm_jax import storage
-from llm_jax.lock import Busy
+from llm_jax.store import Busy
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput
 
@@ -42,6 +41,7 @@ class Shard(NamedTuple):
           say(f'{str(error).partition("; ")[0]}; waiting for it')
         told = True
         time.sleep(SECONDS)
+        storage.refresh()
 
   def wait(self, left: Callable[[], Sequence[str]]) -> None:
     """Waits until the others have finished what is `left`."""
@@ -63,6 +63,4 @@ def shard_of(config: Any) -> Shard:
   found = re.fullmatch(r'(\d+)/(\d+)', text)
   if not found or not 1 <= int(found[1]) <= int(found[2]):
     raise BadInput(f'shard: {text!r}; choose one of n processes, such as 3/16, from 1/16 to 16/16')
-  if int(found[2]) > 1 and storage.url_of(Path(config.workdir)):
-    raise BadInput('shard: config.workdir is a URL; choose a folder that all of them share')
   return Shard(int(found[1]), int(found[2]))

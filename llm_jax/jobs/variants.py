@@ -15,13 +15,16 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from llm_jax import storage
 from llm_jax.jobs import command, rounds
 from llm_jax.options import suggest
+from llm_jax.training import boards
 from llm_jax.types import BadInput
 
 BASE = 'base'  # what the unchanged config is called
 CACHE = 'reference'  # the folder of what runs that start from one model keep of it
 STAGES = 'stages'  # the folder of what the runs of pipelines share
+SHOWN = ('wandb', 'histograms', 'profile')  # fields that change nothing of a stage
 SAFE = re.compile(r'\w[\w=.,+ -]*')
 
 Changes = Mapping[str, Any]  # path of a field -> its value
@@ -83,7 +86,7 @@ def variants(config: Any) -> dict[str, Changes]:
       raise BadInput(f'variants: {BASE!r} is the unchanged config; choose another name')
     found[BASE] = {}
   for name in found:
-    if name in (STAGES, CACHE, 'figures'):
+    if name in (STAGES, CACHE, 'figures', boards.TENSORBOARD):
       raise BadInput(f'variants: {name!r} is the folder of something else; choose another name')
     if not SAFE.fullmatch(name):
       raise BadInput(f'variants: {name!r} names a folder; use letters, digits, and any of _=.,+-')
@@ -168,12 +171,24 @@ def run_of(
         if own == f'{config.workdir}/{CACHE}':
           *groups, field = path.split('.')
           value(made, '.'.join(groups))[field] = f'{folder}/{CACHE}'
+    _show(config, f'{name}, seed {seed}', made)
     stages = {'': made}
     if made.job == 'pipeline':
       stages = {stage: made[stage] for stage in made.stages}
       made.report.evals, made.tasks, made.ask = ConfigDict(), (), ConfigDict()  # no report of a run
       _share(f'{config.workdir}/{STAGES}', stages, config.base.seed)
   return Run(name, seed, setting, Path(folder), made, stages)
+
+
+def _show(config: Any, title: str, made: Any) -> None:
+  """Makes the runs of a comparison a group of Weights & Biases, where they are shown there."""
+  groups = {'': made, **{name: made[name] for name in made.get('stages', ())}}
+  for stage, one in groups.items():
+    if one.get('wandb') is None:
+      continue
+    one.wandb.group = one.wandb.get('group') or Path(config.workdir).name
+    # Stages that several variants share have one run, which is called after the stage.
+    one.wandb.title = one.wandb.get('title') or stage or title
 
 
 def _share(folder: str, stages: Mapping[str, Any], seed: int) -> None:
@@ -187,8 +202,10 @@ def _share(folder: str, stages: Mapping[str, Any], seed: int) -> None:
     trained = trained or 'total_steps' in stage
     if not trained and 'seed' in stage:
       stage.seed = seed
-    plain = json.dumps(stage.to_dict(), sort_keys=True, default=str)
-    digest = hashlib.sha256(plain.replace(stage.workdir, '').encode()).hexdigest()
+    decides = {k: v for k, v in stage.to_dict().items() if k not in SHOWN}
+    plain = json.dumps(decides, sort_keys=True, default=str)
+    plain = storage.named(plain.replace(stage.workdir, ''))  # the same wherever the copies are
+    digest = hashlib.sha256(plain.encode()).hexdigest()
     stage.workdir = f'{folder}/{name}-{digest[:12]}'  # which what comes after it follows
 
 

@@ -23,6 +23,7 @@ from llm_jax.parallel.mesh import make_mesh
 from llm_jax.training import metrics
 from llm_jax.types import BadInput
 from tests.jobs import train_test
+from tests.training.boards_test import events
 
 compiled = train_test.compiled  # a fixture
 ROOT = Path(__file__).parents[2]
@@ -258,9 +259,30 @@ def test_a_pipeline_is_compared_by_a_metric_of_a_stage(tmp_path, capsys):
   found = read_json(tmp_path / 'compare' / 'report.json', '')
   assert {one['steps'] for one in found['cost']} == {2}
   assert len(found['runs']) == 4 and found['changes']['z'] == {'pretrain.loss.z_loss': 0.1}
+  shown = {(step, tag) for step, tag, _ in events(tmp_path / 'compare' / 'z' / 'seed1')}
+  assert {(1, 'pretrain/loss'), (2, 'pretrain/validation/loss')} <= shown
   capsys.readouterr()
   run(c)
   assert '\n== ' not in capsys.readouterr().out
+
+
+def test_the_answer_is_shown_by_tensorboard_and_each_run_below_it(done):
+  ((_, tag, value),) = events(done / 'compare')
+  assert tag == 'focal against base/text_summary' and b'| variant |' in value.tensor.string_val[0]
+  assert any(tag == 'loss' for _, tag, _ in events(done / 'compare' / 'focal' / 'seed2'))
+
+
+def test_runs_are_a_group_of_weights_and_biases(tmp_path):
+  c = comparison(tmp_path)
+  c.base.wandb = ConfigDict(dict(project='mine'))
+  one = variants.run_of(c, 'focal', {}, 3).config.wandb
+  assert one.to_dict() == {'project': 'mine', 'group': 'compare', 'title': 'focal, seed 3'}
+  c = of_pipeline(tmp_path, 2)
+  plain = variants.run_of(c, 'base', {}, 0).stages['pretrain']
+  c.base.pretrain.wandb = ConfigDict(dict(group='theirs'))
+  shown = variants.run_of(c, 'base', {}, 0).stages['pretrain']
+  assert shown.wandb.to_dict() == {'group': 'theirs', 'title': 'pretrain'}
+  assert shown.workdir == plain.workdir  # being shown changes nothing of a stage
 
 
 def test_runs_share_a_cache_unless_they_are_made_by_several_processes():
