@@ -43,6 +43,7 @@ _ITEMS = {
 }  # fmt: skip
 
 _EQUATION = re.compile(r'\d+ [-+*/] \$?\d+ = \$?\d+')
+_SUM = re.compile(r'\$?(\d+) ([-+]) \$?(\d+) = \$?\d+')
 
 
 class Kind(NamedTuple):
@@ -81,6 +82,7 @@ class Problem(NamedTuple):
     """All steps but the first `skipped`, and the answer before or after them."""
     values = self.kind.derive(self.numbers, slip)
     steps = ' '.join(self.kind.steps[skipped:]).format(**values, **self.words)
+    steps = _SUM.sub(_by_digits, steps)
     answer = self.answer(values['answer'])
     return f'{steps} {answer}' if reason_first else f'{answer} {steps}'
 
@@ -92,6 +94,31 @@ class Problem(NamedTuple):
 
   def answer(self, number: int) -> str:
     return f'The answer is {self.kind.answer.format(number)}.'
+
+
+def _by_digits(equation: re.Match[str]) -> str:
+  """A sum or difference of larger numbers after the digits that it is made of, ones first.
+
+  The first digit of a result depends on its last ones, which a model writes later. So it learns
+  such computations late, unless it may write down the steps (arXiv:2112.00114).
+
+  >>> _SUM.sub(_by_digits, '$32 - $18 = $14 is left.')
+  '12 - 8 = 4, 3 - 1 = 2, 2 - 1 = 1, so $32 - $18 = $14 is left.'
+  """
+  x, y = int(equation[1]), int(equation[3])
+  if max(x, y) < 10:
+    return equation[0]
+  sign = 1 if equation[2] == '+' else -1
+  first, second = x % 10, y % 10
+  carried = first + sign * second not in range(10)
+  if carried and sign < 0:
+    first += 10
+  tens = x // 10 + sign * (y // 10)
+  steps = [(first, second, first + sign * second), (x // 10, y // 10, tens)]
+  if carried:
+    steps.append((tens, 1, tens + sign))
+  written = (f'{a} {equation[2]} {b} = {c}' for a, b, c in steps)
+  return f'{", ".join(written)}, so {equation[0]}'
 
 
 def conversations(split: str) -> list[dict]:

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from llm_jax.models.layers import fan_in, product
-from llm_jax.models.shape import Shape
+from llm_jax.models.shape import EMBEDDING_STD, Shape
 from llm_jax.models.weights import Table, parameter
 from llm_jax.parallel.apart import apart
 from llm_jax.parallel.mesh import constrain
@@ -19,10 +19,11 @@ class Embedding(nn.Module):
 
   def setup(self) -> None:
     s = self.shape
-    init = nn.initializers.normal(0.02)
+    init = nn.initializers.normal(s.embedding_std)
     self.table = parameter(self, 'table', init, (s.vocab_size, s.dim))
     if s.position == 'learned':
-      self.position = self.param('position', init, (s.max_length, s.dim))
+      of_position = nn.initializers.normal(EMBEDDING_STD)
+      self.position = self.param('position', of_position, (s.max_length, s.dim))
 
   def __call__(self, tokens_BL: Array, position_BL: Array) -> Array:
     dtype = self.dtype

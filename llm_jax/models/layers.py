@@ -34,17 +34,19 @@ class Model(nn.Module):
 class Norm(nn.Module):
   """RMSNorm (arXiv:1910.07467) or LayerNorm (arXiv:1607.06450), computed in float32.
 
-  `kind` is 'rms', 'layer', or 'zero_centered_rms', whose parameter is the scale less 1.
+  `kind` is 'rms', 'layer', or 'zero_centered_rms', whose parameter is the scale less 1; `start` is
+  the scale of a fresh one.
   """
 
   kind: str
   eps: float
+  start: float = 1.0
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     size = x.shape[-1]
     centered = self.kind == 'zero_centered_rms'
-    init = nn.initializers.zeros if centered else nn.initializers.ones
+    init = nn.initializers.constant(self.start - 1 if centered else self.start)
     scale = self.param('scale', init, (size,))
     y = x.astype(jnp.float32)
     if self.kind == 'layer':

@@ -14,6 +14,7 @@ from llm_jax.models.rope_scaling import scaling_of
 from llm_jax.options import Count, Positive, above, at_least, check, suggest, within
 from llm_jax.types import BadInput
 
+EMBEDDING_STD = 0.02  # arXiv:1810.04805, GPT-2 and most since
 Size = Annotated[int, within(1, 2**24)]  # of one axis of a parameter
 
 
@@ -87,6 +88,10 @@ class Shape:
     experts: fields of `moe.Mixture`, for experts in the place of the MLP; or None.
     dense_layers: so many first layers have an MLP all the same (DeepSeek).
     dense_dim: F of these.
+    embedding_std: standard deviation that an embedding starts with. The last norm before a tied
+      head starts so much smaller that the logits do not depend on it.
+    previous_token_heads: so many key heads of the first layer start as heads that look at the
+      token before, see models/begin.py; needs `qkv_bias`.
     head: 'tied' to the embedding, 'untied', 'scalar' (one number a token, for rewards), or
       'classes' (a logit for each class).
     classes: names of these.
@@ -130,6 +135,8 @@ class Shape:
   experts: Mapping[str, Any] | None = None
   dense_layers: Annotated[int, at_least(0)] = 0
   dense_dim: Annotated[int, at_least(0)] = 0
+  embedding_std: Positive = EMBEDDING_STD
+  previous_token_heads: Annotated[int, at_least(0)] = 0
   head: Literal['tied', 'untied', 'scalar', 'classes'] = 'tied'
   classes: Sequence[str] = ()
 
@@ -176,6 +183,22 @@ class Shape:
       raise BadInput(
         f'model: rope_dim {self.rope_dim}; choose a multiple of 4 up to head_dim {self.head_dim}'
       )
+
+    if self.previous_token_heads:
+      self._check_previous()
+
+  def _check_previous(self) -> None:
+    """Raises BadInput where no head of the first layer can start by looking one token back."""
+    count, rule = self.previous_token_heads, 'model: previous_token_heads'
+    if count > self.num_kv_heads:
+      raise BadInput(f'{rule} {count}; choose at most num_kv_heads {self.num_kv_heads}')
+    if not (self.qkv_bias or self.bias):
+      raise BadInput(f'{rule} look back by their biases; set config.model.qkv_bias=True')
+    if self.latent is not None or not self.blocks[0].rope or self.blocks[0].rope_scaling:
+      raise BadInput(f'{rule} look back by plain rotary positions; leave it out, or rope_scaling')
+    for field in ('qk_norm', 'attention_softcap', 'dense_layers'):
+      if getattr(self, field):
+        raise BadInput(f'{rule} with {field}: their scores would be others; leave one out')
 
   def _check_classes(self) -> None:
     """Raises BadInput for classes that cannot be told apart, or that no head is for."""

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from llm_jax.models import attend, attention, latent, moe
+from llm_jax.models.begin import previous_token_heads
 from llm_jax.models.cache import Cache
 from llm_jax.models.cache import empty as make_cache
 from llm_jax.models.compute import POLICIES, Compute, but_whole, compute_of
 from llm_jax.models.ends import Embedding, Head
 from llm_jax.models.layers import MLP, Model, Norm, product, rotary, swap_last_axes
 from llm_jax.models.rope_scaling import scaling_of
-from llm_jax.models.shape import Kind, Shape
+from llm_jax.models.shape import EMBEDDING_STD, Kind, Shape
 from llm_jax.models.stacks import dense_of, period, repeats, unstack
 from llm_jax.models.stored import Layers
 from llm_jax.models.weights import Table, in_blocks
@@ -137,7 +138,8 @@ class Transformer(Model):
     self.blocks = made('blocks', s, s.num_layers - s.dense_layers)
     if s.dense_layers:
       self.dense_blocks = made('dense_blocks', dense_of(s), s.dense_layers)
-    self.final_norm = Norm(s.norm, s.norm_eps)
+    start = min(EMBEDDING_STD / s.embedding_std, 1.0) if s.head == 'tied' else 1.0
+    self.final_norm = Norm(s.norm, s.norm_eps, start)
     if s.head != 'tied':
       self.head = Head(s, self.compute.product_dtype)
 
@@ -145,7 +147,8 @@ class Transformer(Model):
     x_BLD, nothing = jnp.zeros((1, 1, shape.dim)), lambda q, *rest: q
     block = Block(shape, self.compute, parent=None)
     init = lambda key: block.init(key, x_BLD, nothing, None)['params']
-    return jax.vmap(init)(jax.random.split(rng, count))
+    blocks = jax.vmap(init)(jax.random.split(rng, count))
+    return previous_token_heads(blocks, shape) if shape.previous_token_heads else blocks
 
   @nn.nowrap
   def attention_spec(

@@ -30,6 +30,7 @@ def make(
   decay_fraction: Share = 0.2,
   clip: Positive | None = 1.0,
   weight_decay: Annotated[float, within(0, 10)] = 0.1,
+  adam_rate: Positive = 1.0,
   b1: Momentum = 0.9,
   b2: Momentum | None = None,
   spike: Positive | None = None,
@@ -50,6 +51,8 @@ def make(
     decay_fraction: see 'wsd'.
     clip: largest global gradient norm; None does not clip.
     weight_decay: on weight matrices only, times the learning rate.
+    adam_rate: under 'muon', the learning rate of what AdamW trains (embeddings, norms, biases), as
+      a multiple of `learning_rate`.
     b1: decay of the first moment.
     b2: decay of the second moment; default 0.95, for lion 0.99. Not used by adafactor.
     spike: a gradient norm above this multiple of its running mean skips the update; None accepts
@@ -85,6 +88,7 @@ def make(
       contrib.muon(
         1.0,
         beta=0.95,
+        adam_learning_rate=adam_rate,
         adam_b1=b1,
         adam_b2=b2 or 0.95,
         muon_weight_dimension_numbers=_muon_axes,

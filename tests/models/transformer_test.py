@@ -390,3 +390,46 @@ def test_learned_positions_allow_any_head_size():
 def test_a_missing_option_is_named():
   with pytest.raises(BadInput, match=r"'dim' is missing; set config\.model\.dim"):
     make(vocab_size=8, num_layers=1, num_heads=1)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {},
+    dict(num_kv_heads=4),
+    dict(head_dim=16, rope_dim=8),
+    dict(query_scale=1.0, rope_theta=100.0),
+  ],
+)
+def test_heads_of_the_first_layer_start_by_looking_one_token_back(options):
+  shape = SMALL | dict(num_layers=1, head_dim=8, qkv_bias=True) | options
+  model = make(**shape, max_length=64, previous_token_heads=shape['num_kv_heads'])
+  tokens = np.arange(20)[None] % 7 + 3
+  params = model.init(jax.random.key(0), jnp.asarray(tokens[:, :1]))
+  logits = logits_of(model, params, jnp.asarray(tokens))
+  for at in (0, 6, 18):
+    changed = tokens.copy()
+    changed[0, at] = 2
+    moved = np.abs(logits_of(model, params, jnp.asarray(changed)) - logits).max((0, 2))
+    assert moved[at + 1] > 10 * np.delete(moved, [at, at + 1]).max()
+
+
+def test_embeddings_of_another_size_start_with_the_same_logits():
+  model = make(**SMALL, max_length=64, embedding_std=1.0)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+  assert np.std(params['embedding']['table']) == pytest.approx(1.0, rel=0.1)
+  assert np.std(logits_of(model, params, jnp.arange(20)[None])) < 0.2  # 0.02 sqrt(16) = 0.08
+
+
+@pytest.mark.parametrize(
+  'options, said',
+  [
+    (dict(previous_token_heads=1), 'set config.model.qkv_bias=True'),
+    (dict(previous_token_heads=3, qkv_bias=True), 'choose at most num_kv_heads 2'),
+    (dict(previous_token_heads=1, qkv_bias=True, qk_norm=True), 'with qk_norm'),
+    (dict(previous_token_heads=1, bias=True, position='learned'), 'plain rotary positions'),
+  ],
+)
+def test_what_cannot_look_one_token_back_is_refused(options, said):
+  with pytest.raises(BadInput, match=said):
+    make(**SMALL | options)

@@ -224,7 +224,7 @@ def test_muon_makes_matrices_orthogonal_and_nothing_else():
   params = params_of()
   draw = lambda x: jax.random.normal(jax.random.key(x.size), x.shape)
   tx, _ = optimizer.make(
-    total_steps=10, name='muon', learning_rate=1.0, warmup_steps=0, weight_decay=0.0
+    total_steps=10, name='muon', learning_rate=1.0, warmup_steps=0, weight_decay=0.0, adam_rate=3.0
   )
   update = jax.jit(lambda params: tx.update(jax.tree.map(draw, params), tx.init(params), params)[0])
   updates = update(params)
@@ -238,9 +238,9 @@ def test_muon_makes_matrices_orthogonal_and_nothing_else():
     # 0.2 of the root mean square of Adam's updates, whatever the shape.
     assert np.sqrt(np.square(matrix).mean()) == pytest.approx(0.2, rel=0.3)
   # The rest goes through Adam with Nesterov momentum, whose first update has one size everywhere,
-  # (b1 (1 - b1) / (1 - b1^2) + 1) times the learning rate.
+  # (b1 (1 - b1) / (1 - b1^2) + 1) times its own learning rate.
   for leaf in (updates['embedding']['table'], blocks['mlp_norm']['scale']):
-    np.testing.assert_allclose(np.abs(leaf), 1 + 0.9 * 0.1 / (1 - 0.9**2), rtol=1e-3)
+    np.testing.assert_allclose(np.abs(leaf), 3 + 3 * 0.9 * 0.1 / (1 - 0.9**2), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
