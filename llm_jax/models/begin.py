@@ -20,8 +20,8 @@ MARGIN = 8.0  # of the token before over its neighbours, in logits: e^8, so all 
 
 
 def previous_token_heads(blocks: Any, shape: Shape) -> Any:
-  """Stacked parameters of fresh layers, the first of which has `shape.previous_token_heads`."""
-  kind, count = shape.blocks[0], shape.previous_token_heads
+  """Stacked parameters of fresh layers, the first of which has `shape.looking_back` such heads."""
+  kind, count = shape.blocks[0], shape.looking_back
 
   def turned(x_E: Array, by: int) -> Array:
     angles = rotary(jnp.array([[by]]), shape.rope_dim, kind.rope_theta)

@@ -91,7 +91,7 @@ class Shape:
     embedding_std: standard deviation that an embedding starts with. The last norm before a tied
       head starts so much smaller that the logits do not depend on it.
     previous_token_heads: so many key heads of the first layer start as heads that look at the
-      token before, see models/begin.py; needs `qkv_bias`.
+      token before, see models/begin.py; see `looking_back` for what has none.
     head: 'tied' to the embedding, 'untied', 'scalar' (one number a token, for rewards), or
       'classes' (a logit for each class).
     classes: names of these.
@@ -184,22 +184,6 @@ class Shape:
         f'model: rope_dim {self.rope_dim}; choose a multiple of 4 up to head_dim {self.head_dim}'
       )
 
-    if self.previous_token_heads:
-      self._check_previous()
-
-  def _check_previous(self) -> None:
-    """Raises BadInput where no head of the first layer can start by looking one token back."""
-    count, rule = self.previous_token_heads, 'model: previous_token_heads'
-    if count > self.num_kv_heads:
-      raise BadInput(f'{rule} {count}; choose at most num_kv_heads {self.num_kv_heads}')
-    if not (self.qkv_bias or self.bias):
-      raise BadInput(f'{rule} look back by their biases; set config.model.qkv_bias=True')
-    if self.latent is not None or not self.blocks[0].rope or self.blocks[0].rope_scaling:
-      raise BadInput(f'{rule} look back by plain rotary positions; leave it out, or rope_scaling')
-    for field in ('qk_norm', 'attention_softcap', 'dense_layers'):
-      if getattr(self, field):
-        raise BadInput(f'{rule} with {field}: their scores would be others; leave one out')
-
   def _check_classes(self) -> None:
     """Raises BadInput for classes that cannot be told apart, or that no head is for."""
     object.__setattr__(self, 'classes', tuple(self.classes))
@@ -251,6 +235,19 @@ class Shape:
     if (scaling := given['rope_scaling']) is not None:
       given['rope_scaling'] = FrozenDict(scaling)
     return Kind(**{**given, 'rope': given.get('rope', True) and self.position == 'rope'})
+
+  @property
+  def looking_back(self) -> int:
+    """How many key heads of the first layer start as heads that look at the token before.
+
+    None do without biases and plain rotary positions, nor where scores are normed or capped.
+    """
+    first = self.blocks[0]
+    turned = first.rope and not first.rope_scaling and self.latent is None
+    biased = self.qkv_bias or self.bias
+    if not (turned and biased) or self.qk_norm or self.attention_softcap or self.dense_layers:
+      return 0
+    return min(self.previous_token_heads, self.num_kv_heads)
 
   @property
   def gated(self) -> bool:

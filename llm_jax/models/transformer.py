@@ -148,7 +148,7 @@ class Transformer(Model):
     block = Block(shape, self.compute, parent=None)
     init = lambda key: block.init(key, x_BLD, nothing, None)['params']
     blocks = jax.vmap(init)(jax.random.split(rng, count))
-    return previous_token_heads(blocks, shape) if shape.previous_token_heads else blocks
+    return previous_token_heads(blocks, shape) if shape.looking_back else blocks
 
   @nn.nowrap
   def attention_spec(
