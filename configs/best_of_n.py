@@ -29,7 +29,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.annotate = ConfigDict(
     dict(
       steps=('sample', 'verify'),
-      sample=dict(group=8, max_new=72 if tiny else 1024, temperature=1.0),
+      sample=dict(group=8, max_new=96 if tiny else 1024, temperature=1.0),
       verify=dict(rewards=('exact_answer',)),
       reward_model=dict(path=Stage('reward', f'runs/{size}/reward')),
     )

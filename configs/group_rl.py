@@ -6,7 +6,7 @@ from configs import base, sizes
 
 # total_steps, prompts a step, answers a prompt, accumulate, learning_rate.
 SCHEDULE = {
-  'tiny': (80, 16, 8, 2, 3e-4),
+  'tiny': (80, 16, 8, 2, 6e-4),
   '15m': (300, 32, 8, 8, 5e-5),
   '125m': (500, 64, 8, 4, 5e-6),
   '1b': (500, 64, 16, 2, 1e-6),
@@ -41,7 +41,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
   c.annotate = ConfigDict(
     dict(
       steps=('sample', 'verify', 'group_advantage'),
-      sample=dict(group=group, max_new=72 if tiny else 1024, temperature=1.0),
+      sample=dict(group=group, max_new=96 if tiny else 1024, temperature=1.0),
       verify=dict(rewards=('exact_answer',)),
       group_advantage=dict(preset='grpo'),
     )

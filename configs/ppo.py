@@ -12,7 +12,7 @@ from configs import base, sizes
 
 # total_steps, prompts a step, minibatches, accumulate, learning_rate.
 SCHEDULE = {
-  'tiny': (120, 32, 2, 2, 1e-4),
+  'tiny': (120, 32, 2, 2, 2e-4),
   '15m': (800, 64, 4, 4, 2e-5),
   '125m': (1600, 64, 4, 4, 5e-6),
   '1b': (1600, 128, 4, 4, 2e-6),
@@ -52,7 +52,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.annotate = ConfigDict(
     dict(
       steps=('sample', 'reward_model', 'reference', 'kl_reward', 'gae'),
-      sample=dict(max_new=72 if tiny else 512, temperature=1.0, rescore=True),
+      sample=dict(max_new=96 if tiny else 512, temperature=1.0, rescore=True),
       reward_model=dict(path=judge),
       reference=dict(path=reference),
       kl_reward=dict(coefficient=0.05, target=6.0),

@@ -26,7 +26,7 @@ def get_config(stage: str, size: str) -> ConfigDict:
     dict(
       name='preferences',
       sources=dict(builtin='builtin'),
-      length=128 if size == 'tiny' else 2048,
+      length=160 if size == 'tiny' else 2048,
       group=2,
       template='folder',
     )

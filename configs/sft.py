@@ -45,6 +45,6 @@ def get_config(size: str = 'tiny') -> ConfigDict:
     'Emily buys 3 apples and 2 oranges. Each orange costs $2. The total is $13. '
     'What does each apple cost?',
   )
-  c.sample.temperature, c.sample.max_new = 0.0, 80
+  c.sample.temperature, c.sample.max_new = 0.0, 96
   c.next = 'Align it: python -m llm_jax.main --config=configs/dpo.py --config.init.params={workdir}'
   return c
