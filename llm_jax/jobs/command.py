@@ -116,11 +116,18 @@ def take(group: ConfigDict, theirs: Mapping[str, Any]) -> None:
   """Puts a model in the place of a config group, but for the fields that somebody has set.
 
   Taken twice is as taken once. A name that was read from a file is put into no config, and whether
-  a model speaks, scores or classifies is for its stage to say.
+  a model speaks, scores or classifies is for its stage to say. A model of another name keeps what
+  it has, but for fields of a size that the artifact has not.
   """
-  if theirs.get('name') != group.get('name'):
-    return
   fields: dict[str, Any] = dict(group.items(preserve_field_references=True))
+  if not theirs.get('name'):
+    return
+  if theirs['name'] != group.get('name'):
+    with group.unlocked():
+      for name in [name for name, field in fields.items() if name not in theirs]:
+        if _follows(fields[name]):
+          del group[name]
+    return
   judges = any(one.get('head') in ('scalar', 'classes') for one in (theirs, group))
   kept = {'head', 'classes'} if judges else set()
   with group.unlocked(), group.ignore_type():
@@ -287,6 +294,8 @@ def _rename(config: ConfigDict, name: str, value: str | None) -> None:
   if _lists(config, name) and value != inner.name and group.split('.')[-1] not in ONE_FUNCTION:
     for field in [field for field in inner if field != 'name']:
       del inner[field]
+  elif _lists(config, name) and value != inner.name and 'adam_rate' in inner:
+    del inner['adam_rate']  # which is for what stands beside Muon
 
 
 def _drop_annotators(config: ConfigDict, name: str, value: str, changed: Sequence[str]) -> None:

@@ -52,6 +52,7 @@ def find(tell: Callable[[str], None]) -> Place | None:
   Raises:
     BadInput: there are others, and something is missing to join them.
   """
+  _seconds(), _heartbeat()  # refused before anybody is met
   address, count, index = map(os.environ.get, NAMES)
   if count and _number(NAMES[1]) == 1:
     return None
@@ -87,7 +88,7 @@ def join(place: Place, command: Mapping[str, Any], tell: Callable[[str], None]) 
   Raises:
     BadInput: they cannot meet, or were told other things.
   """
-  seconds, heartbeat = _seconds(), _number('LLM_JAX_HEARTBEAT_SECONDS', 60)
+  seconds, heartbeat = _seconds(), _heartbeat()
 
   def late() -> None:
     tell(
@@ -287,6 +288,10 @@ def _number(name: str, default: int | None = None) -> int:
 
 def _seconds() -> int:
   return _number('LLM_JAX_START_SECONDS', 300)
+
+
+def _heartbeat() -> int:
+  return _number('LLM_JAX_HEARTBEAT_SECONDS', 60)
 
 
 def _line(error: Exception) -> str:
