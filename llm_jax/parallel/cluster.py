@@ -172,7 +172,8 @@ def _unnamed(address: str | None, tell: Callable[[str], None]) -> Place | None:
       f'hosts: a task of an indexed job of Kubernetes; pip install kubernetes, or {BY_HAND}, '
       'as scripts/jobset.yaml does'
     )
-  tasks, nodes = _number('SLURM_NTASKS', 1), _number('SLURM_JOB_NUM_NODES', 1)
+  tasks = _number('SLURM_NTASKS', 1)
+  nodes = _number('SLURM_JOB_NUM_NODES', tasks)  # in a job it is set
   if tasks > 1 and nodes > 1:
     raise BadInput(
       f'hosts: a job of SLURM with {tasks} tasks on {nodes} nodes, and this is none of the tasks; '
