@@ -32,7 +32,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   # In runs of 150 steps Muon ended at 2.02 bits per byte where AdamW (3e-3) ended at 2.49; at the
   # larger sizes AdamW is the reference that others publish.
   c.optimizer.name = 'muon' if size == 'tiny' else 'adamw'
-  c.optimizer.adam_rate = 6.0 if size == 'tiny' else 1.0  # its embeddings are large
+  c.optimizer.embedding_rate = 6.0 if size == 'tiny' else 1.0  # its embeddings are large
   c.optimizer.warmup_steps = 40 if size == 'tiny' else 500
   c.eval_every = c.checkpoint_every = 100 if size == 'tiny' else 500
   c.sample.prompts = ('Return the', 'class Path', 'The with statement')

@@ -37,7 +37,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   )
   c.loss.diagnostics = True
   c.optimizer.name = 'muon' if size == 'tiny' else 'adamw'
-  c.optimizer.adam_rate = 4.0 if size == 'tiny' else 1.0  # its embeddings are large
+  c.optimizer.embedding_rate = 4.0 if size == 'tiny' else 1.0  # its embeddings are large
   c.optimizer.warmup_steps = 20 if size == 'tiny' else 100
   c.eval_every = c.checkpoint_every = 200 if size == 'tiny' else 250
   c.sample.prompts = (

@@ -83,7 +83,7 @@ def assert_near(run, other):
   assert [x[:2] for x in ours] == [x[:2] for x in theirs] != []
   losses = ([x[2] for x in run.losses()] for run in (run, other))
   np.testing.assert_allclose(*losses, rtol=1e-5, atol=1e-6)
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-5, atol=1e-4)
+  close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4)
   jax.tree.map(close, run.params(), other.params())
 
 

@@ -115,6 +115,9 @@ def test_the_same_name_drops_nothing():
   assert read('--config.loss.name=dpo', '--config.data.name=preferences') == read()
 
 
+PRETRAIN = {'learning_rate': 2e-2, 'embedding_rate': 6.0, 'warmup_steps': 40}  # its optimizer
+
+
 @pytest.mark.parametrize(
   'source, group, left',
   [
@@ -123,8 +126,8 @@ def test_the_same_name_drops_nothing():
     ('ppo', 'model.policy', {}),
     ('pipeline:gpt', 'sft.loss', {}),
     ('plan', 'train.data', {}),
-    ('pretrain', 'optimizer', {'learning_rate': 2e-2, 'warmup_steps': 40}),
-    ('pipeline:gpt', 'pretrain.optimizer', {'learning_rate': 2e-2, 'warmup_steps': 40}),
+    ('pretrain', 'optimizer', PRETRAIN),
+    ('pipeline:gpt', 'pretrain.optimizer', PRETRAIN),
   ],
 )
 def test_every_name_but_that_of_a_group_for_one_function_drops(source, group, left):

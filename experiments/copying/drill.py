@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-VARIANTS: dict[str, tuple[dict[str, Any], float]] = {  # fields of the model, and `adam_rate`
+VARIANTS: dict[str, tuple[dict[str, Any], float]] = {  # fields of the model, and `embedding_rate`
   'neither': (dict(embedding_std=0.02, previous_token_heads=0), 1.0),
   'heads that look back': (dict(embedding_std=0.02), 1.0),
   'large embeddings': (dict(previous_token_heads=0), 6.0),
@@ -57,7 +57,7 @@ def losses(name: str, seed: int, steps: int, every: int) -> list[float]:
   model = transformer.make(compute=sizes.compute('tiny').to_dict(), **shape)
   mesh, group = make_mesh(fsdp=-1), pretrain.get_config().optimizer.to_dict()
   with jax.set_mesh(mesh):
-    tx, _ = optimizer.make(total_steps=steps, **group | dict(adam_rate=rate))
+    tx, _ = optimizer.make(total_steps=steps, **group | dict(embedding_rate=rate))
     init = lambda: model.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))
     state = make_state(init, tx, mesh)
     loss_fn = bind(cross_entropy.loss_fn, {}, where='loss', model=model)

@@ -120,12 +120,11 @@ def take(group: ConfigDict, theirs: Mapping[str, Any]) -> None:
   it has, but for fields of a size that the artifact has not.
   """
   fields: dict[str, Any] = dict(group.items(preserve_field_references=True))
-  if not theirs.get('name'):
-    return
-  if theirs['name'] != group.get('name'):
+  named = theirs.get('name')
+  if named != group.get('name'):
     with group.unlocked():
-      for name in [name for name, field in fields.items() if name not in theirs]:
-        if _follows(fields[name]):
+      for name, field in fields.items():
+        if named and name not in theirs and _follows(field):
           del group[name]
     return
   judges = any(one.get('head') in ('scalar', 'classes') for one in (theirs, group))
@@ -294,8 +293,6 @@ def _rename(config: ConfigDict, name: str, value: str | None) -> None:
   if _lists(config, name) and value != inner.name and group.split('.')[-1] not in ONE_FUNCTION:
     for field in [field for field in inner if field != 'name']:
       del inner[field]
-  elif _lists(config, name) and value != inner.name and 'adam_rate' in inner:
-    del inner['adam_rate']  # which is for what stands beside Muon
 
 
 def _drop_annotators(config: ConfigDict, name: str, value: str, changed: Sequence[str]) -> None:

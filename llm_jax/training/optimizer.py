@@ -1,5 +1,6 @@
 """The optimizer: optax's update rules with our schedules, decay mask, guard and average."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -30,7 +31,7 @@ def make(
   decay_fraction: Share = 0.2,
   clip: Positive | None = 1.0,
   weight_decay: Annotated[float, within(0, 10)] = 0.1,
-  adam_rate: Positive = 1.0,
+  embedding_rate: Positive = 1.0,
   b1: Momentum = 0.9,
   b2: Momentum | None = None,
   spike: Positive | None = None,
@@ -51,8 +52,8 @@ def make(
     decay_fraction: see 'wsd'.
     clip: largest global gradient norm; None does not clip.
     weight_decay: on weight matrices only, times the learning rate.
-    adam_rate: under 'muon', the learning rate of what AdamW trains (embeddings, norms, biases), as
-      a multiple of `learning_rate`.
+    embedding_rate: the learning rate of what is not decayed, which is embeddings, norms and biases,
+      as a multiple of `learning_rate`.
     b1: decay of the first moment.
     b2: decay of the second moment; default 0.95, for lion 0.99. Not used by adafactor.
     spike: a gradient norm above this multiple of its running mean skips the update; None accepts
@@ -88,7 +89,6 @@ def make(
       contrib.muon(
         1.0,
         beta=0.95,
-        adam_learning_rate=adam_rate,
         adam_b1=b1,
         adam_b2=b2 or 0.95,
         muon_weight_dimension_numbers=_muon_axes,
@@ -98,6 +98,8 @@ def make(
       optax.add_decayed_weights(-weight_decay, mask=mask),  # its updates point downhill too
       optax.scale_by_schedule(rate),
     )
+  if embedding_rate != 1:
+    tx = optax.chain(tx, optax.masked(optax.scale(embedding_rate), _vectors))
   if clip is not None:
     tx = optax.chain(optax.clip_by_global_norm(clip), tx)
   tx = guard(tx, spike)
@@ -132,6 +134,10 @@ def _schedule(
 def _decay_mask(params: Any) -> Any:
   decayed = lambda key_path, _: facts_of(path_of(key_path)).inputs > 0
   return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+def _vectors(params: Any) -> Any:
+  return jax.tree.map(operator.not_, _decay_mask(params))
 
 
 def _muon_axes(params: Any) -> Any:

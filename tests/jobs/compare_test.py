@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -78,7 +79,9 @@ def test_the_answer_is_made_of_what_the_runs_have_measured(done):
   assert found['said'] == [verdict.sentence(said[1], 'base', corrected=False)]
   assert found['verdicts'][1]['difference']['mean'] == said[1].difference.mean
   page = (done / 'compare' / 'report.md').read_text()
-  assert f'{said[1].mean.mean:.6f}'[:4] in page and 'compare/focal/seed2' in page
+  mean = said[1].mean.mean
+  assert any(abs(float(x) - mean) <= 5e-4 for x in re.findall(r'\d\.\d{3,}', page))
+  assert 'compare/focal/seed2' in page
   assert (done / 'compare' / 'report.html').is_file()
 
 

@@ -224,7 +224,7 @@ def test_muon_makes_matrices_orthogonal_and_nothing_else():
   params = params_of()
   draw = lambda x: jax.random.normal(jax.random.key(x.size), x.shape)
   tx, _ = optimizer.make(
-    total_steps=10, name='muon', learning_rate=1.0, warmup_steps=0, weight_decay=0.0, adam_rate=3.0
+    total_steps=10, name='muon', learning_rate=1.0, warmup_steps=0, weight_decay=0.0
   )
   update = jax.jit(lambda params: tx.update(jax.tree.map(draw, params), tx.init(params), params)[0])
   updates = update(params)
@@ -238,9 +238,27 @@ def test_muon_makes_matrices_orthogonal_and_nothing_else():
     # 0.2 of the root mean square of Adam's updates, whatever the shape.
     assert np.sqrt(np.square(matrix).mean()) == pytest.approx(0.2, rel=0.3)
   # The rest goes through Adam with Nesterov momentum, whose first update has one size everywhere,
-  # (b1 (1 - b1) / (1 - b1^2) + 1) times its own learning rate.
+  # (b1 (1 - b1) / (1 - b1^2) + 1) times the learning rate.
   for leaf in (updates['embedding']['table'], blocks['mlp_norm']['scale']):
-    np.testing.assert_allclose(np.abs(leaf), 3 + 3 * 0.9 * 0.1 / (1 - 0.9**2), rtol=1e-3)
+    np.testing.assert_allclose(np.abs(leaf), 1 + 0.9 * 0.1 / (1 - 0.9**2), rtol=1e-3)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_what_is_not_decayed_has_a_rate_of_its_own(name):
+  params = params_of()
+
+  def updates(rate):
+    how = dict(name=name, warmup_steps=0, weight_decay=0.3, clip=None)
+    tx, _ = optimizer.make(total_steps=10, embedding_rate=rate, **how)
+    return jax.jit(lambda p: tx.update(p, tx.init(p), p)[0])(params)
+
+  plain, other = updates(1.0), updates(3.0)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)
+  close(other['embedding']['table'], 3 * plain['embedding']['table'])
+  for part in ('attention_norm', 'mlp_norm'):
+    close(other['blocks'][part]['scale'], 3 * plain['blocks'][part]['scale'])
+  for part in ('attention', 'mlp'):
+    jax.tree.map(close, other['blocks'][part], plain['blocks'][part])
 
 
 @pytest.mark.parametrize(
