@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from configs import clean, matches, sizes
 from configs.base import Stage
+from llm_jax.data import small_talk
 from llm_jax.jobs.rounds import makes
 
 RECIPES = {
@@ -51,10 +52,11 @@ SHORTER = {
   ),
 }
 NOTE = (
-  'Held-out text (bits per byte) and held-out questions, answered greedily: first without tools, '
-  'then by a model that is told of calculator and spell and may call them. Reward model and KL '
-  'divergence from the first chat model (nats an answer) are means over answers sampled at '
-  'temperature 1.'
+  'Held-out text (bits per byte) and held-out questions, answered greedily: ten natural prompts '
+  '(small talk), word problems with new numbers, names of Python that were taught, in new words, '
+  'and new words to spell; first without tools, then by a model that is told of calculator and '
+  'spell and may call them. Reward model and KL divergence from the first chat model (nats an '
+  'answer) are means over answers sampled at temperature 1.'
 )
 ASKED = 60  # facts of each class in the report
 KNOWLEDGE = (
@@ -64,18 +66,15 @@ KNOWLEDGE = (
     'read', 'unread', 'invented', 'lookalike', 'elsewhere',
   )),
 )  # fmt: skip
-PROMPTS = (
+PROMPTS = (  # asked of every model: first the ten that no training knows
+  *(prompt for prompt, _ in small_talk.KEPT),
   'Emily buys 3 apples and 2 oranges. Each orange costs $2. The total is $13. What does each '
   'apple cost?',
   'Max buys 4 oranges at $4 each and 3 cards at $6 each. How much does Max pay?',
-  'Ben has $20 and buys 2 books at $7 each. How much money is left?',
-  'Lena buys 5 pens at $3 each and 2 cups at $5 each. How much does Lena pay?',
+  'What is 17 + 25?',
   'What does `os.path.join` do?',
-  'What does `math.sqrt` do?',
   'Explain `json.dumps` in one sentence.',
-  'What is `str.split` for?',
-  'Who wrote the standard library?',
-  'Hello! What can you do?',
+  'What is the capital of France?',
 )
 
 
@@ -232,7 +231,7 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
   evals.questions = dict(
     name='answers',
     prompts=PROMPTS,
-    families=('word_problems', 'python_questions', 'spelling'),
+    families=('small_talk', 'word_problems', 'python_questions', 'spelling'),
     max_questions=200,
     max_new=96,
     batch_size=64,

@@ -75,7 +75,7 @@ class Document(NamedTuple):
 class Entry(NamedTuple):
   """A document about one name; `summary` is its first sentence, or ends with ' ...' if too long."""
 
-  kind: str  # 'module', 'class' or 'function'
+  kind: str  # 'module', 'class', 'function' or, of those in `listed`, 'method'
   name: str  # dotted
   signature: str  # '' where none is known
   doc: str
@@ -100,6 +100,29 @@ def entries(split: str) -> tuple[Entry, ...]:
       kind, name, signature = header.groups()
       kind, doc = kind.strip().lower() or 'function', document.body
       found.append(Entry(kind, name, signature, doc, _first_line(doc)))
+  return tuple(found)
+
+
+@functools.cache
+def listed(split: str) -> tuple[Entry, ...]:
+  """What the documents about modules and classes say of each name in them, which is one sentence.
+
+  Many names that everybody uses have no document of their own: 'Return the square root of x.' is
+  too short for one.
+  """
+  found = []
+  for document in _of_split(split):
+    if header := re.fullmatch(r'Module ([\w.]+)', document.header):
+      inside = '' if header[1] == 'builtins' else f'{header[1]}.'
+      contents = document.body.partition('Contents:\n')[2]
+      for name, summary in re.findall(r'^  (\w+): (.*)$', contents, re.M):
+        kind = 'class' if name[0].isupper() else 'function'
+        found.append(Entry(kind, inside + name, '', summary, summary))
+    elif header := re.fullmatch(r'class ([\w.]+).*', document.header):
+      methods = re.findall(r'(?:^|\n\n)(\w+)(\(.*\))?.*((?:\n    .+)+)', document.body)
+      for name, signature, indented in methods:
+        doc = textwrap.dedent(indented).strip()
+        found.append(Entry('method', f'{header[1]}.{name}', signature, doc, _first_line(doc)))
   return tuple(found)
 
 

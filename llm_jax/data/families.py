@@ -1,4 +1,4 @@
-"""Four families of small conversations that were written for this package, behind one function.
+"""Five families of small conversations that were written for this package, behind one function.
 
 A family is a file of this folder that defines three functions of a split:
   conversations(split)  {'messages': [...]}, to be imitated
@@ -21,7 +21,7 @@ from llm_jax.text import calls
 from llm_jax.types import BadInput
 
 SPLITS = ('train', 'validation', 'test')
-FAMILIES = ('word_problems', 'python_questions', 'instructions', 'spelling')
+FAMILIES = ('word_problems', 'python_questions', 'instructions', 'spelling', 'small_talk')
 KINDS = ('conversations', 'preferences', 'questions')
 
 TOOLS = ('search', 'calculator', 'spell')  # that conversations may list

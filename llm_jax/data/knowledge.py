@@ -19,7 +19,6 @@ are in every split, in words of its own: what is held out of these are phrasings
 
 import functools
 import hashlib
-import importlib
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -230,10 +229,8 @@ def _names() -> frozenset[str]:
 
 
 def _exists(name: str, names: frozenset[str]) -> bool:
-  """Whether the text, or the module itself, has such a name."""
-  module, _, last = name.rpartition('.')
-  module = module or 'builtins'
-  return name in names or hasattr(importlib.import_module(module), last)
+  """Whether the text, or Python itself, has such a name."""
+  return name in names or python_questions.find(name) is not None
 
 
 def _lookalikes(

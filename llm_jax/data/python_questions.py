@@ -1,17 +1,21 @@
 """Questions about Python's standard library, answered with what its docstrings say.
 
-The subjects are functions and classes of well-known modules in the train split of `builtin`, which
-pretraining has read. A subject is used if a few rules can turn its first sentence into an answer:
-'Return the variance of data.' becomes 'It returns the variance of data.' Validation and test ask
-about the same subjects in words that train never uses.
+The subjects are the functions, classes and methods that the train split of `builtin`, which
+pretraining has read, names most. A subject is used if a few rules can turn its first sentence into
+an answer: 'Return the variance of data.' becomes 'It returns the variance of data.' Some come with
+an example, whose result Python has computed. Validation and test ask about the same subjects in
+words that train never uses; names that were never taught are those of `llm_jax.data.knowledge`.
 """
 
+import builtins
 import functools
 import hashlib
-import importlib
+import inspect
 import itertools
+import pkgutil
 import random
 import re
+import sys
 from collections import Counter
 from typing import NamedTuple
 
@@ -25,6 +29,7 @@ from llm_jax.data.families import (
   idle,
   preference,
 )
+from llm_jax.data.python_names import EXAMPLES, SENTENCES, example
 
 _MODULES = {
   'argparse', 'ast', 'asyncio', 'base64', 'binascii', 'bisect', 'builtins', 'bz2', 'calendar',
@@ -40,20 +45,30 @@ _MODULES = {
 _PUBLIC = {
   'asyncio.tasks': 'asyncio', 'genericpath': 'os.path', 'posixpath': 'os.path', '': 'builtins',
 }  # fmt: skip
-_MOST = 180, 10  # subjects in all, and of one module
-_WORDS = range(4, 15)  # of a sentence
+_CLASSES = {
+  'bytes',
+  'dict',
+  'float',
+  'int',
+  'list',
+  'set',
+  'str',
+  'tuple',
+}  # whose methods are asked
+_MOST, _MOST_OF_ONE, _MOST_BUILT_IN = 180, 8, 80  # subjects in all, of a module, and of `builtins`
+_WORDS = range(4, 17)  # of a sentence
 VERBS = {
-  'add', 'apply', 'bind', 'calculate', 'call', 'change', 'check', 'choose', 'clear', 'close',
-  'collapse', 'combine', 'compare', 'compile', 'compress', 'compute', 'concatenate', 'convert',
-  'copy', 'count', 'create', 'decode', 'decompress', 'define', 'delete', 'describe', 'determine',
-  'disable', 'divide', 'emit', 'enable', 'encode', 'evaluate', 'execute', 'exit', 'extract',
-  'fill', 'find', 'format', 'generate', 'get', 'give', 'hash', 'ignore', 'import', 'indent',
-  'insert', 'iterate', 'join', 'keep', 'list', 'load', 'look', 'make', 'merge', 'move',
-  'normalize', 'open', 'parse', 'perform', 'pop', 'print', 'produce', 'provide', 'push', 'put',
-  'read', 'register', 'remove', 'rename', 'replace', 'represent', 'resolve', 'retrieve', 'return',
-  'run', 'search', 'see', 'send', 'set', 'shuffle', 'sort', 'split', 'start', 'stop', 'strip',
-  'test', 'transform', 'translate', 'truncate', 'try', 'turn', 'update', 'wait', 'walk', 'wrap',
-  'write', 'yield',
+  'add', 'append', 'apply', 'bind', 'calculate', 'call', 'change', 'check', 'choose', 'clear',
+  'close', 'collapse', 'combine', 'compare', 'compile', 'compress', 'compute', 'concatenate',
+  'convert', 'copy', 'count', 'create', 'decode', 'decompress', 'define', 'delete', 'describe',
+  'deserialize', 'determine', 'disable', 'divide', 'emit', 'enable', 'encode', 'evaluate',
+  'execute', 'exit', 'extend', 'extract', 'fill', 'find', 'format', 'generate', 'get', 'give',
+  'hash', 'ignore', 'import', 'indent', 'insert', 'iterate', 'join', 'keep', 'list', 'load', 'look',
+  'make', 'merge', 'move', 'normalize', 'open', 'pad', 'parse', 'partition', 'perform', 'pop',
+  'print', 'produce', 'provide', 'push', 'put', 'read', 'rearrange', 'register', 'remove', 'rename',
+  'repeat', 'replace', 'represent', 'resolve', 'retrieve', 'return', 'run', 'search', 'see', 'send',
+  'serialize', 'set', 'shuffle', 'sort', 'split', 'start', 'stop', 'strip', 'test', 'transform',
+  'translate', 'truncate', 'try', 'turn', 'update', 'wait', 'walk', 'wrap', 'write', 'yield',
 }  # fmt: skip
 
 # `{}` is the name of the subject.
@@ -79,25 +94,36 @@ QUESTIONS = {
     'Give a short description of `{}`.',
   ),
 }
+# Questions for an example, where there is one.
+_FOR_EXAMPLE = {
+  'train': (
+    'Give an example of `{}`.',
+    'Show me how to use `{}`.',
+    'Explain `{}` with an example.',
+    'What does `{}` do? Give an example.',
+  ),
+  'validation': ('Can I see an example of `{}`?',),
+  'test': ('What is `{}`, and how do I use it?',),
+}
 # Questions about the module and the kind, each with an instruction for the style of the answer.
 _WISHES = {
   'train': (
     'Which module is `{}` in? Answer with the module only.',
-    'Is `{}` a class or a function? Answer in one word.',
+    'Is `{}` a class, a function or a method? Answer in one word.',
   ),
   'validation': (
     'Where do I find `{}`? Give the module only.',
-    'Class or function: what is `{}`? One word, please.',
+    'Class, function or method: what is `{}`? One word, please.',
   ),
   'test': (
     'Name the module of `{}` and nothing else.',
-    'Say in one word whether `{}` is a class or a function.',
+    'Say in one word whether `{}` is a class, a function or a method.',
   ),
 }
 
 
 class Subject(NamedTuple):
-  """A class or function, with the sentence that says what it is and short answers to _WISHES."""
+  """A class, function or method: the sentence that says what it is, and answers to _WISHES."""
 
   module: str
   name: str  # dotted
@@ -116,7 +142,7 @@ class Subject(NamedTuple):
 
 
 def conversations(split: str) -> list[dict]:
-  """Descriptions, and answers in a requested style; in train also follow-up questions.
+  """Descriptions, examples and answers in a requested style; in train also follow-up questions.
 
   Args:
     split: 'train', 'validation' or 'test'.
@@ -130,6 +156,9 @@ def conversations(split: str) -> list[dict]:
       first, other = f'What does `{subject.name}` do?', found[(i + len(found) // 3) % len(found)]
       talks.append(dialogue(first, subject.sentence, 'Which module is it in?', subject.place))
       talks.append(dialogue(first, subject.sentence, f'And `{other.name}`?', other.sentence))
+    for asked in _FOR_EXAMPLE[split] if subject.name in EXAMPLES else ():
+      shown = f'{subject.sentence} {example(subject.name)}'
+      talks.append(dialogue(asked.format(subject.name), shown))
   rng = random.Random(f'python_questions tools {split}')
   return [{'messages': idle(talk, rng)} for talk in talks]
 
@@ -181,38 +210,90 @@ def _phrased(split: str) -> list[tuple[Subject, str]]:
 
 @functools.cache
 def subjects() -> tuple[Subject, ...]:
-  """The functions and classes with the shortest answers, in a mixed order."""
-  total, of_one = _MOST
+  """What the documentation names most, in a mixed order."""
+  entries, listed = builtin.entries('train'), builtin.listed('train')
+  alone = {entry.name for entry in entries}
+  listed = [entry for entry in listed if entry.name not in alone]
+  known = [*map(_ours, SENTENCES), *filter(None, map(_subject, (*entries, *listed)))]
+  mentions = _mentions()
+  of_module = Counter()
+  for name, count in mentions.items():
+    of_module[name.partition('.')[0]] += count
+  rank = lambda s: (
+    s.name not in SENTENCES and s.name not in EXAMPLES,
+    -mentions[s.name],
+    -of_module[s.module],
+    len(s.sentence),
+    s.name,
+  )
   found, used, size = [], set(), Counter()
-  known = [_subject(entry) for entry in builtin.entries('train')]
-  for subject in sorted(filter(None, known), key=lambda s: (len(s.sentence), s)):
+  for subject in sorted(known, key=rank):
     new = not used & {subject.name, subject.sentence}
-    if new and size[subject.module] < of_one and len(found) < total:
+    most = _MOST_BUILT_IN if subject.module == 'builtins' else _MOST_OF_ONE
+    if new and size[subject.module] < most and len(found) < _MOST:
       found.append(subject)
       used |= {subject.name, subject.sentence}
       size[subject.module] += 1
   return tuple(sorted(found, key=lambda s: hashlib.sha256(s.name.encode()).digest()))
 
 
+def _mentions() -> Counter[str]:
+  """How often the documentation names what; a function without a dot where it is called or quoted.
+
+  Nobody can tell whose method is called. So those of all built-in classes share these calls.
+  """
+  text = '\n'.join(builtin.documents('train'))
+  found = Counter(re.findall(r'\b[a-z]\w*(?:\.\w+)+', text))
+  found += Counter(re.findall(r'(?<![\w.])[a-z]\w*(?=\()|(?<=`)[a-z]\w*(?=`)', text))
+  called = Counter(re.findall(r'(?<=\.)[a-z]\w*(?=\()', text))
+  for name in _CLASSES:
+    for method in vars(vars(builtins)[name]):
+      found[f'{name}.{method}'] += called[method]
+  return found
+
+
+def _ours(name: str) -> Subject:
+  """A subject whose sentence was written for this package."""
+  first, _, last = name.rpartition('.')
+  sentence = SENTENCES[name]
+  kind = 'class' if inspect.isclass(find(name)) else 'method' if first in _CLASSES else 'function'
+  return Subject('builtins' if kind == 'method' or not first else first, name, kind, sentence)
+
+
 def _subject(entry: builtin.Entry) -> Subject | None:
   """The entry, if it can be imported by its name and its first sentence is a good answer."""
   subject = described(entry)
-  if subject is None or subject.module not in _MODULES:
+  if subject is None or subject.module not in _MODULES or (what := find(subject.name)) is None:
     return None
-  last = subject.name.rpartition('.')[2]
-  return subject if hasattr(importlib.import_module(subject.module), last) else None
+  # A list of contents does not say that `reversed` is a class.
+  return subject._replace(kind='class') if inspect.isclass(what) else subject
+
+
+def find(name: str) -> object | None:
+  """What Python has by a dotted name, in the built-in names or in a module of its library.
+
+  >>> find('len') is len, find('str.split') is str.split, find('os.path.jion')
+  (True, True, None)
+  """
+  first, *others = name.split('.')
+  known = first in sys.stdlib_module_names and others
+  try:
+    return pkgutil.resolve_name(name if known else f'builtins.{name}')
+  except (ImportError, AttributeError, ValueError):
+    return None
 
 
 def described(entry: builtin.Entry) -> Subject | None:
   """The entry as a subject, of whatever module, if its first sentence is a good answer."""
   inside, _, last = entry.name.rpartition('.')
-  module = _PUBLIC.get(inside, inside)
-  if entry.kind == 'module' or last.startswith('_'):
+  is_method = entry.kind == 'method'
+  module = 'builtins' if is_method else _PUBLIC.get(inside, inside)
+  if entry.kind == 'module' or last.startswith('_') or (is_method and inside not in _CLASSES):
     return None
   if entry.kind == 'function' and last != last.lower():  # old names, and classes in disguise
     return None
-  sentence = (_action if entry.kind == 'function' else _thing)(plain(entry.summary))
-  name = last if not inside else f'{module}.{last}'
+  sentence = (_thing if entry.kind == 'class' else _action)(plain(entry.summary))
+  name = f'{inside if is_method else module}.{last}' if inside else last
   return Subject(module, name, entry.kind, sentence) if sentence else None
 
 

@@ -24,12 +24,15 @@ from llm_jax.data.families import (
   preference,
 )
 
-_CONVERSATIONS = {'train': 600, 'validation': 200, 'test': 200}
+_CONVERSATIONS = {'train': 1200, 'validation': 200, 'test': 200}
 _PREFERENCES = {'train': 200, 'validation': 100, 'test': 100}
+_COPIES = {'train': 2000, 'validation': 40, 'test': 40}  # more conversations, of strings made up
 _LENGTHS = range(3, 11)  # of words
 _LONGEST_CALL = 200
+_MOST_WORDS = 4  # of what is copied
 _QUOTES = '`\'" '
 
+_COPY = ('Repeat `{}`.', 'Write `{}` again.', 'Copy this: `{}`')
 _SPELL = (
   'Spell `{word}`.',
   'Spell `{word}` letter by letter.',
@@ -74,7 +77,9 @@ def letters(asked: str) -> str:
 
 
 def conversations(split: str) -> list[dict]:
-  """One question and its answer each; every other one calls the tool.
+  """One question and its answer each, of which every other one calls the tool; and words to copy.
+
+  Who calls a tool has to copy what it asks for, and copying is what a small model learns late.
 
   Args:
     split: 'train', 'validation' or 'test'.
@@ -89,7 +94,7 @@ def conversations(split: str) -> list[dict]:
     else:  # other tools do not help
       talk = idle(talk, rng, 0.1, [name for name in TOOLS if name != 'spell'])
     talks.append({'messages': talk})
-  return talks
+  return [*talks, *_copies(split)]
 
 
 def questions(split: str) -> list[dict]:
@@ -108,6 +113,19 @@ def preferences(split: str) -> list[dict]:
     wrong = asked.answer[:-2] if wrong == asked.answer else wrong
     pairs.append(preference(dialogue(asked.text), asked.answer, wrong, SIGNIFICANTLY))
   return pairs
+
+
+def _copies(split: str) -> list[dict]:
+  rng = random.Random(f'spelling copies {split}')
+  found: dict[str, dict] = {}
+  while len(found) < _COPIES[split]:
+    invented = _invented if len(found) % 2 else _invented_name
+    words = [invented(rng) for _ in range(rng.randint(1, _MOST_WORDS))]
+    if all(_split_of(word) == split for word in words):
+      text = ' '.join(words)
+      talk = dialogue(rng.choice(_COPY).format(text), f'`{text}`')
+      found.setdefault(text, {'messages': idle(talk, rng, 0.1)})
+  return [*found.values()]
 
 
 def _sample(what: str, split: str, count: int) -> list[Question]:
@@ -143,6 +161,12 @@ def _words() -> tuple[str, ...]:
 
 def _invented(rng: random.Random) -> str:
   return ''.join(rng.choices(string.ascii_lowercase, k=rng.choice(_LENGTHS)))
+
+
+def _invented_name(rng: random.Random) -> str:
+  """Words of the documentation, joined as in a name of Python."""
+  first, *others = rng.choices(_words(), k=rng.randint(2, 3))
+  return first + '.' + '_'.join(others)
 
 
 def _split_of(word: str) -> str:

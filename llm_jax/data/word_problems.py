@@ -82,7 +82,7 @@ class Problem(NamedTuple):
     """All steps but the first `skipped`, and the answer before or after them."""
     values = self.kind.derive(self.numbers, slip)
     steps = ' '.join(self.kind.steps[skipped:]).format(**values, **self.words)
-    steps = _SUM.sub(_by_digits, steps)
+    steps = by_digits(steps)
     answer = self.answer(values['answer'])
     return f'{steps} {answer}' if reason_first else f'{answer} {steps}'
 
@@ -96,15 +96,19 @@ class Problem(NamedTuple):
     return f'The answer is {self.kind.answer.format(number)}.'
 
 
-def _by_digits(equation: re.Match[str]) -> str:
-  """A sum or difference of larger numbers after the digits that it is made of, ones first.
+def by_digits(text: str) -> str:
+  """Writes each sum and difference of larger numbers after its digits, ones first.
 
   The first digit of a result depends on its last ones, which a model writes later. So it learns
   such computations late, unless it may write down the steps (arXiv:2112.00114).
 
-  >>> _SUM.sub(_by_digits, '$32 - $18 = $14 is left.')
+  >>> by_digits('$32 - $18 = $14 is left.')
   '12 - 8 = 4, 3 - 1 = 2, 2 - 1 = 1, so $32 - $18 = $14 is left.'
   """
+  return _SUM.sub(_digits, text)
+
+
+def _digits(equation: re.Match[str]) -> str:
   x, y = int(equation[1]), int(equation[3])
   if max(x, y) < 10:
     return equation[0]

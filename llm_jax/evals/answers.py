@@ -31,6 +31,7 @@ SCORES = {
   'python_questions': ('word_overlap', 'same_text'),
   'instructions': ('word_overlap', 'same_text'),
   'spelling': ('same_text',),
+  'small_talk': ('mentions',),
 }
 METRICS = lambda options: _names(options)
 

@@ -8,35 +8,61 @@ import pytest
 
 from llm_jax.data import python_questions
 from llm_jax.data.families import SPLITS
-from llm_jax.data.python_questions import conversations, preferences, questions, subjects
+from llm_jax.data.python_names import EXAMPLES, SENTENCES, example
+from llm_jax.data.python_questions import conversations, find, preferences, questions, subjects
 from tests.data.families_test import said
+
+CLASSES = {'bytes', 'dict', 'float', 'int', 'list', 'set', 'str', 'tuple'}
 
 
 def code(text):
   return re.findall(r'`([\w.]+)`', text)
 
 
-def look_up(name):
-  module, _, last = name.rpartition('.')
-  return getattr(importlib.import_module(module or 'builtins'), last)
-
-
 def test_subjects_exist_and_are_what_we_say():
   found = subjects()
   assert 150 <= len(found) <= 180
   assert len({s.name for s in found}) == len({s.sentence for s in found}) == len(found)
-  assert {'class', 'function'} == {s.kind for s in found}
+  assert {'class', 'function', 'method'} == {s.kind for s in found}
   for subject in found:
-    assert inspect.isclass(look_up(subject.name)) == (subject.kind == 'class'), subject
-    assert subject.name in {subject.module + '.' + subject.name.split('.')[-1], subject.name}
-    assert hasattr(importlib.import_module(subject.module), subject.name.split('.')[-1])
+    what = find(subject.name)
+    assert inspect.isclass(what) == (subject.kind == 'class') and what is not None, subject
+    assert (subject.kind == 'method') == (subject.name.rpartition('.')[0] in CLASSES), subject
+    inside, _, last = subject.name.rpartition('.')
+    assert inside in ('', subject.module) or subject.kind == 'method'
+    if subject.kind != 'method':
+      assert hasattr(importlib.import_module(subject.module), last)
+
+
+def test_what_a_newcomer_asks_about_is_among_the_subjects():
+  names = {s.name for s in subjects()}
+  assert {'len', 'print', 'range', 'math.sqrt', 'json.dumps', 'str.split', 'os.path.join'} <= names
+  assert {*SENTENCES, *EXAMPLES} <= names
+
+
+def test_no_module_is_imported_that_is_not_in_the_library(tmp_path, monkeypatch):
+  (tmp_path / 'lenn.py').write_text("raise SystemExit('imported')")
+  monkeypatch.syspath_prepend(tmp_path)
+  assert find('lenn') is find('lenn.x') is find('os.lenn') is None
+
+
+def test_examples_are_what_python_says():
+  for name in EXAMPLES:
+    code_, _, result = example(name).removeprefix('For example, `').partition('` is ')
+    module = name.partition('.')[0]
+    there = {module: importlib.import_module(module)} if code_.startswith(f'{module}.') else {}
+    assert eval(code_, there) == eval(result[:-1])
+    called = name.rpartition('.')[2]
+    assert f'{called}(' in code_
 
 
 def test_sentences_are_those_of_the_docstrings():
   """Whatever a rule did to a sentence, nearly all of its words come from the docstring."""
   for subject in subjects():
+    if subject.name in SENTENCES:
+      continue
     words = re.findall(r'\w+', subject.sentence)[2:]
-    doc = set(re.findall(r'\w+', inspect.getdoc(look_up(subject.name)) or ''))
+    doc = set(re.findall(r'\w+', inspect.getdoc(find(subject.name)) or ''))
     missing = [w for w in words if not {w, w.capitalize()} & doc]
     # 'a' and the first verb may be ours; old C functions show only their signature on some systems.
     assert len(missing) <= 2 or len(doc) < 5, (subject, missing)
@@ -93,11 +119,11 @@ def test_prompts_are_new_in_every_split():
     for split, found in prompts.items()
   }
   assert {split: len(found) for split, found in wordings.items()} == {
-    'train': 10,
-    'validation': 5,
-    'test': 5,
+    'train': 14,
+    'validation': 6,
+    'test': 6,
   }
-  assert len(set.union(*wordings.values())) == 20
+  assert len(set.union(*wordings.values())) == 26
 
 
 def test_train_teaches_what_is_asked_for():

@@ -41,7 +41,7 @@ def test_no_word_is_in_two_splits():
 @pytest.mark.parametrize('split', SPLITS)
 def test_every_other_answer_calls_and_only_one_who_has_the_tool(split):
   called = []
-  for talk, asked in zip(conversations(split), questions(split), strict=True):
+  for talk, asked in zip(conversations(split), questions(split), strict=False):
     *before, answer = talk['messages']
     system = before[0]['content'] if len(before) > 1 else ''
     assert before[-1:] == asked['prompt']
@@ -50,6 +50,15 @@ def test_every_other_answer_calls_and_only_one_who_has_the_tool(split):
     said = answer['content'][-1]['text'] if called[-1] else answer['content']
     assert said == asked['answer']
   assert sum(called) == len(called) // 2
+
+
+@pytest.mark.parametrize('split', SPLITS)
+def test_what_is_to_be_copied_is_copied(split):
+  copies = conversations(split)[len(questions(split)) :]
+  assert len(copies) >= 40
+  for talk in copies:
+    *_, asked, answer = talk['messages']
+    assert answer['content'] == '`' + asked['content'].split('`')[1] + '`'
 
 
 def test_the_rejected_answer_is_wrong():

@@ -235,7 +235,7 @@ def test_every_stage_leaves_its_part_of_the_report(finished):
     assert {name for name in stage['metrics'] if name.startswith('questions/')} == {
       'questions/word_problems/exact_answer', 'questions/word_problems/reasons_first',
       'questions/python_questions/word_overlap', 'questions/python_questions/same_text',
-      'questions/spelling/same_text',
+      'questions/spelling/same_text', 'questions/small_talk/mentions',
     }  # fmt: skip
   for name in ('pretrain', 'sft', 'reward'):
     stage = facts['stages'][name]

@@ -31,6 +31,13 @@ STATED = 'The answer is $3. 2 oranges cost 2 * $2 = $4. $9 / 3 = $3.'
     ('word_overlap', 'no no no', 'no', 2 * 1 / 4),
     ('word_overlap', 'entirely else', 'it splits paths', 0),
     ('word_overlap', '', '', 0),
+    ('mentions', 'I do not\nknow that.', 'do not know|cannot say', 1),
+    ('mentions', 'I know that.', 'do not know|cannot say', 0),
+    ('mentions', 'You pay $60.', '$6', 0),
+    ('mentions', 'You pay $6.50.', '$6', 0),
+    ('mentions', 'That is $6.', '$6', 1),
+    ('mentions', '113', '13', 0),
+    ('mentions', '', '13|', 0),
   ],
 )
 def test_the_value(name, answer, gold, wanted):
