@@ -18,6 +18,7 @@ A recipe of your own is a tuple of stages, in a file of yours:
 
 import importlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -40,6 +41,13 @@ RECIPES = {
 }
 # Of the last model, at the tiny size.
 COMPRESSED = 'compressed:compress:int8'
+# Seconds of a step at the tiny size, or of what has no steps, on 2 cores of a Xeon server: the time
+# that is left is told from them, and from how long stages take on the machine that runs them.
+A_STEP = {
+  'pretrain': 0.7, 'sft': 0.36, 'reward': 0.9, 'dpo': 0.8, 'ppo': 4.0, 'grpo': 2.0, 'refuse': 0.5,
+}  # fmt: skip
+A_STAGE = {'tokenize': 8.0, 'best_of_n': 60.0, 'probe': 30.0, 'compress': 8.0}
+A_REPORT = 110.0
 # What is shorter at the tiny size than in the single stages; a recipe takes about fifteen minutes.
 SHORTER = {
   'gpt': dict(ppo=dict(total_steps=80)),
@@ -125,6 +133,7 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   root = f'runs/{name}' if size == 'tiny' else f'runs/{name}-{size}'
   c = ConfigDict(dict(job='pipeline', workdir=root, only='', start='', stale='refuse', seed=0))
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1, sequence=1, expert=1))
+  expected: dict[str, Any] = {'report': A_REPORT} if size == 'tiny' else {}
   made: dict[str, FieldReference] = {}  # kind -> the newest folder, which follows config.workdir
   names = []
   for entry in recipe:
@@ -159,6 +168,10 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
       made[one] = config.get_ref('workdir')
     names.append(stage)
     c[stage] = config
+    if size == 'tiny' and file in A_STEP:
+      expected[stage] = config.get_ref('total_steps').to_float() * A_STEP[file]
+    elif size == 'tiny' and file in A_STAGE:
+      expected[stage] = A_STAGE[file]
   if 'tokenize' in c and 'clean' not in c:  # a stage once it is given pages; see jobs/command.py
     c.clean = clean.get_config()
     c.clean.workdir = c.get_ref('workdir') + '/clean'
@@ -166,6 +179,7 @@ def build(name: str, recipe: Sequence[str], size: str = 'tiny') -> ConfigDict:
   c.rounds, c.again = 1, again(c, made, size)
   c.report = report(c, made, size)
   c.tasks, c.path, c.ask = (), '', ConfigDict()
+  c.expected = ConfigDict(expected)
   return c
 
 

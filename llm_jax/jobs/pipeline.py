@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from llm_jax import artifact, run_folder
 from llm_jax.files import read_json, write_json
 from llm_jax.find import call, find
-from llm_jax.jobs import report
+from llm_jax.jobs import progress, report
 from llm_jax.jobs.design import check_length
 from llm_jax.jobs.option_list import fields
 from llm_jax.jobs.trust import trusted
@@ -56,6 +56,8 @@ class Fields:
     tasks: benchmarks that every model is put to, for the report; see jobs/evaluate.py.
     path: the folder of all benchmarks.
     ask: how all tasks are put, such as `shots`; those of one are in `report.evals.<task>`.
+    expected: stage, or 'report' -> the seconds that it took where the recipe was measured, from
+      which the time that is left is told; the speed of this machine follows from finished stages.
     trust: modules of yours that the artifacts may name as their model, beside those that are the
       model of a stage; other code than llm_jax's own is not imported because an artifact names it.
   """
@@ -74,6 +76,7 @@ class Fields:
   tasks: Sequence[str] = ()
   path: str = ''
   ask: Mapping[str, Any] | None = None
+  expected: Mapping[str, float] | None = None
   trust: Sequence[str] = ()
 
 
@@ -156,10 +159,17 @@ def main(config: Any) -> None:
 
 
 def _run(config: Any) -> None:
-  names = _selected(config)
+  names, began_all = _selected(config), time.perf_counter()
+  _announce(config, names)
   for number, name in enumerate(names, 1):
     stage = config[name]
-    say(f'\n== {name} ({number} of {len(names)}), in {stage.workdir}')
+    what, told = progress.purpose(stage), _told(config, names[number - 1 :], began_all)
+    if run_folder.finished(stage.workdir):
+      told = ''
+    say(
+      f'\n== {number} of {len(names)}: {name}{f" {what}" * bool(what)}, in {stage.workdir}{told}',
+      style='bold',
+    )
     on_one_host(lambda name=name: _make_room(config, name))
     _check(config, name)
     began = time.perf_counter()
@@ -171,10 +181,35 @@ def _run(config: Any) -> None:
     finally:
       if Path(stage.workdir).exists():  # a stage that was refused leaves nothing behind
         _count(Path(config.workdir), name, time.perf_counter() - began)
-  say(f'\n== {REPORT}')
+  told = _told(config, (), began_all)
+  say(f'\n== {REPORT}: every model answers the same questions{told}', style='bold')
   began = time.perf_counter()
   report.write(config, seconds(config.workdir))
   _count(Path(config.workdir), REPORT, time.perf_counter() - began)
+
+
+def _announce(config: Any, names: Sequence[str]) -> None:
+  """Says what is about to happen, and how long that may take."""
+  coming = [name for name in names if not run_folder.finished(config[name].workdir)]
+  if not coming:
+    return
+  there = len(names) - len(coming)
+  needs = progress.left(config.get('expected') or {}, seconds(config.workdir), [*coming, REPORT])
+  time_left = f', {progress.about(needs)} in all' if needs else ''
+  say(
+    f'{Path(config.workdir).name}: {len(coming)} stages and a report{time_left}'
+    f'{f"; {there} stages are finished already" * bool(there)}. Stop it whenever you like '
+    '(Ctrl-C); the same command goes on from there.'
+  )
+
+
+def _told(config: Any, coming: Sequence[str], began: float) -> str:
+  """The time since a command began, and what stages and the report may still take."""
+  waiting = [name for name in coming if not run_folder.finished(config[name].workdir)]
+  known = {name: some for name, some in seconds(config.workdir).items() if name not in waiting}
+  needs = progress.left(config.get('expected') or {}, known, [*waiting, REPORT])
+  passed = progress.clock(time.perf_counter() - began)
+  return f'; {passed} passed, {progress.about(needs)} left for all' if needs else ''
 
 
 def _make_room(config: Any, name: str) -> None:

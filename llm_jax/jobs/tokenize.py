@@ -195,6 +195,7 @@ def _new_tokenizer(streams: Iterable[Stream], settings: Mapping[str, Any]) -> To
     text for stream in streams for text in documents(stream) if stream.split_of(text) == 'train'
   )
   start = time.monotonic()
+  say('tokenize: reading the text, and learning which of its pieces become tokens')
   tokenizer = call(own.Tokenizer.train, options, texts, where='tokenizer', seed=settings['seed'])
   say(
     f'tokenize: trained a vocabulary of {tokenizer.vocab_size} in {time.monotonic() - start:.1f} s'

@@ -234,6 +234,9 @@ def _train(
     f'{shape[-1]} tokens, {config.total_steps} steps of {tokens} tokens, on '
     f'{made.design.mesh.size} x {jax.devices()[0].device_kind}, attention by {made.attention}'
   )
+  log.say(
+    f'{config.stage}: compiling for this machine; the first step takes long, those after it do not'
+  )
   signals = Signals(reuse_of(config))
   actions = PeriodicActions(
     folder,

@@ -205,7 +205,7 @@ class Log:
       self._rate = seconds / steps if not self._rate else 0.7 * self._rate + 0.3 * seconds / steps
       record |= {
         'tokens_per_second': self.tokens_per_step * steps / seconds,
-        'mfu': flops / self.peak_flops if self.peak_flops else None,
+        **({'mfu': flops / self.peak_flops} if self.peak_flops else {}),
         'flops_per_second': flops,
         'data_wait': min(wait, 1.0),
       }
@@ -236,10 +236,8 @@ class Log:
     if 'seconds_to_first_step' in record:
       parts.append(f'first step {record["seconds_to_first_step"]:.1f} s after the start')
     else:
-      mfu = record['mfu']
-      known = f'{mfu:.1%}' if mfu is not None else f'{jax.default_backend()}: n/a'
       parts.append(f'{_short(record["tokens_per_second"])} tokens/s')
-      parts.append(f'mfu {known}')
+      parts += [f'mfu {record["mfu"]:.1%}'] if 'mfu' in record else []
       parts.append(f'data wait {record["data_wait"]:.1%}')
       left = (self.total_steps - step) * self._rate
       parts.append(f'eta {int(left // 60)}:{int(left % 60):02d}')
