@@ -99,7 +99,7 @@ setup(
   # The configs stay at the top, where they are edited, and travel with the package.
   packages=[*find_packages(include=['llm_jax', 'llm_jax.*']), 'llm_jax.configs'],
   package_dir={'llm_jax': 'llm_jax', 'llm_jax.configs': 'configs'},
-  package_data={'llm_jax': ['web/*.html']},
+  package_data={'llm_jax': ['web/*.html', 'data/texts/*']},
   entry_points={'console_scripts': ['llm_jax = llm_jax.main:command']},
   install_requires=CORE,
   extras_require=EXTRAS,

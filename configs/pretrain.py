@@ -1,6 +1,7 @@
 """Pretraining: next-token prediction on packed documents, from scratch.
 
 python -m llm_jax.main --config=configs/pretrain.py          # the laptop size, on builtin text
+python -m llm_jax.main --config=configs/pretrain.py:story    # the same size, on novels or a text
 python -m llm_jax.main --config=configs/pretrain.py:125m     # one GPU
 """
 
@@ -22,7 +23,12 @@ SCHEDULE = {
 
 
 def get_config(size: str = 'tiny') -> ConfigDict:
-  """`config.tokenize` prepares the data first, where that has not been done yet."""
+  """`config.tokenize` prepares the data first, where that has not been done yet.
+
+  'story' is the size tiny with novels in the place of documentation, or with `config.text`.
+  """
+  if size == 'story':
+    return story()
   c = base.get_config('pretrain', size)
   c.total_steps, c.batch_size, c.accumulate, c.optimizer.learning_rate = SCHEDULE[size]
   c.requires = ('tokenize',)
@@ -39,5 +45,22 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.next = (
     'Let it write: python -m llm_jax.main --config=configs/sample.py '
     '--config.artifact={workdir} --config.prompts="(\'Return a list of\',)"'
+  )
+  return c
+
+
+def story() -> ConfigDict:
+  """Three minutes on a laptop, while one reads what the model writes by then."""
+  c = get_config('tiny')
+  c.workdir = 'runs/story'
+  c.text = 'builtin:stories'
+  c.tokenize.workdir = c.get_ref('workdir') + '/tokenize'
+  c.tokenize.sources.text = c.get_ref('text')
+  c.tokenize.validation_fraction = 0.05
+  c.total_steps, c.eval_every, c.checkpoint_every = 600, 100, 100
+  c.sample = ConfigDict(dict(prompts=('Once upon a time',), max_new=120, temperature=0.8))
+  c.next = (
+    'Let it write: python -m llm_jax.main --config=configs/sample.py '
+    '--config.artifact={workdir} --config.prompts="(\'Once upon a time\',)"'
   )
   return c

@@ -1,6 +1,7 @@
 """Where documents and records come from: one short text names what is builtin, a dataset or files.
 
   builtin                                          the documentation of the Python interpreter
+  builtin:stories                                  chapters of novels, the same on every machine
   tfds:<name>[/<config>][:<version>][@<data_dir>]  a prepared dataset; nothing is downloaded
   data/part-*.jsonl.zst                            a path or a glob; `**` goes into folders
   data/saved                                       a folder that datasets.save_to_disk wrote
@@ -30,7 +31,7 @@ import urllib.parse
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from llm_jax.data import arrow, builtin, paths, tables, tfds
+from llm_jax.data import arrow, builtin, paths, stories, tables, tfds
 from llm_jax.data.compression import lines
 from llm_jax.options import suggest
 from llm_jax.storage import parted
@@ -38,6 +39,8 @@ from llm_jax.types import BadInput
 
 Item = TypeVar('Item')
 Place = tuple[str, Any]  # of a record, for errors, and the record
+# Texts that a machine has without files of its own.
+BUILTIN = {'builtin': builtin.documents, 'builtin:stories': stories.documents}
 _TXT_SPLITS = ('blank', 'line')
 _DELIMITERS = {'.csv': ',', '.tsv': '\t'}
 _CELLS = ('names', 'quotes')  # options of these
@@ -83,10 +86,12 @@ def open_source(spec: str, *, split: str = 'train', field: str = 'text') -> Sour
   if split not in builtin.SPLITS:
     raise BadInput(f'{spec}: no split {split!r}; {suggest(split, list(builtin.SPLITS))}')
   spec, options = _options(spec)
-  if spec == 'builtin':
+  if spec in BUILTIN:
     _check_options(spec, options, [])
-    name = f"'builtin', split={split!r}"
-    return Source(name, lambda: iter(builtin.documents(split)), splits=builtin.SPLITS)
+    name = f'{spec!r}, split={split!r}'
+    return Source(name, lambda: iter(BUILTIN[spec](split)), splits=builtin.SPLITS)
+  if spec.startswith('builtin:'):
+    raise BadInput(f'{spec}: no such text; {suggest(spec, list(BUILTIN))}')
   found = _opened(spec, options, split)
   _check_options(spec, options, ['field'] * found.has_columns + found.options)
   field = options.get('field', field)

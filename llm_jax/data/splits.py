@@ -1,6 +1,7 @@
 """Documents of several text sources, each with the split that it belongs to."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ def open_streams(
 ) -> list[Stream]:
   """One or two streams a source, sorted by name: a validation split of its own is the second.
 
+  A source of one document, such as a novel in a .txt file, is cut: its end is held out.
+
   Args:
     sources: name -> what `open_source` reads.
     validation: name -> what to read for the validation split of that source.
@@ -37,6 +40,9 @@ def open_streams(
       held_out = _held_out(validation.get(name, spec))
       streams.append(Stream(name, found, lambda text: 'train'))
       streams.append(Stream(name, held_out, lambda text: 'validation'))
+    elif parts := _cut([*itertools.islice(found, 2)], fraction):
+      streams.append(Stream(name, parts[:1], lambda text: 'train'))
+      streams.append(Stream(name, parts[1:], lambda text: 'validation'))
     else:
       streams.append(Stream(name, found, hash_split(fraction, seed)))
   return streams
@@ -46,6 +52,22 @@ def _held_out(spec: str) -> Iterable[str]:
   """The validation split of a source; all of it where it has none."""
   found = open_source(spec, split='train')
   return open_source(spec, split='validation') if found.has_splits else found
+
+
+def _cut(first: list[str], fraction: float) -> list[str]:
+  r"""The only document of a source, and its last `fraction`, from a line's beginning on.
+
+  Empty where there are more documents, or the document cannot be cut.
+
+  >>> _cut(['One.\nTwo.\nThree.\nFour.\n'], 0.3)
+  ['One.\nTwo.\nThree.\n', 'Four.\n']
+  """
+  if len(first) != 1 or fraction <= 0:
+    return []
+  (text,) = first
+  at = text.find('\n', int(len(text) * (1 - fraction))) + 1
+  parts = [text[:at], text[at:]]
+  return parts if all(map(str.strip, parts)) else []
 
 
 def documents(stream: Stream) -> Iterator[str]:

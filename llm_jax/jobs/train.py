@@ -43,6 +43,7 @@ class Fields:
     stage: what the run is called in its artifact and its messages.
     workdir: its folder.
     requires: groups of the config that are configs of other jobs, which run first.
+    text: what the group `tokenize` reads, where the config says it here.
     next: what the user is told at the end; `{workdir}` or `{init.params}` stand for such fields.
     seed: of parameters, the order of rows, sampling and dropout of any kind.
     total_steps: updates.
@@ -109,6 +110,7 @@ class Fields:
   profile: Count | None = None
   wandb: Group | None = None
   histograms: bool = False
+  text: str | None = None
 
 
 # What may differ when a run is resumed: where and how it runs, and how often it speaks.
@@ -327,7 +329,7 @@ def _continued(config: Any, made: Assembly, params: Params) -> list[str]:
   if made.complete is None:
     return []
   both = zip(config.sample.prompts, made.complete(params), strict=True)
-  return [' '.join(f'{prompt}{answer}'.split()) for prompt, answer in both]
+  return [f'{prompt}{answer}'.strip() for prompt, answer in both]
 
 
 def groups(config: Any) -> Iterator[tuple[str, Any, tuple[str, ...]]]:

@@ -5,6 +5,7 @@ import importlib.util
 import math
 import operator
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ SHOWN = (
   'entropy',
 )
 ROLLOUT = ('reward', 'answer_kl', 'kl', 'length')  # what a line adds for reinforcement learning
+_WIDTH = 92  # characters of a line of a sample
 LAST_VALUE = ('skipped', 'skipped_in_a_row')  # counters: an interval reports their last value
 
 
@@ -158,9 +160,11 @@ class Log:
     self.say(f'step {step:>6}  {key}: {shown}')
 
   def shown(self, step: int, lines: Sequence[str], histograms: Histograms) -> None:
-    """Prints samples, and gives them and histograms to the boards."""
-    for line in lines:
-      self.say(f'  | {line}')
+    """Prints samples, their lines as long as a page's, and gives them to the boards as they are."""
+    for text in lines:
+      for line in text.splitlines():
+        for part in textwrap.wrap(visible(line), _WIDTH) or ['']:
+          self.say(f'  | {part}'.rstrip())
     for board in self._boards:
       if lines:
         board.texts(step, 'samples', [visible(line) for line in lines])

@@ -68,8 +68,9 @@ def units(given: Mapping[str, str], *, urls: bool = False) -> list[Unit]:
     if not source.replace('_', '').replace('-', '').isalnum():
       raise BadInput(f'sources: {source!r} cannot be part of a file name; use letters and digits')
     place, options = parted(spec)
-    if place == 'builtin' or place.startswith('tfds:') or arrow.is_saved(place):
-      sources.open_source(spec) if place == 'builtin' else sources.open_records(spec, known=COLUMNS)
+    ours = place in sources.BUILTIN
+    if ours or place.startswith('tfds:') or arrow.is_saved(place):
+      sources.open_source(spec) if ours else sources.open_records(spec, known=COLUMNS)
       found.append(Unit(source, 0, (place,), options))
       continue
     root, files = _files(source, place, urls)
@@ -123,7 +124,9 @@ def fetched(unit: Unit) -> Iterator[Unit]:
         target = Path(folder, '' if unit.root else str(number), inside)
         Store(path).get(path, target)
         path = str(target)
-      elif path != 'builtin' and not path.startswith('tfds:') and not os.path.exists(path):
+      elif (
+        path not in sources.BUILTIN and not path.startswith('tfds:') and not os.path.exists(path)
+      ):
         raise BadInput(
           f'sources.{unit.source}: {os.uname().nodename}, which works on it, does not see {path}; '
           'put it into a folder that all machines share, or name it as gs://bucket/...'
@@ -165,7 +168,7 @@ def _opened(path: str, options: str, counts: Counter[str] | None = None) -> Iter
   Without `counts` nothing is read, and what can be said of the options is said.
   """
   spec = f'{path}?{options}' if options else path
-  if path == 'builtin' or (os.path.isfile(path) and paths.kind(path) == '.txt'):
+  if path in sources.BUILTIN or (os.path.isfile(path) and paths.kind(path) == '.txt'):
     return iter(sources.open_source(spec))
   found = sources.open_records(spec, known=COLUMNS)
   if counts is not None and not options and os.path.isfile(path) and paths.kind(path) == '.jsonl':
