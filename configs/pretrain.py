@@ -56,6 +56,7 @@ def story() -> ConfigDict:
   c.text = 'builtin:stories'
   c.tokenize.workdir = c.get_ref('workdir') + '/tokenize'
   c.tokenize.sources.text = c.get_ref('text')
+  c.tokenize.tokenizer.vocab_size = c.model.get_ref('vocab_size')
   c.tokenize.validation_fraction = 0.05
   c.total_steps, c.eval_every, c.checkpoint_every = 600, 100, 100
   c.sample = ConfigDict(dict(prompts=('Once upon a time',), max_new=120, temperature=0.8))

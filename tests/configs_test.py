@@ -36,7 +36,7 @@ CONFIGS = [
     for p in inspect.signature(module.get_config).parameters.values()
   )
 ]
-SIZED = [(name, size) for name in CONFIGS for size in sizes.SIZES]
+SIZED = [(name, size) for name in CONFIGS for size in sizes.SIZES] + [('pretrain', 'story')]
 
 
 def config_of(name, size='tiny'):
@@ -75,7 +75,7 @@ def test_it_builds_and_names_a_job(name, size):
     assert json.loads(c.to_json_best_effort())
     for folder in ('workdir', 'artifact'):
       if folder in c:
-        assert c[folder].startswith(f'runs/{size}/')
+        assert f'{c[folder]}/'.startswith(f'runs/{size}/')
 
 
 @pytest.mark.parametrize('name, size', SIZED)
@@ -127,6 +127,13 @@ def test_the_loss_is_swapped_by_one_flag(name, loss, monkeypatch):
   c = read_config(['main', *words])
   train.check(c, coming=artifacts(config_of(name)))
   assert c.loss.to_dict() == {'name': loss}
+
+
+def test_one_flag_names_the_text_of_the_story_and_another_its_folder():
+  words = ['--config.text=my.txt', '--config.workdir=runs/mine', '--config.model.vocab_size=999']
+  c = read_config(['main', '--config=configs/pretrain.py:story', *words])
+  assert c.tokenize.sources.text == 'my.txt' and c.tokenize.tokenizer.vocab_size == 999
+  assert c.data.path == c.tokenize.workdir == 'runs/mine/tokenize'
 
 
 @pytest.mark.parametrize('size', sizes.SIZES)

@@ -304,3 +304,16 @@ def test_builtin_validation_comes_from_the_source(tmp_path, monkeypatch):
     found = read_documents(tmp_path / 'out', 'own', split)
     assert len(found) == 5 * len(WORDS)
     assert all(text.startswith(split) for text in found)
+
+
+def test_the_end_of_a_single_document_is_held_out(tmp_path):
+  book = tmp_path / 'book.txt'
+  book.write_text('\n'.join(f'{i} the cat sat on a mat' for i in range(200)))
+  c = config(tmp_path, tokenizer=dict(vocab_size=300))
+  c.sources = ConfigDict(dict(book=str(book)))
+  tokenize.main(c)
+  (train,), (held_out,) = (
+    read_documents(tmp_path / 'out', 'book', split) for split in ('train', 'validation')
+  )
+  assert train + held_out == book.read_text()
+  assert train.endswith('mat\n') and 0.08 < len(held_out) / len(train + held_out) < 0.12

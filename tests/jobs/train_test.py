@@ -168,7 +168,8 @@ def test_samples_are_shown_while_it_trains(config, capsys):
   run(config)
   told = capsys.readouterr().out
   shown = [line for line in told.splitlines() if line.startswith('  | ')]
-  assert len(shown) == 4 and shown[0].startswith('  | the cat') and 'a mat' in shown[1]
+  assert shown[0].startswith('  | the cat')
+  assert sum(line.startswith('  | a mat') for line in shown) >= 2  # one at each evaluation
   assert 'pretrain: 0.0' in told and 'pretrain finished in 0:' in told
 
 

@@ -206,6 +206,16 @@ def test_what_a_person_sees(tmp_path, capsys, clock):
     assert part in last
 
 
+def test_samples_keep_their_lines_and_long_ones_are_broken(tmp_path, capsys):
+  log = make(tmp_path)
+  log.shown(4, ['Once\n\nupon a time \x1b[2J', 'word ' * 40], {})
+  log.close()
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[:3] == ['  | Once', '  |', '  | upon a time ␛[2J']
+  assert len(lines) == 6 and all(len(line) < 100 for line in lines)
+  assert ' '.join(line.removeprefix('  | ') for line in lines[3:]).split() == ['word'] * 40
+
+
 def test_of_reinforcement_learning_a_line_says_reward_divergence_and_length(tmp_path, capsys):
   log = make(tmp_path, late=False)
   drive(log, 1, 2, reward=0.51234, answer_kl=1.5, kl=0.25, length=33.3333, entropy=2.0)
