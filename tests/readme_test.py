@@ -169,6 +169,7 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
   texts = [part for name in ('json', 're', 'os', 'shutil') for part in _pages(name)]
   text = ''.join(json.dumps({'text': t}) + '\n' for t in texts)
   (tmp_path / 'my' / 'web.jsonl.zst').write_bytes(zstandard.compress(text.encode()))
+  (tmp_path / 'my' / 'book.txt').write_text('\n'.join(texts))
   turn = lambda role, text: {'role': role, 'content': text}
   talks = [[turn('user', f'Add 1 to {i}.'), turn('assistant', f'{i + 1}')] for i in range(200)]
   lines = ''.join(json.dumps({'messages': talk}) + '\n' for talk in talks)

@@ -40,7 +40,7 @@ from llm_jax.types import BadInput
 Item = TypeVar('Item')
 Place = tuple[str, Any]  # of a record, for errors, and the record
 # Texts that a machine has without files of its own.
-BUILTIN = {'builtin': builtin.documents, 'builtin:stories': stories.documents}
+BUILTIN = {'builtin': builtin, 'builtin:stories': stories}
 _TXT_SPLITS = ('blank', 'line')
 _DELIMITERS = {'.csv': ',', '.tsv': '\t'}
 _CELLS = ('names', 'quotes')  # options of these
@@ -89,7 +89,7 @@ def open_source(spec: str, *, split: str = 'train', field: str = 'text') -> Sour
   if spec in BUILTIN:
     _check_options(spec, options, [])
     name = f'{spec!r}, split={split!r}'
-    return Source(name, lambda: iter(BUILTIN[spec](split)), splits=builtin.SPLITS)
+    return Source(name, lambda: iter(BUILTIN[spec].documents(split)), splits=builtin.SPLITS)
   if spec.startswith('builtin:'):
     raise BadInput(f'{spec}: no such text; {suggest(spec, list(BUILTIN))}')
   found = _opened(spec, options, split)
