@@ -35,11 +35,11 @@ def model(size: str) -> ConfigDict:
   llama3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_length=8192)
   shape = {
     # 1.8M: learns the builtin corpus on a laptop CPU.
-    # It starts with heads that look one token back, and with embeddings that outweigh what layers
-    # add: so it learns to copy within these few steps. Its family is that of Qwen2.
+    # It starts with induction heads, and with embeddings that outweigh what layers add: so it can
+    # copy, which it would not learn within these few steps. Its family is that of Qwen2.
     'tiny': dict(
       vocab_size=4096, dim=128, num_layers=6, num_heads=4, max_length=1024, qkv_bias=True,
-      embedding_std=1.0, previous_token_heads=2,
+      embedding_std=1.0, induction_heads=2,
     ),
     '15m': dict(vocab_size=8192, dim=320, num_layers=10, num_heads=5, max_length=2048),
     '125m': dict(vocab_size=32768, dim=768, num_layers=12, num_heads=12, max_length=4096),

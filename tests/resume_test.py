@@ -44,7 +44,7 @@ WORDS = [
 STEPS, STAGE_STEPS, EVERY = 30, 15, 3
 SHAPE = dict(
   name='transformer', vocab_size=290, dim=16, num_layers=1, num_heads=2, max_length=64,
-  previous_token_heads=0,  # which have next to no gradient, so that Adam makes steps of rounding
+  induction_heads=0,  # which have next to no gradient, so that Adam makes steps of rounding
 )  # fmt: skip
 JUDGE = SHAPE | dict(head='scalar')
 AT_A_URL = ('dies', 'told', 'killed8')  # runs whose workdir is in a store, which is a disk here

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 VARIANTS: dict[str, tuple[dict[str, Any], float]] = {  # fields of the model, and `embedding_rate`
-  'neither': (dict(embedding_std=0.02, previous_token_heads=0), 1.0),
-  'heads that look back': (dict(embedding_std=0.02), 1.0),
-  'large embeddings': (dict(previous_token_heads=0), 6.0),
+  'as usual': (dict(embedding_std=0.02, induction_heads=0), 1.0),
+  'large embeddings': (dict(induction_heads=0), 6.0),
+  'induction heads': (dict(embedding_std=0.02), 1.0),
   'both': ({}, 6.0),
 }
 BATCH, LENGTH, MEASURED = 16, 256, 30
@@ -37,7 +37,7 @@ def rows(seed: int) -> Iterator[dict[str, Any]]:
 
 
 def losses(name: str, seed: int, steps: int, every: int) -> list[float]:
-  """The loss on a second copy, after every so many updates."""
+  """The loss on a second copy, at the start and after every so many updates."""
   import jax
   import jax.numpy as jnp
   import numpy as np
@@ -68,11 +68,12 @@ def losses(name: str, seed: int, steps: int, every: int) -> list[float]:
     held_out = dict(tokens=twice, position=position, segment=np.ones_like(position))
     held_out['mask'] = (position >= MEASURED).astype(np.float32)
     scored = jax.jit(functools.partial(score, model))
-    found = []
+    loss = lambda: -float(np.asarray(scored(state.params, held_out))[:, -MEASURED + 1 :].mean())
+    found = [loss()]
     for number, batch in zip(range(1, steps + 1), rows(seed)):
       state, _ = step(state, shard_batch(batch, mesh))
       if number % every == 0:
-        found.append(-float(np.asarray(scored(state.params, held_out))[:, -MEASURED + 1 :].mean()))
+        found.append(loss())
   return found
 
 
@@ -83,12 +84,12 @@ def main() -> None:
   tune_cpu()
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--seeds', default='0,1,2')
-  parser.add_argument('--steps', type=int, default=150)
-  parser.add_argument('--every', type=int, default=50)
+  parser.add_argument('--steps', type=int, default=60)
+  parser.add_argument('--every', type=int, default=20)
   args = parser.parse_args()
   seeds = [int(seed) for seed in args.seeds.split(',')]
-  say(f'| model | {" | ".join(str(n) for n in range(args.every, args.steps + 1, args.every))} |')
-  say('| --- |' + ' ---: |' * (args.steps // args.every))
+  say(f'| model | {" | ".join(str(n) for n in range(0, args.steps + 1, args.every))} |')
+  say('| --- |' + ' ---: |' * (args.steps // args.every + 1))
   began = time.perf_counter()
   for name in VARIANTS:
     found = [losses(name, seed, args.steps, args.every) for seed in seeds]

@@ -1,41 +1,104 @@
-"""Heads of the first layer that look at the token before, from the first update on.
+"""Induction heads, from the first update on: a small model that copies from the start.
 
-To copy what stands further up, a model looks for the token that it is at, and takes the one after
-it. This is an induction head, and it needs a head in a layer below that tells each token what stood
-before it (Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021). Training finds
-the two late, since neither is of any use without the other. So the lower one is given here: its
-queries and keys are biases alone, turned by rotary positions so that their product is largest one
-token back. Training is free to change it.
+To copy what stands further up, a model looks for where the token that it is at stood before, and
+takes what came after it (Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021;
+Olsson et al., arXiv:2209.11895). This needs a head in one layer that tells each token what stood
+before it, and a head in the next that looks for that. Training finds the two late, since neither is
+of any use without the other; so both are given here, as plain weights that it is free to change:
+
+  embedding     the last numbers of each vector start as 0: there is room for a second token
+  first layer   heads whose queries and keys are biases alone, turned by rotary positions so that
+                their product is largest one token back; what they see they write into that room
+  second layer  heads that compare some numbers of a token with those of the token before each
+                other; what they find they add to the token itself, which makes it the likely next
 """
 
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from llm_jax.models.layers import rotary, rotate
 from llm_jax.models.shape import Shape
 from llm_jax.types import Array
 
 MARGIN = 8.0  # of the token before over its neighbours, in logits: e^8, so all of the weight
+MATCH = 12.0  # logits of two tokens that are the same; of others they are 0 on the mean
+FAR = 128  # tokens over which the numbers that are compared turn by 1 radian at most
 
 
-def previous_token_heads(blocks: Any, shape: Shape) -> Any:
-  """Stacked parameters of fresh layers, the first of which has `shape.looking_back` such heads."""
-  kind, count = shape.blocks[0], shape.looking_back
+def room(shape: Shape) -> int:
+  """How many numbers of a vector are for the token before; the last ones."""
+  return min(shape.inducing * shape.head_dim, shape.dim // 2)
+
+
+def induction_heads(blocks: Any, shape: Shape) -> Any:
+  """Stacked parameters of fresh layers, of which the first two have `shape.inducing` such heads."""
+  attention = dict(blocks['attention'])
+  for layer, heads in enumerate((_look_back(shape), _look_for(shape))):
+    for name, value in heads.items():
+      # Several queries may read the keys of one head: each of them does the same.
+      count = shape.inducing
+      if name in ('q', 'q_bias', 'o'):
+        groups = shape.num_heads // shape.num_kv_heads
+        value = np.repeat(value, groups, axis=1 if name == 'q' else 0)
+        value, count = (value / groups if name == 'o' else value), count * groups
+      at = (layer, slice(None), slice(count)) if name in 'qkv' else (layer, slice(count))
+      attention[name] = attention[name].at[at].set(value)
+  return {**blocks, 'attention': attention}
+
+
+def _look_back(shape: Shape) -> dict[str, np.ndarray]:
+  """Of the first layer: see the token before, and write what it is into the room for it."""
+  kind, count, size = shape.blocks[0], shape.inducing, shape.head_dim
 
   def turned(x_E: Array, by: int) -> Array:
     angles = rotary(jnp.array([[by]]), shape.rope_dim, kind.rope_theta)
     return rotate(x_E[None, None, None], *angles)[0, 0, 0]
 
   # Each pair of numbers is one complex number, and starts as 1.
-  ones_E = (jnp.arange(shape.head_dim) < shape.rope_dim // 2).astype(jnp.float32)
+  ones_E = (jnp.arange(size) < shape.rope_dim // 2).astype(jnp.float32)
   gap = ones_E @ ones_E - ones_E @ turned(ones_E, 1)
-  scale = shape.query_scale or shape.head_dim**-0.5
-  key_E = ones_E * jnp.sqrt(MARGIN / (scale * gap))
-  query_E = turned(key_E, -1)
-  queries = count * shape.num_heads // shape.num_kv_heads  # those that read these keys
-  attention = dict(blocks['attention'])
-  for name, bias_E, heads in (('q', query_E, queries), ('k', key_E, count)):
-    attention[name] = attention[name].at[0, :, :heads].set(0.0)
-    attention[f'{name}_bias'] = attention[f'{name}_bias'].at[0, :heads].set(bias_E)
-  return {**blocks, 'attention': attention}
+  key_E = ones_E * jnp.sqrt(MARGIN / (_scale(shape) * gap))
+  nothing = np.zeros((shape.dim, count, size))
+  copied = np.arange(room(shape))
+  read_DHE = _ones((shape.dim, count, size), copied, *divmod(copied, size))
+  place = shape.dim - room(shape) + copied
+  # The norm makes vectors whose room is empty longer by this root.
+  written_HED = _ones((count, size, shape.dim), *divmod(copied, size), place)
+  written_HED *= (1 - room(shape) / shape.dim) ** 0.5
+  query_HE, key_HE = (np.tile(np.asarray(x), (count, 1)) for x in (turned(key_E, -1), key_E))
+  heads = dict(q=nothing, k=nothing, v=read_DHE, o=written_HED)
+  return heads | dict(q_bias=query_HE, k_bias=key_HE)
+
+
+def _look_for(shape: Shape) -> dict[str, np.ndarray]:
+  """Of the second layer: find tokens whose token before is this one, and add what they are."""
+  kind, count, size = shape.blocks[1], shape.inducing, shape.head_dim
+  half = shape.rope_dim // 2
+  frequency = kind.rope_theta ** (-np.arange(half) / half)
+  slow = np.flatnonzero(frequency * FAR <= 1)
+  slots = np.concatenate([slow, slow + half, np.arange(shape.rope_dim, size)])
+  gain = (MATCH / (_scale(shape) * len(slots))) ** 0.5
+  # Every head compares other numbers, and copies others.
+  head, slot = np.divmod(np.arange(count * len(slots)), len(slots))
+  compared = np.arange(count * len(slots)) % room(shape)
+  query_DHE = gain * _ones((shape.dim, count, size), compared, head, slots[slot])
+  before = shape.dim - room(shape) + compared
+  key_DHE = gain * _ones((shape.dim, count, size), before, head, slots[slot])
+  copied = np.arange(room(shape))
+  value_DHE = _ones((shape.dim, count, size), copied, *divmod(copied, size))
+  added_HED = _ones((count, size, shape.dim), *divmod(copied, size), copied)
+  return dict(q=query_DHE, k=key_DHE, v=value_DHE, o=added_HED)
+
+
+def _scale(shape: Shape) -> float:
+  """Of scores."""
+  return shape.query_scale or shape.head_dim**-0.5
+
+
+def _ones(size: tuple[int, ...], *places: np.ndarray) -> np.ndarray:
+  """Zeros but for ones at these places."""
+  array = np.zeros(size)
+  array[places] = 1.0
+  return array

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from llm_jax.models.begin import room
 from llm_jax.models.layers import fan_in, product
 from llm_jax.models.shape import EMBEDDING_STD, Shape
 from llm_jax.models.weights import Table, parameter
@@ -19,7 +20,9 @@ class Embedding(nn.Module):
 
   def setup(self) -> None:
     s = self.shape
-    init = nn.initializers.normal(s.embedding_std)
+    plain = nn.initializers.normal(s.embedding_std)
+    filled = jnp.arange(s.dim) < s.dim - room(s)  # the rest is for the token before
+    init = lambda *args: jnp.where(filled, plain(*args), 0.0) if room(s) else plain(*args)
     self.table = parameter(self, 'table', init, (s.vocab_size, s.dim))
     if s.position == 'learned':
       of_position = nn.initializers.normal(EMBEDDING_STD)

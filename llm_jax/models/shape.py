@@ -90,8 +90,8 @@ class Shape:
     dense_dim: F of these.
     embedding_std: standard deviation that an embedding starts with. The last norm before a tied
       head starts so much smaller that the logits do not depend on it.
-    previous_token_heads: so many key heads of the first layer start as heads that look at the
-      token before, see models/begin.py; see `looking_back` for what has none.
+    induction_heads: so many key heads of the first two layers start as heads that copy what came
+      after the same token before, see models/begin.py; see `inducing` for what has none.
     head: 'tied' to the embedding, 'untied', 'scalar' (one number a token, for rewards), or
       'classes' (a logit for each class).
     classes: names of these.
@@ -136,7 +136,7 @@ class Shape:
   dense_layers: Annotated[int, at_least(0)] = 0
   dense_dim: Annotated[int, at_least(0)] = 0
   embedding_std: Positive = EMBEDDING_STD
-  previous_token_heads: Annotated[int, at_least(0)] = 0
+  induction_heads: Annotated[int, at_least(0)] = 0
   head: Literal['tied', 'untied', 'scalar', 'classes'] = 'tied'
   classes: Sequence[str] = ()
 
@@ -237,17 +237,20 @@ class Shape:
     return Kind(**{**given, 'rope': given.get('rope', True) and self.position == 'rope'})
 
   @property
-  def looking_back(self) -> int:
-    """How many key heads of the first layer start as heads that look at the token before.
+  def inducing(self) -> int:
+    """How many key heads of the first two layers start as induction heads.
 
-    None do without biases and plain rotary positions, nor where scores are normed or capped.
+    None do without biases and plain rotary positions, nor where scores are normed or capped, nor
+    where the first two layers do not see the same tokens.
     """
-    first = self.blocks[0]
-    turned = first.rope and not first.rope_scaling and self.latent is None
-    biased = self.qkv_bias or self.bias
-    if not (turned and biased) or self.qk_norm or self.attention_softcap or self.dense_layers:
+    if self.num_layers - self.dense_layers < 2 or self.dense_layers or self.latent is not None:
       return 0
-    return min(self.previous_token_heads, self.num_kv_heads)
+    first, second = self.blocks[:2]
+    turned = first == second and first.rope and not first.rope_scaling and not first.window
+    biased = self.qkv_bias or self.bias
+    if not (turned and biased) or self.qk_norm or self.attention_softcap:
+      return 0
+    return min(self.induction_heads, self.num_kv_heads)
 
   @property
   def gated(self) -> bool:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from llm_jax.models import attend, attention, latent, moe
-from llm_jax.models.begin import previous_token_heads
+from llm_jax.models.begin import induction_heads
 from llm_jax.models.cache import Cache
 from llm_jax.models.cache import empty as make_cache
 from llm_jax.models.compute import POLICIES, Compute, but_whole, compute_of
@@ -148,7 +148,7 @@ class Transformer(Model):
     block = Block(shape, self.compute, parent=None)
     init = lambda key: block.init(key, x_BLD, nothing, None)['params']
     blocks = jax.vmap(init)(jax.random.split(rng, count))
-    return previous_token_heads(blocks, shape) if shape.looking_back else blocks
+    return induction_heads(blocks, shape) if shape.inducing else blocks
 
   @nn.nowrap
   def attention_spec(
