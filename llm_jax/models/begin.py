@@ -15,6 +15,7 @@ of any use without the other; so both are given here, as plain weights that it i
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -56,10 +57,12 @@ def _look_back(shape: Shape) -> dict[str, np.ndarray]:
     angles = rotary(jnp.array([[by]]), shape.rope_dim, kind.rope_theta)
     return rotate(x_E[None, None, None], *angles)[0, 0, 0]
 
-  # Each pair of numbers is one complex number, and starts as 1.
-  ones_E = (jnp.arange(size) < shape.rope_dim // 2).astype(jnp.float32)
-  gap = ones_E @ ones_E - ones_E @ turned(ones_E, 1)
-  key_E = ones_E * jnp.sqrt(MARGIN / (_scale(shape) * gap))
+  with jax.ensure_compile_time_eval():
+    # Each pair of numbers is one complex number, and starts as 1.
+    ones_E = (jnp.arange(size) < shape.rope_dim // 2).astype(jnp.float32)
+    gap = ones_E @ ones_E - ones_E @ turned(ones_E, 1)
+    key_E = ones_E * jnp.sqrt(MARGIN / (_scale(shape) * gap))
+    query_HE, key_HE = (np.tile(np.asarray(x), (count, 1)) for x in (turned(key_E, -1), key_E))
   nothing = np.zeros((shape.dim, count, size))
   copied = np.arange(room(shape))
   read_DHE = _ones((shape.dim, count, size), copied, *divmod(copied, size))
@@ -67,7 +70,6 @@ def _look_back(shape: Shape) -> dict[str, np.ndarray]:
   # The norm makes vectors whose room is empty longer by this root.
   written_HED = _ones((count, size, shape.dim), *divmod(copied, size), place)
   written_HED *= (1 - room(shape) / shape.dim) ** 0.5
-  query_HE, key_HE = (np.tile(np.asarray(x), (count, 1)) for x in (turned(key_E, -1), key_E))
   heads = dict(q=nothing, k=nothing, v=read_DHE, o=written_HED)
   return heads | dict(q_bias=query_HE, k_bias=key_HE)
 

@@ -408,7 +408,7 @@ def test_a_model_starts_by_copying_what_came_after_the_same_token_before(options
   draw = np.random.default_rng(0)
   first = np.stack([draw.permutation(512)[:40] for _ in range(8)])
   tokens = jnp.asarray(np.tile(first, 2))
-  params = model.init(jax.random.key(0), tokens[:, :1])
+  params = jax.jit(model.init)(jax.random.key(0), tokens[:, :1])
   logits = logits_of(model, params, tokens)[:, 40:-1]
   best = np.argsort(-logits)[..., :2]  # the other is the token itself, whose embedding is the head
   assert np.mean((best == first[:, 1:, None]).any(-1)) > 0.9
