@@ -90,7 +90,7 @@ def _function(shape: Shape) -> dict[str, Any]:
   said = {field.name: getattr(shape, field.name) for field in dataclasses.fields(Shape)}
   for key in ('layers', 'kinds', 'rope_theta', 'rope_scaling', 'window'):
     del said[key]  # of each block instead
-  for key in ('embedding_std', 'previous_token_heads'):
+  for key in ('embedding_std', 'induction_heads'):
     del said[key]  # of training from scratch
   if shape.position == 'rope':
     kinds = shape.blocks
