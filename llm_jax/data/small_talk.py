@@ -30,7 +30,7 @@ KEPT = (
   ('Hi there, who am I talking to?', 'language model'),
   ('Hello! What can you do?', 'functions|sums'),
   ('Could you tell me what `len` does?', 'number of items'),
-  ('How do I use `str.split`? Show me an example.', "['a', 'b', 'c']"),
+  ('How do I use `str.split`? Show me an example.', "'a', 'b', 'c'"),
   ('I do not understand `range`. Can you explain it?', 'numbers from a start up to a stop'),
   ('Thanks a lot, that helped me!', 'welcome'),
   ('Quick question: what is 8 + 5?', '13'),

@@ -2,7 +2,7 @@
 
 import re
 
-from llm_jax.data import small_talk
+from llm_jax.data import questions, small_talk
 from llm_jax.data.families import KINDS, SPLITS, records
 from llm_jax.rewards import mentions
 from tests.data.families_test import said
@@ -24,6 +24,12 @@ def test_no_training_of_any_family_knows_the_ten():
   assert not kept & {plain(pair['prompt'][-1]['content']) for pair in pairs}
   tested = {plain(q['prompt'][0]['content']) for q in records('questions', 'test', 'small_talk')}
   assert tested == kept
+
+
+def test_the_ten_are_questions_as_stages_read_them():
+  """A gold answer that looks like a list would be refused."""
+  for record in records('questions', 'test', 'small_talk'):
+    assert questions.question(record)[1] == record['answer']
 
 
 def test_what_is_trained_answers_each_of_the_ten_and_no_reply_answers_them_all():
