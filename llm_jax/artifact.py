@@ -1,6 +1,7 @@
 """What one stage hands to the next: a folder with parameters, model, tokenizer and history."""
 
 import dataclasses
+import re
 import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -137,12 +138,27 @@ def describe(path: str | Path) -> dict[str, Any]:
   folder = storage.local(path, without=storage.MAKING)
   if not is_local(folder):
     raise BadInput(f'artifact: {str(path)!r} is no folder of this machine; name that of a stage')
+  if folder.is_file():
+    raise BadInput(f'artifact: {str(folder)!r} is a file; give the folder of a stage')
   if not folder.is_dir():
-    raise BadInput(f'artifact: no folder {str(folder)!r}; run the stage that writes it first')
+    # The configs write to such folders.
+    made = re.fullmatch(r'runs/(\w+)/(\w+)', str(folder))
+    stage = f', which is --config={made[2]}:{made[1]},' if made else ''
+    raise BadInput(
+      f'artifact: no folder {str(folder)!r}; run the stage that writes it first{stage} or give '
+      'that of another run; --help lists those that are there'
+    )
   if not (folder / FILE).is_file() and next(folder.glob('*.safetensors'), None):
     raise BadInput(
       f'artifact: {str(folder)!r} is a Hugging Face folder; make an artifact of it: '
       f'python -m llm_jax.main --config=convert --config.source={folder} --config.workdir=runs/NAME'
+    )
+  if not (folder / FILE).is_file() and (
+    inside := sorted(str(file.parent) for file in folder.glob(f'*/{FILE}'))
+  ):
+    raise BadInput(
+      f'artifact: {str(folder)!r} holds the folders of several stages; give one of them: '
+      f'{", ".join(inside)}'
     )
   if not (folder / FILE).is_file():
     raise BadInput(

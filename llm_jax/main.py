@@ -3,12 +3,16 @@
 `--help` says what can be run, and with a config all of its options; `--print` shows the config.
 """
 
+import sys
+
+if __name__ == '__main__' and not __package__:  # as a file; types.py would hide Python's own
+  sys.exit('error: main.py is a part of a package; run it as python -m llm_jax.main')
+
 import contextlib
 import errno
 import os
 import re
 import signal
-import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -6,7 +6,6 @@ A range is a note of an annotation, choices are a `Literal`:
 """
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import math
@@ -18,6 +17,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
+from llm_jax.nearest import nearest
 from llm_jax.types import BadInput
 
 F = TypeVar('F', bound=Callable[..., Any])
@@ -336,9 +336,8 @@ def suggest(word: str, names: Sequence[str]) -> str:
   >>> suggest('zzz', ['adamw', 'lion'])
   'choose from: adamw, lion'
   """
-  close = difflib.get_close_matches(word, names, n=1)
-  listed = ', '.join(names) if names else 'none'
-  return f'did you mean {close[0]!r}?' if close else f'choose from: {listed}'
+  meant, listed = nearest(word, names), ', '.join(names) if names else 'none'
+  return f'did you mean {meant!r}?' if meant else f'choose from: {listed}'
 
 
 def _in_use(function: Any, given: Mapping[str, Any]) -> dict[str, Option]:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'llm_jax'
 
 FLOORS = {
-  6: ['main'],
+  6: ['main', '__main__'],
   5: ['jobs'],
   4: ['annotate', 'judges', 'model', 'serving', 'compress'],
   3: ['artifact', 'run_folder', 'evals', 'tools'],
@@ -19,6 +19,7 @@ FLOORS = {
   # The last is the package's own __init__.py.
   0: [
     'types',
+    'nearest',
     'options',
     'find',
     'files',
@@ -34,7 +35,14 @@ FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
 # The arrows along a floor: what is found is checked, and what is wrong is bad input.
 LEVEL = {
-  *(('options', 'types'), ('find', 'types'), ('find', 'options'), ('lock', 'types')),
+  *(
+    ('__main__', 'main'),
+    ('options', 'nearest'),
+    ('options', 'types'),
+    ('find', 'types'),
+    ('find', 'options'),
+    ('lock', 'types'),
+  ),
   *(('files', 'types'), ('store', 'types'), ('copies', 'types'), ('copies', 'files')),
   *(('copies', 'store'), ('storage', 'types'), ('storage', 'store'), ('storage', 'copies')),
   *(('lease', 'types'), ('lease', 'store'), ('lease', 'copies'), ('lock', 'lease')),

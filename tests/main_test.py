@@ -43,7 +43,7 @@ def test_a_group_takes_new_fields_and_new_groups():
     ('--config.total_steps.x=1', "did you mean 'total_steps'"),
     ('--config.loss.kind', 'a value is missing'),
     ('--config.log_every', 'a value is missing'),
-    ('--loss.kind=ipo', 'options look like'),
+    ('--loss.kind=ipo', 'did you mean --config.loss.kind=ipo?'),
     ('--config.total_steps=abc', "total_steps cannot be 'abc'; it is a whole number, such as 100"),
     ('--config.mesh.data=two', "mesh.data cannot be 'two'; it is a whole number"),
     ('--config.loss=3', "loss cannot be '3'; it is a group"),

@@ -4,21 +4,21 @@ Nothing here imports JAX, unless a field of the job is added or removed: then th
 """
 
 import ast
-import difflib
-import importlib.util
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from llm_jax.jobs import rounds
+from llm_jax.jobs.config_file import configs_folder, load
+from llm_jax.nearest import abbreviates, nearest
 
+QUESTIONS = ('help', 'print', 'version')  # words that are asked with two dashes
 # The word that takes a field or a group out of the config.
 UNSET = 'unset'
 # Elsewhere `name` chooses a file, and the other fields of its group are options of that file. This
@@ -171,9 +171,10 @@ def _parse(words: Sequence[str]) -> tuple[str, list[tuple[str, str | None]]]:
     i = words.index('--config')
     words = [*words[:i], f'--config={words[i + 1]}', *words[i + 2 :]]
   sources = [word.removeprefix('--config=') for word in words if word.startswith('--config=')]
+  words = _paired(words)
   for word in words:
     if not word.startswith(('--config=', '--config.')):
-      sys.exit(f'error: what is {word!r}? options look like --config.total_steps=100')
+      _no_option(word)
   if len(sources) != 1:
     asked = f', {" or ".join(map(repr, sources))}' if sources else ''
     sys.exit(f'error: which config{asked}? give one, such as --config=configs/pretrain.py')
@@ -182,6 +183,40 @@ def _parse(words: Sequence[str]) -> tuple[str, list[tuple[str, str | None]]]:
   return sources[0], [
     (name, _listed(name, value) if equals else None) for name, equals, value in changes
   ]
+
+
+def _paired(words: Sequence[str]) -> list[str]:
+  """`--config.seed 3` as `--config.seed=3`.
+
+  >>> _paired(['--config=sft', '--config.seed', '3'])
+  ['--config=sft', '--config.seed=3']
+  """
+  out: list[str] = []
+  for word in words:
+    if out and not word.startswith('--') and out[-1].startswith('--config.') and '=' not in out[-1]:
+      out[-1] = f'{out[-1]}={word}'
+    else:
+      out.append(word)
+  return out
+
+
+def _no_option(word: str) -> NoReturn:
+  """Says how what a word may have meant is written."""
+  name, equals, value = word.lstrip('-').partition('=')
+  first, _, rest = name.partition('.')
+  config, known = nearest(first, ['config']), [path.stem for path in configs_folder().glob('*.py')]
+  stem = name.partition(':')[0].removesuffix('.py').rpartition('/')[2]
+  if not equals and (asked := nearest(name, QUESTIONS)):
+    meant = f'--{asked}'
+  elif not word.startswith('-'):
+    found = word if stem in known else nearest(stem, known)
+    meant = f'--config={found}' if found else ''
+  elif config:
+    meant = f'--config.{rest}{equals}{value}' if rest else f'--config={value or "NAME"}'
+  else:
+    meant = f'--config.{name}={value}' if equals else ''
+  near = f'did you mean {meant}?' if meant else '--help lists what can be run'
+  sys.exit(f'error: what is {word!r}? {near}')
 
 
 def _listed(name: str, value: str) -> str:
@@ -193,67 +228,6 @@ def _listed(name: str, value: str) -> str:
   if name not in LISTS or not isinstance(words := literal(value), str):
     return value
   return repr(tuple(word.strip() for word in words.split(',') if word.strip()))
-
-
-def configs_folder() -> Path:
-  """The configs that are given by name: those of this directory, else those of the package.
-
-  Configs import each other from `configs`. Where Python finds no such package with ours in it, the
-  package's own folder is added to what it finds.
-  """
-  here = Path('configs')
-  if (here / 'base.py').is_file():
-    return here
-  package = Path(__file__).parents[1]
-  ours = next(filter(Path.is_dir, (package / 'configs', package.parent / 'configs')))
-  found = importlib.util.find_spec('configs')
-  places = list(found.submodule_search_locations or ()) if found else []
-  if not any((Path(place) / 'base.py').is_file() for place in places):
-    module = sys.modules['configs'] = ModuleType('configs')
-    module.__path__ = [*places, str(ours)]
-  return ours
-
-
-def load(source: str) -> ConfigDict:
-  """The config of `configs/dpo.py`, `dpo` or `dpo:15m`, as its file gives it.
-
-  Raises:
-    SystemExit: there is no such file, or it refuses.
-  """
-  if '://' in source:
-    sys.exit(f'error: config: {source!r} is no file of this machine; copy it here first')
-  name, colon, size = source.partition(':')
-  path, configs = Path(name), configs_folder()
-  if not path.is_file() and (configs / f'{name}.py').is_file():
-    path = configs / f'{name}.py'
-  if not path.is_file():
-    _no_file(name)
-  try:
-    spec: Any = importlib.util.spec_from_file_location('config_config', path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    if not hasattr(module, 'get_config'):
-      sys.exit(f'error: config: {path} has no function get_config; it is a part of other configs')
-    config = module.get_config(*([size] if colon else []))
-  except ValueError as error:  # what the file itself refuses, such as a size
-    sys.exit(f'error: config: {path}: {" ".join(str(error).split())}')
-  except Exception as error:
-    from llm_jax.find import explained
-
-    sys.exit(f'error: config: {explained(error, str(path))}')
-  if not isinstance(config, ConfigDict) or 'job' not in config:
-    sys.exit(f'error: config: get_config of {path} gives no ConfigDict with a field `job`')
-  return config
-
-
-def _no_file(name: str) -> NoReturn:
-  here = Path.cwd()
-  found = {str(path): str(path) for path in Path(name).parent.glob('*.py')}
-  found |= {path.stem: path.stem for path in configs_folder().glob('*.py')}
-  if close := difflib.get_close_matches(name, found, n=1):
-    sys.exit(f'error: config: no file {name!r} in {here}; did you mean {close[0]!r}?')
-  sys.exit(f'error: config: no file {name!r} in {here}; --help lists what there is')
 
 
 def _lists(config: ConfigDict, name: str) -> bool:
@@ -368,13 +342,30 @@ def _unknown(config: ConfigDict, name: str) -> NoReturn:
     if not isinstance(inner, ConfigDict):
       near = f'did you mean {".".join(parts[:i])!r}?'
     elif part not in inner:
-      close = difflib.get_close_matches(part, [*inner], n=1)
-      whole = '.'.join([*parts[:i], *close, *parts[i + 1 :]])
-      near = f'did you mean {whole!r}?' if close else f'choose from: {", ".join(sorted(inner))}'
+      meant = nearest(part, [*inner])
+      whole = '.'.join([*parts[:i], str(meant), *parts[i + 1 :]])
+      near = f'did you mean {whole!r}?' if meant else _elsewhere(inner, parts[:i], parts[i:])
+      near = near or f'choose from: {", ".join(sorted(inner))}'
     if near:
       break
     inner = inner[part]
   sys.exit(f'error: config: unknown field {name!r}; {near}')
+
+
+def _elsewhere(group: ConfigDict, above: Sequence[str], parts: Sequence[str]) -> str:
+  """The fields inside of the groups of a group that are called like one that it has not."""
+  found: list[str] = []
+
+  def look(inner: ConfigDict, path: Sequence[str]) -> None:
+    for key, value in inner.items():
+      if len(parts) == 1 and (key == parts[0] or abbreviates(parts[0], key)):
+        found.append('.'.join([*path, key]))
+      if isinstance(value, ConfigDict):
+        look(value, [*path, key])
+
+  look(group, above)
+  few = ' or '.join(map(repr, sorted(found, key=lambda path: path.count('.'))[:3]))
+  return f'did you mean {few}?' if found else ''
 
 
 def _no_value(name: str) -> NoReturn:

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from llm_jax import artifact, run_folder
 from llm_jax.files import read_json
 from llm_jax.jobs import convert
-from llm_jax.jobs.command import load, take
+from llm_jax.jobs.command import take
+from llm_jax.jobs.config_file import load
 from llm_jax.text import folder as tokenizers
 
 NO_PART = ('fresh', 'add')  # fields of config.init that name no artifact

@@ -16,7 +16,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from llm_jax import __version__
-from llm_jax.jobs.command import UNSET, configs_folder
+from llm_jax.jobs.command import UNSET
+from llm_jax.jobs.config_file import configs_folder
 
 RUNS = Path('runs')
 DEPTH = 4  # folders below it that are looked through

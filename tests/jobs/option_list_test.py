@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from llm_jax.find import find
-from llm_jax.jobs.command import load
+from llm_jax.jobs.config_file import load
 from llm_jax.jobs.option_list import lines, sections
 from llm_jax.options import options_of
 
