@@ -8,7 +8,10 @@ import pytest
 
 from llm_jax.data import stories
 from llm_jax.data.sources import open_source
+from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -20,6 +23,13 @@ def test_it_is_the_text_that_published_figures_are_of(texts):
   whole = '\0'.join(texts['train'] + ['\0'] + texts['validation'])
   assert hashlib.sha256(whole.encode()).hexdigest()[:16] == '249cc743ec32fad7'
   assert [len(texts[split]) for split in stories.SPLITS] == [206, 13]
+
+
+def test_the_tokens_are_those_of_the_readme(texts):
+  tokenizer = Tokenizer.train(texts['train'], vocab_size=4096, seed=0)
+  around = len(tokenizer.begin) + 1
+  count = sum(len(ids) + around for ids in tokenizer.encode_batch(texts['train']))
+  assert f'{count:,} tokens' in (ROOT / 'README.md').read_text()
 
 
 def test_a_source_reads_it(texts):
