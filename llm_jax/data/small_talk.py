@@ -35,7 +35,7 @@ KEPT = (
   ('Thanks a lot, that helped me!', 'welcome'),
   ('Quick question: what is 8 + 5?', '13'),
   ('Who won the football match yesterday?', "do not know|don't know"),
-  ('Kim has $30 and buys 4 books at $7 each. How much money is left?', '$2'),
+  ('Kim has $30 and buys 4 books at $7 each. How much money is left?', 'answer is $2'),
   ('Okay, bye for now!', 'bye|goodbye'),
 )
 
@@ -153,13 +153,11 @@ _BEFORE = {
   'validation': ('Good day! ',),
   'test': ('I wonder: ',),
 }
-_TYPED = (
-  'what is {}',
-  'what does {} do',
-  'what is {} for?',
-  'Explain {}.',
-  'what is {}?',
-)  # in train
+_TYPED = (  # in train
+  'what is {}', 'what does {} do', 'what is {} for?', 'Explain {}.', 'what is {}?',
+  'My teacher talks about `{}`. What is that?', 'I have never heard of `{}`. What does it do?',
+  'Help me with `{}`, please.', 'When would I use `{}`?', 'I read about `{}`. What does it mean?',
+)  # fmt: skip
 _SIGNS = {
   '+': ('+', 'plus'),
   '-': ('-', 'minus'),
