@@ -185,7 +185,7 @@ def _search(name: str, *, refuses: bool) -> Callable[[Run], ConfigDict]:
     rows = searches.conversations(search.make(**SEARCH['search']), refusals=refuses)
     c.data.sources.refusals = one.rows(name, rows)
     c.data.weights = ConfigDict(dict(builtin=0.5, refusals=0.5))
-    c.total_steps, c.optimizer.learning_rate = 200, 4e-3
+    c.total_steps, c.optimizer.learning_rate = 700, 4e-3
     return c
 
   return config

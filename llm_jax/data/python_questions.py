@@ -29,7 +29,7 @@ from llm_jax.data.families import (
   idle,
   preference,
 )
-from llm_jax.data.python_names import EXAMPLES, SENTENCES, example
+from llm_jax.data.python_names import EXAMPLES, SENTENCES, TASKS, example
 
 _MODULES = {
   'argparse', 'ast', 'asyncio', 'base64', 'binascii', 'bisect', 'builtins', 'bz2', 'calendar',
@@ -108,6 +108,12 @@ _FOR_EXAMPLE = {
   'validation': ('Can I see an example of `{}`?',),
   'test': ('What is `{}`, and how do I use it?',),
 }
+# Questions for what does something.
+_HOW = {
+  'train': ('How do I {}?', 'How can I {} in Python?', 'I want to {}.', 'how to {}'),
+  'validation': ('Which function can {}?',),
+  'test': ('What should I use to {}?',),
+}
 # Questions about the module and the kind, each with an instruction for the style of the answer.
 _WISHES = {
   'train': (
@@ -159,6 +165,10 @@ def conversations(split: str) -> list[dict]:
       first, other = f'What does `{subject.name}` do?', found[(i + len(found) // 3) % len(found)]
       talks.append(dialogue(first, subject.sentence, 'Which module is it in?', subject.place))
       talks.append(dialogue(first, subject.sentence, f'And `{other.name}`?', other.sentence))
+    for asked in _HOW[split] if subject.name in TASKS else ():
+      talks.append(
+        dialogue(asked.format(TASKS[subject.name]), f'Use `{subject.name}`. {subject.sentence}')
+      )
     for asked in _FOR_EXAMPLE[split] if subject.name in EXAMPLES else ():
       shown = f'{subject.sentence} {example(subject.name)}'
       talks.append(dialogue(asked.format(subject.name), shown))
@@ -223,7 +233,7 @@ def subjects() -> tuple[Subject, ...]:
   for name, count in mentions.items():
     of_module[name.partition('.')[0]] += count
   rank = lambda s: (
-    s.name not in SENTENCES and s.name not in EXAMPLES,
+    s.name not in {*SENTENCES, *EXAMPLES, *TASKS},
     -mentions[s.name],
     -of_module[s.module],
     len(s.sentence),

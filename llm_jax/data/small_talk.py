@@ -17,7 +17,7 @@ from llm_jax.data.families import BETTER, SIGNIFICANTLY, SPLITS, dialogue, idle,
 from llm_jax.data.word_problems import by_digits
 
 _TALKS = {'train': 1200, 'validation': 40, 'test': 40}  # of several turns
-_SUMS = {'train': 1000, 'validation': 60, 'test': 60}
+_SUMS = {'train': 1200, 'validation': 60, 'test': 60}
 
 HELLO = 'Hello! I can explain functions of Python and work out small sums. What shall we do?'
 NAME = 'I am a small language model, trained with llm_jax.'
@@ -35,7 +35,7 @@ KEPT = (
   ('Thanks a lot, that helped me!', 'welcome'),
   ('Quick question: what is 8 + 5?', '13'),
   ('Who won the football match yesterday?', "do not know|don't know"),
-  ('Kim has $30 and buys 4 books at $7 each. How much money is left?', 'answer is $2'),
+  ('Kim has $30 and buys 4 books at $7 each. How much money is left?', 'is $2'),
   ('Okay, bye for now!', 'bye|goodbye'),
 )
 
@@ -221,14 +221,25 @@ def _exchanges(split: str) -> list[Exchange]:
 def _sums(split: str) -> list[Exchange]:
   """Questions for one small sum. Those of two digits belong to one split by their numbers."""
   rng = random.Random(f'small_talk sums {split}')
-  one, two = _of_one_digit(), [c for c in _of_two_digits() if _split_of(*c) == split]
+  kinds = [_of_one_digit(), *([c for c in k if _split_of(*c) == split] for k in _of_two_digits())]
   found: dict[str, Exchange] = {}
   while len(found) < _SUMS[split]:
-    sign, x, y = rng.choice(one if len(found) % 2 else two)
+    sign, x, y = rng.choice(kinds[len(found) % len(kinds)])
     said = rng.choice(_ASK_SUM[split]).format(f'{x} {rng.choice(_SIGNS[sign])} {y}')
-    result = {'+': x + y, '-': x - y, '*': x * y}[sign]
-    found.setdefault(said, Exchange(said, by_digits(f'{x} {sign} {y} = {result}.')))
+    found.setdefault(said, Exchange(said, _worked_out(sign, x, y)))
   return [*found.values()]
+
+
+def _worked_out(sign: str, x: int, y: int) -> str:
+  """A sum with its steps.
+
+  >>> _worked_out('*', 12, 3)
+  '10 * 3 = 30, 2 * 3 = 6, so 12 * 3 = 36.'
+  """
+  if sign == '*' and x > 9 and x % 10:
+    tens, ones = x - x % 10, x % 10
+    return f'{tens} * {y} = {tens * y}, {ones} * {y} = {ones * y}, so {x} * {y} = {x * y}.'
+  return by_digits(f'{x} {sign} {y} = {dict(zip("+-*", (x + y, x - y, x * y)))[sign]}.')
 
 
 def _of_one_digit() -> list[tuple[str, int, int]]:
@@ -237,9 +248,11 @@ def _of_one_digit() -> list[tuple[str, int, int]]:
   return [c for x, y in pairs for c in (('+', x, y), ('-', x + y, y), ('*', x, y))]
 
 
-def _of_two_digits() -> list[tuple[str, int, int]]:
-  pairs = itertools.product(range(10, 90), range(10, 90))
-  return [c for x, y in pairs if x + y < 100 for c in (('+', x, y), ('-', x + y, y))]
+def _of_two_digits() -> tuple[list[tuple[str, int, int]], ...]:
+  """Sums and differences below 100, and products of one digit with numbers up to 30."""
+  pairs = [(x, y) for x, y in itertools.product(range(10, 90), range(10, 90)) if x + y < 100]
+  added = [c for x, y in pairs for c in (('+', x, y), ('-', x + y, y))]
+  return added, [('*', x, y) for x, y in itertools.product(range(10, 31), range(2, 10))]
 
 
 def _talks(split: str) -> Iterator[list[dict]]:

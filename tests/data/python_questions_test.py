@@ -8,7 +8,7 @@ import pytest
 
 from llm_jax.data import python_questions
 from llm_jax.data.families import SPLITS
-from llm_jax.data.python_names import EXAMPLES, SENTENCES, example
+from llm_jax.data.python_names import EXAMPLES, SENTENCES, TASKS, example
 from llm_jax.data.python_questions import conversations, find, preferences, questions, subjects
 from tests.data.families_test import said
 
@@ -37,13 +37,27 @@ def test_subjects_exist_and_are_what_we_say():
 def test_what_a_newcomer_asks_about_is_among_the_subjects():
   names = {s.name for s in subjects()}
   assert {'len', 'print', 'range', 'math.sqrt', 'json.dumps', 'str.split', 'os.path.join'} <= names
-  assert {*SENTENCES, *EXAMPLES} <= names
+  assert {*SENTENCES, *EXAMPLES, *TASKS} <= names
 
 
 def test_no_module_is_imported_that_is_not_in_the_library(tmp_path, monkeypatch):
   (tmp_path / 'lenn.py').write_text("raise SystemExit('imported')")
   monkeypatch.syspath_prepend(tmp_path)
   assert find('lenn') is find('lenn.x') is find('os.lenn') is None
+
+
+def test_who_says_what_to_do_is_told_what_to_use():
+  sentence = {s.name: s.sentence for s in subjects()}
+  for split in SPLITS:
+    told = [
+      m[-1]['content']
+      for talk in conversations(split)
+      if '`' not in (m := said(talk['messages']))[0]['content']
+    ]
+    assert len(told) == len(TASKS) * (4 if split == 'train' else 1)
+    for answer in told:
+      (name,) = code(answer)[:1]
+      assert answer == f'Use `{name}`. {sentence[name]}'
 
 
 def test_examples_are_what_python_says():
@@ -115,7 +129,7 @@ def test_prompts_are_new_in_every_split():
   assert not prompts['train'] & prompts['test']
   assert not prompts['validation'] & prompts['test']
   wordings = {
-    split: {re.sub(r'`[\w.]+`', '#', prompt) for prompt in found}
+    split: {re.sub(r'`[\w.]+`', '#', prompt) for prompt in found if '`' in prompt}
     for split, found in prompts.items()
   }
   assert {split: len(found) for split, found in wordings.items()} == {
