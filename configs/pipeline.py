@@ -282,12 +282,18 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
     if 'reward' in made:
       evals.rollouts.annotate.reward_model = dict(path=made['reward'] + '')
   columns: tuple[tuple[str, str], ...] = (
-    ('text/bits_per_byte', ''),
+    ('text/bits_per_byte', 'bits per byte of text (lower is better)'),
+    ('questions/small_talk/mentions', 'sensible answers to natural prompts'),
+    ('questions/word_problems/exact_answer', 'right word problems'),
+    ('questions/word_problems/reasons_first', 'word problems reasoned out first'),
+    ('questions/python_questions/word_overlap', 'words as expected to Python questions'),
+    ('questions/python_questions/same_text', 'right answers to Python questions'),
+    ('questions/spelling/same_text', 'right spellings'),
     ('questions', ''),
-    ('tools/word_problems/exact_answer', 'word problems with a calculator'),
-    ('tools/spelling/same_text', 'spelling with a tool'),
-    ('rollouts/reward', 'reward model'),
-    ('rollouts/kl', 'KL'),
+    ('tools/word_problems/exact_answer', 'right word problems with a calculator'),
+    ('tools/spelling/same_text', 'right spellings with a tool'),
+    ('rollouts/reward', 'reward of sampled answers'),
+    ('rollouts/kl', 'KL from the first chat model'),
   )
   if 'probe' in made:
     known = made['probe'] + '/probe.jsonl'

@@ -124,7 +124,7 @@ def ours(case: str) -> dict[str, Any]:
       'parameters': model.num_params(),
       'attention': model.backend(length),
       'tokens_per_second': round(tokens / seconds),
-      'mfu': round(flops / seconds / peak, 4) if peak else None,
+      **({'mfu': round(flops / seconds / peak, 4)} if peak else {}),
       'compile_seconds': round(compile_seconds, 1),
       'gigabytes': round(memory.get('peak_bytes_in_use', 0) / 1e9, 2),
       'loss': round(loss, 3),

@@ -74,7 +74,8 @@ def results(stage: Any) -> Any:
 def report(config: Any) -> Any:
   """The numbers of the report of a pipeline, without times."""
   facts = json.loads((Path(config.workdir) / 'report.json').read_text())
-  facts.pop('checksum', None)
+  for name in ('checksum', 'made'):  # the latter says when and by which command
+    facts.pop(name, None)
   for stage in facts['stages'].values():
     for name in ('seconds', 'asked_seconds', *TIMES):
       stage.pop(name, None)

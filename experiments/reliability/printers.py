@@ -27,7 +27,7 @@ import numpy as np
 
 from llm_jax import main
 from llm_jax.data import conversations, preferences, prompts
-from llm_jax.jobs import chat, corpus_report, page, report_page, sample
+from llm_jax.jobs import chat, corpus_report, page, report_talks, sample
 from llm_jax.jobs.cleaning import corpus as clean_corpus
 from llm_jax.jobs.cleaning import fate
 from llm_jax.text import terminal
@@ -179,9 +179,10 @@ def conversation(text: str) -> None:
 
 def pages(text: str) -> tuple[str, str]:
   """Markdown and HTML."""
-  rollout = report_page.Table(('step', text), [[text, report_page._short(text)], ['1', text]])
+  rollout = page.Table(('step', text), [[text, report_talks.short(text)], ['1', text]])
   blocks = [page.Heading(text), page.Text(text), rollout, page.Figure('x.svg', b'<svg/>', text)]
-  blocks += [page.Pieces([(text, 'trained'), (text, text)])]
+  blocks += [page.Pieces([(text, 'trained'), (text, text)]), page.Code(text)]
+  blocks += [page.Talk([page.Turn(text, text, 'right'), page.Turn(text, text)])]
   return page.markdown(blocks, FIGURES), page.page(blocks, text)
 
 
@@ -221,7 +222,7 @@ def fault(shown: str) -> str | None:
 
 TAGS = {
   *('html', 'meta', 'title', 'style', 'body', 'h1', 'h2', 'h3', 'p', 'div', 'img', 'span'),
-  *('table', 'thead', 'tbody', 'tr', 'th', 'td'),
+  *('table', 'thead', 'tbody', 'tr', 'th', 'td', 'pre'),
 }  # fmt: skip
 
 
@@ -247,8 +248,8 @@ def page_fault(markdown: str, page_html: str) -> str | None:
   if more := Reader(page_html).found - TAGS - attributes:
     return f'HTML with {sorted(more)}'
   lines = markdown.rstrip('\n').split('\n')
-  heading, _, paragraph, _, head, _, first, second, _, figure, _, tokens = (
-    lines if len(lines) == 12 else [''] * 12
+  heading, _, paragraph, _, head, _, first, second, _, figure, _, tokens, *rest = (
+    lines if len(lines) == 20 else [''] * 20
   )
   if not heading:
     return f'{len(lines)} lines of Markdown'
@@ -256,11 +257,18 @@ def page_fault(markdown: str, page_html: str) -> str | None:
   cells = [re.sub(r'\\.', '', line) for line in (head, first, second)]
   if figure is None or any(line.count('|') != 3 for line in cells):
     return 'cells or figures of Markdown that end early'
+  _, fence, code, end, _, *turns = rest
+  if fence != end or {*fence} != {'`'} or fence in code:
+    return 'code of Markdown that ends early'
+  turns = [re.fullmatch(r'> \*\*(.*):\*\* (.*)', turn) for turn in turns if turn]
+  if len(turns) != 2 or None in turns:
+    return 'turns of Markdown that end early'
   inner = [
     heading.removeprefix('## '),
     paragraph,
     tokens,
     figure[1],
+    *(part for turn in turns if turn for part in turn.groups()),
     *(c.replace('|', '') for c in cells),
   ]
   plain = [re.sub(r'\\.', '', line) for line in inner]

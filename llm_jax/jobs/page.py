@@ -4,9 +4,9 @@ import base64
 import dataclasses
 import html
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_jax.files import replacing, write_json
 from llm_jax.text.visible import visible
@@ -24,8 +24,18 @@ th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align:
 th { background: var(--soft); }
 td:first-child { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.text { white-space: pre-wrap; overflow-wrap: anywhere; }
-img { max-width: 100%; background: #fff; border-radius: 4px; }
+td.number small { display: block; opacity: .75; }
+td.text { white-space: pre-wrap; overflow-wrap: break-word; max-width: min(34rem, 75vw); }
+img { max-width: 100%; border-radius: 4px; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); border-radius: 8px;
+  padding: .6rem .8rem; font: .9rem/1.5 ui-monospace, monospace; margin: .3rem 0 .8rem; }
+.talk { max-width: 46rem; margin: 1rem 0 1.6rem; display: grid; gap: .4rem; }
+.talk div { border-radius: 10px; padding: .4rem .8rem; white-space: pre-wrap;
+  overflow-wrap: anywhere; border: 1px solid var(--line); margin-right: 8%; }
+.talk .asked { background: var(--soft); border-color: transparent; margin: 0 0 0 8%; }
+.talk .right { border-left: 4px solid #1a8f4a; }
+.talk .wrong { border-left: 4px solid #c9402f; }
+.talk .who { display: block; font-weight: bold; font-size: .8rem; opacity: .75; }
 .pieces { font: 15px/1.9 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .pieces span { border-radius: 3px; padding: .1em 0; background: #4a8cff33; }
 .pieces span:nth-child(3n) { background: #3fbf6a33; }
@@ -78,6 +88,34 @@ class Pieces:
   tokens: Sequence[Sequence[str]]
 
 
+class Turn(NamedTuple):
+  """What somebody said.
+
+  Attributes:
+    who: and what is to be told of it.
+    text: as it was said.
+    mark: 'asked' of what was put to a model; 'right' or 'wrong' of what it said, if that is known.
+  """
+
+  who: str
+  text: str
+  mark: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Talk:
+  """A conversation, or one question with the answers of several models."""
+
+  turns: Sequence[Turn]
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+  """A command or a program, to be copied."""
+
+  text: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Fold:
   """Blocks that a reader of the page opens when they are wanted."""
@@ -91,7 +129,8 @@ NUMBER = re.compile(rf'{_ONE}( \[{_ONE}, {_ONE}\])?')  # perhaps with its interv
 # Markup inside of a line, with what GitHub makes links of: `https://a.b` and `www.a.b`.
 _MARKUP = re.compile(r'[\\|`*_\[\]$~#]|:(?=//)|(?<=www)\.', re.IGNORECASE)
 _START = re.compile(r'^(\d*)([-+=.)])')  # makes a list or a heading of a paragraph
-Block = Heading | Text | Table | Figure | Pieces | Fold
+Block = Heading | Text | Table | Figure | Pieces | Talk | Code | Fold
+SIGNS = {'right': '✓ ', 'wrong': '✗ '}
 
 
 def write(folder: Path, blocks: Sequence[Block], title: str, facts: Mapping[str, Any]) -> None:
@@ -137,6 +176,15 @@ def markdown(blocks: Sequence[Block], folder: Path) -> str:
         out.append(f'![{_inline(alt)}]({folder.name}/{name})')
       case Pieces(tokens):
         out.append(_START.sub(r'\1\\\2', _inline('|'.join(text for text, _ in tokens))))
+      case Talk(turns):
+        out += [
+          f'> **{_inline(SIGNS.get(turn.mark, "") + turn.who)}:** {_inline(turn.text)}'
+          for turn in turns
+        ]
+      case Code(text):
+        shown = visible(text, lines=False)
+        fence = '`' * max(3, *(len(run) + 1 for run in re.findall('`+', shown)), 0)
+        out.append(f'{fence}\n{shown}\n{fence}')
       case Fold(title, inside):
         out += [_inline(title), markdown(inside, folder).rstrip('\n')]
   return '\n\n'.join(out) + '\n'
@@ -176,10 +224,34 @@ def _body(blocks: Sequence[Block]) -> str:
       case Pieces(tokens):
         one = lambda text, kind: f'<span class="{_html(kind)}">{_html(text)}</span>'
         out.append(f'<p class="pieces">{"".join(one(*token) for token in tokens)}</p>')
+      case Talk(turns):
+        one = lambda turn: (
+          f'<div class="{_html(turn.mark)}"><span class="who">'
+          f'{_html(SIGNS.get(turn.mark, "") + turn.who)}</span>{_html(turn.text)}</div>'
+        )
+        out.append(f'<div class="talk">{"".join(map(one, turns))}</div>')
+      case Code(text):
+        out.append(f'<pre>{_html(text)}</pre>')
       case Fold(title, inside):
         head = f'<summary>{_html(title)}</summary>'
         out.append(f'<details>{head}\n{_body(inside)}\n</details>')
   return '\n'.join(out)
+
+
+def texts(blocks: Sequence[Block]) -> Iterator[str]:
+  """What our own blocks say in words, without what models said."""
+  for block in blocks:
+    match block:
+      case Heading(text) | Text(text):
+        yield text
+      case Table(header, rows):
+        yield from header
+        yield from (row[0] for row in rows)
+      case Talk(turns):
+        yield from (turn.who for turn in turns)
+      case Fold(title, inside):
+        yield title
+        yield from texts(inside)
 
 
 def _inline(text: str) -> str:
@@ -195,4 +267,6 @@ def _html(text: str) -> str:
 def _data(text: str, strong: bool) -> str:
   kind = 'number' if NUMBER.fullmatch(text) else 'text'
   shown = f'<strong>{_html(text)}</strong>' if strong else _html(text)
+  if kind == 'number' and ' [' in text:  # the interval gets a line of its own
+    shown = shown.replace(' [', ' <small>[', 1).replace(']', ']</small>', 1)
   return f'<td class="{kind}">{shown}</td>'

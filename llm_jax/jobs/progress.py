@@ -12,7 +12,7 @@ PURPOSES = {
   'base': 'learns to continue text',
   'cross_entropy': 'learns to answer, from conversations',
   'refuse': 'learns to say that it does not know',
-  'reward': 'learns which of two answers people prefer',
+  'reward': 'learns which of two answers is preferred',
   'dpo': 'learns to prefer the better of two answers',
   'kto': 'learns from answers marked good or bad',
   'policy_gradient': 'tries answers, and keeps what a score finds good',
@@ -35,11 +35,45 @@ def purpose(stage: Any) -> str:
     stage: its config.
   """
   if stage.job != 'train':
-    return PURPOSES.get(stage.job, '')
+    return PURPOSES.get(str(stage.job), '')
   if is_base(stage):
     return PURPOSES['base']
-  kind = stage.get('stage', '')
-  return PURPOSES.get(kind, '') or PURPOSES.get(stage.loss.name, '')
+  return PURPOSES.get(str(stage.get('stage', '')), '') or PURPOSES.get(str(stage.loss.name), '')
+
+
+def kind(stage: Any) -> str:
+  """What a stage does, as the sentences of a report tell it (jobs/story.py).
+
+  Args:
+    stage: its config.
+  """
+  if stage.job != 'train':
+    return 'answers' if stage.job == 'sample' else str(stage.job)
+  makes = rounds.makes(stage)
+  if makes != 'policy':
+    return makes
+  if is_base(stage):
+    return 'base'
+  if 'sample' in stage.annotate.steps:
+    return 'tries'
+  return 'prefers' if stage.data.name == 'preferences' else 'chat'
+
+
+def before(config: Any, name: str) -> str | None:
+  """The stage whose model a stage starts from, where it is one of the same pipeline.
+
+  Args:
+    config: of the pipeline.
+    name: of the stage.
+  """
+  stage = config[name]
+  paths = {stage.get('artifact', ''), *stage.get('init', {}).values()}
+  found = [
+    other
+    for other in config.stages
+    if config[other].workdir in paths and rounds.makes(config[other]) in ('policy', 'compress')
+  ]
+  return found[-1] if found else None
 
 
 def is_base(stage: Any) -> bool:

@@ -7,15 +7,17 @@ compared with and the evaluations stay the same. `report.json` has all numbers o
 import dataclasses
 import hashlib
 import json
+import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+from ml_collections import ConfigDict
 
-from llm_jax import artifact, options, run_folder
+from llm_jax import __version__, artifact, model, options, run_folder
 from llm_jax.evals import estimates, task
 from llm_jax.evals.kept import Kept
 from llm_jax.files import read_json, write_json
@@ -23,26 +25,28 @@ from llm_jax.find import call
 from llm_jax.jobs import (
   comparison,
   evaluations,
+  graded,
   page,
+  progress,
   report_page,
+  report_tables,
+  report_talks,
   rounds,
   rounds_report,
+  stage_facts,
   tasks,
 )
+from llm_jax.jobs.machine import machine
 from llm_jax.jobs.measure import identity, measure, watched
 from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.options import NotNegative
 from llm_jax.parallel.mesh import batch_shards, make_mesh
-from llm_jax.text import chat
-from llm_jax.text import folder as tokenizers
-from llm_jax.text.spans import signs, spans
 from llm_jax.text.terminal import say
-from llm_jax.training import metrics
 from llm_jax.types import BadInput
 
 OFFERED = ('record',)
-OF_CLASS = 3  # questions of a class that are shown with their answers
+SAMPLED = 'sampled'  # what a base model is put to besides
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,57 +120,59 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
     'commit': artifact.commit(),
     'price': config.report.get('price', 0.0),
     'stages': {
-      name: {**_facts(config[name]), 'seconds': seconds.get(name), **measured.get(name, {})}
+      name: {
+        **stage_facts.of(config[name], trusted(config)),
+        'kind': progress.kind(config[name]),
+        'before': progress.before(config, name),
+        'held': 'reference' in config[name].get('annotate', {}).get('steps', ()),
+        'seconds': seconds.get(name),
+        **{key: value for key, value in measured.get(name, {}).items() if key != 'graded'},
+      }
       for name in names
     },
   }
+  said = {name: measured[name].get('graded', []) for name in measured}
+  for name, stage in facts['stages'].items():
+    if name in said:
+      stage['graded'] = graded.few(said[name], stage['answers'])
+    if stage['kind'] == 'tries' and stage['before'] in said:
+      stage['pairs'] = report_talks.pairs(said[stage['before']], said[name])
+  facts['mistake'] = graded.favourite(said)
   if rows := rounds_report.measured(config, facts['stages']):
     facts['rounds'] = rows
   if jax.process_index():
     return
   trained = [name for name in measured if config[name].job == 'train']
-  if trained and (tokens := _tokens(config[trained[-1]].workdir, measured[trained[-1]]['answers'])):
+  chats = [name for name in trained if measured[name].get('talks')]
+  facts['newest'] = config[chats[-1]].workdir if chats else ''
+  facts['made'] = _made(facts)
+  if trained and (
+    tokens := stage_facts.tokens(config[trained[-1]].workdir, measured[trained[-1]]['answers'])
+  ):
     facts['tokens'] = {'stage': trained[-1], 'pieces': tokens}
-  title = f'{folder.name}: what each stage did'
+  title = f'{folder.name}: how a model was made'
   page.write(folder, report_page.blocks(config, facts), title, facts)
-  tables = [report_page.quality(facts, config.report.get('columns', ()))]
+  tables = [report_tables.quality(facts, config.report.get('columns', ()))]
   followed = rounds_report.blocks(facts, config.report.get('columns', ()))
-  say(page.markdown([*tables, *report_page.benchmarks(facts), *followed], folder))
-  made = f'--config.artifact={config[trained[-1]].workdir}' if trained else ''
-  say(
-    f'The report is {folder}/report.html.\n'
-    f'Chat with the model: python -m llm_jax.main --config=configs/chat.py {made}\n'
-    f'The same in a browser: python -m llm_jax.main --config=configs/serve.py {made}'
-  )
+  say(page.markdown([*tables, *report_tables.benchmarks(facts), *followed], folder))
+  say(f'The report is {folder}/report.html, for a browser.')
+  for block in report_page.following(facts):
+    if isinstance(block, page.Text | page.Code):
+      say(block.text if isinstance(block, page.Text) else f'  {block.text}')
 
 
-def _tokens(path: str, answers: Mapping[str, str]) -> list[tuple[str, str]]:
-  """(text, kinds) of the tokens of the first answer with its prompt, for `page.Pieces`."""
-  template = artifact.describe(path)['config'].get('data', {}).get('template')
-  if not answers or not template:
-    return []
-  tokenizer = tokenizers.load(Path(path) / 'tokenizer')
-  said = zip(('user', 'assistant'), next(iter(answers.items())), strict=True)
-  talk = [{'role': role, 'content': text} for role, text in said]
-  try:
-    found = chat.pieces(talk, template=chat.find_template(template, tokenizer))
-  except BadInput:  # a template of somebody else's, which has no form for such an answer
-    return []
-  ids, mask = chat.encode(tokenizer, found)
-  controls = set(tokenizer.specials.values())
-  kinds = [('control ' * (i in controls) + 'trained' * on).strip() for i, on in zip(ids, mask)]
-  return [*zip(map(signs, spans(tokenizer, ids)), kinds, strict=True)]
-
-
-def _by_class(said: Sequence[tuple[Mapping[str, Any], str]]) -> dict[str, dict[str, list[str]]]:
-  """Class -> the first few questions -> the answer, and what became of it."""
-  found: dict[str, dict[str, list[str]]] = {}
-  for question, text in said:
-    if {'class', 'outcome'} <= question.keys():
-      some = found.setdefault(question['class'], {})
-      if len(some) < OF_CLASS:
-        some[str(question['prompt'][-1]['content'])] = [text, question['outcome']]
-  return found
+def _made(facts: Mapping[str, Any]) -> dict[str, str]:
+  """When, where and by which command the report was made."""
+  given = any(word.startswith('--config') for word in sys.argv[1:])
+  devices = f'{facts["devices"]} x {facts["device"]}'
+  commit = f', commit {facts["commit"][:10]}' if facts['commit'] else ''
+  return {
+    'date': time.strftime('%Y-%m-%d %H:%M'),
+    'machine': machine(),
+    'devices': f'{devices}, JAX {jax.__version__}',
+    'program': f'llm_jax {__version__}{commit}',
+    'command': f'{report_page.COMMAND} {shlex.join(sys.argv[1:])}' if given else '',
+  }
 
 
 def _leaves_policy(stage: Any) -> bool:
@@ -174,40 +180,30 @@ def _leaves_policy(stage: Any) -> bool:
   return rounds.makes(stage) in ('policy', 'compress')
 
 
-def _facts(stage: Any) -> dict[str, Any]:
-  """What a finished stage left in its own files."""
-  folder, ended = Path(stage.workdir), run_folder.finished(stage.workdir)
-  if stage.job == 'compress':
-    facts = read_json(folder / page.FACTS, 'delete its folder, and compress again')
-    return {
-      'job': stage.job,
-      **{key: facts[key] for key in ('artifact', 'bytes', 'bits_per_weight')},
-    }
-  if ended and stage.job != 'train':
-    again = 'delete it and give the command again, which goes on from what is there'
-    return {'job': stage.job, **read_json(Path(ended), again)}
-  about = artifact.describe(folder)
-  records = metrics.read(folder)
-  rates = [r['tokens_per_second'] for r in records if 'tokens_per_second' in r]
-  flops = [r['flops_per_second'] for r in records if 'flops_per_second' in r]
-  used = [r['mfu'] for r in records if r.get('mfu') is not None]
-  return {
-    'job': stage.job,
-    'loss': stage.loss.name,
-    'steps': about['step'],
-    'parent': about['parent'],
-    'tokens': max((r['total_tokens'] for r in records if 'total_tokens' in r), default=None),
-    'flops': max((r['total_flops'] for r in records if 'total_flops' in r), default=None),
-    'tokens_per_second': float(np.median(rates)) if rates else None,
-    'flops_per_second': float(np.median(flops)) if flops else None,
-    'mfu': float(np.median(used)) if used else None,
-    'evaluated': {
-      name: value
-      for record in records
-      for name, value in record.items()
-      if name.partition('/')[0] in stage.evals
-    },
-  }
+def _continuing(groups: Mapping[str, Any], stage: Any) -> dict[str, Any]:
+  """The evaluations of a model that knows no conversations.
+
+  What it is asked without a score is sampled, since the likeliest text of such a model runs in
+  circles; the prompts of its own config are continued as well.
+  """
+  found, prompts = {}, []
+  for key, group in groups.items():
+    if group.get('prompts'):
+      prompts += group['prompts']
+      group = {**group, 'prompts': ()}
+    if group.get('name') != 'answers' or group.get('families') or group.get('sources'):
+      found[key] = group
+  how = stage.get('sample', ConfigDict()).to_dict()
+  prompts += [prompt for prompt in how.get('prompts', ()) if prompt not in prompts]
+  drawn = {name: how[name] for name in ('max_new', 'temperature', 'top_k', 'top_p') if name in how}
+  sampled = {SAMPLED: {'name': 'answers', 'prompts': tuple(prompts), **drawn}} if prompts else {}
+  return {**found, **sampled}
+
+
+def _judge(config: Any) -> str:
+  """The folder of the newest reward model that has finished; '' where there is none."""
+  found = rounds.newest(config, config.stages, 'reward')
+  return config[found].workdir if found and run_folder.finished(config[found].workdir) else ''
 
 
 def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]:
@@ -216,9 +212,13 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
   asked = tasks.asked(config, config.report.evals.to_dict())
   template = artifact.describe(path)['config'].get('data', {}).get('template')
   groups = evaluations.possible(asked.groups, template)
+  if not template:
+    groups = _continuing(groups, config[name])
   if config[name].job == 'compress':  # which is near the model that it was made from
     groups = {key: group for key, group in groups.items() if not group.get('annotate')}
-  seen = hashlib.sha256(json.dumps([groups, run_folder.digests([path, groups])]).encode())
+  judge = _judge(config)
+  made_of = [groups, judge, run_folder.digests([path, groups, judge])]
+  seen = hashlib.sha256(json.dumps(made_of).encode())
   kept = Path(config.workdir) / 'report' / f'{name}.json'
   try:
     known = read_json(kept, 'it is measured again') if kept.is_file() else {}
@@ -235,6 +235,12 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
     answered = Kept(kept.parent / 'kept' / f'{identity(path, compute)}.jsonl')
   found = measure(groups, made, mesh=mesh, trust=own, kept=answered, progress=watched(path))
   said = [pair for some in found.said.values() for pair in some]
+  prompts = {question['prompt']: text for question, text in said if [*question] == ['prompt']}
+  own_prompts = () if template else config[name].get('sample', {}).get('prompts', ())
+  alone = {key: some for key, some in found.said.items() if not groups[key].get('tools')}
+  answers = graded.graded(dataclasses.replace(found, said=alone)) if template else []
+  if judge and answers and jax.process_count() == 1:
+    graded.rewarded(answers, model.load(judge, mesh=mesh, compute=compute, trust=own))
   told = {
     'metrics': found.metrics,
     'intervals': {
@@ -242,8 +248,12 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
     },
     'benchmarks': asked.tasks,
     'asked_seconds': {key: round(seconds, 2) for key, seconds in found.seconds.items()},
-    'answers': {question['prompt']: text for question, text in said if [*question] == ['prompt']},
-    'by_class': _by_class(said),
+    'answers': {prompt: text for prompt, text in prompts.items() if prompt not in own_prompts},
+    'continued': {prompt: text for prompt, text in prompts.items() if prompt in own_prompts},
+    'how': '' if template else ', which goes on with it as with a text, sampled',
+    'talks': bool(template),
+    'graded': answers,
+    'by_class': stage_facts.by_class(said),
   }
   if jax.process_index() == 0:
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -79,6 +80,7 @@ def wait_in(name):
 def facts_of(folder):
   """The numbers of a report, without those of the clock."""
   facts = json.loads((Path(folder) / 'report.json').read_text())
+  assert facts.pop('made')['machine']
   for stage in facts['stages'].values():
     for name in TIMES:
       stage.pop(name, None)
@@ -229,6 +231,11 @@ def test_every_stage_leaves_its_part_of_the_report(finished):
     stage = facts['stages'][name]
     assert stage['steps'] == STEPS and 0 < stage['metrics']['text/bits_per_byte'] < 20
     assert [*stage['answers']] == [*finished.report.evals.questions.prompts]
+    assert all(len(one['prompt']) for one in stage['graded'])
+    asked = {(one['family'], one['gold'] != '') for one in stage['graded']}
+    families = finished.report.evals.questions.families if name != 'pretrain' else ()
+    assert asked == {(f'questions/{family}', True) for family in families}
+    assert all(isinstance(one['reward'], float) for one in stage['graded'])
     assert stage['intervals']['questions/word_problems/exact_answer']['n'] == 3
     quiz = stage['intervals']['quiz/acc']
     assert quiz['n'] == 4 and 0 <= quiz['low'] < quiz['high'] <= 1
@@ -265,19 +272,23 @@ def test_the_page_needs_no_other_file_and_shows_what_was_said(finished):
   page, text = (folder / 'report.html').read_text(), (folder / 'report.md').read_text()
   assert 'src="data:image/svg+xml;base64,' in page and 'href' not in page
   assert 'What is &lt;b&gt;bold&lt;/b&gt; | $x$?' in page and '<b>' not in page
-  assert (folder / 'figures' / 'curves.svg').read_text().startswith('<?xml')
+  assert (folder / 'figures' / 'ppo.svg').read_text().startswith('<?xml')
   assert '<span class="control">&lt;|im_start|&gt;</span>' in page and '<h2>Tokens</h2>' in page
-  assert 'compressed is ppo in 9.6 bits' in text and 'compressed/report.html' in page
-  for heading in ('What went in', 'What came out', 'What it cost', 'Rollouts: ppo'):
+  assert 'The model of ppo was stored with 9.6 bits' in text and 'compressed/report.html' in page
+  for heading in ('What each stage did', 'What was measured', 'Before and after ppo',
+                  'What went in', 'What it cost', 'What to type next', 'Words'):  # fmt: skip
     assert f'<h2>{heading}</h2>' in page and f'## {heading}' in text
+  assert '<summary>Rollouts of ppo' in page and '--config=chat --config.artifact=' in page
+  assert re.search('✗ sft.*: wrong, reward ', text) and 'mfu' not in text.lower()
   facts = facts_of(folder)
   shown = f'{facts["stages"]["sft"]["metrics"]["text/bits_per_byte"]:.3f}'
   assert shown in page and shown in text
   quiz = facts['stages']['ppo']
   low, high = (quiz['intervals']['quiz/acc'][end] for end in ('low', 'high'))
   cell = f'{quiz["metrics"]["quiz/acc"]:.3f} [{low:.3f}, {high:.3f}]'
+  cell = cell.replace(' [', ' <small>[').replace(']', ']</small>')
   assert f'<td class="number">{cell}</td>' in page and '<td class="text">quiz/acc</td>' in page
-  assert 'word problems exact answer (n = 3)' in page
+  assert '| right word problems | 3 |' in text
   tables = [block.splitlines() for block in text.split('\n\n') if block.startswith('| ')]
   assert len(tables) >= 6
   for lines in tables:  # what was said holds pipes, which end no cell
@@ -291,12 +302,24 @@ def browser():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not browser(), reason='no Chromium or Chrome on this machine')
-def test_a_browser_shows_tables_and_drawings(finished, tmp_path):
+@pytest.mark.parametrize('width', [360, 1400])
+def test_a_browser_shows_tables_and_drawings_and_breaks_no_word(width, finished, tmp_path):
   """Opened without a network; a script that the test adds counts what is really there."""
   count = """<script>addEventListener('load', () => {
+    const broken = [], range = document.createRange();
+    for (const cell of document.querySelectorAll('th, td')) {
+      const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+      while (texts.nextNode()) for (const word of texts.currentNode.data.matchAll(/\\w{2,24}/g)) {
+        range.setStart(texts.currentNode, word.index);
+        range.setEnd(texts.currentNode, word.index + word[0].length);
+        const lines = new Set([...range.getClientRects()].map(r => r.top));
+        if (lines.size > 1) broken.push(word[0]);
+      }
+    }
     const images = [...document.images].map(i => i.complete && i.naturalWidth > 100);
     document.title = JSON.stringify({
-      images: images, tables: document.querySelectorAll('table').length,
+      images: images, broken: broken,
+      tables: document.querySelectorAll('table').length,
       wide: document.documentElement.scrollWidth <= innerWidth,
       cells: [...document.querySelectorAll('td')].filter(c => c.offsetHeight > 0).length});
   });</script>"""
@@ -306,12 +329,14 @@ def test_a_browser_shows_tables_and_drawings(finished, tmp_path):
   said = subprocess.run(
     [browser(), '--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
      f'--user-data-dir={tmp_path / "profile"}', '--virtual-time-budget=5000',
+     f'--window-size={width},900',
      f'--screenshot={tmp_path / "page.png"}', '--dump-dom', opened.as_uri()],
     capture_output=True, text=True, timeout=120, check=True,
   )  # fmt: skip
   title = said.stdout.partition('<title>')[2].partition('</title>')[0]
   seen = json.loads(title.replace('&quot;', '"'))
-  assert seen['images'] == [True] and seen['tables'] >= 6 and seen['cells'] > 50 and seen['wide']
+  assert seen['images'] == [True] * 4 and seen['tables'] >= 6 and seen['cells'] > 50
+  assert seen['wide'] and not seen['broken']
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from configs import probe
 from llm_jax import artifact
 from llm_jax.data import conversations, preferences, refusals
 from llm_jax.evals import probes
-from llm_jax.jobs import evaluations, report, report_page
+from llm_jax.jobs import evaluations, report_page, stage_facts
 from llm_jax.jobs.page import Table
 from llm_jax.jobs.probe import FILES
 from llm_jax.main import run
@@ -138,12 +138,14 @@ def test_a_report_shows_what_every_stage_said_to_a_few_questions_of_each_class()
     for kind in ('read', 'invented')
     for i in range(5)
   ]
-  said = report._by_class([({'prompt': 'no class'}, '-'), *((one, 'It is.') for one in questions)])
+  said = stage_facts.by_class(
+    [({'prompt': 'no class'}, '-'), *((one, 'It is.') for one in questions)]
+  )
   blocks = report_page._by_class(
     {'sft': {'by_class': said}, 'clean': {}, 'ppo': {'by_class': said}}
   )
   tables = [block for block in blocks if isinstance(block, Table)]
-  assert [len(table.rows) for table in tables] == [report.OF_CLASS] * 2
+  assert [len(table.rows) for table in tables] == [stage_facts.OF_CLASS] * 2
   assert tables[0].rows[0] == ['read 0?', 'wrong: It is.', 'wrong: It is.']
   assert report_page._by_class({'sft': {}}) == []
 
