@@ -1,5 +1,7 @@
 """Cross-entropy: the number, the counting, and blindness to what is masked."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,15 +41,23 @@ def batch_of(rows=4, length=9, seed=1):
   }
 
 
+@functools.cache
+def compiled(model, **options):
+  return jax.jit(lambda p, b: loss_fn(p, b, jax.random.key(0), model=model, **options))
+
+
+@functools.cache
+def compiled_grad(model):
+  loss = lambda p, b: loss_fn(p, b, jax.random.key(0), model=model, z_loss=0.1)[0].total
+  return jax.jit(jax.grad(loss))
+
+
 def run(batch, model=MODEL, **options):
-  return jax.jit(lambda p, b: loss_fn(p, b, jax.random.key(0), model=model, **options))(
-    PARAMS, batch
-  )
+  return compiled(model, **options)(PARAMS, batch)
 
 
 def grad_of(batch, model=MODEL):
-  loss = lambda p, b: loss_fn(p, b, jax.random.key(0), model=model, z_loss=0.1)[0].total
-  return jax.jit(jax.grad(loss))(PARAMS, batch)
+  return compiled_grad(model)(PARAMS, batch)
 
 
 def test_the_number():

@@ -25,13 +25,18 @@ def logits(seed, scale=2.0):
   return (scale * draw.normal(size=(2, 5, V))).astype(np.float32)
 
 
+@functools.cache
+def compiled(table, vocab_size, grad, **options):
+  model = table(vocab_size, causal=False)
+  loss = lambda x, batch: distill.loss_fn({'logits': x}, batch, None, model=model, **options)
+  return jax.jit(jax.grad(lambda x, batch: loss(x, batch)[0].total) if grad else loss)
+
+
 def run(table, student, fields, mask=None, *, grad=False, **options):
   mask = np.ones(student.shape[:2]) if mask is None else mask
   batch = {'tokens': jnp.zeros(student.shape[:2], int), 'mask': jnp.asarray(mask)}
   batch |= {k: jnp.asarray(v) for k, v in fields.items()}
-  model = table(student.shape[-1], causal=False)
-  loss = lambda x: distill.loss_fn({'logits': x}, batch, None, model=model, **options)
-  return jax.jit(jax.grad(lambda x: loss(x)[0].total) if grad else loss)(jnp.asarray(student))
+  return compiled(table, student.shape[-1], grad, **options)(jnp.asarray(student), batch)
 
 
 def top(teacher, count, seed=0):

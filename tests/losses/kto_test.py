@@ -1,5 +1,7 @@
 """KTO against TRL's numbers, by hand, and what reaches the gradient."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,11 +31,12 @@ def batch(preferences, fixture_arrays):
 
 @pytest.fixture(scope='module')
 def run(preferences):
-  def run(batch, **options):
-    loss = lambda p, b: kto.loss_fn(p, b, None, model=preferences.model, **options)
-    return jax.jit(loss)(preferences.params, batch)
+  @functools.cache
+  def compiled(options):
+    loss = lambda p, b: kto.loss_fn(p, b, None, model=preferences.model, **dict(options))
+    return jax.jit(loss)
 
-  return run
+  return lambda batch, **options: compiled(tuple(options.items()))(preferences.params, batch)
 
 
 @pytest.mark.parametrize(

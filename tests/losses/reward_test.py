@@ -29,6 +29,12 @@ class Given:
     return x[..., 0] if method == 'unembed' else (params['scores'][x][..., None], None)
 
 
+@functools.cache
+def compiled(grad, **options):
+  loss = lambda s, batch: reward.loss_fn({'scores': s}, batch, None, model=Given(), **options)
+  return jax.jit(jax.grad(lambda s, batch: loss(s, batch)[0].total) if grad else loss)
+
+
 def run(score_BG, given=None, *, grad=False, **options):
   """The loss of given scores, nan where there is no answer; `given` is the margin of the batch."""
   score_BG = np.array(score_BG, float)
@@ -39,9 +45,8 @@ def run(score_BG, given=None, *, grad=False, **options):
   }
   if given is not None:
     batch['margin'] = jnp.asarray(given, jnp.float32)
-  loss = lambda s: reward.loss_fn({'scores': s}, batch, None, model=Given(), **options)
   flat = jnp.asarray(np.where(real, score_BG, 0).ravel())
-  return jax.jit(jax.grad(lambda s: loss(s)[0].total) if grad else loss)(flat)
+  return compiled(grad, **options)(flat, batch)
 
 
 def log_sigmoid(x):
