@@ -12,6 +12,7 @@ import pytest
 from absl import logging
 
 from llm_jax.parallel.flags import tune_cpu
+from tests.processes import seldom
 
 # Tests compile much and compute little, so the compiler leaves the code as it finds it and writes
 # loops in the older and quicker of its two ways: a sixth of the time, for code half as fast. Two
@@ -47,11 +48,15 @@ DEFAULTS = {
 for name, value in DEFAULTS.items():
   os.environ.setdefault(name, value)
 
+# Processes that tests start find the package compiled, also where a shell says otherwise.
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+
 logging.set_verbosity(logging.WARNING)
 
 # Files that take longest, which begin first so that workers end together.
 LONGEST = (
-  'readme', 'resume', 'hosts', 'pipeline', 'reinforcement', 'post_training', 'train', 'notebooks',
+  'readme', 'hosts', 'pipeline', 'compare', 'resume', 'compare_shards', 'reinforcement',
+  'post_training', 'train', 'notebooks', 'plan', 'feedback', 'chat_page', 'engine', 'label_page',
 )  # fmt: skip
 
 
@@ -61,10 +66,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-  """Looks for garbage seldom: what tracing leaves is soon free, and what is imported stays."""
   gc.collect()
-  gc.freeze()
-  gc.set_threshold(50_000, 20, 20)
+  seldom()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -4,8 +4,6 @@ import json
 import math
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from llm_jax.main import read_config, run
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.training import metrics
 from llm_jax.types import BadInput
+from tests import processes
 from tests.jobs import train_test
 from tests.training.boards_test import events
 
@@ -105,33 +104,25 @@ def test_seeds_are_added_to_those_that_are_there(config, capsys):
   assert len(facts(config.workdir)['runs']) == 6
 
 
-CODE = """
-import sys
-from pathlib import Path
-from llm_jax.main import run
-from tests.jobs.compare_test import comparison
-c = comparison(Path(sys.argv[1]))
-c.workdir = sys.argv[2]
-run(c)
-"""
+def work(folder, workdir):
+  """A comparison on the data in a folder."""
+  c = comparison(folder)
+  c.workdir = str(workdir)
+  run(c)
 
 
 def test_a_comparison_that_is_killed_ends_with_the_same_answer(done, tmp_path):
   folder = tmp_path / 'killed'
-  command = [sys.executable, '-c', CODE, str(done), str(folder)]
-  with open(tmp_path / 'said.txt', 'wb') as said:
-    process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+  process = processes.Process(work, done, folder)
   midway = folder / 'base' / 'seed1' / 'metrics.jsonl'  # of the third run of six
   until = time.monotonic() + 120
   while not midway.is_file() and time.monotonic() < until and process.poll() is None:
     time.sleep(0.02)
   process.send_signal(signal.SIGKILL)
   process.wait()
-  assert midway.is_file(), (tmp_path / 'said.txt').read_text()
+  assert midway.is_file(), process.said()
   assert not (folder / 'report.json').exists()
-  c = comparison(done)
-  c.workdir = str(folder)
-  run(c)
+  work(done, folder)
   alike = lambda text: text.replace(str(folder), str(done / 'compare'))
   assert json.loads(alike(json.dumps(facts(folder)))) == facts(done / 'compare')
   table = lambda place: (Path(place) / 'report.md').read_text().split('## What it cost')[0]
