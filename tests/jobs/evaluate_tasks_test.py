@@ -1,11 +1,10 @@
 """Benchmarks put to artifacts: a table with intervals, files for others, and what a kill costs."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import evaluate as evaluate_config
 from llm_jax import artifact, options
-from llm_jax.evals import likelihood, task
+from llm_jax.evals import kept, likelihood, task
 from llm_jax.evals.differences import mcnemar, paired
 from llm_jax.evals.statistics import interval
 from llm_jax.jobs import evaluations, tasks
@@ -23,10 +22,10 @@ from llm_jax.jobs.evaluate import identity
 from llm_jax.main import run
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
+from tests import processes
 from tests.jobs.convert_test import theirs
 from tests.jobs.evaluate_test import write
 
-ROOT = Path(__file__).parents[2]
 COLOURS = """
 from llm_jax.data.tasks.task import Item, Task
 
@@ -203,19 +202,17 @@ def test_a_model_that_was_trained_again_is_asked_again(asked, tmp_path):
   assert identity(str(path), None) != identity(c.artifacts[0], None)
 
 
-KILLED = """
-import os, signal, sys
-from llm_jax.evals import kept
-put, count = kept.Kept.put, [0]
-def dies(self, answers):
-  put(self, answers)
-  count[0] += 1
-  if count[0] == int(os.environ['AFTER']):
-    os.kill(os.getpid(), signal.SIGKILL)
-kept.Kept.put = dies
-from llm_jax.main import main
-main(sys.argv)
-"""
+def die(words, after):
+  """The command line in a process that ends once it has kept so many answers."""
+  put, kept_so_far = kept.Kept.put, itertools.count(1)
+
+  def dies(self, answers):
+    put(self, answers)
+    if next(kept_so_far) == after:
+      os.kill(os.getpid(), signal.SIGKILL)
+
+  kept.Kept.put = dies
+  run(read_config(['x', *words]))
 
 
 def test_a_killed_evaluation_goes_on_to_the_same_table_byte_for_byte(root, asked, tmp_path):
@@ -226,12 +223,10 @@ def test_a_killed_evaluation_goes_on_to_the_same_table_byte_for_byte(root, asked
     f'--config.tasks={",".join(c.tasks)}', f'--config.path={c.path}',
     '--config.ask.batch_tokens=512', '--config.mesh.fsdp=1',
   ]  # fmt: skip
-  (tmp_path / 'dies.py').write_text(KILLED)
-  env = {**os.environ, 'AFTER': '41', 'PYTHONPATH': str(ROOT)}
-  died = subprocess.run([sys.executable, tmp_path / 'dies.py', *words], cwd=ROOT, env=env)
-  assert died.returncode == -signal.SIGKILL and not (out / 'evaluate.json').exists()
-  (kept,) = (out / 'kept').iterdir()
-  assert len(kept.read_text().splitlines()) >= 41
+  status, said = processes.Process(die, words, 41).wait()
+  assert status == -signal.SIGKILL and not (out / 'evaluate.json').exists(), said
+  (file,) = (out / 'kept').iterdir()
+  assert len(file.read_text().splitlines()) >= 41
   again = read_config(['x', *words])
   told_again = []
   with pytest.MonkeyPatch.context() as patch:
