@@ -63,6 +63,7 @@ EXTRAS = {
   'serve': ['httptools>=0.6', 'uvicorn>=0.30'],  # job serve
   # Clients that tests let talk to it; those that are missing are skipped.
   'clients': ['langchain-openai', 'litellm', 'openai>=2'],
+  'docs': ['mkdocs-material>=9.6,<10'],  # the site of docs/
   'search': ['urllib3>=2.2,<3'],  # the tool web_search and the judge openai
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported
 }
@@ -75,6 +76,7 @@ EXTRAS['test'] = [
   *EXTRAS['log'],
   *EXTRAS['search'],
   *EXTRAS['serve'],
+  *EXTRAS['docs'],
   'fastwarc>=0.15',  # what our reader of WARC files is held against
   'openai>=2',  # a client of job serve
   'playwright>=1.40',  # drives a Chromium that is on the machine; without one its tests are skipped

@@ -1,4 +1,4 @@
-"""Every command of the README and of CONTRIBUTING works: its config builds, its fields exist."""
+"""Every command of the README, CONTRIBUTING and docs/ works: its config builds, and it runs."""
 
 import functools
 import gzip
@@ -20,13 +20,14 @@ from llm_jax.serving.feedback import Feedback
 from tests.jobs.convert_test import theirs
 
 ROOT = Path(__file__).parents[1]
+DOCS = tuple(str(p.relative_to(ROOT)) for p in sorted((ROOT / 'docs').rglob('*.md')))
 PAGES = (
   'README.md',
   'CONTRIBUTING.md',
-  'docs/data_formats.md',
-  'docs/serving.md',
+  *DOCS,
   *(str(p.relative_to(ROOT)) for p in ROOT.glob('experiments/*/README.md')),
 )
+TELLS = ('--help', '--print')  # and run nothing
 
 
 def commands(page):
@@ -35,6 +36,11 @@ def commands(page):
   blocks = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
   lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
   return [line for line in lines if line.strip() and not line.strip().startswith('#')]
+
+
+def all_lines():
+  """The commands of the README, and those of docs/ that are not among them."""
+  return list(dict.fromkeys(line for page in ('README.md', *DOCS) for line in commands(page)))
 
 
 def runs_of_main():
@@ -46,11 +52,15 @@ def runs_of_main():
   ]
 
 
+def words_of(line):
+  """What a command line gives `llm_jax.main`, its name first."""
+  words = shlex.split(line.split('&&')[-1], comments=True)
+  return words[words.index('llm_jax.main') :]
+
+
 def parse(line):
   """The config that a command line of `llm_jax.main` gives."""
-  words = shlex.split(line.split('&&')[-1], comments=True)
-  words = [word for word in words if word not in ('--help', '--print')]
-  return main.read_config(words[words.index('llm_jax.main') :])
+  return main.read_config([word for word in words_of(line) if word not in TELLS])
 
 
 @pytest.mark.parametrize('line', runs_of_main())
@@ -64,6 +74,13 @@ def test_the_readme_opens_with_two_commands_and_they_are_those_of_ci():
   assert first.endswith('-m llm_jax.main --config=configs/pipeline.py:gpt')
   test = re.search(r'-m (pytest .*)$', second).group(1)
   assert f'python -m {test}' in (ROOT / '.ci' / 'run').read_text()
+
+
+@pytest.mark.parametrize('line', [line for line in all_lines() if {*TELLS} & {*line.split()}])
+def test_a_command_that_only_tells_tells(line, monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  main.main(words_of(line))
+  assert capsys.readouterr().out.strip()
 
 
 FIXTURES = Path(__file__).parent / 'fixtures'
@@ -123,6 +140,8 @@ def smoke(c):
     c.compute = ConfigDict()
     reuse = c.get('rollout', {}).get('minibatches', 1)
     c.total_steps = c.checkpoint_every = c.eval_every = c.log_every = 2 * reuse
+    if c.get('profile'):
+      c.profile, c.total_steps = 1, 4  # the third step is the first that is traced
     c.batch_size, c.accumulate = 4, 1
     if 'max_rows' in c.evals.validation:
       c.evals.validation.max_rows = 4
@@ -160,11 +179,14 @@ def _pages(module):
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-  """In their order and in one folder, as a reader would, with small numbers."""
+def test_every_command_of_the_readme_and_of_the_docs_runs(tmp_path, monkeypatch, capsys):
+  """In their order and in one folder, as a reader would, with small numbers.
+
+  What a page of docs/ has in common with the README, or with another page, runs once.
+  """
   (tmp_path / 'my').mkdir()
-  pytest.importorskip('zstandard')
-  import zstandard
+  zstandard = pytest.importorskip('zstandard')
+  parquet, pyarrow = pytest.importorskip('pyarrow.parquet'), pytest.importorskip('pyarrow')
 
   texts = [part for name in ('json', 're', 'os', 'shutil') for part in _pages(name)]
   text = ''.join(json.dumps({'text': t}) + '\n' for t in texts)
@@ -174,6 +196,12 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
   talks = [[turn('user', f'Add 1 to {i}.'), turn('assistant', f'{i + 1}')] for i in range(200)]
   lines = ''.join(json.dumps({'messages': talk}) + '\n' for talk in talks)
   (tmp_path / 'my' / 'talks.jsonl').write_text(lines)
+  sums = [{'question': f'{i} + 1?', 'final': str(i + 1)} for i in range(100)]
+  (tmp_path / 'my.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in sums))
+  exams = [
+    dict(question=f'{i}?', choices=['a', 'b'], correct=i % 2, checked=True) for i in range(100)
+  ]
+  parquet.write_table(pyarrow.Table.from_pylist(exams), tmp_path / 'my' / 'exams.parquet')
   reviews = [f'{i} was {word},{word}' for word in ('good', 'bad') for i in range(20)]
   (tmp_path / 'my' / 'reviews.csv').write_text('\n'.join(['review,label', *reviews]))
   theirs(tmp_path / 'my' / 'llama', max_length=1024, num_layers=1)
@@ -192,20 +220,23 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     parts = ''.join(f'<p>{html.escape(part)}</p>' for part in text.split('\n'))
     page = f'<html><body><article>{parts}</article></body></html>'
     (tmp_path / 'my' / 'pages' / f'{i}.html').write_text(page, encoding='utf-8')
-  page = (ROOT / 'README.md').read_text()
-  for name, code in re.findall(r'```python\n# (mine/\w+\.py)\n(.*?)```', page, re.DOTALL):
+  told = ''.join((ROOT / page).read_text() for page in ('README.md', *DOCS))
+  for name, code in re.findall(r'```python\n# (mine/\w+\.py)\n(.*?)```', told, re.DOTALL):
     (tmp_path / 'mine').mkdir(exist_ok=True)
     (tmp_path / name).write_text(code)
   monkeypatch.syspath_prepend(tmp_path)
   everything = families.records
   first = functools.cache(lambda kind, split, family=None: everything(kind, split, family)[:200])
   monkeypatch.setattr(families, 'records', first)
-  seen, pipelines = set(), []
-  for line in commands('README.md'):
-    if 'llm_jax.main' not in line or '--help' in line or '--print' in line:
+  seen, pipelines, ran = set(), [], []
+  for line in all_lines():
+    if 'llm_jax.main' not in line or {*TELLS} & {*line.split()}:
       continue
     monkeypatch.chdir(ROOT)
     config = parse(line)
+    if config in ran:
+      continue
+    ran.append(parse(line))  # `config` is made small, and completed when it runs
     if config.job == 'serve':  # it would not end; tests/jobs/serve_test.py runs it
       if config.events:
         rate_one(tmp_path / config.events)

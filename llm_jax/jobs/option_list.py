@@ -172,7 +172,7 @@ def _shown(row: Row, prefix: str, title: str) -> Iterator[str]:
   """A row as lines: its value, what it may be, and what it means."""
   value = '(must be given)' if row.value is NO_DEFAULT else repr(row.value)
   left = f'  {prefix}{row.path} = {value if len(value) <= 60 else f"{value[:60]}..."}'
-  right = textwrap.wrap(_facts(row), WIDTH - COLUMN)
+  right = textwrap.wrap(facts(row), WIDTH - COLUMN)
   if right and len(left) < COLUMN:
     left = f'{left:{COLUMN - 1}} {right.pop(0)}'
   yield left
@@ -184,7 +184,7 @@ def _shown(row: Row, prefix: str, title: str) -> Iterator[str]:
     )
 
 
-def _facts(row: Row) -> str:
+def facts(row: Row) -> str:
   """What an option may be, its default, and which kinds use it."""
   option = row.option
   if option is None:
