@@ -255,7 +255,7 @@ def test_every_command_of_the_readme_and_of_the_docs_runs(tmp_path, monkeypatch,
     told = capsys.readouterr().out
     assert told.strip(), line
     if config.job == 'chat':
-      assert re.search(r'stage (ppo|dpo|compress), .*\n\d+ tokens', told, re.DOTALL)
+      assert re.search(r'stage (sft|ppo|dpo|compress), .*\n\d+ tokens', told, re.DOTALL)
     elif config.job == 'label' and not config.export:
       label_all(config.workdir)
     elif config.job == 'pipeline':

@@ -161,12 +161,12 @@ def _signature(one: Any, name: str) -> str:
     )
   assert isinstance(tree, ast.FunctionDef)
   returned = f' -> {ast.unparse(tree.returns)}' if tree.returns else ''
-  line = f'{name}({ast.unparse(tree.args)}){returned}'
-  if len(line) <= WIDTH:
-    return line
-  words = ast.unparse(tree.args)
-  parts = re.split(r', (?![^\[\]()]*[\])])', words)
-  return '\n'.join([f'{name}(', *(f'  {part},' for part in parts), f'){returned}'])
+  words = re.sub(r'^(self|cls)(, |$)', '', ast.unparse(tree.args))
+  parts = re.split(r', (?=[*\w]+(?:: |=|,|$))(?![^\[]*\])', words)
+  parts = [re.sub(r'^(\w+: .*?)=(?=[^=]*$)', r'\1 = ', part) for part in parts]
+  line = f'{name}({", ".join(parts)}){returned}'
+  lines = '\n'.join([f'{name}(', *(f'  {part},' for part in parts), f'){returned}'])
+  return line if len(line) <= WIDTH else lines
 
 
 def _listed(rows: list[Row]) -> Iterator[str]:
@@ -175,7 +175,7 @@ def _listed(rows: list[Row]) -> Iterator[str]:
     value = '' if row.value is NO_DEFAULT else f' = `{_short(repr(row.value))}`'
     told = [f'*{prose(facts)}*'] if (facts := option_list.facts(row)) else []
     told += [prose(row.meaning)] if row.meaning else []
-    yield '<br>'.join([f'- `{row.path}`{value}', *told])
+    yield ' <br>'.join([f'- `{row.path}`{value}', *told])  # the search drops the break
   yield ''
 
 
