@@ -44,12 +44,9 @@ def all_lines():
 
 
 def runs_of_main():
-  return [
-    pytest.param(line, id=f'{page}: {line[-40:]}')
-    for page in PAGES
-    for line in commands(page)
-    if 'llm_jax.main --config' in line
-  ]
+  pages = {line: page for page in reversed(PAGES) for line in commands(page)}
+  runs = {line: page for line, page in pages.items() if 'llm_jax.main --config' in line}
+  return [pytest.param(line, id=f'{page}: {line[-40:]}') for line, page in runs.items()]
 
 
 def words_of(line):
