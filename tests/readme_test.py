@@ -193,10 +193,10 @@ def test_every_command_of_the_readme_and_of_the_docs_runs(tmp_path, monkeypatch,
   talks = [[turn('user', f'Add 1 to {i}.'), turn('assistant', f'{i + 1}')] for i in range(200)]
   lines = ''.join(json.dumps({'messages': talk}) + '\n' for talk in talks)
   (tmp_path / 'my' / 'talks.jsonl').write_text(lines)
-  sums = [{'question': f'{i} + 1?', 'final': str(i + 1)} for i in range(100)]
+  sums = [{'question': f'{i} + 1?', 'final': str(i + 1)} for i in range(300)]
   (tmp_path / 'my.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in sums))
   exams = [
-    dict(question=f'{i}?', choices=['a', 'b'], correct=i % 2, checked=True) for i in range(100)
+    dict(question=f'{i}?', choices=['a', 'b'], correct=i % 2, checked=True) for i in range(300)
   ]
   parquet.write_table(pyarrow.Table.from_pylist(exams), tmp_path / 'my' / 'exams.parquet')
   reviews = [f'{i} was {word},{word}' for word in ('good', 'bad') for i in range(20)]
