@@ -11,7 +11,7 @@ from configs import base, sizes
 
 # total_steps, batch_size, accumulate, learning_rate.
 SCHEDULE = {
-  'tiny': (800, 8, 2, 8e-3),
+  'tiny': (1000, 8, 2, 8e-3),
   '15m': (1000, 32, 8, 3e-4),
   '125m': (2000, 64, 4, 1e-4),
   '1b': (3000, 128, 1, 2e-5),

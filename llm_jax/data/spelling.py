@@ -26,7 +26,7 @@ from llm_jax.data.families import (
 
 _CONVERSATIONS = {'train': 1200, 'validation': 200, 'test': 200}
 _PREFERENCES = {'train': 200, 'validation': 100, 'test': 100}
-_COPIES = {'train': 2000, 'validation': 40, 'test': 40}  # more conversations, of strings made up
+_COPIES = {'train': 1500, 'validation': 40, 'test': 40}  # more conversations, of strings made up
 _LENGTHS = range(3, 11)  # of words
 _LONGEST_CALL = 200
 _MOST_WORDS = 4  # of what is copied

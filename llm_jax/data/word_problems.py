@@ -30,7 +30,7 @@ from llm_jax.text import calls
 
 _CONVERSATIONS = {'train': 5000, 'validation': 300, 'test': 300}
 _PREFERENCES = {'train': 3000, 'validation': 300, 'test': 300}
-_CALLING = {'train': 4000, 'validation': 90, 'test': 90}  # more conversations, with a calculator
+_CALLING = {'train': 2500, 'validation': 90, 'test': 90}  # more conversations, with a calculator
 
 _NAMES = (
   'Amy', 'Ann', 'Ben', 'Bob', 'Dan', 'Emily', 'Eve', 'Jack', 'Kim', 'Leo', 'Mark', 'Max', 'Mia',
