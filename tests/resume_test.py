@@ -7,10 +7,7 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +19,10 @@ from llm_jax.jobs import command
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.training import metrics, rollouts
+from tests import processes
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 WORDS = [
   'the',
   'cat',
@@ -118,7 +115,7 @@ def folder(tmp_path_factory):
   storage.forget()
   storage.root.cache_clear()
   for process in Process.started:  # a test that failed leaves its own behind
-    process.kill()
+    process.send_signal(signal.SIGKILL)
 
 
 @pytest.fixture(scope='module')
@@ -219,21 +216,12 @@ class Process(Run):
 
   def __init__(self, folder, name, devices, stage='pretrain', options=(), **environ):
     super().__init__(folder, name, devices, stage, options)
-    self.process = subprocess.Popen(
-      [sys.executable, '-m', *self.words],
-      cwd=ROOT,
-      env=os.environ | environ,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-
+    self.process = processes.command(self.words[1:], **environ)
     Process.started += (self.process,)
 
   def wait(self):
     """Its exit status and what it said."""
-    said, _ = self.process.communicate(timeout=300)
-    return self.process.returncode, said
+    return self.process.wait()
 
   def wait_for(self, step):
     """Returns once the step is in metrics.jsonl and some checkpoint is whole."""

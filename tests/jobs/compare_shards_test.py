@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,24 +13,14 @@ import pytest
 
 from llm_jax import storage
 from llm_jax.files import read_json
+from llm_jax.jobs import shards
 from llm_jax.main import run
 from llm_jax.types import BadInput
+from tests import processes
 from tests.jobs import compare_test, train_test
 from tests.jobs.evaluate_tasks_test import COLOURS, question
 
-ROOT = Path(__file__).parents[2]
 facts = compare_test.facts
-CODE = """
-import sys
-from pathlib import Path
-from llm_jax import main
-from llm_jax.jobs import shards
-from tests.jobs.compare_shards_test import comparison
-shards.SECONDS = 0.5
-c = comparison(Path(sys.argv[1]))
-c.workdir, c.shard = sys.argv[2:]
-main.run(c)
-"""
 
 
 def comparison(folder):
@@ -58,12 +47,12 @@ def folder(tmp_path_factory):
   return folder
 
 
-def started(folder, place, shard, **environment):
-  command = [sys.executable, '-c', CODE, str(folder), str(place), shard]
-  return subprocess.Popen(
-    command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    env={**os.environ, **environment},
-  )  # fmt: skip
+def work(folder, place, shard):
+  """The part of a comparison that a shard makes."""
+  shards.SECONDS = 0.5
+  c = comparison(folder)
+  c.workdir, c.shard = str(place), shard
+  run(c)
 
 
 def same(found, folder, place):
@@ -97,9 +86,9 @@ def test_finished_models_are_put_to_benchmarks(folder, capsys):
 def test_two_shards_at_the_same_time_at_a_url_have_the_answer_of_one_process(folder, tmp_path):
   url = f'local://{tmp_path}/bucket/compare'
   copies = dict(LLM_JAX_STORAGE=str(tmp_path / 'copies'))
-  both = [started(folder, url, shard, **copies) for shard in ('1/2', '2/2')]
-  told = [process.communicate(timeout=300)[0] for process in both]
-  assert [process.returncode for process in both] == [0, 0], told
+  both = [processes.Process(work, folder, url, shard, **copies) for shard in ('1/2', '2/2')]
+  status, told = zip(*[process.wait() for process in both])
+  assert status == (0, 0), told
   assert [text.count('\n== ') for text in told] == [2, 2]
   assert same(read_without_cost(tmp_path / 'bucket' / 'compare'), folder, url)
   assert not [*(tmp_path / 'bucket').rglob('.lock')]
@@ -143,10 +132,7 @@ def command(folder, tmp_path):
   """Starts the command line in groups: (options) -> process."""
   (tmp_path / 'groups.py').write_text(CONFIG.format(folder=str(folder)))
   words = [f'--config={tmp_path / "groups.py"}', f'--config.workdir={tmp_path / "compare"}']
-  return lambda *options: subprocess.Popen(
-    [sys.executable, '-m', 'llm_jax.main', *words, *options], cwd=ROOT, text=True,
-    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': str(ROOT)},
-  )  # fmt: skip
+  return lambda *options: processes.command([*words, *options], PYTHONPATH=str(processes.ROOT))
 
 
 def at_work(place):
@@ -162,8 +148,8 @@ def at_work(place):
 def test_a_group_whose_process_is_killed_is_begun_again(folder, tmp_path, command):
   process = command('--config.groups=2')
   os.kill(at_work(tmp_path / 'compare' / 'base' / 'seed1'), signal.SIGKILL)
-  told = process.communicate(timeout=300)[0]
-  assert process.returncode == 0, told
+  status, told = process.wait()
+  assert status == 0, told
   assert '[1] killed by SIGKILL; it is started again' in told and 'on 1 x cpu' in told
   assert values(tmp_path / 'compare') == pytest.approx(values(folder / 'alone'), rel=1e-4)
 
@@ -172,25 +158,26 @@ def test_a_group_whose_process_is_killed_is_begun_again(folder, tmp_path, comman
 def test_groups_leave_with_their_parent_and_what_is_finished_stays(folder, tmp_path, command):
   process, place = command('--config.groups=2'), tmp_path / 'compare'
   pids = [at_work(place / 'base' / 'seed1'), at_work(place / 'focal' / 'seed1')]
-  process.kill()
-  process.communicate()
+  process.send_signal(signal.SIGKILL)
+  process.wait()
   until = time.monotonic() + 200
   while any(Path(f'/proc/{pid}').exists() for pid in pids) and time.monotonic() < until:
     time.sleep(0.05)
   before = {path: path.stat().st_mtime_ns for path in place.glob('*/seed0/artifact.json')}
   assert len(before) == 2
   again = command('--config.groups=2')
-  told = again.communicate(timeout=300)[0]
-  assert again.returncode == 0, told
+  status, told = again.wait()
+  assert status == 0, told
   assert values(place) == pytest.approx(values(folder / 'alone'), rel=1e-4)
   assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_what_a_group_refuses_is_said_in_one_line(command):
   process = command('--config.groups=2', "--config.read=('colours/ac',)")
-  told = process.communicate(timeout=300)[0].splitlines()
-  assert process.returncode == 1
-  assert told[-1].startswith('error: groups: process') and "mean 'colours/acc'?" in told[-1]
+  status, told = process.wait()
+  last = told.splitlines()[-1]
+  assert status == 1
+  assert last.startswith('error: groups: process') and "mean 'colours/acc'?" in last
 
 
 @pytest.mark.parametrize(

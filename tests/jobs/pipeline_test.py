@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,9 +20,9 @@ from llm_jax import artifact, run_folder
 from llm_jax.jobs import pipeline, sample, train
 from llm_jax.main import run
 from llm_jax.types import BadInput
+from tests import processes
 from tests.jobs.post_training_test import NUMBERS, write_data
 
-ROOT = Path(__file__).parents[2]
 STEPS = 4
 EVERY_KIND = ('tokenize', 'pretrain', 'sft', 'reward', 'best_of_n', 'ppo', 'compressed')
 # What an uninterrupted run and one that was killed may differ in.
@@ -99,25 +98,20 @@ def every(data, workdir):
 
 
 def command(data, workdir):
-  """The same pipeline as a command, whose config is a file beside `workdir`."""
+  """The words of a command that runs it, whose config is a file beside `workdir`."""
   file = Path(f'{workdir}.py')
   file.write_text(
     'from tests.jobs.pipeline_test import every\n\n\n'
     f'def get_config():\n  return every({str(data)!r}, {str(workdir)!r})\n'
   )
-  return [sys.executable, '-m', 'llm_jax.main', f'--config={file}']
-
-
-def run_command(words):
-  said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
-  assert said.returncode == 0, said.stdout + said.stderr
+  return [f'--config={file}']
 
 
 @pytest.fixture(scope='module')
 def finished(data, tmp_path_factory):
   """The config of a pipeline of every kind of stage, which has run."""
   workdir = tmp_path_factory.mktemp('pipeline') / 'whole'
-  run_command(command(data, workdir))
+  run(every(data, workdir))
   return every(data, workdir)
 
 
@@ -555,25 +549,22 @@ def test_what_a_stage_was_made_from_are_all_that_other_stages_left(family, tmp_p
 
 @pytest.mark.slow
 def test_killed_in_each_stage_it_reports_the_same_numbers(finished, data, tmp_path):
-  """SIGKILL in every stage, the same command each time, then compared with the undisturbed run."""
+  """SIGKILL in every stage, the same config each time, then compared with the undisturbed run."""
   workdir = tmp_path / 'killed'
   words = command(data, workdir)
   for stage in EVERY_KIND[1:-1]:
     signs = {'best_of_n': 'parts/*.jsonl'}.get(stage, 'checkpoints/*/manifest.json')
-    process = subprocess.Popen(
-      words, cwd=ROOT, env=os.environ | {'KILL_IN': stage}, stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    process = processes.command(words, KILL_IN=stage)
     stop = time.monotonic() + 200
     while not list((workdir / stage).glob(signs)):
-      assert process.poll() is None, process.communicate()[0]
+      assert process.poll() is None, process.said()
       assert time.monotonic() < stop, f'{stage} did not come so far'
       time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert not (workdir / stage / artifact.FILE).exists()
     assert not (workdir / stage / 'summary.json').exists()
-  run_command(words)
+  run(every(data, workdir))
   mine, theirs = facts_of(workdir)['stages'], facts_of(finished.workdir)['stages']
   assert tuple(mine) == tuple(theirs) == EVERY_KIND
   for name in EVERY_KIND:

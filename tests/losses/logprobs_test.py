@@ -36,8 +36,13 @@ def oracle(logits_LV, target_L):
   return logp_LV[np.arange(len(target_L)), target_L], logsumexp_L, entropy_L
 
 
+@functools.cache
+def compiled(model, **options):
+  return jax.jit(lambda p, b: scores(model, p, b, **options))
+
+
 def run(model, params, batch, **options):
-  return jax.jit(lambda p, b: scores(model, p, b, **options))(params, batch)
+  return compiled(model, **options)(params, batch)
 
 
 @pytest.mark.parametrize('temperature', [1.0, 0.5, 3.0])

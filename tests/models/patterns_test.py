@@ -35,8 +35,13 @@ def build(compute=None, **options):
   return model, jax.tree.map(lambda x: jnp.asarray(draw.normal(0.3, 0.4, x.shape), x.dtype), shapes)
 
 
+@functools.cache
+def compiled(model):
+  return jax.jit(lambda p, *a: model.apply(p, *a)[0])
+
+
 def logits_of(model, params, *args):
-  return np.asarray(jax.jit(lambda p, *a: model.apply(p, *a)[0])(params, *args))
+  return np.asarray(compiled(model)(params, *args))
 
 
 @functools.partial(jax.jit, static_argnums=0)

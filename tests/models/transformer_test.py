@@ -36,8 +36,13 @@ def build(**options):
   return model, params
 
 
+@functools.cache
+def compiled(model):
+  return jax.jit(lambda p, *a: model.apply(p, *a)[0])
+
+
 def logits_of(model, params, *args):
-  return np.asarray(jax.jit(lambda p, *a: model.apply(p, *a)[0])(params, *args))
+  return np.asarray(compiled(model)(params, *args))
 
 
 def tokens_of(rows, length, seed=1):
