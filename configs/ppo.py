@@ -55,7 +55,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
       sample=dict(max_new=96 if tiny else 512, temperature=1.0, rescore=True),
       reward_model=dict(path=judge),
       reference=dict(path=reference),
-      kl_reward=dict(coefficient=0.05, target=6.0),
+      kl_reward=dict(coefficient=0.1 if tiny else 0.05, target=2.0 if tiny else 6.0),
       gae=dict(lam=0.95),
     )
   )
