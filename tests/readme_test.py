@@ -260,7 +260,7 @@ def test_every_command_of_the_readme_and_of_the_docs_runs(tmp_path, monkeypatch,
     elif config.job == 'pipeline':
       page = (Path(config.workdir) / 'report.html').read_text()
       rolls = [name for name in config.stages if name in ('ppo', 'grpo')]
-      assert all(f'Rollouts: {name}' in page for name in rolls)
+      assert all(f'Rollouts of {name}' in page for name in rolls)
     elif config.job == 'train' and config.workdir not in seen:
       assert (Path(config.workdir) / 'artifact.json').is_file()
       seen.add(config.workdir)
