@@ -394,7 +394,7 @@ def test_only_and_start_do_what_they_say(finished, data, tmp_path, capsys):
   c.only, c.start = '', 'sft'
   run(c)
   told = capsys.readouterr().out
-  assert '== sft (1 of 2)' in told and '== pretrain' not in told
+  assert '== 1 of 2: sft ' in told and ': pretrain ' not in told
   assert set(facts_of(c.workdir)['stages']) == {'tokenize', 'pretrain', 'sft', 'dpo'}
   c.only, c.start = 'report', ''
   run(c)
