@@ -102,12 +102,12 @@ def test_a_calculator_that_is_listed_is_called_and_says_what_stands_there(talks)
       question, answer = texts(talk)
       assert known(call.removeprefix('calculator(')[:-1]) == result == final_answer(answer)
       assert float(result) == read(question)[2]
-  assert called == 4000
+  assert called == 2500
 
 
 def test_sizes(talks):
   assert {split: len(found) for split, found in talks.items()} == {
-    'train': 9000,
+    'train': 7500,
     'validation': 390,
     'test': 390,
   }

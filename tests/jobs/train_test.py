@@ -293,7 +293,7 @@ def test_the_average_is_what_is_evaluated_and_published(config, tmp_path):
   assert held[0] == pytest.approx(held[1], abs=1e-5) and len(set(losses(config))) == 4
   model = artifact.build(config.model)
   fresh = jax.jit(lambda: model.init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32)))()
-  same = functools.partial(np.testing.assert_allclose, atol=1e-6)
+  same = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
   jax.tree.map(same, params_of(config.workdir), jax.device_get(fresh))
 
 

@@ -234,7 +234,7 @@ def test_it_is_reported_on(root, trained):
   found = json.loads((root / 'report.json').read_text())['stages']['whole']
   assert found['loss'] == 'mine_whole.loss' and found['steps'] == 3
   reward = found['metrics']['rollouts/reward']
-  assert f'| whole | {reward:.3f} |' in (root / 'report.md').read_text() and reward > 0
+  assert f'| mine | {reward:.3f} |' in (root / 'report.md').read_text() and reward > 0
 
 
 def test_a_first_step_that_fails_leaves_nothing_in_the_way(root):

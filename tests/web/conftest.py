@@ -9,7 +9,9 @@ BROWSER = next(
 )
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(
+  scope='module'
+)  # its loop runs until it ends, and tests of other files have their own
 def browser():
   playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
   if BROWSER is None:
