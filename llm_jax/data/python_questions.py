@@ -3,7 +3,7 @@
 The subjects are the functions, classes and methods that the train split of `builtin`, which
 pretraining has read, names most. A subject is used if a few rules can turn its first sentence into
 an answer: 'Return the variance of data.' becomes 'It returns the variance of data.' Some come with
-an example, whose result Python has computed. Validation and test ask about the same subjects in
+an example, with what Python says to it. Validation and test ask about the same subjects in
 words that train never uses; names that were never taught are those of `llm_jax.data.knowledge`.
 """
 
@@ -45,16 +45,7 @@ _MODULES = {
 _PUBLIC = {
   'asyncio.tasks': 'asyncio', 'genericpath': 'os.path', 'posixpath': 'os.path', '': 'builtins',
 }  # fmt: skip
-_CLASSES = {
-  'bytes',
-  'dict',
-  'float',
-  'int',
-  'list',
-  'set',
-  'str',
-  'tuple',
-}  # whose methods are asked
+_CLASSES = {'bytes', 'dict', 'float', 'int', 'list', 'set', 'str', 'tuple'}  # methods are asked of
 _MOST, _MOST_OF_ONE, _MOST_BUILT_IN = 180, 8, 80  # subjects in all, of a module, and of `builtins`
 _WORDS = range(4, 17)  # of a sentence
 VERBS = {
@@ -232,8 +223,9 @@ def subjects() -> tuple[Subject, ...]:
   of_module = Counter()
   for name, count in mentions.items():
     of_module[name.partition('.')[0]] += count
+  first = {*SENTENCES, *EXAMPLES, *TASKS}
   rank = lambda s: (
-    s.name not in {*SENTENCES, *EXAMPLES, *TASKS},
+    s.name not in first,
     -mentions[s.name],
     -of_module[s.module],
     len(s.sentence),

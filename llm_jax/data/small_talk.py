@@ -25,7 +25,9 @@ SKILLS = 'I can explain functions of Python, spell words and work out small sums
 WELCOME = 'You are welcome.'
 UNKNOWN = 'I do not know that. I know functions of Python and small sums.'
 
-# The ten, and what an answer must mention, for `llm_jax.rewards.mentions`.
+# The ten, and what an answer must mention, for `llm_jax.rewards.mentions`. They were chosen before
+# any answer was seen. Two, which ask for an example and for an explanation, failed at first; then
+# train got more ways to ask for these, in other words.
 KEPT = (
   ('Hi there, who am I talking to?', 'language model'),
   ('Hello! What can you do?', 'functions|sums'),
@@ -142,17 +144,11 @@ _ASK_SUM = {
 # What may stand before a question.
 _BEFORE = {
   'train': (
-    'Hi! ',
-    'Hello! ',
-    'Hello. ',
-    'Please tell me: ',
-    'Hey, ',
-    'One more thing: ',
-    'Sorry, ',
+    'Hi! ', 'Hello! ', 'Hello. ', 'Please tell me: ', 'Hey, ', 'One more thing: ', 'Sorry, ',
   ),
   'validation': ('Good day! ',),
   'test': ('I wonder: ',),
-}
+}  # fmt: skip
 _TYPED = (  # in train
   'what is {}', 'what does {} do', 'what is {} for?', 'Explain {}.', 'what is {}?',
   'My teacher talks about `{}`. What is that?', 'I have never heard of `{}`. What does it do?',

@@ -79,7 +79,7 @@ def _look_for(shape: Shape) -> dict[str, np.ndarray]:
   kind, count, size = shape.blocks[1], shape.inducing, shape.head_dim
   half = shape.rope_dim // 2
   frequency = kind.rope_theta ** (-np.arange(half) / half)
-  slow = np.flatnonzero(frequency * FAR <= 1)
+  slow = np.flatnonzero(frequency <= max(1 / FAR, frequency[-1]))  # the slowest one at least
   slots = np.concatenate([slow, slow + half, np.arange(shape.rope_dim, size)])
   gain = (MATCH / (_scale(shape) * len(slots))) ** 0.5
   # Every head compares other numbers, and copies others.

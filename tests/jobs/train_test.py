@@ -288,12 +288,13 @@ def test_publish_best_takes_the_checkpoint_with_the_lowest_validation_loss(confi
 
 def test_the_average_is_what_is_evaluated_and_published(config, tmp_path):
   config.optimizer.update(ema=0.999999, learning_rate=0.01)  # it stays about where it began
+  config.model.induction_heads = 0  # whose biases are so large that roundings exceed 1e-6
   run(config)
   held = [r['validation/loss'] for r in records(config) if 'validation/loss' in r]
   assert held[0] == pytest.approx(held[1], abs=1e-5) and len(set(losses(config))) == 4
   model = artifact.build(config.model)
   fresh = jax.jit(lambda: model.init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32)))()
-  same = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
+  same = functools.partial(np.testing.assert_allclose, atol=1e-6)
   jax.tree.map(same, params_of(config.workdir), jax.device_get(fresh))
 
 

@@ -419,6 +419,17 @@ def test_a_model_starts_by_copying_what_came_after_the_same_token_before(options
   assert np.mean((best == first[:, 1:, None]).any(-1)) > 0.9
 
 
+@pytest.mark.parametrize('theta', [2.0, 100.0])
+def test_where_every_pair_turns_fast_the_slowest_one_is_compared(theta):
+  shape = dict(vocab_size=64, dim=32, num_layers=2, num_heads=2, qkv_bias=True, rope_theta=theta)
+  params = make(**shape, max_length=64, induction_heads=1).init(
+    jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
+  )
+  second = jax.tree.map(lambda x: x[1], params['blocks']['attention'])
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+  assert np.count_nonzero(second['q'][:, 0]) == np.count_nonzero(second['k'][:, 0]) == 2
+
+
 def test_embeddings_of_another_size_start_with_the_same_logits():
   model = make(**SMALL, max_length=64, embedding_std=1.0)
   params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))

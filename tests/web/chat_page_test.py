@@ -57,7 +57,7 @@ def test_what_the_script_looks_for_is_there_and_has_a_name():
 
 def test_the_package_holds_the_page():
   setup = (Path(__file__).parents[2] / 'setup.py').read_text()
-  assert "'llm_jax': ['web/*.html'" in setup
+  assert "'llm_jax': ['web/*.html', 'data/texts/*']" in setup
 
 
 # --- in a browser ---------------------------------------------------------------------------------

@@ -9,9 +9,8 @@ BROWSER = next(
 )
 
 
-@pytest.fixture(
-  scope='module'
-)  # its loop runs until it ends, and tests of other files have their own
+# Of each file: its loop runs until it ends, and no test of another file could start its own.
+@pytest.fixture(scope='module')
 def browser():
   playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
   if BROWSER is None:
