@@ -3,7 +3,7 @@
 The file is the same wherever the package is, so tokens and bits per byte are too; what
 `data/builtin.py` reads differs from one version of Python to the next. `texts/PROVENANCE.md` says
 whose the novels are, where the text was taken from, and what was done to it. Every chapter is a
-document that begins with its title. About 5 % of each novel, in whole chapters, are held out.
+document that begins with its title. 5 to 9 % of each novel, in whole chapters, are held out.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Induction heads, from the first update on: a small model that copies from the start.
+"""Induction heads, from the first update on: a small model that soon copies.
 
 To copy what stands further up, a model looks for where the token that it is at stood before, and
 takes what came after it (Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021;
