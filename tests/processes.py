@@ -39,8 +39,8 @@ class Process:
       args: of the function.
       environ: changes to the environment. JAX has read those of its options already.
     """
-    self._said = tempfile.NamedTemporaryFile()  # noqa: SIM115, it goes with this object
-    at_work = (self._said.name, {**os.environ, **environ}, function, args)
+    self._files = [*map(tempfile.NamedTemporaryFile, ('w+b', 'w+b'))]  # they go with this object
+    at_work = ([file.name for file in self._files], {**os.environ, **environ}, function, args)
     self._process = _context.Process(target=_work, args=at_work)
     self._process.start()
     self.pid = self._process.pid
@@ -57,8 +57,12 @@ class Process:
     return self.poll(), self.said()
 
   def said(self):
-    """What it has said so far."""
-    return Path(self._said.name).read_text()
+    """What it has said so far, errors last."""
+    return ''.join(Path(file.name).read_text() for file in self._files)
+
+  def errors(self):
+    """What it has written to standard error so far."""
+    return Path(self._files[1].name).read_text()
 
   def send_signal(self, number):
     if self.poll() is None:
@@ -85,9 +89,9 @@ def seldom():
 
 def _work(said, environ, function, args):
   seldom()
-  with open(said, 'wb') as file:
-    os.dup2(file.fileno(), 1)
-    os.dup2(file.fileno(), 2)
+  for number, name in enumerate(said, 1):
+    with open(name, 'wb') as file:
+      os.dup2(file.fileno(), number)
   os.environ.clear()
   os.environ.update(environ)
   os.chdir(ROOT)

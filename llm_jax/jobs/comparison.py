@@ -171,7 +171,7 @@ def scores(lines: Sequence[Line], names: Sequence[str]) -> Table:
     shares = [_alike(some, '{:.1%}') for some in (line.cut, line.failed)]
     rows.append([line.name, _alike(counts, '{:,}'), *cells, *shares])
     for j, found in enumerate(line.differences):
-      if found is not None and _sure(*found) and (found[0].mean > 0) != line.fewer:
+      if found is not None and sure(*found) and (found[0].mean > 0) != line.fewer:
         bold.add((i, 2 + j))
   return Table(('metric', 'n', *names, 'cut', 'failed'), rows, bold)
 
@@ -187,7 +187,7 @@ def apart(lines: Sequence[Line], names: Sequence[str], against: str) -> Table | 
       only = [str(test.only_first), str(test.only_second), f'{test.p:.2g}'] if test else [NONE] * 3
       known = not math.isnan(one.low)
       ends = f' [{_number(one.low, "+")}, {_number(one.high, "+")}]' if known else ''
-      if _sure(*found):
+      if sure(*found):
         bold.add((len(rows), 2))
       rows.append([line.name, name, f'{_number(one.mean, "+")}{ends}', f'{one.n:,}', *only])
   header = ('metric', 'model', f'difference from {against}', 'n', 'only it', 'only the other', 'p')
@@ -212,7 +212,7 @@ def interval(one: Interval | None) -> dict[str, Any] | None:
   return {name: known(value) for name, value in one._asdict().items() if name != 'mean'}
 
 
-def _sure(one: Difference, test: McNemar | None) -> bool:
+def sure(one: Difference, test: McNemar | None) -> bool:
   """Whether two models differ: the interval does not hold 0, and McNemar's test says so too.
 
   Where few answers differ the interval is too narrow, and where all do there is none.

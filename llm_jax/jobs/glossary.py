@@ -42,6 +42,9 @@ WORDS = {
 }
 
 
+PLURAL = ('parameters', 'nats', 'FLOPs')  # words that are used in the singular as well
+
+
 def words(texts: Iterable[str]) -> list[list[str]]:
   """The words of WORDS that some texts use, and what they mean; and those that these use."""
   said, found = ' '.join(texts), {}
@@ -52,5 +55,5 @@ def words(texts: Iterable[str]) -> list[list[str]]:
 
 
 def _uses(text: str, word: str) -> bool:
-  plain = word if word.isupper() else word.rstrip('s')
-  return bool(re.search(rf'\b{re.escape(plain)}', text, 0 if word.isupper() else re.IGNORECASE))
+  single = word.removesuffix('s') if word in PLURAL else word
+  return bool(re.search(rf'\b{re.escape(single)}s?\b', text, re.IGNORECASE))

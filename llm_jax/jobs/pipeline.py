@@ -194,8 +194,10 @@ def _announce(config: Any, names: Sequence[str]) -> None:
   if not coming:
     return
   there = len(names) - len(coming)
-  needs = progress.left(config.get('expected') or {}, seconds(config.workdir), [*coming, REPORT])
-  time_left = f', {progress.about(needs)} in all' if needs else ''
+  known = _taken(config)
+  needs = progress.left(config.get('expected') or {}, known, [*coming, REPORT])
+  place = '' if known else ' on 2 cores of a server'  # nothing is known of this machine
+  time_left = f', {progress.about(needs)} in all{place}' if needs else ''
   say(
     f'{Path(config.workdir).name}: {len(coming)} stages and a report{time_left}'
     f'{f"; {there} stages are finished already" * bool(there)}. Stop it whenever you like '
@@ -206,10 +208,16 @@ def _announce(config: Any, names: Sequence[str]) -> None:
 def _told(config: Any, coming: Sequence[str], began: float) -> str:
   """The time since a command began, and what stages and the report may still take."""
   waiting = [name for name in coming if not run_folder.finished(config[name].workdir)]
-  known = {name: some for name, some in seconds(config.workdir).items() if name not in waiting}
-  needs = progress.left(config.get('expected') or {}, known, [*waiting, REPORT])
+  needs = progress.left(config.get('expected') or {}, _taken(config), [*waiting, REPORT])
   passed = progress.clock(time.perf_counter() - began)
   return f'; {passed} passed, {progress.about(needs)} left for all' if needs else ''
+
+
+def _taken(config: Any) -> dict[str, float]:
+  """Stage -> seconds, of those that have finished."""
+  known = seconds(config.workdir)
+  there = (name for name in config.stages if run_folder.finished(config[name].workdir))
+  return {name: known[name] for name in there if name in known}
 
 
 def _make_room(config: Any, name: str) -> None:
@@ -217,6 +225,8 @@ def _make_room(config: Any, name: str) -> None:
   folder = Path(config[name].workdir)
   path = stale_stages(config, [name]).get(name)
   if path is None:
+    if not folder.is_dir() or not any(folder.iterdir()):  # made again, perhaps
+      _forget(config, name)
     return
   if config.stale != 'retrain':
     say(f'{folder} was made from another {path}; it is used as it is')
@@ -225,10 +235,15 @@ def _make_room(config: Any, name: str) -> None:
   aside = next(place for place in numbered if not place.exists())
   folder.rename(aside)
   folder.mkdir()  # what is gone from a copy goes from its store, but not with the whole folder
-  known = seconds(config.workdir)
-  known.pop(name, None)
-  write_json(Path(config.workdir) / TIMES, known)
+  _forget(config, name)
   say(f'{folder} was made from another {path}; it is moved to {aside}, which you may delete')
+
+
+def _forget(config: Any, name: str) -> None:
+  """Leaves out the time of a stage, of which nothing is there any more."""
+  known = seconds(config.workdir)
+  if known.pop(name, None) is not None:
+    write_json(Path(config.workdir) / TIMES, known)
 
 
 def seconds(folder: str | Path) -> dict[str, float]:
@@ -239,10 +254,11 @@ def seconds(folder: str | Path) -> dict[str, float]:
 
 def _count(folder: Path, name: str, passed: float) -> None:
   known = seconds(folder)
+  before = 0 if name == REPORT else known.get(name, 0)  # a report is written anew
   # A stage that was finished before returns at once; that is none of its time.
   if jax.process_index() == 0 and (passed > 1 or name not in known):
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / TIMES, {**known, name: round(known.get(name, 0) + passed, 1)})
+    write_json(folder / TIMES, {**known, name: round(before + passed, 1)})
 
 
 def _selected(config: Any) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ PURPOSES = {
   'refuse': 'learns to say that it does not know',
   'reward': 'learns which of two answers is preferred',
   'dpo': 'learns to prefer the better of two answers',
+  'orpo': 'learns to answer, and to prefer the better of two answers',
+  'simpo': 'learns to prefer the better of two answers',
   'kto': 'learns from answers marked good or bad',
   'policy_gradient': 'tries answers, and keeps what a score finds good',
   'ppo': 'tries answers, and keeps what the reward model likes',

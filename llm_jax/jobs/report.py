@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from llm_jax import __version__, artifact, model, options, run_folder
@@ -47,6 +48,7 @@ from llm_jax.types import BadInput
 
 OFFERED = ('record',)
 SAMPLED = 'sampled'  # what a base model is put to besides
+INSIDE = ('graded', 'scores')  # what is kept of a model and stands in no report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,13 +128,15 @@ def write(config: Any, seconds: Mapping[str, float]) -> None:
         'before': progress.before(config, name),
         'held': 'reference' in config[name].get('annotate', {}).get('steps', ()),
         'seconds': seconds.get(name),
-        **{key: value for key, value in measured.get(name, {}).items() if key != 'graded'},
+        **{key: value for key, value in measured.get(name, {}).items() if key not in INSIDE},
       }
       for name in names
     },
   }
   said = {name: measured[name].get('graded', []) for name in measured}
   for name, stage in facts['stages'].items():
+    if name in measured and stage['before'] in measured:
+      stage['moved'] = _moved(measured[stage['before']]['scores'], measured[name]['scores'])
     if name in said:
       stage['graded'] = graded.few(said[name], stage['answers'])
     if stage['kind'] == 'tries' and stage['before'] in said:
@@ -173,6 +177,23 @@ def _made(facts: Mapping[str, Any]) -> dict[str, str]:
     'program': f'llm_jax {__version__}{commit}',
     'command': f'{report_page.COMMAND} {shlex.join(sys.argv[1:])}' if given else '',
   }
+
+
+def _moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+  """Metric -> whether it differs, question by question, beyond chance; and whether it is worse."""
+  out = {}
+  for name in after.keys() & before.keys():
+    first, second = (_per_question(one[name]) for one in (after, before))
+    found, test = estimates.difference(first, second)
+    out[name] = {
+      'sure': comparison.sure(found, test),
+      'worse': bool(found.mean > 0 if first.fewer else found.mean < 0),
+    }
+  return {name: out[name] for name in after if name in out}
+
+
+def _per_question(kept: Mapping[str, Any]) -> estimates.PerQuestion:
+  return estimates.PerQuestion(**{**kept, 'scores': np.array(kept['scores'], float)})
 
 
 def _leaves_policy(stage: Any) -> bool:
@@ -216,8 +237,8 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
     groups = _continuing(groups, config[name])
   if config[name].job == 'compress':  # which is near the model that it was made from
     groups = {key: group for key, group in groups.items() if not group.get('annotate')}
-  judge = _judge(config)
-  made_of = [groups, judge, run_folder.digests([path, groups, judge])]
+  judge = _judge(config) if template else ''  # a base model answers nothing
+  made_of = [INSIDE, groups, judge, run_folder.digests([path, groups, judge])]
   seen = hashlib.sha256(json.dumps(made_of).encode())
   kept = Path(config.workdir) / 'report' / f'{name}.json'
   try:
@@ -245,6 +266,16 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
     'metrics': found.metrics,
     'intervals': {
       key: comparison.interval(estimates.estimate(one)) for key, one in found.per_question.items()
+    },
+    'scores': {
+      key: {
+        'keys': [*one.keys],
+        'scores': one.scores.tolist(),
+        'clusters': [*one.clusters],
+        'fewer': one.fewer,
+      }
+      for key, one in found.per_question.items()
+      if one.scores is not None
     },
     'benchmarks': asked.tasks,
     'asked_seconds': {key: round(seconds, 2) for key, seconds in found.seconds.items()},

@@ -1,6 +1,9 @@
 """The page of a pipeline's report, from its beginning to what to type next."""
 
+import importlib.util
 import io
+import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +38,8 @@ def blocks(config: Any, facts: Facts) -> list[Block]:
     *_begin(facts, columns),
     Heading('What each stage did'),
   ]
+  if importlib.util.find_spec('matplotlib') is None:
+    out.append(Text("pip install 'llm_jax[log]' adds matplotlib, which draws curves."))
   for name in stages:
     out += _stage(config, name, facts, columns)
   out += [
@@ -77,14 +82,16 @@ def blocks(config: Any, facts: Facts) -> list[Block]:
 def _begin(facts: Facts, columns: Sequence[Sequence[str]]) -> list[Block]:
   """What this page is, and what came out, for somebody who opens it first."""
   stages = facts['stages']
-  seconds = sum(stage['seconds'] or 0 for stage in stages.values())
+  seconds = [stage['seconds'] for stage in stages.values()]
   made = facts.get('made', {})
   small = facts['device'] == 'cpu' and facts['devices'] == 1
   place = made['machine'] if small and 'machine' in made else made.get('devices', 'this machine')
+  bases = [stage for stage in stages.values() if stage.get('kind') == 'base']
+  fresh = ' from nothing' if bases and not bases[0].get('parent') else ''
+  took = '' if None in seconds else f', which took {_clock(sum(seconds))},'
   told = (
-    f'A language model is a program that continues text. This one was made from nothing in '
-    f'{len(stages)} stages ({" → ".join(stages)}), which took {progress.clock(seconds)} '
-    f'({"hours, " * (seconds >= 3600)}minutes and seconds) on {place}. This page tells '
+    f'A language model is a program that continues text. This one was made{fresh} in '
+    f'{len(stages)} stages ({" → ".join(stages)}){took} on {place}. This page tells '
     'what each stage did, shows what the model said after it, and ends with what to type next. '
     'Words that you may not know are explained at the end.'
   )
@@ -94,12 +101,17 @@ def _begin(facts: Facts, columns: Sequence[Sequence[str]]) -> list[Block]:
   for metric, heading in report_tables.headings(facts, columns).items():
     found = {n: s['metrics'][metric] for n, s in known.items() if metric in s['metrics']}
     if len(found) > 1 and all(metric in known[name]['intervals'] for name in found):
-      n = next(iter(known.values()))['intervals'].get(metric, {}).get('n', 0)
+      n = known[next(iter(found))]['intervals'][metric]['n']
       parts = [
         f'{story.told(value, n).partition(" of ")[0]} after {name}' for name, value in found.items()
       ]
       short.append(f'{heading} ({n:,} were held out): {", ".join(parts)}')
   return [*out, Text(f'In short, {"; ".join(short[:SHORT])}.')] if short else out
+
+
+def _clock(seconds: float) -> str:
+  """A time with its units."""
+  return f'{progress.clock(seconds)} ({"hours, " * (seconds >= 3600)}minutes and seconds)'
 
 
 def _stage(config: Any, name: str, facts: Facts, columns: Sequence[Sequence[str]]) -> list[Block]:
@@ -123,6 +135,7 @@ def following(facts: Facts) -> list[Block]:
   model = facts.get('newest')
   if not model:
     return []
+  model, recipe = shlex.quote(model), _recipe(facts.get('made', {}).get('command', ''))
   lines = (
     ('Talk to it in the terminal:', f'{COMMAND} --config=chat --config.artifact={model}'),
     (
@@ -136,13 +149,25 @@ def following(facts: Facts) -> list[Block]:
     ),
     ('Put it to questions beside other models:',
      f'{COMMAND} --config=evaluate --config.artifacts={model}'),
-    ('See every option of all that was done here:',
-     f'{COMMAND} --config=pipeline:{facts["recipe"]} --help'),
+    ('See every option of all that was done here:', f'{COMMAND} {recipe} --help' if recipe else ''),
   )  # fmt: skip
   return [
     Heading('What to type next'),
-    *(b for text, line in lines for b in (Text(text), Code(line))),
+    *(b for text, line in lines if line for b in (Text(text), Code(line))),
   ]
+
+
+def _recipe(command: str) -> str:
+  """The word of a command that names its config.
+
+  >>> _recipe('python -m llm_jax.main --config=pipeline:gpt --config.only=report')
+  '--config=pipeline:gpt'
+  """
+  words = [*shlex.split(command), '']
+  for word, after in itertools.pairwise(words):
+    if word == '--config' or word.startswith('--config='):
+      return shlex.quote(word if '=' in word else f'{word}={after}')
+  return ''
 
 
 def _by_class(stages: Mapping[str, Facts]) -> list[Block]:
@@ -190,8 +215,8 @@ def _curve(stage: Any, name: str) -> list[Block]:
   try:
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Drawing
-  except ImportError:
-    return [Text("pip install 'llm_jax[log]' adds matplotlib, which draws the curve.")]
+  except ImportError:  # which the page has said
+    return []
   records = metrics.read(stage.workdir)
   what = 'reward' if any('reward' in r for r in records) else 'loss'
   grey, drawn = '#808080', io.BytesIO()  # which can be read on white and on black

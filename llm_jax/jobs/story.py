@@ -20,7 +20,9 @@ class Seen(NamedTuple):
     before: None where it was not measured.
     after: the later one.
     n: questions; 0 where none are counted.
-    moved: whether they differ beyond what chance explains.
+    moved: whether they differ: where questions are compared one by one, beyond what chance
+      explains, and elsewhere by more than a hundredth.
+    worse: whether the later one is, where that is known.
   """
 
   heading: str
@@ -28,6 +30,7 @@ class Seen(NamedTuple):
   after: float
   n: int
   moved: bool
+  worse: bool
 
 
 def seen(before: Facts, after: Facts, headings: Mapping[str, str]) -> list[Seen]:
@@ -37,12 +40,10 @@ def seen(before: Facts, after: Facts, headings: Mapping[str, str]) -> list[Seen]
     was, now = (stage.get('metrics', {}).get(name) for stage in (before, after))
     if was is None or now is None:
       continue
-    ends = [stage.get('intervals', {}).get(name) for stage in (before, after)]
-    if all(ends) and None not in (one[end] for one in ends for end in ('low', 'high')):
-      apart = ends[0]['high'] < ends[1]['low'] or ends[1]['high'] < ends[0]['low']
-    else:
-      apart = abs(now - was) > 0.01 * max(abs(was), abs(now))
-    out.append(Seen(heading, was, now, ends[1]['n'] if ends[1] else 0, apart))
+    compared = after.get('moved', {}).get(name, {})
+    apart = compared.get('sure', abs(now - was) > 0.01 * max(abs(was), abs(now)))
+    counted = after.get('intervals', {}).get(name) or {}
+    out.append(Seen(heading, was, now, counted.get('n', 0), apart, compared.get('worse', False)))
   return out
 
 
@@ -73,18 +74,21 @@ def sentences(name: str, stages: Mapping[str, Facts], headings: Mapping[str, str
 
 def why_bits_rise(stages: Mapping[str, Facts]) -> tuple[str, str]:
   """The stage whose model finds held-out text more surprising than its base did, and why."""
-  found = [
-    (name, value)
-    for name, stage in stages.items()
-    for metric, value in stage.get('metrics', {}).items()
-    if metric.endswith('/bits_per_byte')
-  ]
-  if len(found) < 2 or found[1][1] < 1.02 * found[0][1]:
-    return '', ''
-  (base, low), (chat, high) = found[:2]
-  return chat, (
+  for chat, stage in stages.items():
+    base = stage.get('before') or ''
+    if stage.get('kind') != 'chat' or stages.get(base, {}).get('kind') != 'base':
+      continue
+    was, now = stages[base].get('metrics', {}), stage.get('metrics', {})
+    metric = next((one for one in now if one.endswith('/bits_per_byte') and one in was), '')
+    if metric and now[metric] >= 1.02 * was[metric]:
+      return chat, _why(base, was[metric], chat, now[metric])
+  return '', ''
+
+
+def _why(base: str, low: float, chat: str, high: float) -> str:
+  return (
     f'Why do bits per byte rise from {low:.3f} to {high:.3f}? They are measured on text like that '
-    f'which {base} read. {chat} was trained on conversations alone, so it comes to expect short '
+    f'which {base} read. {chat} was trained on conversations, so it comes to expect short '
     'answers, and long documents surprise it. This is the price of teaching a model to answer, and '
     'no fault: from here on its answers say what it is worth. With some of the old text among the '
     'conversations it would be lower.'
@@ -129,8 +133,8 @@ def _base(name: str, facts: Facts, stages: Any, headings: Any) -> Sequence[str]:
     else ''
   )
   return (
-    f'A new model of {_size(facts)} parameters, all random, was shown the text and learnt to '
-    f'predict each next token, in {_work(facts)}.',
+    f'A {"" if facts.get("parent") else "new "}model of {_size(facts)} parameters was shown the '
+    f'text and learnt to predict each next token, in {_work(facts)}.',
     f'{_moved(facts, "loss")}{held}',
     'Look at the text that it continues: the tone is right, the content is not, and a question is '
     'to it a text like any other.',
@@ -180,9 +184,10 @@ def _tries(name: str, facts: Facts, stages: Any, headings: Any) -> Sequence[str]
   return (
     f'{_from(facts, stages)} wrote answers of its own; those that got a better reward than '
     f'expected became more likely, the others less, in {_work(facts)}{held}.',
-    f'{_moved(facts, "reward")} {_changed(name, stages, headings)}'.strip(),
+    # Each update is on other prompts, so rewards in training say less than those on the same ones.
+    _changed(name, stages, headings) or _moved(facts, 'reward'),
     'Look at "Before and after", and at what went down: what no reward asks for may get lost.'
-    if any(one.moved and one.after < one.before and one.n for one in _both(name, stages, headings))
+    if any(one.moved and one.worse for one in _both(name, stages, headings))
     else 'Look at "Before and after": is a higher reward also a better answer?',
   )
 
@@ -228,6 +233,25 @@ def _clean(name: str, facts: Facts, stages: Any, headings: Any) -> Sequence[str]
   )
 
 
+def _probe(name: str, facts: Facts, stages: Any, headings: Any) -> Sequence[str]:
+  del facts, stages, headings
+  return (
+    'The chat model was asked about names that it was taught, that it has read, and that nobody '
+    'has, several times each, and its answers were compared with what is true.',
+    'From that came rows that teach it to refuse what it does not know.',
+    f'Look at {name}/report.html, which says where its knowledge ends.',
+  )
+
+
+def _feedback(name: str, facts: Facts, stages: Any, headings: Any) -> Sequence[str]:
+  del facts, stages, headings
+  return (
+    'What users said of answers was collected: thumbs, edits, and which of two drafts they took.',
+    'From that came pairs of answers for a reward model, and conversations to learn from.',
+    f'Look at {name}/report.html, which says what was collected.',
+  )
+
+
 def _other(name: str, facts: Facts, stages: Any, headings: Any) -> Sequence[str]:
   if 'steps' not in facts:
     return (f'Its files are in the folder of stage {name}.',)
@@ -248,6 +272,8 @@ KINDS: dict[str, Told] = {
   'prefers': _prefers,
   'answers': _answers,
   'compress': _compress,
+  'probe': _probe,
+  'feedback': _feedback,
 }
 
 
@@ -267,7 +293,7 @@ def _changed(name: str, stages: Mapping[str, Facts], headings: Mapping[str, str]
     return ''
   moved = sorted((one for one in both if one.moved), key=lambda one: not one.n)  # counts first
   if not moved:
-    return 'Nothing that was measured moved beyond what chance explains.'
+    return 'Nothing that was measured moved by more than chance or by more than a hundredth.'
   out = []
   for verb, some in (
     ('went up', [one for one in moved if one.after > one.before]),
@@ -289,6 +315,8 @@ def _moved(facts: Facts, what: str) -> str:
   first, last = (facts.get(when, {}).get(what) for when in ('began', 'ended'))
   if first is None or last is None:
     return ''
+  if f'{first:.2f}' == f'{last:.2f}':
+    return f'In training the {what} stayed at {last:.2f}.'
   return f'In training the {what} went from {first:.2f} to {last:.2f}.'
 
 

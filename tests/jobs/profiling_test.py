@@ -15,7 +15,7 @@ READS, WRITES = (), ()
 
 def make(model, tokenizer):
   def annotate(params, batch, rng):
-    time.sleep(0.05)
+    time.sleep(0.2)
     return batch
 
   return annotate
@@ -34,9 +34,8 @@ def test_the_page_divides_the_time_of_a_step_among_the_parts_of_the_model(config
   assert sum(found['parts'].values()) == pytest.approx(found['seconds'], rel=0.02, abs=5e-3)
   parts = {'attention', 'MLP', 'embedding', 'head and loss', 'optimizer', 'rest', 'idle'}
   assert parts <= found['parts'].keys()
-  # What the device is at while the host sleeps counts as the device's.
-  asleep = sum(found['parts'][part] for part in {'slow', *parts} - {'idle'})
-  assert found['parts']['slow'] > 0.05 and 0.1 <= asleep < found['seconds']
+  # Two times 0.2 s, but for what the device is at meanwhile, which counts as the device's.
+  assert 0.3 <= found['parts']['slow'] < found['seconds']
   assert '| optimizer |' in (folder / 'report.md').read_text()
   assert [*folder.glob('plugins/profile/*/*.xplane.pb')]
   assert 'profile: a step takes' in capsys.readouterr().out

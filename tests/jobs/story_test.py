@@ -17,7 +17,9 @@ TRAINED = {
 def answering(right, bits, **more):
   ends = {'low': right - 0.05, 'high': right + 0.05, 'n': 200, 'error': 0.02, 'method': 't'}
   measured = {'questions/sums/right': right, 'text/bits_per_byte': bits}
-  return {**TRAINED, 'metrics': measured, 'intervals': {'questions/sums/right': ends}, **more}
+  compared = {'questions/sums/right': {'sure': right not in (0.51, 0.0), 'worse': right < 0.5}}
+  facts = {'intervals': {'questions/sums/right': ends}, 'moved': compared}
+  return {**TRAINED, 'metrics': measured, **facts, **more}
 
 
 STAGES = {
@@ -38,12 +40,21 @@ STAGES = {
 }  # fmt: skip
 
 
+# What the sentences about STAGES may say, worked out by hand.
+FIGURES = {
+  *('4,096', '3.00', '7', '1,000,000', '2', '1.81', '400', '1,600', '8.25', '3.12', '1.750', '8'),
+  *('0', '100', '200', '3.500', '85.0', '50', '2.00', '1.00', '60', '0.500', '0.750', '140'),
+  *('3.450', '8.2', '3.50', '7.00'),
+}
+
+
 @pytest.mark.parametrize('name', STAGES)
 def test_a_stage_is_told_in_sentences_whose_figures_are_those_of_the_run(name):
   found = story.sentences(name, STAGES, NAMES)
   assert 2 <= len(found) <= 3
   for one in found:
     assert one.endswith(('.', '?')) and not re.search('None|nan|  ', one)
+    assert not {*re.findall(r'\d[\d,.]*\d|\d', one)} - FIGURES
 
 
 def test_what_moved_is_told_apart_from_what_did_not():
@@ -51,6 +62,9 @@ def test_what_moved_is_told_apart_from_what_did_not():
   assert 'right sums from 100 to 140 of 200' in told('ppo')
   assert 'What went down: bits per byte from 3.500 to 3.450' in told('ppo')
   assert 'Nothing that was measured moved' in told('dpo')
+  assert 'is a higher reward also a better answer' in told('ppo')
+  lost = {'ppo': answering(0.4, 3.45, kind='tries', before='sft')}
+  assert 'may get lost' in ' '.join(story.sentences('ppo', STAGES | lost, NAMES))
   assert (
     story.why_bits_rise(STAGES)[0] == 'sft' and '1.750 to 3.500' in story.why_bits_rise(STAGES)[1]
   )
@@ -61,7 +75,7 @@ def test_what_moved_is_told_apart_from_what_did_not():
 def test_every_stage_of_a_recipe_has_a_purpose_and_a_story(recipe):
   c = pipeline.get_config(recipe)
   for name in c.stages:
-    assert progress.purpose(c[name]) and progress.kind(c[name]) in (*story.KINDS, 'probe')
+    assert progress.purpose(c[name]) and progress.kind(c[name]) in story.KINDS
     assert name in c.expected
   assert progress.before(c, c.stages[-1])
 
@@ -69,6 +83,12 @@ def test_every_stage_of_a_recipe_has_a_purpose_and_a_story(recipe):
 def test_words_that_explain_words_are_explained():
   found = dict(glossary.words(['the KL of a chat model']))
   assert {'KL', 'nats', 'chat model'} <= found.keys() and 'MFU' not in found
+
+
+def test_a_word_is_found_as_a_word_in_either_case():
+  assert {'PPO'} == {
+    word for word, _ in glossary.words(['ppo lowers what we look at, naturally'])
+  } - {'reward'}
 
 
 def test_the_answers_whose_reward_moved_most_are_shown():
