@@ -15,13 +15,9 @@ of any use without the other; so both are given here, as plain weights that it i
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from llm_jax.models.layers import rotary, rotate
 from llm_jax.models.shape import Shape
-from llm_jax.types import Array
 
 MARGIN = 8.0  # of the token before over its neighbours, in logits: e^8, so all of the weight
 MATCH = 12.0  # logits of two tokens that are the same; of others they are 0 on the mean
@@ -53,16 +49,14 @@ def _look_back(shape: Shape) -> dict[str, np.ndarray]:
   """Of the first layer: see the token before, and write what it is into the room for it."""
   kind, count, size = shape.blocks[0], shape.inducing, shape.head_dim
 
-  def turned(x_E: Array, by: int) -> Array:
-    angles = rotary(jnp.array([[by]]), shape.rope_dim, kind.rope_theta)
-    return rotate(x_E[None, None, None], *angles)[0, 0, 0]
-
-  with jax.ensure_compile_time_eval():
-    # Each pair of numbers is one complex number, and starts as 1.
-    ones_E = (jnp.arange(size) < shape.rope_dim // 2).astype(jnp.float32)
-    gap = ones_E @ ones_E - ones_E @ turned(ones_E, 1)
-    key_E = ones_E * jnp.sqrt(MARGIN / (_scale(shape) * gap))
-    query_HE, key_HE = (np.tile(np.asarray(x), (count, 1)) for x in (turned(key_E, -1), key_E))
+  # Each pair of numbers is one complex number: 1 for a key, and for a query turned back one token.
+  half, turn = shape.rope_dim // 2, _frequency(shape, kind.rope_theta)
+  key_E, query_E = np.zeros((2, size))
+  key_E[:half] = 1.0
+  query_E[: 2 * half] = np.concatenate([np.cos(turn), -np.sin(turn)])
+  gap = np.sum(1 - np.cos(turn))
+  gain = (MARGIN / (_scale(shape) * gap)) ** 0.5
+  query_HE, key_HE = (np.tile(gain * x_E, (count, 1)) for x_E in (query_E, key_E))
   nothing = np.zeros((shape.dim, count, size))
   copied = np.arange(room(shape))
   read_DHE = _ones((shape.dim, count, size), copied, *divmod(copied, size))
@@ -77,8 +71,7 @@ def _look_back(shape: Shape) -> dict[str, np.ndarray]:
 def _look_for(shape: Shape) -> dict[str, np.ndarray]:
   """Of the second layer: find tokens whose token before is this one, and add what they are."""
   kind, count, size = shape.blocks[1], shape.inducing, shape.head_dim
-  half = shape.rope_dim // 2
-  frequency = kind.rope_theta ** (-np.arange(half) / half)
+  half, frequency = shape.rope_dim // 2, _frequency(shape, kind.rope_theta)
   slow = np.flatnonzero(frequency <= max(1 / FAR, frequency[-1]))  # the slowest one at least
   slots = np.concatenate([slow, slow + half, np.arange(shape.rope_dim, size)])
   gain = (MATCH / (_scale(shape) * len(slots))) ** 0.5
@@ -92,6 +85,12 @@ def _look_for(shape: Shape) -> dict[str, np.ndarray]:
   value_DHE = _ones((shape.dim, count, size), copied, *divmod(copied, size))
   added_HED = _ones((count, size, shape.dim), *divmod(copied, size), copied)
   return dict(q=query_DHE, k=key_DHE, v=value_DHE, o=added_HED)
+
+
+def _frequency(shape: Shape, theta: float) -> np.ndarray:
+  """Radians by which a token further turns each pair (i, i + E/2) of a head; see `rotary`."""
+  half = shape.rope_dim // 2
+  return theta ** (-np.arange(half) / half)
 
 
 def _scale(shape: Shape) -> float:

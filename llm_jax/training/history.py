@@ -1,5 +1,6 @@
 """What a run wrote while it trained: files of JSON lines, each of them about a step."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,17 @@ def rewind(path: Path, step: int) -> None:
   Raises:
     BadInput: a line is damaged, so that nothing is changed.
   """
+  _keep(path, lambda record: record['step'] <= step)
+
+
+def forget_evaluations(path: Path, step: int) -> None:
+  """Takes out what was evaluated at a step; a line of training has a loss of its own."""
+  _keep(path, lambda record: record['step'] != step or 'loss' in record)
+
+
+def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
   if path.exists():
-    kept = [line for line, record in _lines(path) if record['step'] <= step]
+    kept = [line for line, record in _lines(path) if wanted(record)]
     with replacing(path) as file:
       file.writelines(kept)
 

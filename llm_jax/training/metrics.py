@@ -102,9 +102,9 @@ class Log:
     self._file: Any = None
     self._boards: list[Board] = []
     if jax.process_index() == 0:
-      path = folder / 'metrics.jsonl'
-      history.rewind(path, start_step)
-      self._file = path.open('ab', buffering=0)
+      self._path = folder / 'metrics.jsonl'
+      history.rewind(self._path, start_step)
+      self._file = self._path.open('ab', buffering=0)
       self._boards = [*tensorboard(folder, start_step), *boards]
     self._bar = bar(
       total=total_steps,
@@ -149,6 +149,13 @@ class Log:
     numbers = {k: v for k, v in record.items() if k != 'step' and isinstance(v, int | float)}
     for board in self._boards:
       board.scalars(record['step'], numbers)
+
+  def forget_evaluations(self, step: int) -> None:
+    """Takes back the evaluations of a step, which are about to be made again."""
+    if self._file is not None:
+      self._file.close()
+      history.forget_evaluations(self._path, step)
+      self._file = self._path.open('ab', buffering=0)
 
   def evaluated(self, step: int, key: str, values: dict[str, float]) -> None:
     """Records the metrics of evaluation `key`, and prints them."""

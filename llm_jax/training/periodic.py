@@ -66,6 +66,7 @@ class PeriodicActions:
     self._show, self._carry, self._histograms = show, carry, histograms
     self._signals, self._start_step = signals or Signals(), start_step
     self._carried = carry()
+    self._at, self._best = -1, None  # the step that was evaluated last, and its score
 
   def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
     del metrics
@@ -75,25 +76,27 @@ class PeriodicActions:
     if self._signals.stop(step):
       self.leave(step, state)
     with span('evaluations and checkpoints'):
-      best = self._evaluated(step, state)
+      self._evaluate(step, state)
       if step % self._checkpoint_every == 0 or step == self._total_steps:
-        self._save(step, state, best, self._carried)
+        self._save(step, state, self._carried)
 
   def resume(self, state: TrainState, carried: Mapping[str, Any]) -> None:
     """Makes up for the evaluations of a checkpoint that was written in a hurry."""
     if UNEVALUATED in carried:
-      best = self._evaluated(self._start_step, state)
-      self._save(self._start_step, state, best, self._carried)
+      self._log.forget_evaluations(self._start_step)  # of a run that was killed while it made up
+      self._evaluate(self._start_step, state)
+      self._save(self._start_step, state, self._carried)
 
   def leave(self, step: int, state: TrainState) -> None:
-    """Saves, without evaluating; raises Stopped."""
+    """Saves, evaluating nothing any more; raises Stopped."""
     name = signal.Signals(self._signals.number or signal.SIGTERM).name
     if step == self._start_step:
       raise Stopped(
         f'{name}: {self._folder} has made no step yet; give the same command to begin again'
       )
     due, _ = self._due(step)
-    self._save(step, state, None, self._carried | ({UNEVALUATED: True} if due else {}))
+    missing = due and step != self._at  # a signal may also come once the step is evaluated
+    self._save(step, state, self._carried | ({UNEVALUATED: True} if missing else {}))
     self._checkpoints.wait()
     raise Stopped(
       f'{name}: saved step {step} in {self._folder}; '
@@ -106,23 +109,24 @@ class PeriodicActions:
     due = {k: run for k, (run, every) in self._evaluations.items() if step % every == 0 or last}
     return due, step % self._eval_every == 0 or last
 
-  def _evaluated(self, step: int, state: TrainState) -> float | None:
-    """Evaluates what is due; returns the score of the step, if that is known."""
+  def _evaluate(self, step: int, state: TrainState) -> None:
+    """Evaluates what is due."""
     (due, shows), log = self._due(step), self._log
     if not due and not shows:
-      return None
+      return
     log.flush()
     params, values = optimizer.averaged_params(state), {}
     for key, evaluate in due.items():
       values[key] = {name: float(metric.value) for name, metric in evaluate(params).items()}
       log.evaluated(step, key, values[key])
+    self._at, self._best = step, score(values, self._evaluations)
     if shows:
       log.shown(step, self._show(params), self._histograms(state))
     log.restart_clock()
-    return score(values, self._evaluations)
 
-  def _save(self, step: int, state: TrainState, best: float | None, carry: Any) -> None:
+  def _save(self, step: int, state: TrainState, carry: Any) -> None:
     self._log.flush()  # so that metrics.jsonl holds every step the checkpoint holds
+    best = self._best if step == self._at else None
     self._checkpoints.save(step, state, score=best, carry=carry)
     self._log.restart_clock()
 

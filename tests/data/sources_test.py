@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
 
-from llm_jax.data import builtin, corpus, tfds
+from llm_jax.data import corpus, sources, tfds
 from llm_jax.data.sources import open_records, open_source
 from llm_jax.types import BadInput
 
@@ -359,7 +360,8 @@ def test_missing_extra(folder, monkeypatch, name, package):
 
 
 def test_builtin(monkeypatch):
-  monkeypatch.setattr(builtin, 'documents', lambda split: [f'{split} text'])
+  text = SimpleNamespace(documents=lambda split: [f'{split} text'])
+  monkeypatch.setitem(sources.BUILTIN, 'builtin', text)
   source = open_source('builtin', split='validation')
   assert source.has_splits
   assert list(source) == list(source) == ['validation text']

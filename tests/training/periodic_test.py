@@ -6,7 +6,10 @@ import signal
 import numpy as np
 import pytest
 
+from llm_jax.files import json_line
+from llm_jax.training import history
 from llm_jax.training.loop import Interrupted
+from llm_jax.training.metrics import Log
 from llm_jax.training.optimizer import Average
 from llm_jax.training.periodic import PeriodicActions, score
 from llm_jax.training.signals import Signals
@@ -218,6 +221,39 @@ def test_a_signal_leaves_what_is_to_be_evaluated_to_the_run_that_goes_on():
   diary.entries.clear()
   actions.resume(state_at(4), {'a': 1})
   assert not diary.entries
+
+
+def test_what_is_evaluated_when_a_signal_comes_is_not_evaluated_again():
+  """Between the hook and the next step, as between an evaluation and its end."""
+  diary, signals = Diary(), Signals()
+  actions = actions_of(diary, checkpoint_every=100, signals=signals)
+  walk(actions, [4])
+  with pytest.raises(Interrupted):
+    actions.leave(4, state_at(4))
+  assert entries(diary, 'save') == [(4, state_at(4), 2.0, {})]
+  walk(actions, [5])
+  with pytest.raises(Interrupted):
+    actions.leave(5, state_at(5))
+  assert entries(diary, 'save')[1:] == [(5, state_at(5), None, {})]  # the score of another step
+
+
+def test_a_run_that_is_killed_while_it_makes_up_says_it_once(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  before = [{'step': 4, 'validation/loss': 2.5}, {'step': 8, 'loss': 1.0}]
+  records = [*before, {'step': 8, 'validation/loss': 2.0}, {'step': 8, 'more/f1': 1.0}]
+  path.write_bytes(b''.join(map(json_line, records)))
+  log = Log(
+    tmp_path, start_step=8, total_steps=9, log_every=1, tokens_per_step=1, flops_per_step=1.0,
+    peak_flops=None, learning_rate=lambda step: 0.1, waited=lambda: 0.0, began=0.0,
+  )  # fmt: skip
+  diary = Diary()
+  actions = actions_of(diary, log=log, start_step=8)
+  actions.resume(state_at(8), {'unevaluated': True})
+  log.close()
+  assert history.read(path) == [
+    *before,
+    {'step': 8, 'validation/loss': 4.0, 'validation/accuracy': 0.25},
+  ]
 
 
 def test_a_signal_inside_of_a_rollout_waits_for_its_end():
