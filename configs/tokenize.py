@@ -34,4 +34,5 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.length = length
   c.pack = 'best_fit'
   c.shard_documents = 10_000
+  c.shard = ''  # '3/16': the third of sixteen processes that share the workdir
   return c

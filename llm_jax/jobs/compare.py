@@ -111,7 +111,7 @@ def check(config: Any) -> None:
     )
   if config.seeds > TUNING:
     raise BadInput(f'seeds: {config.seeds} are too many; choose {TUNING} or fewer')
-  shard_of(config)
+  shard_of(config.get('shard'))
   budget.of(config)
   found = variants.variants(config)
   if config.get('groups', 1) > 1:
@@ -170,7 +170,7 @@ def main(config: Any) -> None:
   """Runs what has not run, then writes the answer."""
   if config.get('groups', 1) > 1:
     return device_groups.run(config)
-  shard = shard_of(config)
+  shard = shard_of(config.get('shard'))
   alone = jax.process_index() == 0 and shard.count == 1
   with locked(config.workdir, take=alone), design.shared():
     bench = Bench(config, shard)

@@ -108,7 +108,7 @@ def run(config: Any) -> None:
     BadInput: the devices cannot be divided so, or a process failed.
     Interrupted: a signal came; every process has saved what it was at.
   """
-  count, shard, words = config.groups, shard_of(config), _words()
+  count, shard, words = config.groups, shard_of(config.get('shard')), _words()
   places = environments(count)
   members: list[Member] = []
   with _asked() as asked:

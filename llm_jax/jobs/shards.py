@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from llm_jax import storage
 from llm_jax.store import Busy
@@ -28,7 +28,11 @@ class Shard(NamedTuple):
     """
     return runs[self.number - 1 :: self.count]
 
-  def patient(self, do: Callable[[], Any]) -> None:
+  def has(self, place: int) -> bool:
+    """Whether what stands at a place, counted from 0, is among `mine`."""
+    return place % self.count == self.number - 1
+
+  def patient(self, do: Callable[[], T]) -> T:
     """Does what another process may be at work on; then it waits, and does it again."""
     told = False
     while True:
@@ -53,14 +57,13 @@ class Shard(NamedTuple):
       time.sleep(SECONDS)
 
 
-def shard_of(config: Any) -> Shard:
+def shard_of(text: str | None) -> Shard:
   """What `config.shard` says; '' is the only one.
 
   Raises:
     BadInput: it is none.
   """
-  text = config.get('shard') or '1/1'
-  found = re.fullmatch(r'(\d+)/(\d+)', text)
+  found = re.fullmatch(r'(\d+)/(\d+)', text or '1/1')
   if not found or not 1 <= int(found[1]) <= int(found[2]):
     raise BadInput(f'shard: {text!r}; choose one of n processes, such as 3/16, from 1/16 to 16/16')
   return Shard(int(found[1]), int(found[2]))

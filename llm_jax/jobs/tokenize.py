@@ -3,12 +3,14 @@
 What it leaves in `workdir`: `config.json` (as soon as text and options proved good), `tokenizer/`,
 `<source>/<split>/` with the shards of `llm_jax.data.packed`, and `tokenize.json` (at the end: only
 then it is finished).
-Killed and started again it goes on after the last finished shard, with the same bytes as a result.
+Killed and started again it makes the shards that are missing, with the same bytes as a result.
+Several processes may share the folder: each reads all text and encodes every n-th shard of it.
 """
 
 import dataclasses
 import itertools
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,16 +18,18 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from llm_jax import run_folder
+from llm_jax import run_folder, storage
 from llm_jax.data import packed
 from llm_jax.data.splits import Stream, documents, open_streams
 from llm_jax.files import manifest, write_json
 from llm_jax.find import call
 from llm_jax.jobs.corpus_report import Progress, print_summary
+from llm_jax.jobs.shards import Shard, shard_of
 from llm_jax.lock import locked
 from llm_jax.options import Count, Place, Seed, at_least, suggest
 from llm_jax.options import check as check_options
 from llm_jax.parallel.hosts import on_one_host
+from llm_jax.store import Busy, Lost
 from llm_jax.text import folder as tokenizers
 from llm_jax.text import tokenizer as own
 from llm_jax.text.terminal import say
@@ -33,6 +37,7 @@ from llm_jax.types import BadInput, Tokenizer
 
 # Characters encoded at once: enough to keep the threads busy, few enough to keep the lists small.
 _SLICE = 1 << 20
+_MAKING = 'making-'  # a folder for the lock of a shard that is being written
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,11 @@ def check(config: Any) -> None:
   """
   given = _given(config)
   check_options(tokenize, given, where='tokenize')
+  if shard_of(given.get('shard')).count > 1 and storage.url_of(Path(given['workdir'])):
+    raise BadInput(
+      'shard: processes share a folder and not a URL, of which each has a copy; tokenize into a '
+      'folder that all of them see, or in one process'
+    )
   if not given['sources']:
     raise BadInput("sources is empty; set for example config.sources.mine = 'my/*.jsonl'")
   for name in given['sources']:
@@ -107,6 +117,7 @@ def tokenize(
   shard_documents: Count = 10_000,
   seed: Seed = 0,
   threads: Count | None = None,
+  shard: str = '',
 ) -> None:
   """Tokenizes `sources` into `workdir`, or goes on where an earlier run stopped.
 
@@ -124,6 +135,8 @@ def tokenize(
     shard_documents: documents of a shard.
     seed: of the tokenizer's sample and of the hash.
     threads: cores to encode on, by default all; the result does not depend on it.
+    shard: '3/16' for the third of sixteen processes that share the folder. One of them trains the
+      tokenizer, for which the others wait; whoever ends last finishes the folder.
 
   Raises:
     BadInput: a workdir made by another config, or a source without documents.
@@ -138,52 +151,76 @@ def tokenize(
     'shard_documents': shard_documents,
     'seed': seed,
   }
-  folder = Path(workdir)
-  known = run_folder.holds(folder, settings)
+  folder, part = Path(workdir), shard_of(shard)
+  run_folder.holds(folder, settings)
   if (folder / 'tokenize.json').is_file():
     say(f'tokenize: {workdir} is finished already')
-    return
-  with locked(folder) as is_there:
-    _tokenize(folder, settings, known, threads, is_there)
+  elif part.count > 1:
+    _tokenize(folder, settings, part, threads, lambda: _check_there(folder))
+  else:
+    with locked(folder) as is_there:
+      _tokenize(folder, settings, part, threads, is_there)
+
+
+def _check_there(folder: Path) -> None:
+  if not (folder / 'config.json').is_file():
+    raise Lost(f'{folder} was deleted while this command was at work there; give it again')
 
 
 def _tokenize(
   folder: Path,
   settings: Mapping[str, Any],
-  known: bool,
+  part: Shard,
   threads: int | None,
   is_there: Callable[[], None],
 ) -> None:
-  """Tokenizes into a folder that no other process works on; `is_there` asks whether it remains."""
+  """Tokenizes the part of this process; `is_there` raises where the folder is no longer there."""
   streams = open_streams(
     settings['sources'],
     settings['validation'],
     fraction=settings['validation_fraction'],
     seed=settings['seed'],
   )
-  if known and tokenizers.holds(folder / 'tokenizer'):
-    words = tokenizers.load(folder / 'tokenizer')
-  else:
-    words = _new_tokenizer(streams, settings)
-    # Recorded only now, so that what was wrong with text or options can be corrected in place.
-    run_folder.claim(folder, settings)
-    words.save(folder / 'tokenizer')
-  progress = Progress()
-  report = {
-    name: _pack_source(folder / name, words, group, settings, threads, progress, is_there)
-    for name, group in itertools.groupby(streams, key=lambda stream: stream.source)
-  }
-  progress.close()
+  words = part.patient(lambda: _tokenizer(folder, streams, settings))
+  packing = _Packing(folder, words, settings, part, threads, is_there)
+  for name, group in itertools.groupby(streams, key=lambda stream: stream.source):
+    packing.add(name, group)
+  packing.progress.close()
+  if left := packing.left():
+    say(
+      f'tokenize: part {part.number} of {part.count} is done; {len(left)} shards of others are '
+      f'left, such as {left[0]}; the last part to end finishes {folder}'
+    )
+    return
   finished = {
     'config': settings,
     'fingerprint': words.fingerprint,
     'vocab_size': words.vocab_size,
     'files': manifest(folder / 'tokenizer'),
     'length': settings['length'],
-    'sources': report,
+    'sources': packing.report(),
   }
-  write_json(folder / 'tokenize.json', finished)
+  part.patient(lambda: _finish(folder, finished))
   print_summary(str(folder), finished)
+
+
+def _finish(folder: Path, finished: Mapping[str, Any]) -> None:
+  with locked(folder):
+    for killed in folder.glob(f'*/*/{_MAKING}*'):
+      shutil.rmtree(killed)
+    write_json(folder / 'tokenize.json', finished)
+
+
+def _tokenizer(folder: Path, streams: Sequence[Stream], settings: Mapping[str, Any]) -> Tokenizer:
+  """That of the folder; made where there is none."""
+  with locked(folder):
+    if run_folder.holds(folder, settings) and tokenizers.holds(folder / 'tokenizer'):
+      return tokenizers.load(folder / 'tokenizer')
+    words = _new_tokenizer(streams, settings)
+    # Recorded only now, so that what was wrong with text or options can be corrected in place.
+    run_folder.claim(folder, settings)
+    words.save(folder / 'tokenizer')
+    return words
 
 
 def _new_tokenizer(streams: Iterable[Stream], settings: Mapping[str, Any]) -> Tokenizer:
@@ -217,39 +254,99 @@ def _trained_tokenizer(*, path: str = '', add: Sequence[str] = ()) -> Tokenizer:
   return found
 
 
-def _pack_source(
-  folder: Path,
-  tokenizer: Tokenizer,
-  streams: Iterable[Stream],
-  settings: Mapping[str, Any],
-  threads: int | None,
-  progress: Progress,
-  is_there: Callable[[], None],
-) -> dict[str, dict[str, Any]]:
-  """Writes the missing shards of one source; returns split -> its row of the summary."""
-  shards: dict[str, list[dict[str, int]]] = {'train': [], 'validation': []}
-  for stream in streams:
-    for split, texts in _batches(stream, settings['shard_documents']):
-      number = len(shards[split])
-      size = sum(len(text.encode()) for text in texts)
-      counts = packed.read_shard(folder / split, number)
-      if counts is None:
-        is_there()
-        counts = _write_shard(folder / split, number, tokenizer, texts, size, settings, threads)
-      elif (counts['documents'], counts['bytes']) != (len(texts), size):
+@dataclasses.dataclass
+class _Expected:
+  """A shard as the text says it has to be, with its counts once it is there."""
+
+  folder: Path
+  number: int
+  documents: int
+  bytes: int
+  counts: dict[str, int] | None = None
+
+  def look(self) -> bool:
+    """Whether it is there.
+
+    Raises:
+      BadInput: it was made from another text.
+    """
+    if self.counts is None:
+      self.counts = packed.read_shard(self.folder, self.number)
+      if self.counts and (self.counts['documents'], self.counts['bytes']) != (
+        self.documents,
+        self.bytes,
+      ):
         raise BadInput(
-          f'{folder / split}: the text of shard {number} changed since it was packed; '
+          f'{self.folder}: the text of shard {self.number} changed since it was packed; '
           'use another workdir, or delete this one'
         )
-      shards[split].append(counts)
-      progress.add(f'{folder.name} {split}', len(texts), size)
-  if not shards['train']:
-    raise BadInput(
-      f'sources.{folder.name}: no training documents in {settings["sources"][folder.name]!r}; '
-      'give it more text, or another validation_fraction'
-    )
-  around = len(tokenizer.begin) + 1
-  return {split: _totals(counts, settings['length'], around) for split, counts in shards.items()}
+    return self.counts is not None
+
+
+class _Packing:
+  """All shards of a folder, of which this process writes those of its part that are missing."""
+
+  def __init__(
+    self,
+    folder: Path,
+    tokenizer: Tokenizer,
+    settings: Mapping[str, Any],
+    part: Shard,
+    threads: int | None,
+    is_there: Callable[[], None],
+  ) -> None:
+    self._folder, self._tokenizer, self._settings = folder, tokenizer, settings
+    self._part, self._threads, self._is_there = part, threads, is_there
+    self._shards: dict[str, dict[str, list[_Expected]]] = {}
+    self._seen = itertools.count()
+    self.progress = Progress()
+
+  def add(self, source: str, streams: Iterable[Stream]) -> None:
+    """Goes through the text of one source."""
+    shards = self._shards[source] = {'train': [], 'validation': []}
+    for stream in streams:
+      for split, texts in _batches(stream, self._settings['shard_documents']):
+        size = sum(len(text.encode()) for text in texts)
+        place, number = self._folder / source / split, len(shards[split])
+        one = _Expected(place, number, len(texts), size)
+        shards[split].append(one)
+        mine = self._part.has(next(self._seen))
+        if not one.look() and mine:
+          self._is_there()
+          self._write(one, texts)
+        if one.counts:
+          self.progress.add(f'{source} {split}', len(texts), size)
+    if not shards['train']:
+      raise BadInput(
+        f'sources.{source}: no training documents in {self._settings["sources"][source]!r}; '
+        'give it more text, or another validation_fraction'
+      )
+
+  def left(self) -> list[str]:
+    """The shards that are not there yet."""
+    every = (one for splits in self._shards.values() for ones in splits.values() for one in ones)
+    return [f'{one.folder}/{one.number}' for one in every if not one.look()]
+
+  def report(self) -> dict[str, dict[str, dict[str, Any]]]:
+    """Source -> split -> its row of the summary, once none is left."""
+    around = len(self._tokenizer.begin) + 1
+    totals = lambda ones: _totals([one.counts for one in ones], self._settings['length'], around)
+    return {
+      source: {split: totals(ones) for split, ones in splits.items()}
+      for source, splits in self._shards.items()
+    }
+
+  def _write(self, one: _Expected, texts: list[str]) -> None:
+    make = lambda: _write_shard(one, self._tokenizer, texts, self._settings, self._threads)
+    if storage.url_of(self._folder):  # of which each process has a copy
+      one.counts = make()
+      return
+    try:
+      with locked(one.folder / f'{_MAKING}{one.number:05d}'):
+        if not one.look():
+          one.counts = make()
+    except Busy:
+      return  # somebody was told to make the same part
 
 
 def _batches(stream: Stream, shard_documents: int) -> Iterator[tuple[str, list[str]]]:
@@ -265,11 +362,9 @@ def _batches(stream: Stream, shard_documents: int) -> Iterator[tuple[str, list[s
 
 
 def _write_shard(
-  folder: Path,
-  number: int,
+  one: _Expected,
   tokenizer: Tokenizer,
   texts: list[str],
-  size: int,
   settings: Mapping[str, Any],
   threads: int | None,
 ) -> dict[str, int]:
@@ -278,12 +373,12 @@ def _write_shard(
   pieces = packed.PACKINGS[settings['pack']](lengths_D, length)
   tokens_RL, segment_RL = packed.fill(tokens_T, lengths_D, pieces, length, pad=tokenizer.pad_id)
   counts = {
-    'documents': len(texts),
-    'bytes': size,
+    'documents': one.documents,
+    'bytes': one.bytes,
     'tokens': len(tokens_T),
     'rows': len(tokens_RL),
   }
-  packed.write_shard(folder, number, tokens_RL, segment_RL, counts)
+  packed.write_shard(one.folder, one.number, tokens_RL, segment_RL, counts)
   return counts
 
 

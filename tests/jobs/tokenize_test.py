@@ -1,7 +1,11 @@
 """The job end to end: restarts and threads do not change a byte; bad input is told in one line."""
 
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from llm_jax.data import packed, splits
-from llm_jax.jobs import tokenize
+from llm_jax.jobs import shards, tokenize
 from llm_jax.text import folder
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
@@ -138,6 +142,87 @@ def test_killed_and_restarted_gives_the_same_bytes(tmp_path, texts, monkeypatch,
   whole = contents(tmp_path / 'whole')
   assert contents(tmp_path / 'out') == whole
   assert len(written) == sum('tokens-' in name for name in whole) - finished_shards
+
+
+@pytest.mark.parametrize('order', [(1, 2, 3), (3, 1, 2)])
+def test_parts_of_several_processes_are_the_bytes_of_one(tmp_path, texts, order, capsys):
+  tokenize.main(config(tmp_path, 'whole'))
+  whole = contents(tmp_path / 'whole')
+  shards = sum('tokens-' in name for name in whole)
+  for i, number in enumerate(order):
+    before = len([*(tmp_path / 'out').rglob('tokens-*')])
+    tokenize.main(config(tmp_path, shard=f'{number}/3'))
+    made = len([*(tmp_path / 'out').rglob('tokens-*')]) - before
+    assert made == len(range(number - 1, shards, 3))
+    assert (tmp_path / 'out' / 'tokenize.json').exists() == (i == 2)
+    if i < 2:
+      assert f'part {number} of 3 is done; ' in capsys.readouterr().out
+  assert contents(tmp_path / 'out') == whole
+
+
+def test_parts_at_the_same_time_wait_for_the_tokenizer_of_one(tmp_path, texts, monkeypatch):
+  monkeypatch.setattr(shards, 'SECONDS', 0.01)
+  tokenize.main(config(tmp_path, 'whole'))
+  c = config(tmp_path)
+  script = (
+    'import json, sys; from ml_collections import ConfigDict; from llm_jax.jobs import tokenize; '
+    'tokenize.main(ConfigDict(json.loads(sys.argv[1])))'
+  )
+  words = [json.dumps({**c.to_dict(), 'shard': f'{i}/2'}) for i in (1, 1, 2)]  # one of them twice
+  environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
+  started = [
+    subprocess.Popen([sys.executable, '-c', script, word], env=environment) for word in words
+  ]
+  assert [process.wait(120) for process in started] == [0, 0, 0]
+  assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
+
+
+def test_one_process_makes_what_parts_have_left_and_clears_up_after_killed_ones(tmp_path, texts):
+  tokenize.main(config(tmp_path, 'whole'))
+  tokenize.main(config(tmp_path, shard='2/2'))
+  (tmp_path / 'out' / 'one' / 'train' / 'making-00000').mkdir()
+  (tmp_path / 'out' / 'one' / 'train' / 'making-00000' / '.lock').touch()
+  tokenize.main(config(tmp_path))
+  assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
+
+
+def test_a_shard_that_another_process_writes_is_left_to_it(tmp_path, texts, capsys):
+  tokenize.main(config(tmp_path, shard='2/2'))
+  holds = (
+    'import sys; from llm_jax.lock import locked\n'
+    'with locked(sys.argv[1]): print("has it", flush=True); sys.stdin.read()'
+  )
+  place = str(tmp_path / 'out' / 'one' / 'train' / 'making-00000')
+  environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
+  run = [sys.executable, '-c', holds, place]
+  with subprocess.Popen(run, env=environment, stdin=-1, stdout=-1) as process:
+    process.stdout.readline()
+    tokenize.main(config(tmp_path, shard='1/2'))
+    process.stdin.close()
+  assert '1 shards of others are left, such as' in capsys.readouterr().out
+  assert not (tmp_path / 'out' / 'tokenize.json').exists()
+  tokenize.main(config(tmp_path, shard='1/2'))
+  assert (tmp_path / 'out' / 'tokenize.json').exists()
+
+
+def test_parts_of_a_deleted_folder_stop(tmp_path, texts, monkeypatch):
+  write_shard = packed.write_shard
+
+  def deleted(*words):
+    write_shard(*words)
+    shutil.rmtree(tmp_path / 'out')
+
+  monkeypatch.setattr(packed, 'write_shard', deleted)
+  with pytest.raises(BadInput, match='was deleted'):
+    tokenize.main(config(tmp_path, shard='1/2'))
+  assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('shard', ['3/2', '0/2', 'two'])
+def test_a_part_that_is_none(tmp_path, texts, shard):
+  with pytest.raises(BadInput, match=f'shard: {shard!r}; choose one of n processes'):
+    tokenize.main(config(tmp_path, shard=shard))
+  assert not (tmp_path / 'out').exists()
 
 
 def test_thread_count_changes_nothing(tmp_path, texts):
