@@ -15,12 +15,14 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from llm_jax.data.mixture import Mixture
+from llm_jax.data.repeats import Repeats
 from llm_jax.files import difference, inside, read_json, replacing, write_json
-from llm_jax.options import NotNegative, Place, at_least, suggest
+from llm_jax.options import MinP, NotNegative, Place, at_least, suggest
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
 
 WRITES = ('tokens', 'mask', 'position', 'segment')
+REPEATS = 'repeats'  # the source that is no text
 TOKENIZE = 'python -m llm_jax.main --config=configs/tokenize.py'
 
 
@@ -316,6 +318,7 @@ def make(
   split: str = 'train',
   length: Annotated[int, at_least(2)] | None = None,
   weights: Mapping[str, NotNegative] | None = None,
+  repeats: MinP = 0.0,
 ) -> Mixture:
   """The rows of a tokenized folder, as a random-access sequence.
 
@@ -328,6 +331,8 @@ def make(
     length: L; if given, it must be that of the folder.
     weights: source -> share of the rows, in any unit; 0 leaves a source out. By default every row
       comes once. See `llm_jax.data.mixture`.
+    repeats: share of the rows of train that are random tokens repeated, see
+      `llm_jax.data.repeats`; a small model learns to copy from them.
 
   Returns:
     A sequence of dicts of arrays [L]: `tokens`, `segment` (0 = padding), `position` (from 0 in each
@@ -378,4 +383,12 @@ def make(
     name: MappedRows(inside(folder, name) / split, counts, made['length'], tokenizer.vocab_size)
     for name, counts in shards.items()
   }
-  return Mixture(rows, weights)
+  if not repeats or split != 'train':
+    return Mixture(rows, weights)
+  if REPEATS in rows:
+    raise BadInput(f'data.repeats: {path} has a source {REPEATS!r}; tokenize it by another name')
+  weights = weights or {name: len(found) for name, found in rows.items()}
+  more = repeats / (1 - repeats)
+  count = max(1, round(more * sum(map(len, rows.values()))))
+  drills = Repeats(tokenizer, rows=count, length=made['length'])
+  return Mixture({**rows, REPEATS: drills}, {**weights, REPEATS: more * sum(weights.values())})

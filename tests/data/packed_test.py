@@ -151,6 +151,32 @@ def test_weights_choose_sources(folder, tokenizer):
     packed.make(tokenizer, path=str(folder), weights={'aa': 1, 'b': 1})
 
 
+@pytest.mark.parametrize('share', [0.05, 0.5])
+def test_a_share_of_the_rows_repeats(folder, tokenizer, share):
+  plain = packed.make(tokenizer, path=folder)
+  rows = packed.make(tokenizer, path=folder, repeats=share)
+  places = [rows.locate(i) for i in range(len(rows))]
+  count = sum(source == 'repeats' for source, _ in places)
+  assert len(rows) - count == len(plain)  # all of the text comes, once
+  assert abs(count - share * len(rows)) <= 1
+  drills = [rows[i] for i, (source, _) in enumerate(places) if source == 'repeats']
+  for row in drills:
+    assert {name: array.dtype for name, array in row.items()} == {
+      name: array.dtype for name, array in plain[0].items()
+    }
+    period = int(row['mask'].argmax())
+    assert period == 4 and row['mask'][period:].all()  # rows have 8 tokens
+    np.testing.assert_array_equal(row['tokens'][period:], row['tokens'][:-period])
+    assert not {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id} & {*row['tokens'].tolist()}
+  assert len({row['tokens'].tobytes() for row in drills}) == len(drills)
+  again = packed.make(tokenizer, path=folder, repeats=share)
+  assert [*map(str, drills)] == [
+    str(again[i]) for i, (source, _) in enumerate(places) if source == 'repeats'
+  ]
+  held_out = packed.make(tokenizer, path=folder, split='validation', repeats=share)
+  assert 'repeats' not in {held_out.locate(i)[0] for i in range(len(held_out))}
+
+
 def test_rows_are_read_only_maps_with_a_stable_repr(folder, tokenizer):
   rows = packed.make(tokenizer, path=str(folder))
   assert repr(rows) == repr(packed.make(tokenizer, path=str(folder)))
