@@ -16,6 +16,7 @@ import numpy as np
 from llm_jax.data import formats, lengths, packed, records
 from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
+from llm_jax.data.repeats import mixed
 from llm_jax.options import MinP, at_least, checked
 from llm_jax.text import chat
 from llm_jax.text.terminal import say
@@ -48,6 +49,7 @@ def make(
   validation: Mapping[str, str] | None = None,
   validation_fraction: MinP = 0.01,
   map: str = '',
+  repeats: MinP = 0.0,
 ) -> Mixture:
   """Rows of packed conversations, as a random-access sequence; prints one line about them.
 
@@ -70,6 +72,8 @@ def make(
     validation_fraction: share of the prompts held out of sources without a validation split.
     map: a module or file of yours with a function `record(record)`, which makes of each record one
       in a format that is read, or None to leave it out.
+    repeats: share of the rows of train that are random tokens repeated, see
+      `llm_jax.data.repeats`; they keep a small model able to copy.
 
   Returns:
     A sequence of dicts of arrays [L]: `tokens`, `segment` (0 = padding), `position` (from 0 in each
@@ -105,7 +109,7 @@ def make(
     raise records.none_left('conversations', split, chosen, counts)
   if weights is not None:
     weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
-  return Mixture(rows, weights)
+  return mixed(rows, weights, repeats if split == 'train' else 0.0, tokenizer, length)
 
 
 def _conversation(record: formats.Record, *, calls: bool) -> formats.Messages:

@@ -15,14 +15,13 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from llm_jax.data.mixture import Mixture
-from llm_jax.data.repeats import Repeats
+from llm_jax.data.repeats import mixed
 from llm_jax.files import difference, inside, read_json, replacing, write_json
 from llm_jax.options import MinP, NotNegative, Place, at_least, suggest
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
 
 WRITES = ('tokens', 'mask', 'position', 'segment')
-REPEATS = 'repeats'  # the source that is no text
 TOKENIZE = 'python -m llm_jax.main --config=configs/tokenize.py'
 
 
@@ -383,12 +382,4 @@ def make(
     name: MappedRows(inside(folder, name) / split, counts, made['length'], tokenizer.vocab_size)
     for name, counts in shards.items()
   }
-  if not repeats or split != 'train':
-    return Mixture(rows, weights)
-  if REPEATS in rows:
-    raise BadInput(f'data.repeats: {path} has a source {REPEATS!r}; tokenize it by another name')
-  weights = weights or {name: len(found) for name, found in rows.items()}
-  more = repeats / (1 - repeats)
-  count = max(1, round(more * sum(map(len, rows.values()))))
-  drills = Repeats(tokenizer, rows=count, length=made['length'])
-  return Mixture({**rows, REPEATS: drills}, {**weights, REPEATS: more * sum(weights.values())})
+  return mixed(rows, weights, repeats if split == 'train' else 0.0, tokenizer, made['length'])

@@ -6,11 +6,14 @@ token after the first round is one.
 """
 
 import operator
+from collections.abc import Mapping
 
 import numpy as np
 
-from llm_jax.types import Tokenizer
+from llm_jax.data.mixture import Mixture, Source
+from llm_jax.types import BadInput, Tokenizer
 
+NAME = 'repeats'  # of the source
 PERIODS = 4, 40  # tokens of what is repeated, from and to; at most half a row
 
 
@@ -53,3 +56,37 @@ class Repeats:
 
   def __repr__(self) -> str:
     return f'Repeats({self._rows})'
+
+
+def mixed(
+  rows: Mapping[str, Source],
+  weights: Mapping[str, float] | None,
+  share: float,
+  tokenizer: Tokenizer,
+  length: int,
+) -> Mixture:
+  """A mixture of sources, of whose rows a share repeats.
+
+  Args:
+    rows: source -> its rows.
+    weights: source -> its share of the others; see `Mixture`.
+    share: of all rows, from 0 to below 1.
+    tokenizer: of the text.
+    length: L, tokens of a row.
+
+  Raises:
+    BadInput: a source has the name of these rows.
+  """
+  if not share:
+    return Mixture(rows, weights)
+  if NAME in rows:
+    raise BadInput(
+      f'data.repeats: {NAME!r} is the name of a source already; call that another name'
+    )
+  if weights is None:
+    weights = {name: len(found) for name, found in rows.items()}
+  more = share / (1 - share)
+  drills = Repeats(
+    tokenizer, rows=max(1, round(more * sum(map(len, rows.values())))), length=length
+  )
+  return Mixture({**rows, NAME: drills}, {**weights, NAME: more * sum(weights.values())})
