@@ -22,9 +22,10 @@ class Repeats:
 
   The mask is 1 on what was there before, so only copies are targets.
 
-  >>> row = Repeats(tokenizer, rows=1, length=64)[0]  # doctest: +SKIP
-  >>> int(row['mask'].argmax())  # doctest: +SKIP
-  17
+  >>> from types import SimpleNamespace
+  >>> row = Repeats(SimpleNamespace(token_bytes=[0, 1, 1, 2, 3]), rows=1, length=9)[0]
+  >>> row['tokens'].tolist(), row['mask'].astype(int).tolist()
+  ([4, 3, 3, 2, 4, 3, 3, 2, 4], [0, 0, 0, 0, 1, 1, 1, 1, 1])
 
   Args:
     tokenizer: of the text; control tokens are never drawn.
