@@ -5,12 +5,16 @@ so many updates two copies of 30 tokens are scored, and the loss on the second o
 guess among all tokens is 8.3 nats, a model that copies comes near 0.
 
     python -m experiments.copying.drill --seeds 0,1,2
+
+With --artifacts nothing is trained: finished models are scored on the same copies.
+
+    python -m experiments.copying.drill --artifacts runs/gpt/pretrain runs/gpt/sft
 """
 
 import argparse
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 VARIANTS: dict[str, tuple[dict[str, Any], float]] = {  # fields of the model, and `embedding_rate`
@@ -36,16 +40,44 @@ def rows(seed: int) -> Iterator[dict[str, Any]]:
     yield dict(tokens=tokens, mask=mask, position=position, segment=np.ones_like(position))
 
 
+def second_copy(model: Any, seed: int) -> Callable[[Any], float]:
+  """(params) -> the loss on the second of two copies of random tokens, nats a token."""
+  import jax
+  import numpy as np
+
+  from llm_jax.losses.logprobs import score
+
+  draw = np.random.default_rng(1000 + seed)
+  twice = np.tile(draw.integers(300, 4096, (BATCH, MEASURED)), 2).astype(np.int32)
+  position = np.tile(np.arange(2 * MEASURED, dtype=np.int32), (BATCH, 1))
+  held_out = dict(tokens=twice, position=position, segment=np.ones_like(position))
+  held_out['mask'] = (position >= MEASURED).astype(np.float32)
+  scored = jax.jit(functools.partial(score, model))
+  return lambda params: -float(np.asarray(scored(params, held_out))[:, -MEASURED + 1 :].mean())
+
+
+def of_artifact(path: str, seeds: list[int]) -> list[float]:
+  """The loss of a finished model on a second copy, by seeds of the tokens."""
+  import jax
+
+  from configs import sizes
+  from llm_jax import artifact
+  from llm_jax.parallel.mesh import make_mesh
+
+  mesh = make_mesh(fsdp=-1)
+  with jax.set_mesh(mesh):
+    made = artifact.load(path, mesh, sizes.compute('tiny').to_dict())
+    return [second_copy(made.model, seed)(made.params) for seed in seeds]
+
+
 def losses(name: str, seed: int, steps: int, every: int) -> list[float]:
   """The loss on a second copy, at the start and after every so many updates."""
   import jax
   import jax.numpy as jnp
-  import numpy as np
 
   from configs import pretrain, sizes
   from llm_jax.find import bind
   from llm_jax.losses import cross_entropy
-  from llm_jax.losses.logprobs import score
   from llm_jax.models import transformer
   from llm_jax.parallel.mesh import make_mesh, shard_batch
   from llm_jax.training import optimizer
@@ -62,13 +94,8 @@ def losses(name: str, seed: int, steps: int, every: int) -> list[float]:
     state = make_state(init, tx, mesh)
     loss_fn = bind(cross_entropy.loss_fn, {}, where='loss', model=model)
     step = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=seed, accumulate=4)
-    draw = np.random.default_rng(1000 + seed)
-    twice = np.tile(draw.integers(300, 4096, (BATCH, MEASURED)), 2).astype(np.int32)
-    position = np.tile(np.arange(2 * MEASURED, dtype=np.int32), (BATCH, 1))
-    held_out = dict(tokens=twice, position=position, segment=np.ones_like(position))
-    held_out['mask'] = (position >= MEASURED).astype(np.float32)
-    scored = jax.jit(functools.partial(score, model))
-    loss = lambda: -float(np.asarray(scored(state.params, held_out))[:, -MEASURED + 1 :].mean())
+    measured = second_copy(model, seed)
+    loss = lambda: measured(state.params)
     found = [loss()]
     for number, batch in zip(range(1, steps + 1), rows(seed)):
       state, _ = step(state, shard_batch(batch, mesh))
@@ -86,8 +113,15 @@ def main() -> None:
   parser.add_argument('--seeds', default='0,1,2')
   parser.add_argument('--steps', type=int, default=60)
   parser.add_argument('--every', type=int, default=20)
+  parser.add_argument('--artifacts', nargs='+', default=[])
   args = parser.parse_args()
   seeds = [int(seed) for seed in args.seeds.split(',')]
+  if args.artifacts:
+    say('| model | second copy |\n| --- | ---: |')
+    for path in args.artifacts:
+      found = of_artifact(path, seeds)
+      say(f'| {path} | {sum(found) / len(found):.2f} ({min(found):.2f} to {max(found):.2f}) |')
+    return
   say(f'| model | {" | ".join(str(n) for n in range(0, args.steps + 1, args.every))} |')
   say('| --- |' + ' ---: |' * (args.steps // args.every + 1))
   began = time.perf_counter()
