@@ -33,7 +33,6 @@ def get_config(size: str = 'tiny') -> ConfigDict:
       sources=dict(builtin='builtin'),
       length=256 if size == 'tiny' else 2048,
       template='folder',
-      repeats=0.05 if size == 'tiny' else 0.0,  # rows that keep it able to copy
     )
   )
   c.loss.diagnostics = True
