@@ -55,6 +55,7 @@ def story() -> ConfigDict:
   c = get_config('tiny')
   c.workdir = 'runs/story'
   c.text = 'builtin:stories'
+  c.data.repeats = 0.0  # it has nothing to copy
   c.tokenize.workdir = c.get_ref('workdir') + '/tokenize'
   c.tokenize.sources.text = c.get_ref('text')
   c.tokenize.tokenizer.vocab_size = c.model.get_ref('vocab_size')
