@@ -41,13 +41,13 @@ RECIPES = {
 }
 # Of the last model, at the tiny size.
 COMPRESSED = 'compressed:compress:int8'
-# Seconds of a step at the tiny size, or of what has no steps, on 2 cores of a Xeon server: the time
+# Seconds of a step at the tiny size, or of what has no steps, on 2 cores of an EPYC server: the time
 # that is left is told from them, and from how long stages take on the machine that runs them.
 A_STEP = {
-  'pretrain': 0.7, 'sft': 0.36, 'reward': 0.9, 'dpo': 0.8, 'ppo': 4.0, 'grpo': 2.0, 'refuse': 0.5,
+  'pretrain': 0.56, 'sft': 0.33, 'reward': 0.53, 'dpo': 0.8, 'ppo': 2.2, 'grpo': 2.0, 'refuse': 0.5,
 }  # fmt: skip
 A_STAGE = {'tokenize': 8.0, 'best_of_n': 60.0, 'probe': 30.0, 'compress': 8.0}
-A_REPORT = 110.0
+A_REPORT = 93.0
 # What is shorter at the tiny size than in the single stages; a recipe takes about fifteen minutes.
 SHORTER = {
   'gpt': dict(ppo=dict(total_steps=80)),
