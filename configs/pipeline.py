@@ -41,7 +41,7 @@ RECIPES = {
 }
 # Of the last model, at the tiny size.
 COMPRESSED = 'compressed:compress:int8'
-# Seconds of a step at the tiny size, or of what has no steps, on 2 cores of an EPYC server: the time
+# Seconds of a step at the tiny size, or of what has no steps, on 2 cores of an AMD EPYC: the time
 # that is left is told from them, and from how long stages take on the machine that runs them.
 A_STEP = {
   'pretrain': 0.56, 'sft': 0.33, 'reward': 0.53, 'dpo': 0.8, 'ppo': 2.2, 'grpo': 2.0, 'refuse': 0.5,
