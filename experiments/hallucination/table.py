@@ -185,7 +185,6 @@ def _search(name: str, *, refuses: bool) -> Callable[[Run], ConfigDict]:
     rows = searches.conversations(search.make(**SEARCH['search']), refusals=refuses)
     c.data.sources.refusals = one.rows(name, rows)
     c.data.weights = ConfigDict(dict(builtin=0.5, refusals=0.5))
-    c.data.repeats = 0.1  # an answer copies from the result, see experiments/copying
     c.total_steps, c.optimizer.learning_rate = 700, 4e-3
     return c
 
