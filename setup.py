@@ -6,6 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+URL = 'https://github.com/llm-jax/llm_jax'
 
 
 def version() -> str:
@@ -36,6 +37,7 @@ EXTRAS = {
   # Compiles for TPUs on a machine without one; of the version that jax names, as another cannot.
   'libtpu': ['jax[tpu]; sys_platform == "linux" and platform_machine == "x86_64"'],
   'gpu': ['jax[cuda13]'],
+  'gpu12': ['jax[cuda12]'],  # where the driver is older than 580
   'data': ['pyarrow>=14.0.1', 'zstandard'],  # Parquet and .zst corpora
   'clean': [
     'brotli>=1.2',  # before, nothing bounded what it unpacks
@@ -67,6 +69,8 @@ EXTRAS = {
   'search': ['urllib3>=2.2,<3'],  # the tool web_search and the judge openai
   'bench': ['torch', 'transformers', 'trl'],  # whom we compare ourselves with; never imported
 }
+# What the notebooks need where Jupyter or Colab runs; neither is in it, as Colab's own must stay.
+EXTRAS['notebook'] = [*EXTRAS['hf'], 'huggingface_hub', 'matplotlib']
 EXTRAS['test'] = [
   *EXTRAS['data'],
   *EXTRAS['clean'],
@@ -77,7 +81,10 @@ EXTRAS['test'] = [
   *EXTRAS['search'],
   *EXTRAS['serve'],
   *EXTRAS['docs'],
+  *EXTRAS['notebook'],
   'fastwarc>=0.15',  # what our reader of WARC files is held against
+  'ipykernel',  # runs the notebooks,
+  'nbclient>=0.10.2',  # as this asks it to
   'openai>=2',  # a client of job serve
   'playwright>=1.40',  # drives a Chromium that is on the machine; without one its tests are skipped
   'pyright[nodejs]>=1.1.400',  # Node.js as a wheel, so that nothing is fetched outside of PyPI
@@ -94,6 +101,7 @@ setup(
   name='llm_jax',
   version=version(),
   description='The whole LLM training pipeline in JAX, with every loss one small file.',
+  url=URL,
   long_description=(ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else '',
   long_description_content_type='text/markdown',
   license='Apache-2.0',
