@@ -6,7 +6,6 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-URL = 'https://github.com/llm-jax/llm_jax'
 
 
 def version() -> str:
@@ -101,7 +100,6 @@ setup(
   name='llm_jax',
   version=version(),
   description='The whole LLM training pipeline in JAX, with every loss one small file.',
-  url=URL,
   long_description=(ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else '',
   long_description_content_type='text/markdown',
   license='Apache-2.0',
