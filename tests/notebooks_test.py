@@ -96,7 +96,8 @@ def test_every_cell_of_code_follows_a_sentence_that_introduces_it(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_all_begin_alike(name):
-  assert source(read(name)['cells'][0]).startswith('# ')
+  title = source(read(name)['cells'][0])
+  assert title.startswith('# ') and '](https://colab.research.google.com/)' in title
   assert source(code(name)[0]) == source(code('train')[0])
 
 
