@@ -45,7 +45,7 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(site
     r'<(?:script|img|iframe|link rel="(?:stylesheet|preload|preconnect))[^>]*(?:https?:)?//[^>]*>'
   )
   for page in pages:
-    assert not re.findall(loads, page.read_text()), page
+    assert not re.findall(loads, re.sub(r'"data:[^"]*"', '', page.read_text())), page
     assert '<!-- room' not in page.read_text() and '<!-- options' not in page.read_text(), page
 
 

@@ -38,7 +38,7 @@ def on_files(files: Files, *, config: Any) -> Files:
         files.append(File.generated(config, page, abs_src_path=str(source)))
         continue
       told = ''.join(_told(source))
-      _origins[page] = path if source.suffix == '.md' else page
+      _origins[page] = path if source.suffix in ('.md', '.ipynb') else page
       if source.is_dir():
         _origins[page] = f'{path}/README.md'
       hidden = InclusionLevel.NOT_IN_NAV
@@ -100,9 +100,9 @@ def _told(path: Path) -> Iterator[str]:
 
 
 def _notebook(content: Any) -> Iterator[str]:
-  """Texts, code, and the pictures that were stored with it."""
+  """Texts, code, and the pictures stored with it; of those from elsewhere, the words."""
   for cell in content['cells']:
-    text = ''.join(cell['source'])
+    text = re.sub(r'!\[([^]]*)\]\(https?:[^)]*\)', r'\1', ''.join(cell['source']))
     yield f'\n\n{text}\n' if cell['cell_type'] == 'markdown' else f'\n\n```python\n{text}\n```\n'
     for output in cell.get('outputs', ()):
       if picture := output.get('data', {}).get('image/png'):

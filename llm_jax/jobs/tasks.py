@@ -49,7 +49,8 @@ def asked(config: Any, evals: Mapping[str, Any]) -> Asked:
   ask = dict(config.get('ask') or {})
   if not tasks:
     if ask:
-      raise BadInput('ask: options of no task; name some, as in --config.tasks=arc_easy')
+      names = ', '.join(f'ask.{name}' for name in ask)
+      raise BadInput(f'{names}: for tasks, and none is named; name some, --config.tasks=arc_easy')
     return Asked(groups, [], {})
   outside = config.get('backend', OURS) != OURS
   if outside:
