@@ -60,7 +60,7 @@ def story() -> ConfigDict:
   c.tokenize.sources.text = c.get_ref('text')
   c.tokenize.tokenizer.vocab_size = c.model.get_ref('vocab_size')
   c.tokenize.validation_fraction = 0.05
-  c.total_steps, c.eval_every, c.checkpoint_every = 600, 100, 100
+  c.total_steps, c.eval_every, c.checkpoint_every = 320, 50, 50
   c.sample = ConfigDict(dict(prompts=('Once upon a time',), max_new=120, temperature=0.8))
   c.next = (
     'Let it write: python -m llm_jax.main --config=configs/sample.py '
