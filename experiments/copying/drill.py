@@ -40,20 +40,24 @@ def rows(seed: int) -> Iterator[dict[str, Any]]:
     yield dict(tokens=tokens, mask=mask, position=position, segment=np.ones_like(position))
 
 
-def second_copy(model: Any, seed: int) -> Callable[[Any], float]:
-  """(params) -> the loss on the second of two copies of random tokens, nats a token."""
+def second_copy(model: Any) -> Callable[[Any, int], float]:
+  """(params, seed) -> the loss on the second of two copies of random tokens, nats a token."""
   import jax
   import numpy as np
 
   from llm_jax.losses.logprobs import score
 
-  draw = np.random.default_rng(1000 + seed)
-  twice = np.tile(draw.integers(300, 4096, (BATCH, MEASURED)), 2).astype(np.int32)
-  position = np.tile(np.arange(2 * MEASURED, dtype=np.int32), (BATCH, 1))
-  held_out = dict(tokens=twice, position=position, segment=np.ones_like(position))
-  held_out['mask'] = (position >= MEASURED).astype(np.float32)
   scored = jax.jit(functools.partial(score, model))
-  return lambda params: -float(np.asarray(scored(params, held_out))[:, -MEASURED + 1 :].mean())
+
+  def loss(params: Any, seed: int) -> float:
+    draw = np.random.default_rng(1000 + seed)
+    twice = np.tile(draw.integers(300, 4096, (BATCH, MEASURED)), 2).astype(np.int32)
+    position = np.tile(np.arange(2 * MEASURED, dtype=np.int32), (BATCH, 1))
+    held_out = dict(tokens=twice, position=position, segment=np.ones_like(position))
+    held_out['mask'] = (position >= MEASURED).astype(np.float32)
+    return -float(np.asarray(scored(params, held_out))[:, -MEASURED + 1 :].mean())
+
+  return loss
 
 
 def of_artifact(path: str, seeds: list[int]) -> list[float]:
@@ -67,7 +71,8 @@ def of_artifact(path: str, seeds: list[int]) -> list[float]:
   mesh = make_mesh(fsdp=-1)
   with jax.set_mesh(mesh):
     made = artifact.load(path, mesh, sizes.compute('tiny').to_dict())
-    return [second_copy(made.model, seed)(made.params) for seed in seeds]
+    loss = second_copy(made.model)
+    return [loss(made.params, seed) for seed in seeds]
 
 
 def losses(name: str, seed: int, steps: int, every: int) -> list[float]:
@@ -94,8 +99,8 @@ def losses(name: str, seed: int, steps: int, every: int) -> list[float]:
     state = make_state(init, tx, mesh)
     loss_fn = bind(cross_entropy.loss_fn, {}, where='loss', model=model)
     step = compile_step(state, mesh, loss_fn=loss_fn, tx=tx, seed=seed, accumulate=4)
-    measured = second_copy(model, seed)
-    loss = lambda: measured(state.params)
+    measured = second_copy(model)
+    loss = lambda: measured(state.params, seed)
     found = [loss()]
     for number, batch in zip(range(1, steps + 1), rows(seed)):
       state, _ = step(state, shard_batch(batch, mesh))

@@ -1,5 +1,6 @@
 """The job end to end: restarts and threads do not change a byte; bad input is told in one line."""
 
+import contextlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from llm_jax.jobs import shards, tokenize
 from llm_jax.text import folder
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
+from tests import processes
 
 WORDS = [
   'the',
@@ -160,21 +162,41 @@ def test_parts_of_several_processes_are_the_bytes_of_one(tmp_path, texts, order,
   assert contents(tmp_path / 'out') == whole
 
 
-def test_parts_at_the_same_time_wait_for_the_tokenizer_of_one(tmp_path, texts, monkeypatch):
-  monkeypatch.setattr(shards, 'SECONDS', 0.01)
+def test_parts_at_the_same_time_are_the_bytes_of_one(tmp_path, texts):
   tokenize.main(config(tmp_path, 'whole'))
-  c = config(tmp_path)
-  script = (
-    'import json, sys; from ml_collections import ConfigDict; from llm_jax.jobs import tokenize; '
-    'tokenize.main(ConfigDict(json.loads(sys.argv[1])))'
-  )
-  words = [json.dumps({**c.to_dict(), 'shard': f'{i}/2'}) for i in (1, 1, 2)]  # one of them twice
-  environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
-  started = [
-    subprocess.Popen([sys.executable, '-c', script, word], env=environment) for word in words
-  ]
-  assert [process.wait(120) for process in started] == [0, 0, 0]
+  words = [config(tmp_path, shard=f'{i}/2') for i in (1, 1, 2)]  # one of them twice
+  started = [processes.Process(tokenize.main, c) for c in words]
+  assert [process.wait()[0] for process in started] == [0, 0, 0]
   assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
+
+
+@contextlib.contextmanager
+def held(folder):
+  """A process that has the lock of a folder, until it reads the end of its input."""
+  holds = (
+    'import sys; from llm_jax.lock import locked\n'
+    'with locked(sys.argv[1]): print("has it", flush=True); sys.stdin.read()'
+  )
+  environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
+  run = [sys.executable, '-c', holds, str(folder)]
+  with subprocess.Popen(run, env=environment, stdin=-1, stdout=-1) as process:
+    process.stdout.readline()
+    yield process
+    process.stdin.close()
+
+
+def test_a_part_waits_for_the_tokenizer_of_another(tmp_path, texts, monkeypatch, capsys):
+  monkeypatch.setattr(shards, 'SECONDS', 0.01)
+  with held(tmp_path / 'out') as process:
+
+    def ended():
+      process.stdin.close()
+      process.wait()
+
+    monkeypatch.setattr(shards.storage, 'refresh', ended)  # which follows the first look
+    tokenize.main(config(tmp_path, shard='1/2'))
+  said = capsys.readouterr().out
+  assert 'waiting for it' in said and 'part 1 of 2 is done' in said
 
 
 def test_one_process_makes_what_parts_have_left_and_clears_up_after_killed_ones(tmp_path, texts):
@@ -188,17 +210,8 @@ def test_one_process_makes_what_parts_have_left_and_clears_up_after_killed_ones(
 
 def test_a_shard_that_another_process_writes_is_left_to_it(tmp_path, texts, capsys):
   tokenize.main(config(tmp_path, shard='2/2'))
-  holds = (
-    'import sys; from llm_jax.lock import locked\n'
-    'with locked(sys.argv[1]): print("has it", flush=True); sys.stdin.read()'
-  )
-  place = str(tmp_path / 'out' / 'one' / 'train' / 'making-00000')
-  environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
-  run = [sys.executable, '-c', holds, place]
-  with subprocess.Popen(run, env=environment, stdin=-1, stdout=-1) as process:
-    process.stdout.readline()
+  with held(tmp_path / 'out' / 'one' / 'train' / 'making-00000'):
     tokenize.main(config(tmp_path, shard='1/2'))
-    process.stdin.close()
   assert '1 shards of others are left, such as' in capsys.readouterr().out
   assert not (tmp_path / 'out' / 'tokenize.json').exists()
   tokenize.main(config(tmp_path, shard='1/2'))
