@@ -9,15 +9,16 @@ import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from llm_jax.data import formats, lengths, packed, records
+from llm_jax.data import formats, kept, lengths, packed, records
 from llm_jax.data.formats import BadRow
 from llm_jax.data.mixture import Mixture
 from llm_jax.data.repeats import mixed
-from llm_jax.options import MinP, at_least, checked
+from llm_jax.options import MinP, PlaceOrNone, at_least, checked
 from llm_jax.text import chat
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
@@ -50,6 +51,7 @@ def make(
   validation_fraction: MinP = 0.01,
   map: str = '',
   repeats: MinP = 0.0,
+  cache: PlaceOrNone = '',
 ) -> Mixture:
   """Rows of packed conversations, as a random-access sequence; prints one line about them.
 
@@ -74,6 +76,10 @@ def make(
       in a format that is read, or None to leave it out.
     repeats: share of the rows of train that are random tokens repeated, see
       `llm_jax.data.repeats`; they keep a small model able to copy.
+    cache: a folder that keeps the rows of files and datasets once they are encoded, in shards of
+      10,000 conversations, of which each is packed by itself; so there may be more of them than
+      memory holds, and a run that starts again has them at once. '' keeps them in memory. Hosts of
+      a job share it, as do runs side by side.
 
   Returns:
     A sequence of dicts of arrays [L]: `tokens`, `segment` (0 = padding), `position` (from 0 in each
@@ -84,29 +90,43 @@ def make(
   """
   written = chat.find_template(template, tokenizer, date)
   chosen = records.chosen(sources, validation, validation_fraction)
-  counts: Counter[str] = Counter()
-  rows, sizes = {}, []
-  for name in chosen:
-    found = records.read(
-      name,
-      chosen,
-      partial(_conversation, calls=written == 'llm_jax' or not records.is_builtin(chosen[name])),
-      lambda messages: messages,
-      kind='conversations',
-      split=split,
-      counts=counts,
-      validation=validation,
-      validation_fraction=validation_fraction,
-      map=map,
+  encode = partial(_encode, tokenizer, written, train_on, length, overlong)
+  rows: dict[str, Conversations | Kept] = {}
+  left_out: Counter[str] = Counter()
+  sizes: Counter[int] = Counter()
+  for name, spec in chosen.items():
+    own = records.is_builtin(spec)
+    parse = partial(_conversation, calls=written == 'llm_jax' or not own)
+    which: dict[str, Any] = dict(
+      split=split, validation=validation, validation_fraction=validation_fraction, map=map
     )
-    encoded = _encode(tokenizer, found, written, train_on, counts)
-    fitting = [part for whole in encoded for part in fit(whole, length, overlong, counts)]
-    sizes += [len(whole.ids) for whole in encoded]
-    if fitting:
-      rows[name] = Conversations(*arrange(fitting, length, pack=pack, pad=tokenizer.pad_id))
-  _report(split, length, rows, sizes, counts)
+    read = lambda counts, name=name, parse=parse, which=which: records.read(
+      name, chosen, parse, lambda messages: messages, kind='conversations', counts=counts, **which
+    )
+    if cache and not own:
+      made_from = {
+        'records': records.stamps(name, chosen, **which),
+        'tokenizer': tokenizer.fingerprint,
+        'template': getattr(written, 'text', written),
+        'options': [train_on, length, overlong, pack],
+      }
+      found = kept.keep(
+        Path(cache), made_from, read, lambda some: _packed(*encode(some), length, pack)
+      )
+      some, tallies = Kept(found, length, tokenizer.pad_id), found.tallies
+    else:
+      counts: Counter[str] = Counter()
+      parts, tallies = encode(read(counts))
+      tallies['left out'] += counts
+      arrays = arrange(parts, length, pack=pack, pad=tokenizer.pad_id) if parts else ()
+      some = Conversations(*arrays) if arrays else ()
+    if some:
+      rows[name] = some
+    left_out.update(tallies['left out'])
+    sizes.update({int(size): count for size, count in tallies['sizes'].items()})
+  _report(split, length, rows, sizes, left_out)
   if not rows:
-    raise records.none_left('conversations', split, chosen, counts)
+    raise records.none_left('conversations', split, chosen, left_out)
   if weights is not None:
     weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
   return mixed(rows, weights, repeats if split == 'train' else 0.0, tokenizer, length)
@@ -122,12 +142,14 @@ def _conversation(record: formats.Record, *, calls: bool) -> formats.Messages:
 
 def _encode(
   tokenizer: Tokenizer,
-  found: Iterable[tuple[str, formats.Messages | BadRow]],
   template: chat.ChatTemplate,
   train_on: str,
-  counts: Counter[str],
-) -> list[Encoded]:
-  """The ids and masks of the conversations that have an answer."""
+  length: int,
+  overlong: str,
+  found: Iterable[tuple[str, formats.Messages | BadRow]],
+) -> tuple[list[Encoded], kept.Tallies]:
+  """The conversations that have an answer, or their parts, and what is counted of them."""
+  counts: Counter[str] = Counter()
   waiting, encoded = [], []
   for where, messages in found:
     counts['conversations'] += 1
@@ -148,7 +170,9 @@ def _encode(
   encoded += chat.encode_all(tokenizer, waiting)
   for ids, mask in encoded:
     chat.check(ids, mask, tokenizer)
-  return [Encoded(*one) for one in encoded]
+  whole = [Encoded(*one) for one in encoded]
+  parts = [part for one in whole for part in fit(one, length, overlong, counts)]
+  return parts, {'left out': counts, 'sizes': Counter(len(one.ids) for one in whole)}
 
 
 def fit(whole: Encoded, length: int, overlong: str, counts: Counter[str]) -> list[Encoded]:
@@ -185,16 +209,34 @@ def arrange(
     pack: several parts a row, best-fit decreasing; else one.
     pad: the id that fills a row after its last part.
   """
-  lengths_D = np.array([len(part.ids) for part in parts], np.int64)
+  lengths_D, pieces = _places(parts, length, pack)
   tokens_T = np.fromiter((i for part in parts for i in part.ids), np.int32)
   mask_T = np.fromiter((m for part in parts for m in part.mask), np.uint8)
   mask_T[np.cumsum(lengths_D) - lengths_D] = 0  # nothing comes before the first token
-  one_D = np.arange(len(parts))
-  alone = packed.Pieces(one_D, np.zeros_like(one_D), lengths_D, one_D)
-  pieces = packed.best_fit(lengths_D, length) if pack else alone
   tokens_RL, segment_RL = packed.fill(tokens_T, lengths_D, pieces, length, pad=pad)
   mask_RL, _ = packed.fill(mask_T, lengths_D, pieces, length)
   return tokens_RL, segment_RL, mask_RL
+
+
+def _places(parts: Sequence[Encoded], length: int, pack: bool) -> tuple[np.ndarray, packed.Pieces]:
+  """The tokens of each part, and where it goes."""
+  lengths_D = np.array([len(part.ids) for part in parts], np.int64)
+  one_D = np.arange(len(parts))
+  alone = packed.Pieces(one_D, np.zeros_like(one_D), lengths_D, one_D)
+  return lengths_D, packed.best_fit(lengths_D, length) if pack else alone
+
+
+def _packed(
+  parts: Sequence[Encoded], tallies: kept.Tallies, length: int, pack: bool
+) -> tuple[list[kept.Row], kept.Tallies]:
+  """The same rows as those of `arrange`, as the parts that they hold; counts their tokens too."""
+  _, places = _places(parts, length, pack)
+  rows: list[list[Encoded]] = [[] for _ in range(int(places.row[-1]) + 1 if parts else 0)]
+  for part, row in zip(places.document.tolist(), places.row.tolist(), strict=True):
+    rows[row].append(parts[part])
+  tokens = Counter(all=sum(len(part.ids) for part in parts))
+  tokens['trained'] = sum(sum(part.mask[1:]) for part in parts)
+  return [kept.Row(row) for row in rows], {**tallies, 'tokens': tokens}
 
 
 class Conversations:
@@ -202,6 +244,7 @@ class Conversations:
 
   def __init__(self, tokens_RL: np.ndarray, segment_RL: np.ndarray, mask_RL: np.ndarray):
     self.tokens_RL, self.segment_RL, self.mask_RL = tokens_RL, segment_RL, mask_RL
+    self.tokens, self.trained = int((segment_RL > 0).sum()), int(mask_RL.sum())
 
   def __len__(self) -> int:
     return len(self.tokens_RL)
@@ -218,17 +261,44 @@ class Conversations:
     return f'Conversations({len(self)}, sha256={digest[:12]!r})'
 
 
+class Kept:
+  """Rows in a folder; `[i]` gives one as in `make`."""
+
+  def __init__(self, rows: kept.Rows, length: int, pad: int):
+    self._rows, self._length, self._pad = rows, length, pad
+    self.tokens, self.trained = (
+      rows.tallies.get('tokens', {}).get(k, 0) for k in ('all', 'trained')
+    )
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    tokens_L = np.full(self._length, self._pad, np.int32)
+    segment_L, mask_L = np.zeros(self._length, np.int32), np.zeros(self._length, np.float32)
+    begin = 0
+    for number, (ids, mask) in enumerate(self._rows[index].pieces, 1):
+      end = begin + len(ids)
+      tokens_L[begin:end], segment_L[begin:end] = ids, number
+      mask_L[begin + 1 : end] = mask[1:]  # nothing comes before the first token
+      begin = end
+    return {**packed.row_of(tokens_L, segment_L), 'mask': mask_L}
+
+  def __repr__(self) -> str:
+    return f'Kept({self._rows!r}, {self._length})'
+
+
 def _report(
   split: str,
   length: int,
-  rows: Mapping[str, Conversations],
-  sizes: Sequence[int],
+  rows: Mapping[str, Conversations | Kept],
+  sizes: Mapping[int, int],
   counts: Counter[str],
 ) -> None:
   """Prints one line, which also counts what was left out and why."""
   number = sum(map(len, rows.values()))
-  tokens = sum(int((some.segment_RL > 0).sum()) for some in rows.values())
-  trained = sum(int(some.mask_RL.sum()) for some in rows.values())
+  tokens = sum(some.tokens for some in rows.values())
+  trained = sum(some.trained for some in rows.values())
   line = (
     f'conversations: {split}, {counts.pop("conversations", 0):,} conversations in {number:,} rows '
     f'of {length}, {tokens:,} tokens, {trained / max(tokens, 1):.1%} trained, '

@@ -6,6 +6,7 @@ So the same questions train a classifier, train a model of language, and are put
 
 import hashlib
 import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -224,5 +225,7 @@ def _report(
     f'{shares}'
   )
   if cut := sum(size > length for size in sizes):
-    line += f'; {cut:,} too long, whose beginning is cut' + lengths.advice(split, length, sizes)
+    line += f'; {cut:,} too long, whose beginning is cut' + lengths.advice(
+      split, length, Counter(sizes)
+    )
   say(line)

@@ -1,29 +1,34 @@
 """How much of the data a length leaves out, and which length would leave out less."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 SHARE = 0.95  # of the rows, that a length should keep
 
 
-def keeping(lengths: Sequence[int], share: float = SHARE) -> int:
+def keeping(lengths: Mapping[int, int], share: float = SHARE) -> int:
   """The smallest length that at least `share` of the rows do not exceed.
 
-  >>> keeping([3, 9, 4, 5], 0.75)
+  >>> keeping({3: 1, 9: 1, 4: 1, 5: 1}, 0.75)
   5
   """
-  return sorted(lengths)[math.ceil(share * len(lengths)) - 1]
+  wanted, seen = math.ceil(share * sum(lengths.values())), 0
+  for length in sorted(lengths):
+    seen += lengths[length]
+    if seen >= wanted:
+      return length
+  raise ValueError('there are no lengths')
 
 
-def advice(split: str, length: int, lengths: Sequence[int]) -> str:
+def advice(split: str, length: int, lengths: Mapping[int, int]) -> str:
   """What to say behind a number of rows that were dropped: which length would keep more.
 
   Args:
     split: that for validation is mostly read after that for training, and would say it again.
     length: the option `data.length`, in tokens.
-    lengths: that the rows would need not to be dropped, of all of them.
+    lengths: that a row would need not to be dropped -> the number of such rows.
 
-  >>> advice('train', 5, [3, 9, 4, 5])
+  >>> advice('train', 5, {3: 1, 9: 1, 4: 1, 5: 1})
   ' (data.length=9 would keep 95%, 9 all of them)'
   """
   if split == 'validation' or not lengths:

@@ -9,6 +9,7 @@ from llm_jax.data import arrow
 from llm_jax.data.compression import EXTRAS, SUFFIXES, extra
 from llm_jax.files import damage_of
 from llm_jax.options import is_local
+from llm_jax.storage import url_of
 from llm_jax.types import BadInput
 
 CLEANED = 'clean.json'  # in a folder that job `clean` has finished
@@ -48,6 +49,19 @@ def paths(spec: str) -> list[str]:
   close = difflib.get_close_matches(Path(path).name, names, n=3)
   hint = ' or '.join(map(repr, close)) if close else "'builtin', tfds:<name> or a file"
   raise BadInput(f'{spec}: no such file in {parent.resolve()}; did you mean {hint}?')
+
+
+def stamps(spec: str) -> list[tuple[str, int, int]]:
+  """(name, bytes, time of the last change) of the files that a path or glob names, unread.
+
+  The copy of a URL has the time 0, since it is that of this machine.
+  """
+  found = []
+  for path in paths(spec):
+    for file in arrow.files(path) if os.path.isdir(path) else [path]:
+      url, about = url_of(Path(file)), os.stat(file)
+      found.append((url or os.path.abspath(file), about.st_size, 0 if url else about.st_mtime_ns))
+  return found
 
 
 def kind(path: str) -> str:

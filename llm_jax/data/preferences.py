@@ -9,14 +9,16 @@ import hashlib
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from llm_jax.data import formats, lengths, records
+from llm_jax.data import formats, kept, lengths, records
 from llm_jax.data.formats import BadRow, Messages
 from llm_jax.data.mixture import Mixture
-from llm_jax.options import Count, MinP, at_least, checked
+from llm_jax.options import Count, MinP, PlaceOrNone, at_least, checked
 from llm_jax.text import chat
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput, Tokenizer
@@ -33,8 +35,8 @@ _BATCH = 2048  # groups encoded at once
 class Answer(NamedTuple):
   """Ids after the prompt, the stop token last, and a mask of those that the assistant said."""
 
-  ids: list[int]
-  mask: list[int]
+  ids: Sequence[int]
+  mask: Sequence[int]
 
 
 class Group(NamedTuple):
@@ -72,6 +74,7 @@ def make(
   validation: Mapping[str, str] | None = None,
   validation_fraction: MinP = 0.01,
   map: str = '',
+  cache: PlaceOrNone = '',
 ) -> Mixture:
   """Groups of answers, as a random-access sequence; prints one line about them.
 
@@ -98,6 +101,9 @@ def make(
     validation_fraction: share of the prompts held out of sources without a validation split.
     map: a module or file of yours with a function `record(record)`, which makes of each record one
       in a format that is read, or None to leave it out.
+    cache: a folder that keeps the groups of files and datasets once they are encoded, in shards of
+      10,000 records; so there may be more of them than memory holds, and a run that starts again
+      has them at once. '' keeps them in memory. Hosts of a job share it, as do runs side by side.
 
   Returns:
     A sequence of dicts of arrays [G, L]: `tokens`, `segment` (1, or 0 on padding, which is on the
@@ -114,37 +120,48 @@ def make(
   written = chat.find_template(template, tokenizer, date)
   chosen = records.chosen(sources, validation, validation_fraction)
   header = chat.encode(tokenizer, chat.pieces([], template=written, answer=True))[0]
-  counts: Counter[str] = Counter()
-  rows, sizes = {}, []
-  for name in chosen:
-    found = records.read(
-      name,
-      chosen,
-      _parse_ranked if kind == 'ranked' else _parse_labelled,
-      lambda candidates: candidates[0].prompt,
-      kind='preferences',
-      split=split,
-      counts=counts,
-      validation=validation,
-      validation_fraction=validation_fraction,
-      map=map,
+  most = group if kind == 'ranked' else 1
+  encode = partial(_groups, tokenizer, written, most, invalid, length, overlong, header)
+  parse = _parse_ranked if kind == 'ranked' else _parse_labelled
+  rows: dict[str, Groups] = {}
+  left_out: Counter[str] = Counter()
+  sizes: Counter[int] = Counter()
+  answers: Counter[str] = Counter()
+  for name, spec in chosen.items():
+    which: dict[str, Any] = dict(
+      split=split, validation=validation, validation_fraction=validation_fraction, map=map
     )
-    candidates = _valid(found, group if kind == 'ranked' else 1, invalid, counts)
-    whole = _comparable(tokenizer, candidates, written, invalid, counts)
-    fitted = [fit(group, length, overlong, header, counts) for group in whole]
-    sizes += [_needed(group, overlong, header) for group in whole]
-    if groups := [group for group in fitted if group]:
+    read = lambda counts, name=name, which=which: records.read(
+      name, chosen, parse, lambda some: some[0].prompt, kind='preferences', counts=counts, **which
+    )
+    if cache and not records.is_builtin(spec):
+      made_from = {
+        'records': records.stamps(name, chosen, **which),
+        'tokenizer': tokenizer.fingerprint,
+        'template': getattr(written, 'text', written),
+        'options': [kind, most, invalid, length, overlong],
+      }
+      found = kept.keep(Path(cache), made_from, read, lambda some: _as_rows(*encode(some)))
+      groups, tallies = _Kept(found), found.tallies
+    else:
+      counts: Counter[str] = Counter()
+      groups, tallies = encode(read(counts))
+      tallies['left out'] += counts
+    if len(groups):
       rows[name] = Groups(
         groups,
         length=length,
-        size=group if kind == 'ranked' else 1,
+        size=most,
         value='margin' if kind == 'ranked' else 'label',
         mismatched=mismatched,
         pad=tokenizer.pad_id,
       )
-  _report(split, length, rows, sizes, counts)
+    left_out.update(tallies['left out'])
+    sizes.update({int(size): count for size, count in tallies['sizes'].items()})
+    answers.update(tallies['answers'])
+  _report(split, length, rows, answers, sizes, left_out)
   if not rows:
-    raise records.none_left('preferences', split, chosen, counts)
+    raise records.none_left('preferences', split, chosen, left_out)
   if weights is not None:
     weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
   return Mixture(rows, weights)
@@ -204,6 +221,55 @@ def _says_something(message: Mapping[str, Any]) -> bool:
   content = message.get('content') or ''
   text = content if isinstance(content, str) else ''.join(part.get('text', '') for part in content)
   return message['role'] == 'assistant' and bool(text.strip() or message.get('tool_calls'))
+
+
+def _groups(
+  tokenizer: Tokenizer,
+  template: chat.ChatTemplate,
+  most: int,
+  invalid: str,
+  length: int,
+  overlong: str,
+  header: Sequence[int],
+  found: Iterable[tuple[str, list[_Candidate] | BadRow]],
+) -> tuple[list[Group], kept.Tallies]:
+  """The groups that can be trained on, and what is counted of them."""
+  counts: Counter[str] = Counter()
+  candidates = _valid(found, most, invalid, counts)
+  whole = _comparable(tokenizer, candidates, template, invalid, counts)
+  fitted = [fit(group, length, overlong, header, counts) for group in whole]
+  groups = [group for group in fitted if group]
+  answers = [answer for group in groups for answer in group.answers]
+  return groups, {
+    'left out': counts,
+    'sizes': Counter(_needed(group, overlong, header) for group in whole),
+    'answers': Counter(all=len(answers), trained=sum(sum(answer.mask) for answer in answers)),
+  }
+
+
+def _as_rows(groups: Sequence[Group], tallies: kept.Tallies) -> tuple[list[kept.Row], kept.Tallies]:
+  """Groups as they are kept: the prompt is the first piece, of which nothing is trained on."""
+  rows = []
+  for prompt, answers, value in groups:
+    rows.append(kept.Row([(prompt, [0] * len(prompt)), *answers], value))
+  return rows, tallies
+
+
+class _Kept(Sequence[Group]):
+  """Groups in a folder."""
+
+  def __init__(self, rows: kept.Rows) -> None:
+    self._rows = rows
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> Group:  # type: ignore[override]
+    ((prompt, _), *answers), value = self._rows[range(len(self))[index]]
+    return Group([*prompt], [Answer(*answer) for answer in answers], value)
+
+  def __repr__(self) -> str:
+    return repr(self._rows)
 
 
 def _comparable(
@@ -381,7 +447,8 @@ class Groups:
 
   def __repr__(self) -> str:
     shape = self._size, self._length, self._value, self._mismatched
-    digest = hashlib.sha256(repr((shape, list(self.groups))).encode()).hexdigest()
+    groups = self.groups if isinstance(self.groups, _Kept) else list(self.groups)
+    digest = hashlib.sha256(repr((shape, groups)).encode()).hexdigest()
     return f'Groups({len(self)}, sha256={digest[:12]!r})'
 
 
@@ -389,16 +456,16 @@ def _report(
   split: str,
   length: int,
   rows: Mapping[str, Groups],
-  sizes: Sequence[int],
+  answers: Mapping[str, int],
+  sizes: Mapping[int, int],
   counts: Counter[str],
 ) -> None:
   """Prints one line, which also counts what was left out and why."""
-  groups = [group for some in rows.values() for group in some.groups]
-  answers = [answer for group in groups for answer in group.answers]
-  trained = sum(sum(answer.mask) for answer in answers)
+  count, trained = (answers.get(name, 0) for name in ('all', 'trained'))
+  number = sum(map(len, rows.values()))
   line = (
-    f'preferences: {split}, {counts.pop("records", 0):,} records in {len(groups):,} groups with '
-    f'{len(answers):,} answers of {trained / max(len(answers), 1):.1f} tokens'
+    f'preferences: {split}, {counts.pop("records", 0):,} records in {number:,} groups '
+    f'with {count:,} answers of {trained / max(count, 1):.1f} tokens'
   )
   advice = lengths.advice(split, length, sizes)
   words = {

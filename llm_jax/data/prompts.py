@@ -268,7 +268,7 @@ def _report(
     f'{tokens / max(len(prompts), 1):.1f} tokens, {answered:,} with an answer'
   )
   words = {
-    'dropped': f'longer than {length} and dropped' + lengths.advice(split, length, sizes),
+    'dropped': f'longer than {length} and dropped' + lengths.advice(split, length, Counter(sizes)),
     'cut': f'longer than {length} and cut at their beginning',
     'answer too long': f'left out: answer of more than {answer_bytes} bytes',
   }

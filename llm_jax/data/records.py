@@ -13,11 +13,12 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from llm_jax.data import families, formats, questions, trees
 from llm_jax.data.formats import BadRow, columns_of
-from llm_jax.data.sources import open_records
+from llm_jax.data.sources import open_records, stamp
 from llm_jax.find import explained, find
 from llm_jax.options import suggest
 from llm_jax.types import BadInput
@@ -107,6 +108,26 @@ def read(
       ) from error
     if not hashed or _split_of(opening(item), validation_fraction) == split:
       yield where, item
+
+
+def stamps(
+  name: str,
+  sources: Mapping[str, str],
+  *,
+  split: str,
+  validation: Mapping[str, str] | None = None,
+  validation_fraction: float = 0.01,
+  map: str = '',
+) -> dict[str, Any]:
+  """What changes when the records do that `read` gives with these arguments; none is read."""
+  own = (validation or {}).get(name, '')
+  path = find('data', map, defines=('record',)).__file__ if map else None
+  return {
+    'source': stamp(own if own and split == 'validation' else sources[name]),
+    'divided': None if own else validation_fraction,
+    'split': split,
+    'map': hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else '',
+  }
 
 
 def chosen(

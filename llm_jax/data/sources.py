@@ -141,6 +141,20 @@ def open_records(
   return Source(f'{found.name}{f", {names}" if names else ""}', read, splits=found.splits)
 
 
+def stamp(spec: str) -> Any:
+  """What changes when the dataset or files that `spec` names do; they are not read.
+
+  Raises:
+    BadInput: there are none.
+  """
+  spec, options = _options(spec)
+  if spec.startswith('tfds:'):
+    return [str(tfds.folder_of(spec)), options]
+  files = paths.paths(spec)
+  folders = arrow.splits(files[0]) if arrow.is_saved(files[0]) else {}
+  return [[paths.stamps(path) for path in folders.values() or [spec]], options]
+
+
 # --- options -----------------------------------------------------------------------------------
 
 
