@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from llm_jax import storage
+from llm_jax import __version__, storage
 from llm_jax.files import read_json, replacing, write_json
 from llm_jax.lock import locked
 from llm_jax.parallel.hosts import on_one_host
@@ -71,7 +71,7 @@ def keep(
     BadInput: nothing can be written there, or what is there is damaged.
   """
   records = records or RECORDS
-  text = json.dumps([made_from, records], sort_keys=True, default=str)
+  text = json.dumps([__version__, made_from, records], sort_keys=True, default=str)
   place = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
   on_one_host(lambda: _make(place, made_from, read, encode, records))
   return Rows(place)
