@@ -141,8 +141,8 @@ def corpus(text: str) -> None:
 
 def data(text: str) -> None:
   """What was left out of a file of records, and why."""
-  conversations._report(text, 4, {}, [], collections.Counter({text: 2}))
-  preferences._report(text, 4, {}, [], collections.Counter({text: 2}))
+  conversations._report(text, 4, {}, {}, collections.Counter({text: 2}))
+  preferences._report(text, 4, {}, {}, {}, collections.Counter({text: 2}))
   prompts._report(text, 4, 8, {}, [], collections.Counter({text: 2}))
 
 
