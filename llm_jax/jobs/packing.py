@@ -130,14 +130,22 @@ class Packing:
 
 
 def _batches(stream: Stream, shard_documents: int) -> Iterator[tuple[str, list[str]]]:
-  """(split, documents) of one shard after the other."""
+  """(split, documents) of one shard after the other.
+
+  What is held out of the first shard is a shard too, for training that begins meanwhile.
+  """
   waiting: dict[str, list[str]] = {'train': [], 'validation': []}
+  first = True
   for text in documents(stream):
     split = stream.split_of(text)
     waiting[split].append(text)
     if len(waiting[split]) == shard_documents:
-      yield split, waiting[split]
-      waiting[split] = []
+      full = [split, 'validation'] if first and split == 'train' else [split]
+      for name in full:
+        if waiting[name]:
+          yield name, waiting[name]
+          waiting[name] = []
+      first = False
   yield from ((split, texts) for split, texts in waiting.items() if texts)
 
 

@@ -178,7 +178,7 @@ def _tokenize(
   words = part.patient(lambda: _tokenizer(folder, streams, settings))
   packing = Packing(folder, words, settings, part, threads, is_there)
   for name, group in itertools.groupby(streams, key=lambda stream: stream.source):
-    packing.add(name, group)
+    packing.add(name, [*group][::-1])  # what is held out first, for training that begins meanwhile
   packing.progress.close()
   if left := packing.left():
     say(

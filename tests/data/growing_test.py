@@ -1,0 +1,164 @@
+"""Training reads rows while they are made: in one order, each once a pass, and waits for more."""
+
+import json
+import random
+import shutil
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from llm_jax.data import growing
+from llm_jax.jobs.tokenize import tokenize
+from llm_jax.main import run
+from llm_jax.parallel.mesh import make_mesh
+from llm_jax.text import folder as tokenizers
+from llm_jax.training.batches import make_read
+from llm_jax.types import BadInput
+from tests.jobs.train_test import WORDS, tiny, write_text
+
+SETTINGS = dict(tokenizer=dict(vocab_size=290), length=16, shard_documents=12)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+  monkeypatch.setattr(growing, 'SECONDS', 0.02)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """A finished folder of two sources, with some shards each; one has a held-out file."""
+  folder = tmp_path_factory.mktemp('whole')
+  draw, sources = random.Random(0), {}
+  for name, count in (('long', 160), ('short', 38)):
+    texts = [' '.join(draw.choices(WORDS, k=draw.randrange(3, 30))) for _ in range(count)]
+    path = folder / f'{name}.jsonl'
+    path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
+    sources[name] = str(path)
+  held_out = {'short': sources['long']}
+  tokenize(
+    workdir=str(folder / 'tokens'), sources=sources, validation=held_out,
+    validation_fraction=0.1, **SETTINGS,
+  )  # fmt: skip
+  return folder / 'tokens'
+
+
+def make(folder, split='train', **options):
+  return growing.make(
+    tokenizers.load(folder / 'tokenizer'), path=str(folder), split=split, **options
+  )
+
+
+def begun(whole, tmp_path):
+  """The folder as it was when tokenizing began, and what was written there since, in its order."""
+  folder = tmp_path / 'tokens'
+  shutil.copytree(whole, folder, ignore=shutil.ignore_patterns('shard-*.json', 'tokenize.json'))
+  later = sorted(whole.glob('*/*/shard-*.json'), key=lambda path: path.stat().st_mtime_ns)
+  return folder, [*later, whole / 'tokenize.json']
+
+
+def write(whole, folder, paths, seconds=0.0):
+  for path in paths:
+    time.sleep(seconds)
+    shutil.copy(path, folder / path.relative_to(whole))
+
+
+def read(rows, batches, seed=0, size=4):
+  """The tokens of so many batches."""
+  mesh = make_mesh(fsdp=1)
+  with jax.set_mesh(mesh):
+    at = make_read(rows, mesh, batch_size=size, seed=seed)
+    return np.concatenate([np.asarray(at(step)['tokens']) for step in range(batches)])
+
+
+def sets(tokens):
+  return sorted(map(tuple, tokens.tolist()))
+
+
+def test_the_order_is_the_same_however_fast_shards_come(whole, tmp_path, capsys):
+  done = make(whole)
+  done.group(10**9)
+  count = len(done)
+  assert count > 100
+  batches = 2 * count // 4
+  wanted = read(make(whole), batches)
+  for number, seconds in enumerate((0.0, 0.01)):
+    folder, later = begun(whole, tmp_path / str(number))
+    thread = threading.Thread(target=write, args=(whole, folder, later, seconds))
+    thread.start()
+    np.testing.assert_array_equal(read(make(folder), batches), wanted)
+    thread.join()
+  assert 'waiting for shard' in capsys.readouterr().out
+  # Each row once a pass, in orders that differ with the pass and the seed.
+  every = [done[i]['tokens'] for i in range(count)]
+  assert sets(wanted[:count]) == sets(np.stack(every))
+  assert (wanted[count : 2 * count - 8] != wanted[: count - 8]).any()
+  assert (read(make(whole), 20, seed=1) != wanted[:80]).any()
+  assert (wanted[:count] != np.stack(every)).any()
+
+
+def test_a_group_is_read_before_the_next_one_is_there(whole, tmp_path):
+  folder, later = begun(whole, tmp_path)
+  first = [path for path in later if path.name == 'shard-00000.json']
+  write(whole, folder, first)
+  rows = make(folder)
+  begin, size, start = rows.group(0)
+  assert (begin, start) == (0, 0) and size == len(rows)
+  shards = [np.load(whole / name / 'train' / 'tokens-00000.npy') for name in ('long', 'short')]
+  assert {*sets(read(rows, size // 4))} <= {*sets(np.concatenate(shards))}
+  assert size == sum(map(len, shards))
+  held_out = make(folder, 'validation')
+  there = len(held_out)
+  assert there == sum(
+    len(np.load(whole / name / 'validation' / 'tokens-00000.npy')) for name in ('long', 'short')
+  )
+  write(whole, folder, later)
+  held_out.group(10**6)
+  assert len(held_out) == there  # so that evaluations can be compared
+
+
+def test_what_does_not_fit_is_refused(whole, tmp_path):
+  with pytest.raises(BadInput, match='no tokenize job has a tokenizer there yet; start one'):
+    growing.make(tokenizers.load(whole / 'tokenizer'), path=str(tmp_path))
+  with pytest.raises(BadInput, match=r'data\.length 17: the rows of .* have 16 tokens'):
+    make(whole, length=17)
+  with pytest.raises(BadInput, match=r'data\.repeats 0\.1: not while rows are made'):
+    make(whole, repeats=0.1)
+  with pytest.raises(BadInput, match="choose 'train' or 'validation'"):
+    make(whole, 'test')
+  other = tokenizers.load(whole / 'tokenizer').with_specials(['<|mine|>'])
+  with pytest.raises(BadInput, match='made by tokenizer'):
+    growing.make(other, path=str(whole))
+  folder, _ = begun(whole, tmp_path)
+  shutil.copy(whole / 'tokenize.json', folder)
+  with pytest.raises(BadInput, match='has no rows'):  # somebody deleted them
+    make(folder)
+
+
+def test_training_beside_tokenizing_is_training_after_it(tmp_path, capsys):
+  text = write_text(tmp_path / 'text.jsonl')
+  config = lambda name: tiny(tmp_path / name, text)
+  parts = {}
+  for name in ('after', 'beside'):
+    c = config(name)
+    words = c.tokenize.to_dict() | SETTINGS
+    del words['job']
+    words.pop('requires', None)
+    c.data.name, c.data.repeats, c.total_steps = 'growing', 0.0, 12
+    if name == 'after':
+      tokenize(**words)
+    else:
+      tokenize(**words | {'shard': '1/2'})
+      other = threading.Timer(2.0, tokenize, kwargs=words | {'shard': '2/2'})
+      other.start()
+    run(c)
+    parts[name] = sorted(
+      line for line in (tmp_path / name / 'run' / 'metrics.jsonl').read_text().splitlines()
+      if '"validation/loss"' in line
+    )  # fmt: skip
+  other.join()
+  assert capsys.readouterr().out.count('waiting for shard 1 of train') == 1
+  losses = [[json.loads(line)['validation/loss'] for line in found] for found in parts.values()]
+  assert losses[0] == losses[1] and len(losses[0]) == 6
