@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_refused(whole, tmp_path):
     make(folder)
 
 
-def test_training_beside_tokenizing_is_training_after_it(tmp_path, capsys):
+def test_training_beside_tokenizing_is_training_after_it(tmp_path, monkeypatch):
   text = write_text(tmp_path / 'text.jsonl')
   config = lambda name: tiny(tmp_path / name, text)
   parts = {}
@@ -151,14 +151,15 @@ def test_training_beside_tokenizing_is_training_after_it(tmp_path, capsys):
       tokenize(**words)
     else:
       tokenize(**words | {'shard': '1/2'})
-      other = threading.Timer(2.0, tokenize, kwargs=words | {'shard': '2/2'})
-      other.start()
+      other = threading.Thread(target=tokenize, kwargs=words | {'shard': '2/2'})
+      waits = lambda text: other.ident or other.start()  # the rest is made when it is waited for
+      monkeypatch.setattr(growing, 'say', waits)
     run(c)
     parts[name] = sorted(
       line for line in (tmp_path / name / 'run' / 'metrics.jsonl').read_text().splitlines()
       if '"validation/loss"' in line
     )  # fmt: skip
+  assert other.ident
   other.join()
-  assert capsys.readouterr().out.count('waiting for shard 1 of train') == 1
   losses = [[json.loads(line)['validation/loss'] for line in found] for found in parts.values()]
   assert losses[0] == losses[1] and len(losses[0]) == 6
