@@ -152,7 +152,7 @@ def test_training_beside_tokenizing_is_training_after_it(tmp_path, monkeypatch):
     else:
       tokenize(**words | {'shard': '1/2'})
       other = threading.Thread(target=tokenize, kwargs=words | {'shard': '2/2'})
-      waits = lambda text: other.ident or other.start()  # the rest is made when it is waited for
+      waits = lambda text, other=other: other.ident or other.start()  # made when waited for
       monkeypatch.setattr(growing, 'say', waits)
     run(c)
     parts[name] = sorted(
