@@ -30,6 +30,7 @@ from llm_jax.text import calls
 
 _CONVERSATIONS = {'train': 5000, 'validation': 300, 'test': 300}
 _PREFERENCES = {'train': 3000, 'validation': 300, 'test': 300}
+REASONS_FIRST = 0.4  # of the conversations; the others answer at once, as people do
 _CALLING = {'train': 2500, 'validation': 90, 'test': 90}  # more conversations, with a calculator
 
 _NAMES = (
@@ -128,8 +129,8 @@ def _digits(equation: re.Match[str]) -> str:
 def conversations(split: str) -> list[dict]:
   """One question and its answer each, in three styles.
 
-  Where a calculator is listed among the tools, the answer calls it. Elsewhere a coin decides
-  whether the reasons or the answer come first.
+  Where a calculator is listed among the tools, the answer calls it. Elsewhere the reasons come
+  first in a share of `REASONS_FIRST` and the answer in the others.
 
   Args:
     split: 'train', 'validation' or 'test'.
@@ -139,7 +140,7 @@ def conversations(split: str) -> list[dict]:
   talks = []
   for i, problem in enumerate(_sample('conversations', split, alone + _CALLING[split])):
     if i < alone:
-      talk = dialogue(problem.question, problem.solution(reason_first=rng.random() < 0.5))
+      talk = dialogue(problem.question, problem.solution(reason_first=rng.random() < REASONS_FIRST))
       if i % 20 == 0:  # other tools may be there, which do not help
         talk = calls.led(talk, [name for name in TOOLS if name != 'calculator'])
     else:

@@ -90,8 +90,9 @@ class Shape:
     dense_dim: F of these.
     embedding_std: standard deviation that an embedding starts with. The last norm before a tied
       head starts so much smaller that the logits do not depend on it.
-    induction_heads: so many key heads of the first two layers start as heads that copy what came
-      after the same token before, see models/begin.py; see `inducing` for what has none.
+    induction_heads: so many key heads of the first two layers, from 2 on twice as many of the
+      second if it has them, start as heads that copy what came after the same tokens before, see
+      models/begin.py; see `inducing` for what has none.
     head: 'tied' to the embedding, 'untied', 'scalar' (one number a token, for rewards), or
       'classes' (a logit for each class).
     classes: names of these.
@@ -238,7 +239,7 @@ class Shape:
 
   @property
   def inducing(self) -> int:
-    """How many key heads of the first two layers start as induction heads.
+    """How many key heads of the first layer start as parts of induction heads.
 
     None do without biases and plain rotary positions, nor where scores are normed or capped, nor
     where the first two layers do not see the same tokens.

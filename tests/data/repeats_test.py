@@ -34,6 +34,27 @@ def test_targets_are_copies_of_ordinary_tokens(tokenizer, length):
   assert len(periods) > 10 or length < 64
 
 
+def test_every_second_row_repeats_a_part_of_a_text(tokenizer):
+  text = tokenizer.encode('The cat sat on a mat, and it sat on the mat of a dog.' * 9)
+  pieces = [np.array([1, *text[:70], 2]), np.array([*text[:50]])]
+  row = {
+    'tokens': np.concatenate([*pieces, np.zeros(22)]).astype(np.int32),
+    'segment': np.repeat([1, 2, 0], [72, 50, 22]),
+  }
+  rows = Repeats(tokenizer, rows=60, length=100, text=[row])
+  control = {*np.flatnonzero(np.asarray(tokenizer.token_bytes) == 0).tolist()}
+  whole, parts = ' '.join(map(str, text)), 0
+  for i in range(60):
+    made = rows[i]
+    period = int(made['mask'].argmax())
+    np.testing.assert_array_equal(made['tokens'][period:], made['tokens'][:-period])
+    assert not control & {*made['tokens'].tolist()}
+    if period >= 8 and ' '.join(map(str, made['tokens'][:period].tolist())) in whole:
+      parts += 1
+      assert i % 2 == 0 and period <= 50
+  assert parts > 20  # of 30; others were padding
+
+
 def test_a_row_is_the_same_each_time_and_no_other(tokenizer):
   rows, again = (Repeats(tokenizer, rows=50, length=64) for _ in range(2))
   texts = [rows[i]['tokens'].tobytes() for i in range(50)]

@@ -419,6 +419,24 @@ def test_a_model_starts_by_copying_what_came_after_the_same_token_before(options
   assert np.mean((best == first[:, 1:, None]).any(-1)) > 0.9
 
 
+def test_where_a_token_stands_twice_the_one_before_it_decides():
+  shape = dict(vocab_size=512, dim=128, num_layers=3, num_heads=4, qkv_bias=True, embedding_std=1.0)
+  draw = np.random.default_rng(0)
+  # Thirty words stand there twice each, and most pairs once.
+  first = np.stack(
+    [np.repeat(draw.permutation(512)[:30], 2)[draw.permutation(60)] for _ in range(8)]
+  )
+  tokens = np.tile(first, 2)
+  found = {}
+  for count in (2, 3):  # of which there are not heads enough for the second kind
+    model = make(**shape, induction_heads=count, max_length=128)
+    params = jax.jit(model.init)(jax.random.key(0), tokens[:, :1])
+    logits = logits_of(model, params, jnp.asarray(tokens))[:, 61:-1].copy()
+    np.put_along_axis(logits, tokens[:, 61:-1, None], -np.inf, axis=-1)  # its own embedding
+    found[count] = np.mean(logits.argmax(-1) == first[:, 2:])
+  assert found[2] > 0.45 and found[2] > found[3] + 0.25
+
+
 @pytest.mark.parametrize('theta', [2.0, 100.0])
 def test_where_every_pair_turns_fast_the_slowest_one_is_compared(theta):
   shape = dict(vocab_size=64, dim=32, num_layers=2, num_heads=2, qkv_bias=True, rope_theta=theta)
