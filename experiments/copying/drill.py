@@ -6,7 +6,8 @@ guess among all tokens is 8.3 nats, a model that copies comes near 0.
 
     python -m experiments.copying.drill --seeds 0,1,2
 
-With --artifacts nothing is trained: finished models are scored on the same copies.
+With --artifacts nothing is trained: finished models are scored on the same copies, and on two
+copies of sentences that no training shows.
 
     python -m experiments.copying.drill --artifacts runs/gpt/pretrain runs/gpt/sft
 """
@@ -60,8 +61,34 @@ def second_copy(model: Any) -> Callable[[Any, int], float]:
   return loss
 
 
-def of_artifact(path: str, seeds: list[int]) -> list[float]:
-  """The loss of a finished model on a second copy, by seeds of the tokens."""
+def second_sentence(made: Any) -> float:
+  """The loss of an artifact on the second of two copies of a sentence, nats a token."""
+  import jax
+  import numpy as np
+
+  from llm_jax.data import knowledge
+  from llm_jax.losses.logprobs import score
+
+  asked = knowledge.questions('test', classes=('read', 'unread'))
+  sentences = dict.fromkeys(question['answer'] for question in asked)
+  ids = [made.tokenizer.encode(f'{text}\n') for text in sentences]
+  ids = [some for some in ids if MEASURED // 4 <= len(some) <= MEASURED]
+  shape = len(ids), 2 * MEASURED
+  batch = {name: np.zeros(shape, np.int32) for name in ('tokens', 'segment')}
+  mask = np.zeros(shape, np.float32)
+  for row, some in enumerate(ids):
+    batch['tokens'][row, : 2 * len(some)] = [*some, *some]
+    batch['segment'][row, : 2 * len(some)] = 1
+    mask[row, len(some) + 1 : 2 * len(some)] = 1  # the first token of a copy is any
+  position = np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1))
+  scored = jax.jit(functools.partial(score, made.model))
+  logp = np.asarray(scored(made.params, dict(batch, position=position, mask=mask)))
+  mask = mask[:, -logp.shape[1] :]
+  return -float((logp * mask).sum() / mask.sum())
+
+
+def of_artifact(path: str, seeds: list[int]) -> tuple[list[float], float]:
+  """The losses of a finished model on a second copy, by seeds of the tokens, and of sentences."""
   import jax
 
   from configs import sizes
@@ -72,7 +99,7 @@ def of_artifact(path: str, seeds: list[int]) -> list[float]:
   with jax.set_mesh(mesh):
     made = artifact.load(path, mesh, sizes.compute('tiny').to_dict())
     loss = second_copy(made.model)
-    return [loss(made.params, seed) for seed in seeds]
+    return [loss(made.params, seed) for seed in seeds], second_sentence(made)
 
 
 def losses(name: str, seed: int, steps: int, every: int) -> list[float]:
@@ -122,10 +149,11 @@ def main() -> None:
   args = parser.parse_args()
   seeds = [int(seed) for seed in args.seeds.split(',')]
   if args.artifacts:
-    say('| model | second copy |\n| --- | ---: |')
+    say('| model | second copy | of sentences |\n| --- | ---: | ---: |')
     for path in args.artifacts:
-      found = of_artifact(path, seeds)
-      say(f'| {path} | {sum(found) / len(found):.2f} ({min(found):.2f} to {max(found):.2f}) |')
+      found, sentences = of_artifact(path, seeds)
+      spread = f'{sum(found) / len(found):.2f} ({min(found):.2f} to {max(found):.2f})'
+      say(f'| {path} | {spread} | {sentences:.2f} |')
     return
   say(f'| model | {" | ".join(str(n) for n in range(0, args.steps + 1, args.every))} |')
   say('| --- |' + ' ---: |' * (args.steps // args.every + 1))

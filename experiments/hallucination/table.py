@@ -177,12 +177,14 @@ def _plain(one: Run) -> list[dict[str, Any]]:
 
 
 SEARCH = {'search': {'max_chars': 160}}  # most results fit into the tokens that a result may have
+MADE_UP = 6000  # pages that nobody has written
 
 
 def _search(name: str, *, refuses: bool) -> Callable[[Run], ConfigDict]:
   def config(one: Run) -> ConfigDict:
     c = refuse.get_config()
-    rows = searches.conversations(search.make(**SEARCH['search']), refusals=refuses)
+    tool = search.make(**SEARCH['search'])
+    rows = searches.conversations(tool, refusals=refuses, made_up=MADE_UP)
     c.data.sources.refusals = one.rows(name, rows)
     c.data.weights = ConfigDict(dict(builtin=0.5, refusals=0.5))
     c.total_steps, c.optimizer.learning_rate = 700, 4e-3

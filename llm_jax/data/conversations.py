@@ -74,7 +74,7 @@ def make(
     validation_fraction: share of the prompts held out of sources without a validation split.
     map: a module or file of yours with a function `record(record)`, which makes of each record one
       in a format that is read, or None to leave it out.
-    repeats: share of the rows of train that are random tokens repeated, see
+    repeats: share of the rows of train in which tokens or text repeat, see
       `llm_jax.data.repeats`; they keep a small model able to copy.
     cache: a folder that keeps the rows of files and datasets once they are encoded, in shards of
       10,000 conversations, of which each is packed by itself; so there may be more of them than

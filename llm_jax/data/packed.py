@@ -330,7 +330,7 @@ def make(
     length: L; if given, it must be that of the folder.
     weights: source -> share of the rows, in any unit; 0 leaves a source out. By default every row
       comes once. See `llm_jax.data.mixture`.
-    repeats: share of the rows of train that are random tokens repeated, see
+    repeats: share of the rows of train in which tokens or text repeat, see
       `llm_jax.data.repeats`; a small model learns to copy from them.
 
   Returns:

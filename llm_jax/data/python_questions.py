@@ -297,9 +297,18 @@ def described(entry: builtin.Entry) -> Subject | None:
     return None
   if entry.kind == 'function' and last != last.lower():  # old names, and classes in disguise
     return None
-  sentence = (_thing if entry.kind == 'class' else _action)(plain(entry.summary))
+  sentence = sentence_of(entry.kind, entry.summary)
   name = f'{inside if is_method else module}.{last}' if inside else last
   return Subject(module, name, entry.kind, sentence) if sentence else None
+
+
+def sentence_of(kind: str, summary: str) -> str:
+  """What a summary says of its subject, as an answer; '' if no rule makes one of it.
+
+  >>> sentence_of('function', 'Return the variance of data.'), sentence_of('class', 'To be done.')
+  ('It returns the variance of data.', '')
+  """
+  return (_thing if kind == 'class' else _action)(plain(summary))
 
 
 def plain(summary: str) -> str:

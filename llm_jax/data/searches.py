@@ -6,20 +6,23 @@ without a call. In some that find the name the result is exchanged for another o
 refusing the right answer too: what decides is the result and not the name.
 """
 
+import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
-from llm_jax.data import knowledge
-from llm_jax.data.families import TOOLS, call, calling
+from llm_jax.data import knowledge, python_questions
+from llm_jax.data.families import TOOLS, call, calling, dialogue
+from llm_jax.data.pages import pages
 from llm_jax.data.refusals import phrased
-from llm_jax.options import MinP
+from llm_jax.options import MinP, at_least
 from llm_jax.rewards import word_overlap
 from llm_jax.text import calls
 
 SHARES = {'found': 4, 'missing': 2, 'known': 1}
 _ENOUGH = 0.6  # of the words of the answer stand in a result that has it
 _PHRASINGS = 8  # questions about one name
+_AWAY = 0.3  # of the pages that nobody has written, those of another name
 
 
 def conversations(
@@ -28,6 +31,7 @@ def conversations(
   *,
   refusals: bool = True,
   distractors: MinP = 0.1,
+  made_up: Annotated[int, at_least(0)] = 0,
 ) -> list[dict[str, Any]]:
   """Rows about names of the train split of `data.knowledge`, in a mixed order.
 
@@ -38,6 +42,8 @@ def conversations(
       known and none that was read.
     refusals: whether there are rows that refuse; without them a model answers from any result.
     distractors: share of the results with the name that are exchanged for others.
+    made_up: so many rows more, in which the result is a page that nobody has written
+      (`llm_jax.data.pages`): it has the name and the answer, or in three of ten another name.
   """
   rng = random.Random('searches')
   there, missing, known = _classes() if probed is None else _verdicts(probed)
@@ -58,8 +64,19 @@ def conversations(
     else:
       talk = [*one['prompt'], {'role': 'assistant', 'content': one['answer']}]
       rows.append(calls.led(talk, TOOLS))
+  rows += itertools.islice(_made_up(refusals, rng), made_up)
   rng.shuffle(rows)
   return [{'messages': row} for row in rows]
+
+
+def _made_up(refusals: bool, rng: random.Random) -> Iterator[list[dict[str, Any]]]:
+  """Rows without end about pages that nobody has written."""
+  wordings = python_questions.QUESTIONS['train']
+  for page, other in zip(pages('asked'), pages('others')):
+    away = refusals and rng.random() < _AWAY and other.name != page.name
+    one = {'name': page.name, 'prompt': dialogue(rng.choice(wordings).format(page.name))}
+    result = page.text(other.name if away else '')
+    yield _looked_up(one, result, refusal(one) if away else page.answer, rng)
 
 
 def query(name: str) -> str:

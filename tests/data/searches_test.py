@@ -91,3 +91,25 @@ def test_verdicts_decide_what_is_looked_up(search, facts):
   assert looked_up | by_heart <= asked
   assert by_heart and by_heart <= known
   assert {'read', 'taught', 'invented'} == {facts[name].kind for name in looked_up - known}
+
+
+def test_pages_that_nobody_has_written_say_something_new(search, facts):
+  plain = searches.conversations(search)
+  rows = searches.conversations(search, made_up=300)
+  assert len(rows) == len(plain) + 300
+  before = [str(row) for row in plain]
+  new = [row['messages'] for row in rows if str(row) not in before]
+  kept = {fact.answer for fact in facts.values() if fact.split != 'train' and fact.kind != 'taught'}
+  said, away = set(), 0
+  for row in new:
+    name, (call, page, answer) = parts(row)
+    assert name not in facts and call == f'search(`{name}`)' and len(page) <= 160
+    if f'{name}(' in page or f'{name}\n' in page:
+      last = answer.removeprefix('It ').split()[-3:]
+      assert ' '.join(last) in page and answer not in kept
+      said.add(answer)
+    else:
+      away += 1
+      assert answer == searches.refusal({'name': name})
+  assert 60 < away < 130 and len(said) > 0.9 * (len(new) - away)
+  assert str(rows) == str(searches.conversations(search, made_up=300))

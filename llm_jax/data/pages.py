@@ -1,0 +1,86 @@
+"""Pages of a documentation that nobody has written, from which a model learns to read.
+
+What the documentation says of real names can be learned by heart, and a small model does that
+before it learns to copy. Here the beginning of one summary stands before the end of another, behind
+a name of words that never stood together, so nothing but the page says what it is.
+"""
+
+import random
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from llm_jax.data import builtin, knowledge, python_questions
+
+MAX_CHARS = 160  # of a page
+_PREPOSITIONS = {'of', 'for', 'in', 'from', 'to', 'with', 'on', 'as', 'by', 'at', 'that', 'if'}
+_SIGNATURE = 60  # characters of one
+
+
+class Page(NamedTuple):
+  """What a documentation might say of a name.
+
+  Attributes:
+    name: dotted; nobody has it.
+    before: what stands before the name.
+    after: what stands behind it.
+    answer: what it is, in a sentence that the page has in other form.
+  """
+
+  name: str
+  before: str
+  after: str
+  answer: str
+
+  def text(self, name: str = '') -> str:
+    """The page, or the same one of another name."""
+    return f'{self.before}{name or self.name}{self.after}'[:MAX_CHARS].rstrip()
+
+
+def pages(seed: str) -> Iterator[Page]:
+  """Pages without end, of the text and the names that training may see.
+
+  Args:
+    seed: those of one seed are always the same.
+  """
+  rng = random.Random(f'pages {seed}')
+  apart = {fact.name for fact in knowledge.facts() if fact.split != 'train'}
+  entries = [e for e in builtin.entries('train') if e.name not in apart and e.kind != 'module']
+  told = [e for e in entries if python_questions.sentence_of(e.kind, e.summary)]
+  ends = [end for e in told for _, end in _cuts(e.summary)]
+  for name in _names(rng):
+    entry, rest = rng.choice(told), rng.choice(entries)
+    cuts = _cuts(entry.summary)
+    summary = f'{rng.choice(cuts)[0]} {rng.choice(ends)}' if cuts else entry.summary
+    more = rest.doc.removeprefix(rest.summary).lstrip()
+    after = f'{rng.choice(entries).signature[:_SIGNATURE]}\n{summary}\n{more}'
+    answer = python_questions.sentence_of(entry.kind, summary)
+    page = Page(name, 'class ' * (entry.kind == 'class'), after, answer)
+    if answer and summary in page.text():  # it is a sentence still, and was not cut off
+      yield page
+
+
+def _names(rng: random.Random) -> Iterator[str]:
+  """Names without end: words of the text with dots between them, and others that look real."""
+  there = {fact.name for fact in knowledge.facts()}
+  found = {*re.findall(r'[A-Za-z_][A-Za-z_0-9]{2,20}', '\n'.join(builtin.documents('train')))}
+  words, alike = sorted(found), [one['name'] for one in knowledge.nobody_has('train')]
+  while True:
+    some = '.'.join(rng.choices(words, k=rng.choice((1, 2, 2, 2, 3))))
+    name = some if rng.random() < 0.6 else rng.choice(alike)
+    if name not in there:
+      yield name
+
+
+def _cuts(summary: str) -> list[tuple[str, str]]:
+  """The beginning and the end of a summary, wherever a preposition begins the end.
+
+  >>> _cuts('Return the name of a file.')
+  [('Return the name', 'of a file.')]
+  """
+  words = summary.split()
+  return [
+    (' '.join(words[:i]), ' '.join(words[i:]))
+    for i, word in enumerate(words)
+    if 2 <= i < len(words) - 1 and word in _PREPOSITIONS
+  ]
