@@ -10,6 +10,7 @@ import functools
 import hashlib
 import itertools
 import os
+import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -19,8 +20,12 @@ from llm_jax.files import read_json, write_json
 from llm_jax.store import UNFINISHED, Store, below
 from llm_jax.types import BadInput
 
-# What vouches for the files beside and below it, and is pushed after them.
-VOUCHES = ('manifest.json', 'artifact.json', 'tokenize.json', 'summary.json', 'report.json')
+# What vouches for the files beside and below it, and is pushed after them; what comes later here
+# vouches for what comes before.
+VOUCHES = (
+  r'shard-\d+\.json',
+  r'(manifest|artifact|tokenize|summary|report|rows)\.json',
+)
 
 _locks: list[Any] = []  # open files, whose locks end with the process
 _owner = str(uuid.uuid4())  # of this process
@@ -45,6 +50,12 @@ def root() -> Path:
       _locks.append(lock)
       return folder
   raise AssertionError('unreachable')
+
+
+def _vouches(name: str) -> int:
+  """0 where a file vouches for nothing; of those that do, a larger number is pushed later."""
+  last = PurePosixPath(name).name
+  return max((rank for rank, one in enumerate(VOUCHES, 1) if re.fullmatch(one, last)), default=0)
 
 
 def _locked(folder: Path) -> Any:
@@ -154,13 +165,12 @@ class Copy:
       for name, (_, version) in store.listed().items()
       if name not in sent and (name not in files or files[name].theirs != version)
     }.intersection((*changed, *gone))
-    vouches = lambda name: PurePosixPath(name).name in VOUCHES
     held = lambda name: (
       name in theirs
-      or (vouches(name) and any(other.startswith(name.rpartition('/')[0]) for other in theirs))
+      or (_vouches(name) and any(other.startswith(name.rpartition('/')[0]) for other in theirs))
     )
     pushed = list(itertools.filterfalse(held, changed))
-    last = lambda name: (vouches(name), -name.count('/'), name)
+    last = lambda name: (_vouches(name), -name.count('/'), name)
     for name in sorted(pushed, key=last):
       sent.add(name)
       store.put(_at(here, name), name)

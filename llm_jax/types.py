@@ -273,18 +273,6 @@ class Filters(Protocol):
 
 
 @runtime_checkable
-class Grows(Protocol):
-  """Rows that are shuffled in groups, of which the later ones may not be there yet."""
-
-  def group(self, place: int) -> tuple[int, int, int]:
-    """Where the group of the row read at a place begins, its size, and the index of its first row.
-
-    A place counts on through all passes over the rows.
-    """
-    ...
-
-
-@runtime_checkable
 class Observes(Protocol):
   """An annotator that hears of each rollout that is trained on, and of no other."""
 

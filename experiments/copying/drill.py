@@ -7,7 +7,7 @@ guess among all tokens is 8.3 nats, a model that copies comes near 0.
     python -m experiments.copying.drill --seeds 0,1,2
 
 With --artifacts nothing is trained: finished models are scored on the same copies, and on two
-copies of sentences that no training shows.
+copies of sentences of held-out text.
 
     python -m experiments.copying.drill --artifacts runs/gpt/pretrain runs/gpt/sft
 """
@@ -69,7 +69,7 @@ def second_sentence(made: Any) -> float:
   from llm_jax.data import knowledge
   from llm_jax.losses.logprobs import score
 
-  asked = knowledge.questions('test', classes=('read', 'unread'))
+  asked = knowledge.questions('test', classes=('unread',))
   sentences = dict.fromkeys(question['answer'] for question in asked)
   ids = [made.tokenizer.encode(f'{text}\n') for text in sentences]
   ids = [some for some in ids if MEASURED // 4 <= len(some) <= MEASURED]

@@ -79,7 +79,7 @@ def make(
     cache: a folder that keeps the rows of files and datasets once they are encoded, in shards of
       10,000 conversations, of which each is packed by itself; so there may be more of them than
       memory holds, and a run that starts again has them at once. '' keeps them in memory. Hosts of
-      a job share it, as do runs side by side.
+      a job share it, as do runs side by side. Messages of trees are read into memory all the same.
 
   Returns:
     A sequence of dicts of arrays [L]: `tokens`, `segment` (0 = padding), `position` (from 0 in each

@@ -5,7 +5,8 @@ share a row, or a prompt and its answers. Each shard has the rows of some thousa
 arrays that are mapped into memory. Letters: T tokens, P pieces, R rows.
 
 What a folder is made from is in its name, so one with other options, or of files that have changed,
-is another folder. A process that was killed is followed by one that makes the missing shards.
+is another folder. What a function of the user's imports is not looked at. A process that was killed
+is followed by one that makes the missing shards.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ import numpy as np
 from llm_jax import __version__, storage
 from llm_jax.files import read_json, replacing, write_json
 from llm_jax.lock import locked
-from llm_jax.parallel.hosts import on_one_host
+from llm_jax.parallel.hosts import exchange, on_one_host
 from llm_jax.store import Busy
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput
@@ -73,6 +74,7 @@ def keep(
   records = records or RECORDS
   text = json.dumps([__version__, made_from, records], sort_keys=True, default=str)
   place = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+  place = Path(exchange(str(place), 'kept')[0])  # hosts may have other times of the same files
   on_one_host(lambda: _make(place, made_from, read, encode, records))
   return Rows(place)
 
@@ -88,6 +90,8 @@ def _make(
   while not (folder / ENDS).is_file():
     try:
       with locked(folder) as is_there:
+        if (folder / ENDS).is_file():  # whoever had the lock before has made it
+          return
         write_json(folder / 'made_from.json', made_from)
         left_out: Counter[str] = Counter()
         found, shards = read(left_out), []

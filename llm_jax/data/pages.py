@@ -5,6 +5,7 @@ before it learns to copy. Here the beginning of one summary stands before the en
 a name of words that never stood together, so nothing but the page says what it is.
 """
 
+import functools
 import random
 import re
 from collections.abc import Iterator
@@ -44,8 +45,7 @@ def pages(seed: str) -> Iterator[Page]:
     seed: those of one seed are always the same.
   """
   rng = random.Random(f'pages {seed}')
-  apart = {fact.name for fact in knowledge.facts() if fact.split != 'train'}
-  entries = [e for e in builtin.entries('train') if e.name not in apart and e.kind != 'module']
+  entries = [e for e in builtin.entries('train') if e.kind != 'module' and not _is_held_out(e)]
   told = [e for e in entries if python_questions.sentence_of(e.kind, e.summary)]
   ends = [end for e in told for _, end in _cuts(e.summary)]
   for name in _names(rng):
@@ -58,6 +58,22 @@ def pages(seed: str) -> Iterator[Page]:
     page = Page(name, 'class ' * (entry.kind == 'class'), after, answer)
     if answer and summary in page.text():  # it is a sentence still, and was not cut off
       yield page
+
+
+def _is_held_out(entry: builtin.Entry) -> bool:
+  """Whether a fact of another split than train has its name, however spelled, or its sentence."""
+  subject = python_questions.described(entry)
+  names = {entry.name, *([subject.name] if subject else [])}
+  sentence = python_questions.sentence_of(entry.kind, entry.summary)
+  held_names, held_sentences = _held_out()
+  return bool(names & held_names) or sentence in held_sentences
+
+
+@functools.cache
+def _held_out() -> tuple[frozenset[str], frozenset[str]]:
+  """Names and sentences of the facts that training must not see."""
+  facts = [fact for fact in knowledge.facts() if fact.split != 'train' and fact.answer]
+  return frozenset(f.name for f in facts), frozenset(f.answer for f in facts)
 
 
 def _names(rng: random.Random) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llm_jax.data import arrow
 from llm_jax.data.compression import EXTRAS, SUFFIXES, extra
-from llm_jax.files import damage_of
+from llm_jax.files import damage_of, sha256
 from llm_jax.options import is_local
 from llm_jax.storage import url_of
 from llm_jax.types import BadInput
@@ -51,16 +51,17 @@ def paths(spec: str) -> list[str]:
   raise BadInput(f'{spec}: no such file in {parent.resolve()}; did you mean {hint}?')
 
 
-def stamps(spec: str) -> list[tuple[str, int, int]]:
+def stamps(spec: str) -> list[tuple[str, int, int | str]]:
   """(name, bytes, time of the last change) of the files that a path or glob names, unread.
 
-  The copy of a URL has the time 0, since it is that of this machine.
+  For the time, the copy of a URL has the sum of its content: its time is that of this machine.
   """
-  found = []
+  found: list[tuple[str, int, int | str]] = []
   for path in paths(spec):
     for file in arrow.files(path) if os.path.isdir(path) else [path]:
       url, about = url_of(Path(file)), os.stat(file)
-      found.append((url or os.path.abspath(file), about.st_size, 0 if url else about.st_mtime_ns))
+      changed = sha256(Path(file)) if url else about.st_mtime_ns
+      found.append((url or os.path.abspath(file), about.st_size, changed))
   return found
 
 

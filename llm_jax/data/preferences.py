@@ -104,6 +104,7 @@ def make(
     cache: a folder that keeps the groups of files and datasets once they are encoded, in shards of
       10,000 records; so there may be more of them than memory holds, and a run that starts again
       has them at once. '' keeps them in memory. Hosts of a job share it, as do runs side by side.
+      Messages of trees are read into memory all the same.
 
   Returns:
     A sequence of dicts of arrays [G, L]: `tokens`, `segment` (1, or 0 on padding, which is on the
@@ -412,9 +413,11 @@ class Groups:
     """How many answers `mismatch` has to cut."""
     if not self._mismatched:
       return 0
-    lengths = [(len(group.prompt), len(group.answers[0].ids)) for group in self.groups]
-    before = lengths[-1:] + lengths[:-1]
-    return sum(p + a > self._length for (p, _), (_, a) in zip(lengths, before, strict=True))
+    count, before = 0, len(self.groups[-1].answers[0].ids)
+    for group in self.groups:
+      count += len(group.prompt) + before > self._length
+      before = len(group.answers[0].ids)
+    return count
 
   def __len__(self) -> int:
     return len(self.groups)

@@ -33,6 +33,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from llm_jax.data import arrow, builtin, paths, stories, tables, tfds
 from llm_jax.data.compression import lines
+from llm_jax.files import sha256
 from llm_jax.options import suggest
 from llm_jax.storage import parted
 from llm_jax.types import BadInput
@@ -149,7 +150,8 @@ def stamp(spec: str) -> Any:
   """
   spec, options = _options(spec)
   if spec.startswith('tfds:'):
-    return [str(tfds.folder_of(spec)), options]
+    folder = tfds.folder_of(spec)
+    return [str(folder), sha256(folder / 'dataset_info.json'), options]
   files = paths.paths(spec)
   folders = arrow.splits(files[0]) if arrow.is_saved(files[0]) else {}
   return [[paths.stamps(path) for path in folders.values() or [spec]], options]

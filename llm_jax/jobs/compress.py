@@ -31,7 +31,7 @@ from llm_jax.text.terminal import bar, say
 from llm_jax.types import BadInput
 
 OFFERED = ('seed', 'rows', 'record')
-TEXT = ('packed', 'conversations')  # files of data/ whose rows are plain text
+TEXT = ('packed', 'growing', 'conversations')  # files of data/ whose rows are plain text
 ROWS = ('tokens', 'position', 'segment')
 MAY_CHANGE = ('compute', 'mesh', 'trust')
 
@@ -253,7 +253,9 @@ def _text(config: Any, about: Mapping[str, Any]) -> Mapping[str, Any] | None:
   if group.get('map'):
     source = 'the config of the artifact'
     find('data', group['map'], source=source, trust=trusted(config), defines=('record',))
-  return {key: value for key, value in group.items() if key != 'split'}
+  group = {key: value for key, value in group.items() if key != 'split'}
+  # What grew while a model was trained on it is whole by now.
+  return group | ({'name': 'packed'} if group['name'] == 'growing' else {})
 
 
 def _apart(config: Any, text: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -45,8 +45,8 @@ class _Expected:
         self.bytes,
       ):
         raise BadInput(
-          f'{self.folder}: the text of shard {self.number} changed since it was packed; '
-          'use another workdir, or delete this one'
+          f'{self.folder}: the text of shard {self.number} changed since it was packed, or another '
+          'version of llm_jax began; use another workdir, or delete this one'
         )
     return self.counts is not None
 
@@ -132,7 +132,7 @@ class Packing:
 def _batches(stream: Stream, shard_documents: int) -> Iterator[tuple[str, list[str]]]:
   """(split, documents) of one shard after the other.
 
-  What is held out of the first shard is a shard too, for training that begins meanwhile.
+  What is held out until then is the first shard of validation, for training that begins meanwhile.
   """
   waiting: dict[str, list[str]] = {'train': [], 'validation': []}
   first = True
@@ -140,12 +140,11 @@ def _batches(stream: Stream, shard_documents: int) -> Iterator[tuple[str, list[s
     split = stream.split_of(text)
     waiting[split].append(text)
     if len(waiting[split]) == shard_documents:
-      full = [split, 'validation'] if first and split == 'train' else [split]
-      for name in full:
+      for name in [split, 'validation'] if first else [split]:
         if waiting[name]:
           yield name, waiting[name]
           waiting[name] = []
-      first = False
+          first &= name == 'train'
   yield from ((split, texts) for split, texts in waiting.items() if texts)
 
 

@@ -27,10 +27,11 @@ def check(config: Any) -> None:
 def prepare(config: Any) -> None:
   """Checks a config, and runs the jobs that it requires."""
   check(config)
-  grows = 'data' in config and config.data.get('name') == 'growing'
+  data = config.get('data') or {}
+  grows = data.get('path') if data.get('name') == 'growing' else None
   for name in config.get('requires') or ():
-    if not (grows and config[name].job == 'tokenize'):  # another command is at work on that
-      run(config[name])
+    if not (config[name].job == 'tokenize' and config[name].workdir == grows):
+      run(config[name])  # otherwise another command is at work on it
 
 
 def run(config: Any) -> None:

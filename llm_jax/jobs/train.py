@@ -232,7 +232,7 @@ def _train(
     every=config.log_every,
   )
   log.say(
-    f'{config.stage}: {model.num_params() / 1e6:.2f}M parameters, {len(made.rows)} rows of '
+    f'{config.stage}: {model.num_params() / 1e6:.2f}M parameters, {_count(made.rows)} rows of '
     f'{shape[-1]} tokens, {config.total_steps} steps of {tokens} tokens, on '
     f'{made.design.mesh.size} x {jax.devices()[0].device_kind}, attention by {made.attention}'
   )
@@ -278,6 +278,11 @@ def _train(
   finish.publish(config, whole, state, made, begins)
   if jax.process_index() == 0:
     finish.summary(config, model, config.total_steps * tokens, began)
+
+
+def _count(rows: Sequence[Any]) -> str:
+  """How many there are, or so far."""
+  return f'{len(rows)}{"+" * hasattr(rows, "group")}'
 
 
 def _boards(config: Any, whole: Mapping[str, Any]) -> list[boards.Board]:

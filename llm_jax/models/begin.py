@@ -31,7 +31,8 @@ FAR = 128  # tokens over which the numbers that are compared turn by 1 radian at
 
 def offsets(shape: Shape) -> int:
   """How many tokens back heads of the first layer look: two, where there are heads to use both."""
-  return 2 if 2 <= shape.inducing <= shape.num_kv_heads // 2 else 1
+  halves = shape.inducing > 0 and shape.inducing % 2 == 0
+  return 2 if halves and shape.inducing <= shape.num_kv_heads // 2 else 1
 
 
 def room(shape: Shape) -> int:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from llm_jax.data import growing
+from llm_jax.files import read_json, write_json
+from llm_jax.jobs.chain import CheckedRows
 from llm_jax.jobs.tokenize import tokenize
 from llm_jax.main import run
 from llm_jax.parallel.mesh import make_mesh
@@ -29,26 +31,22 @@ def quick(monkeypatch):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """A finished folder of two sources, with some shards each; one has a held-out file."""
+  """A finished folder, of 13 shards of train and some held out."""
   folder = tmp_path_factory.mktemp('whole')
-  draw, sources = random.Random(0), {}
-  for name, count in (('long', 160), ('short', 38)):
-    texts = [' '.join(draw.choices(WORDS, k=draw.randrange(3, 30))) for _ in range(count)]
-    path = folder / f'{name}.jsonl'
-    path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
-    sources[name] = str(path)
-  held_out = {'short': sources['long']}
+  draw = random.Random(0)
+  texts = [' '.join(draw.choices(WORDS, k=draw.randrange(3, 30))) for _ in range(175)]
+  path = folder / 'text.jsonl'
+  path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
   tokenize(
-    workdir=str(folder / 'tokens'), sources=sources, validation=held_out,
-    validation_fraction=0.1, **SETTINGS,
-  )  # fmt: skip
+    workdir=str(folder / 'tokens'), sources={'text': str(path)}, validation_fraction=0.1, **SETTINGS
+  )
   return folder / 'tokens'
 
 
 def make(folder, split='train', **options):
-  return growing.make(
-    tokenizers.load(folder / 'tokenizer'), path=str(folder), split=split, **options
-  )
+  words = tokenizers.load(folder / 'tokenizer')
+  found = growing.make(words, path=str(folder), split=split, **options)
+  return CheckedRows(found, words.vocab_size)  # as a training run has it
 
 
 def begun(whole, tmp_path):
@@ -101,22 +99,32 @@ def test_the_order_is_the_same_however_fast_shards_come(whole, tmp_path, capsys)
 
 def test_a_group_is_read_before_the_next_one_is_there(whole, tmp_path):
   folder, later = begun(whole, tmp_path)
-  first = [path for path in later if path.name == 'shard-00000.json']
-  write(whole, folder, first)
+  write(whole, folder, [path for path in later if path.name == 'shard-00000.json'])
   rows = make(folder)
-  begin, size, start = rows.group(0)
-  assert (begin, start) == (0, 0) and size == len(rows)
-  shards = [np.load(whole / name / 'train' / 'tokens-00000.npy') for name in ('long', 'short')]
-  assert {*sets(read(rows, size // 4))} <= {*sets(np.concatenate(shards))}
-  assert size == sum(map(len, shards))
+  shard = np.load(whole / 'text' / 'train' / 'tokens-00000.npy')
+  assert rows.group(0) == (0, len(shard), 0) and len(rows) == len(shard)
+  assert {*sets(read(rows, len(shard) // 4))} <= {*sets(shard)}
   held_out = make(folder, 'validation')
-  there = len(held_out)
-  assert there == sum(
-    len(np.load(whole / name / 'validation' / 'tokens-00000.npy')) for name in ('long', 'short')
-  )
+  there = len(np.load(whole / 'text' / 'validation' / 'tokens-00000.npy'))
+  assert len(held_out) == there
   write(whole, folder, later)
   held_out.group(10**6)
   assert len(held_out) == there  # so that evaluations can be compared
+
+
+@pytest.mark.parametrize('finished', [True, False])
+def test_rows_of_a_damaged_shard_are_missed(whole, tmp_path, finished, monkeypatch):
+  folder, later = begun(whole, tmp_path)
+  write(whole, folder, later if finished else later[:-1])
+  (folder / 'text' / 'train' / 'shard-00002.json').write_text('{')
+  rows = make(folder)
+  if finished:  # how many there have to be is known
+    with pytest.raises(BadInput, match=r'shard-00002\.json'):
+      read(rows, 100)
+  else:
+    monkeypatch.setattr(growing.storage, 'refresh', lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # instead of waiting
+      read(rows, 100)
 
 
 def test_what_does_not_fit_is_refused(whole, tmp_path):
@@ -131,10 +139,18 @@ def test_what_does_not_fit_is_refused(whole, tmp_path):
   other = tokenizers.load(whole / 'tokenizer').with_specials(['<|mine|>'])
   with pytest.raises(BadInput, match='made by tokenizer'):
     growing.make(other, path=str(whole))
-  folder, _ = begun(whole, tmp_path)
-  shutil.copy(whole / 'tokenize.json', folder)
-  with pytest.raises(BadInput, match='has no rows'):  # somebody deleted them
-    make(folder)
+  for change, message in (
+    (dict(sources={'a': 'x', 'b': 'y'}), 'sources a, b are tokenized one after the other'),
+    (dict(validation_fraction=0), 'validation_fraction is 0, so nothing is held out'),
+    (dict(sources=None), 'no tokenize job has a tokenizer there yet'),
+  ):
+    folder = tmp_path / str(message)[:9]
+    shutil.copytree(whole, folder)
+    config = read_json(folder / 'config.json', '')
+    config = {k: v for k, v in (config | change).items() if v is not None}
+    write_json(folder / 'config.json', config)
+    with pytest.raises(BadInput, match=message):
+      make(folder, 'validation')
 
 
 def test_training_beside_tokenizing_is_training_after_it(tmp_path, monkeypatch):
