@@ -53,7 +53,11 @@ def root() -> Path:
 
 
 def _vouches(name: str) -> int:
-  """0 where a file vouches for nothing; of those that do, a larger number is pushed later."""
+  """0 where a file vouches for nothing; of those that do, a larger number is pushed later.
+
+  >>> [_vouches(name) for name in ('a/tokens-00001.npy', 'a/shard-00001.json', 'tokenize.json')]
+  [0, 1, 2]
+  """
   last = PurePosixPath(name).name
   return max((rank for rank, one in enumerate(VOUCHES, 1) if re.fullmatch(one, last)), default=0)
 
