@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from llm_jax.data.families import SPLITS
-from llm_jax.data.word_problems import conversations, preferences, questions
+from llm_jax.data.word_problems import REASONS_FIRST, conversations, preferences, questions
 from llm_jax.rewards import reasons_first
 from llm_jax.rewards.exact_answer import final_answer
 from llm_jax.tools import calculator
@@ -117,7 +117,7 @@ def test_sizes(talks):
 
 
 def test_style_is_drawn_whatever_the_question(talks):
-  share, styles = word_problems.REASONS_FIRST, defaultdict(list)
+  share, styles = REASONS_FIRST, defaultdict(list)
   for talk in talks['train']:
     if calls(talk):
       continue
