@@ -30,8 +30,11 @@ def prepare(config: Any) -> None:
   data = config.get('data') or {}
   grows = data.get('path') if data.get('name') == 'growing' else None
   for name in config.get('requires') or ():
-    if not (config[name].job == 'tokenize' and config[name].workdir == grows):
-      run(config[name])  # otherwise another command is at work on it
+    job = find('jobs', config[name].job)
+    if hasattr(job, 'agrees') and config[name].workdir == grows:
+      job.agrees(config[name])  # another command is at work on it
+    else:
+      run(config[name])
 
 
 def run(config: Any) -> None:

@@ -8,6 +8,7 @@ Several processes may share the folder: each reads all text and encodes every n-
 """
 
 import dataclasses
+import inspect
 import itertools
 import re
 import shutil
@@ -135,16 +136,9 @@ def tokenize(
   Raises:
     BadInput: a workdir made by another config, or a source without documents.
   """
-  settings = {
-    'sources': dict(sources),
-    'validation': {name: spec for name, spec in (validation or {}).items() if spec},
-    'validation_fraction': validation_fraction,
-    'tokenizer': dict(tokenizer or {}),
-    'length': length,
-    'pack': pack,
-    'shard_documents': shard_documents,
-    'seed': seed,
-  }
+  settings = _settings(
+    sources, validation, validation_fraction, tokenizer, length, pack, shard_documents, seed
+  )
   folder, part = Path(workdir), shard_of(shard)
   run_folder.holds(folder, settings)
   if (folder / 'tokenize.json').is_file():
@@ -154,6 +148,43 @@ def tokenize(
   else:
     with locked(folder) as is_there:
       _tokenize(folder, settings, part, threads, is_there)
+
+
+def agrees(config: Any) -> None:
+  """Whether the folder of a config, which another command fills, is filled as the config says.
+
+  Raises:
+    BadInput: it was begun with other options, which the message names.
+  """
+  given = _given(config)
+  fields = inspect.signature(_settings).parameters
+  defaults = inspect.signature(tokenize).parameters
+  run_folder.holds(
+    given['workdir'], _settings(*(given.get(name, defaults[name].default) for name in fields))
+  )
+
+
+def _settings(
+  sources: Mapping[str, str],
+  validation: Mapping[str, str] | None,
+  validation_fraction: float,
+  tokenizer: Mapping[str, Any] | None,
+  length: int,
+  pack: str,
+  shard_documents: int,
+  seed: int,
+) -> dict[str, Any]:
+  """What the content of a folder depends on, as its config.json has it."""
+  return {
+    'sources': dict(sources),
+    'validation': {name: spec for name, spec in (validation or {}).items() if spec},
+    'validation_fraction': validation_fraction,
+    'tokenizer': dict(tokenizer or {}),
+    'length': length,
+    'pack': pack,
+    'shard_documents': shard_documents,
+    'seed': seed,
+  }
 
 
 def _check_there(folder: Path) -> None:

@@ -159,9 +159,8 @@ def test_training_beside_tokenizing_is_training_after_it(tmp_path, monkeypatch):
   parts = {}
   for name in ('after', 'beside'):
     c = config(name)
-    words = c.tokenize.to_dict() | SETTINGS
-    del words['job']
-    words.pop('requires', None)
+    c.tokenize.shard_documents = SETTINGS['shard_documents']
+    words = {k: v for k, v in c.tokenize.to_dict().items() if k not in ('job', 'requires')}
     c.data.name, c.data.repeats, c.total_steps = 'growing', 0.0, 12
     if name == 'after':
       tokenize(**words)
@@ -170,6 +169,10 @@ def test_training_beside_tokenizing_is_training_after_it(tmp_path, monkeypatch):
       other = threading.Thread(target=tokenize, kwargs=words | {'shard': '2/2'})
       waits = lambda text, other=other: other.ident or other.start()  # made when waited for
       monkeypatch.setattr(growing, 'say', waits)
+    c.tokenize.length = 32
+    with pytest.raises(BadInput, match='holds another run, which has length = 16, not 32'):
+      run(c)
+    c.tokenize.length = 16
     run(c)
     parts[name] = sorted(
       line for line in (tmp_path / name / 'run' / 'metrics.jsonl').read_text().splitlines()
