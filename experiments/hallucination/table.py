@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from configs import dpo, grpo, probe, refuse, sft, sizes
 from llm_jax import artifact, run_folder
-from llm_jax.data import knowledge, refusals, searches
+from llm_jax.data import knowledge, pages, refusals, searches
 from llm_jax.evals import abstention
 from llm_jax.files import write_json, write_lines
 from llm_jax.jobs.measure import measure
@@ -176,7 +176,8 @@ def _plain(one: Run) -> list[dict[str, Any]]:
   return refusals.conversations([line for line in one.probed() if line['class'] != 'lookalike'])
 
 
-SEARCH = {'search': {'max_chars': 160}}  # most results fit into the tokens that a result may have
+# Most results fit into the tokens that a result may have.
+SEARCH = {'search': {'max_chars': pages.MAX_CHARS}}
 MADE_UP = 6000  # pages that nobody has written
 
 

@@ -135,7 +135,7 @@ def _shard(
   return found
 
 
-class Rows(Sequence[Row]):
+class Rows:
   """Those of a finished folder, memory-mapped; a shard is compared with its sums when it is opened.
 
   Attributes:
@@ -159,7 +159,7 @@ class Rows(Sequence[Row]):
   def __len__(self) -> int:
     return int(self._ends[-1]) if len(self._ends) else 0
 
-  def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+  def __getitem__(self, index: int) -> Row:
     index = operator.index(index)
     if not 0 <= index < len(self):
       raise IndexError(f'row {index} of {len(self)}')

@@ -256,7 +256,7 @@ def _as_rows(groups: Sequence[Group], tallies: kept.Tallies) -> tuple[list[kept.
   return rows, tallies
 
 
-class _Kept(Sequence[Group]):
+class _Kept:
   """Groups in a folder."""
 
   def __init__(self, rows: kept.Rows) -> None:
@@ -265,7 +265,7 @@ class _Kept(Sequence[Group]):
   def __len__(self) -> int:
     return len(self._rows)
 
-  def __getitem__(self, index: int) -> Group:  # type: ignore[override]
+  def __getitem__(self, index: int) -> Group:
     ((prompt, _), *answers), value = self._rows[range(len(self))[index]]
     return Group([*prompt], [Answer(*answer) for answer in answers], value)
 
@@ -389,7 +389,7 @@ class Groups:
 
   def __init__(
     self,
-    groups: Sequence[Group],
+    groups: Sequence[Group] | _Kept,
     *,
     length: int,
     size: int,

@@ -90,9 +90,9 @@ class Shape:
     dense_dim: F of these.
     embedding_std: standard deviation that an embedding starts with. The last norm before a tied
       head starts so much smaller that the logits do not depend on it.
-    induction_heads: so many key heads of the first two layers, from 2 on twice as many of the
-      second if it has them, start as heads that copy what came after the same tokens before, see
-      models/begin.py; see `inducing` for what has none.
+    induction_heads: so many key heads of the first two layers start as heads that copy what came
+      after the same token before, or, of an even number where the second layer has twice as many,
+      after the same two tokens, see models/begin.py; see `inducing` for what has none.
     head: 'tied' to the embedding, 'untied', 'scalar' (one number a token, for rewards), or
       'classes' (a logit for each class).
     classes: names of these.

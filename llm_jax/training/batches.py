@@ -71,8 +71,7 @@ def make_read(rows: Sequence[Mapping[str, np.ndarray]], mesh: Any, *, batch_size
     raise BadInput('data: no rows; the corpus is shorter than one row')
   hosts, host = jax.process_count(), jax.process_index()
   mine = batch_size // hosts
-  # Asked for and not compared with the protocol, which since Python 3.12 does not see what wrappers
-  # pass on.
+  # Asked for by name, as a protocol does not see what a wrapper passes on (since Python 3.12).
   group = getattr(rows, 'group', None)
 
   def read(step: int) -> Batch:
