@@ -9,8 +9,7 @@ import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -91,40 +90,27 @@ def make(
   written = chat.find_template(template, tokenizer, date)
   chosen = records.chosen(sources, validation, validation_fraction)
   encode = partial(_encode, tokenizer, written, train_on, length, overlong)
-  rows: dict[str, Conversations | Kept] = {}
-  left_out: Counter[str] = Counter()
-  sizes: Counter[int] = Counter()
-  for name, spec in chosen.items():
-    own = records.is_builtin(spec)
-    parse = partial(_conversation, calls=written == 'llm_jax' or not own)
-    which: dict[str, Any] = dict(
-      split=split, validation=validation, validation_fraction=validation_fraction, map=map
-    )
-    read = lambda counts, name=name, parse=parse, which=which: records.read(
-      name, chosen, parse, lambda messages: messages, kind='conversations', counts=counts, **which
-    )
-    if cache and not own:
-      made_from = {
-        'records': records.stamps(name, chosen, **which),
-        'tokenizer': tokenizer.fingerprint,
-        'template': getattr(written, 'text', written),
-        'options': [train_on, length, overlong, pack],
-      }
-      found = kept.keep(
-        Path(cache), made_from, read, lambda some: _packed(*encode(some), length, pack)
-      )
-      some, tallies = Kept(found, length, tokenizer.pad_id), found.tallies
-    else:
-      counts: Counter[str] = Counter()
-      parts, tallies = encode(read(counts))
-      tallies['left out'] += counts
-      arrays = arrange(parts, length, pack=pack, pad=tokenizer.pad_id) if parts else ()
-      some = Conversations(*arrays) if arrays else ()
-    if some:
-      rows[name] = some
-    left_out.update(tallies['left out'])
-    sizes.update({int(size): count for size, count in tallies['sizes'].items()})
-  _report(split, length, rows, sizes, left_out)
+  which = dict(split=split, validation=validation, validation_fraction=validation_fraction, map=map)
+  rows, tallies = records.by_source(
+    chosen,
+    lambda spec, record: _conversation(
+      record, calls=written == 'llm_jax' or not records.is_builtin(spec)
+    ),
+    lambda messages: messages,
+    kind='conversations',
+    which=which,
+    rows=lambda found: _in_memory(*encode(found), length, pack, tokenizer.pad_id),
+    cache=cache,
+    made_from={
+      'tokenizer': tokenizer.fingerprint,
+      'template': getattr(written, 'text', written),
+      'options': [train_on, length, overlong, pack],
+    },
+    encode=lambda some: _packed(*encode(some), length, pack),
+    opened=lambda shards: Kept(shards, length, tokenizer.pad_id),
+  )
+  left_out = tallies['left out']
+  _report(split, length, rows, tallies['sizes'], left_out)
   if not rows:
     raise records.none_left('conversations', split, chosen, left_out)
   if weights is not None:
@@ -216,6 +202,12 @@ def arrange(
   tokens_RL, segment_RL = packed.fill(tokens_T, lengths_D, pieces, length, pad=pad)
   mask_RL, _ = packed.fill(mask_T, lengths_D, pieces, length)
   return tokens_RL, segment_RL, mask_RL
+
+
+def _in_memory(
+  parts: Sequence[Encoded], tallies: kept.Tallies, length: int, pack: bool, pad: int
+) -> tuple['Conversations | Kept', kept.Tallies]:
+  return Conversations(*arrange(parts, length, pack=pack, pad=pad)), tallies
 
 
 def _places(parts: Sequence[Encoded], length: int, pack: bool) -> tuple[np.ndarray, packed.Pieces]:

@@ -32,6 +32,7 @@ from llm_jax.types import BadInput
 
 RECORDS = 10_000  # of a shard
 ENDS = 'rows.json'  # of a folder, written last
+FORM = 2  # of what is written, so that nothing of another form is read
 SECONDS = 2.0  # between two looks at whether another process has made it
 Item = TypeVar('Item')
 
@@ -72,7 +73,7 @@ def keep(
     BadInput: nothing can be written there, or what is there is damaged.
   """
   records = records or RECORDS
-  text = json.dumps([__version__, made_from, records], sort_keys=True, default=str)
+  text = json.dumps([__version__, FORM, made_from, records], sort_keys=True, default=str)
   place = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
   place = Path(exchange(str(place), 'kept')[0])  # hosts may have other times of the same files
   on_one_host(lambda: _make(place, made_from, read, encode, records))
@@ -130,7 +131,8 @@ def _shard(
     with replacing(folder / f'{name}-{number:05d}.npy') as file:
       np.save(file, array)
   sums = {name: zlib.crc32(array.tobytes()) for name, array in arrays.items()}
-  found = {'rows': len(rows), 'tallies': tallies, 'sums': sums}
+  told = {name: [*tally.items()] for name, tally in tallies.items()}  # JSON's keys are texts
+  found = {'rows': len(rows), 'tallies': told, 'sums': sums}
   write_json(path, found)
   return found
 
@@ -152,7 +154,7 @@ class Rows:
     self.tallies: Tallies = {'left out': Counter(made['left_out'])}
     for shard in shards:
       for name, tally in shard['tallies'].items():
-        self.tallies.setdefault(name, Counter()).update(tally)
+        self.tallies.setdefault(name, Counter()).update({key: count for key, count in tally})
     sums = json.dumps([shard['sums'] for shard in shards], sort_keys=True)
     self.digest = hashlib.sha256(sums.encode()).hexdigest()[:12]
 

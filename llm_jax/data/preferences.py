@@ -5,18 +5,14 @@ instead. They can also hold what its estimate of the KL divergence needs: the sa
 answer to another one (arXiv:2402.01306, sec. 4.1), which is that of the row before, as in TRL.
 """
 
-import hashlib
-import operator
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-
-import numpy as np
 
 from llm_jax.data import formats, kept, lengths, records
 from llm_jax.data.formats import BadRow, Messages
+from llm_jax.data.groups import Answer, Group, Groups, Kept, as_rows, fit, has_twins, needed
 from llm_jax.data.mixture import Mixture
 from llm_jax.options import Count, MinP, PlaceOrNone, at_least, checked
 from llm_jax.text import chat
@@ -30,21 +26,6 @@ WRITES = lambda o: (
   *(f'kl_{name}' for name in ROW if o['mismatched']),
 )
 _BATCH = 2048  # groups encoded at once
-
-
-class Answer(NamedTuple):
-  """Ids after the prompt, the stop token last, and a mask of those that the assistant said."""
-
-  ids: Sequence[int]
-  mask: Sequence[int]
-
-
-class Group(NamedTuple):
-  """Answers to one prompt, best first; `value` is the margin, or the label as 1 or 0."""
-
-  prompt: list[int]
-  answers: list[Answer]
-  value: float
 
 
 class _Candidate(NamedTuple):
@@ -124,43 +105,34 @@ def make(
   most = group if kind == 'ranked' else 1
   encode = partial(_groups, tokenizer, written, most, invalid, length, overlong, header)
   parse = _parse_ranked if kind == 'ranked' else _parse_labelled
-  rows: dict[str, Groups] = {}
-  left_out: Counter[str] = Counter()
-  sizes: Counter[int] = Counter()
-  answers: Counter[str] = Counter()
-  for name, spec in chosen.items():
-    which: dict[str, Any] = dict(
+  arranged = partial(
+    Groups,
+    length=length,
+    size=most,
+    value='margin' if kind == 'ranked' else 'label',
+    mismatched=mismatched,
+    pad=tokenizer.pad_id,
+  )
+  rows, tallies = records.by_source(
+    chosen,
+    lambda _, record: parse(record),
+    lambda some: some[0].prompt,
+    kind='preferences',
+    which=dict(
       split=split, validation=validation, validation_fraction=validation_fraction, map=map
-    )
-    read = lambda counts, name=name, which=which: records.read(
-      name, chosen, parse, lambda some: some[0].prompt, kind='preferences', counts=counts, **which
-    )
-    if cache and not records.is_builtin(spec):
-      made_from = {
-        'records': records.stamps(name, chosen, **which),
-        'tokenizer': tokenizer.fingerprint,
-        'template': getattr(written, 'text', written),
-        'options': [kind, most, invalid, length, overlong],
-      }
-      found = kept.keep(Path(cache), made_from, read, lambda some: _as_rows(*encode(some)))
-      groups, tallies = _Kept(found), found.tallies
-    else:
-      counts: Counter[str] = Counter()
-      groups, tallies = encode(read(counts))
-      tallies['left out'] += counts
-    if len(groups):
-      rows[name] = Groups(
-        groups,
-        length=length,
-        size=most,
-        value='margin' if kind == 'ranked' else 'label',
-        mismatched=mismatched,
-        pad=tokenizer.pad_id,
-      )
-    left_out.update(tallies['left out'])
-    sizes.update({int(size): count for size, count in tallies['sizes'].items()})
-    answers.update(tallies['answers'])
-  _report(split, length, rows, answers, sizes, left_out)
+    ),
+    rows=lambda found: _in_memory(arranged, *encode(found)),
+    cache=cache,
+    made_from={
+      'tokenizer': tokenizer.fingerprint,
+      'template': getattr(written, 'text', written),
+      'options': [kind, most, invalid, length, overlong],
+    },
+    encode=lambda some: as_rows(*encode(some)),
+    opened=lambda shards: arranged(Kept(shards)),
+  )
+  left_out = tallies['left out']
+  _report(split, length, rows, tallies['answers'], tallies['sizes'], left_out)
   if not rows:
     raise records.none_left('preferences', split, chosen, left_out)
   if weights is not None:
@@ -243,34 +215,15 @@ def _groups(
   answers = [answer for group in groups for answer in group.answers]
   return groups, {
     'left out': counts,
-    'sizes': Counter(_needed(group, overlong, header) for group in whole),
+    'sizes': Counter(needed(group, overlong, header) for group in whole),
     'answers': Counter(all=len(answers), trained=sum(sum(answer.mask) for answer in answers)),
   }
 
 
-def _as_rows(groups: Sequence[Group], tallies: kept.Tallies) -> tuple[list[kept.Row], kept.Tallies]:
-  """Groups as they are kept: the prompt is the first piece, of which nothing is trained on."""
-  rows = []
-  for prompt, answers, value in groups:
-    rows.append(kept.Row([(prompt, [0] * len(prompt)), *answers], value))
-  return rows, tallies
-
-
-class _Kept:
-  """Groups in a folder."""
-
-  def __init__(self, rows: kept.Rows) -> None:
-    self._rows = rows
-
-  def __len__(self) -> int:
-    return len(self._rows)
-
-  def __getitem__(self, index: int) -> Group:
-    ((prompt, _), *answers), value = self._rows[range(len(self))[index]]
-    return Group([*prompt], [Answer(*answer) for answer in answers], value)
-
-  def __repr__(self) -> str:
-    return repr(self._rows)
+def _in_memory(
+  arranged: Callable[[Sequence[Group]], Groups], some: Sequence[Group], tallies: kept.Tallies
+) -> tuple[Groups, kept.Tallies]:
+  return arranged(some), tallies
 
 
 def _comparable(
@@ -287,7 +240,7 @@ def _comparable(
     for candidate, group in zip(some, _encode(tokenizer, some, template), strict=True):
       if group is None:
         _bad(candidate.where, 'no border between prompt and answer', invalid, counts)
-      elif _has_twins(group):
+      elif has_twins(group):
         _bad(candidate.where, 'identical answers', invalid, counts)
       else:
         groups.append(group)
@@ -325,134 +278,6 @@ def _encode(
     whole = len(answers) == len(candidate.answers)
     groups.append(Group(prompt, answers, candidate.value) if whole else None)
   return groups
-
-
-def _has_twins(group: Group) -> bool:
-  return len({tuple(answer.ids) for answer in group.answers}) < len(group.answers)
-
-
-def _longest(group: Group) -> int:
-  return max(len(answer.ids) for answer in group.answers)
-
-
-def _needed(group: Group, overlong: str, header: Sequence[int]) -> int:
-  """The tokens of a row in which the group is not left out, as `fit` decides it."""
-  prompt = header if overlong == 'cut_prompt' else group.prompt
-  return len(prompt) + (1 if overlong == 'cut_answer' else _longest(group))
-
-
-def fit(
-  group: Group, length: int, overlong: str, header: Sequence[int], counts: Counter[str]
-) -> Group | None:
-  """The group in rows of `length` tokens, or None if it does not fit.
-
-  Args:
-    group: answers to one prompt.
-    length: L.
-    overlong: see `make`.
-    header: the shortest possible prompt: what the template writes before an answer.
-    counts: counts 'dropped', 'cut_prompt' and 'cut_answer', and why some could not be cut.
-  """
-  longest = _longest(group)
-  if len(group.prompt) + longest <= length:
-    return group
-  if overlong == 'drop':
-    counts['dropped'] += 1
-    return None
-  if overlong == 'cut_prompt':
-    room = length - longest
-    if room < len(header):
-      counts['answer too long'] += 1
-      return None
-    begin = 1 if header[0] == group.prompt[0] else 0  # the first token opens every text
-    tail = group.prompt[len(group.prompt) - (room - begin) :]
-    fitted = group._replace(prompt=group.prompt[:begin] + tail)
-  else:
-    room = length - len(group.prompt)
-    answers = [Answer(a.ids[:room], a.mask[:room]) for a in group.answers] if room > 0 else []
-    fitted = group._replace(answers=answers)
-    if not answers or not all(any(answer.mask) for answer in answers):
-      counts['prompt too long'] += 1
-      return None
-    if _has_twins(fitted):
-      counts['identical after the cut'] += 1
-      return None
-  counts[overlong] += 1
-  return fitted
-
-
-# --- rows --------------------------------------------------------------------------------------
-
-
-class Groups:
-  """Groups in memory; `[i]` gives one as in `make`, and `repr` holds a digest of the content."""
-
-  def __init__(
-    self,
-    groups: Sequence[Group] | _Kept,
-    *,
-    length: int,
-    size: int,
-    value: str,
-    mismatched: bool = False,
-    pad: int = 0,
-  ):
-    if mismatched and len(groups) < 2:
-      raise BadInput('data.mismatched needs two rows of a source at least; give it more data')
-    self.groups = groups
-    self._length, self._size, self._value, self._pad = length, size, value, pad
-    self._mismatched = mismatched
-
-  def mismatch(self, index: int) -> Group:
-    """The prompt of row `index` with as much of the answer of the row before as fits."""
-    prompt, (ids, mask) = self.groups[index].prompt, self.groups[index - 1].answers[0]
-    room = self._length - len(prompt)
-    return Group(prompt, [Answer(ids[:room], mask[:room])], 0.0)
-
-  def cut_mismatches(self) -> int:
-    """How many answers `mismatch` has to cut."""
-    if not self._mismatched:
-      return 0
-    count, before = 0, len(self.groups[-1].answers[0].ids)
-    for group in self.groups:
-      count += len(group.prompt) + before > self._length
-      before = len(group.answers[0].ids)
-    return count
-
-  def __len__(self) -> int:
-    return len(self.groups)
-
-  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    index = operator.index(index)
-    if not 0 <= index < len(self):
-      raise IndexError(f'row {index} of {len(self)}')
-    row = self._arrays(self.groups[index])
-    if self._mismatched:
-      row |= {f'kl_{k}': v for k, v in self._arrays(self.mismatch(index)).items()}
-    return row | {self._value: np.array(self.groups[index].value, np.float32)}
-
-  def _arrays(self, group: Group) -> dict[str, np.ndarray]:
-    shape = (self._size, self._length)
-    row: dict[str, np.ndarray] = {
-      'tokens': np.full(shape, self._pad, np.int32),
-      'segment': np.zeros(shape, np.int32),
-      'position': np.zeros(shape, np.int32),
-      'mask': np.zeros(shape, np.float32),
-    }
-    begin = len(group.prompt)
-    for i, (ids, mask) in enumerate(group.answers):
-      end = begin + len(ids)
-      row['tokens'][i, :end] = [*group.prompt, *ids]
-      row['segment'][i, :end] = 1
-      row['position'][i, :end] = np.arange(end)
-      row['mask'][i, begin:end] = mask
-    return row
-
-  def __repr__(self) -> str:
-    shape = self._size, self._length, self._value, self._mismatched
-    groups = self.groups if isinstance(self.groups, _Kept) else list(self.groups)
-    digest = hashlib.sha256(repr((shape, groups)).encode()).hexdigest()
-    return f'Groups({len(self)}, sha256={digest[:12]!r})'
 
 
 def _report(

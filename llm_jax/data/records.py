@@ -8,15 +8,16 @@ A function of the user's may map each record to one in such a format, or to None
 out: `record(record)` in a module or file that the option `map` names.
 """
 
+import functools
 import hashlib
 import itertools
 import json
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llm_jax.data import families, formats, questions, trees
+from llm_jax.data import families, formats, kept, questions, trees
 from llm_jax.data.formats import BadRow, columns_of
 from llm_jax.data.sources import open_records, stamp
 from llm_jax.find import explained, find
@@ -24,6 +25,7 @@ from llm_jax.options import suggest
 from llm_jax.types import BadInput
 
 Item = TypeVar('Item')
+Rows = TypeVar('Rows', bound=Sized)
 # Reasons that are not the records' own.
 _TOO_LONG = (
   'dropped',
@@ -128,6 +130,54 @@ def stamps(
     'split': split,
     'map': hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else '',
   }
+
+
+def by_source(
+  sources: Mapping[str, str],
+  parse: Callable[[str, Mapping[str, Any]], Item],
+  opening: Callable[[Item], Sequence[Mapping[str, Any]]],
+  *,
+  kind: str,
+  which: Mapping[str, Any],
+  rows: Callable[[Iterable[tuple[str, Item | BadRow]]], tuple[Rows, kept.Tallies]],
+  cache: str,
+  made_from: Mapping[str, Any],
+  encode: kept.Encode[tuple[str, Item | BadRow]],
+  opened: Callable[[kept.Rows], Rows],
+) -> tuple[dict[str, Rows], kept.Tallies]:
+  """The rows of each source that has any, and what is counted of all of them.
+
+  Args:
+    sources: name -> specification, from `chosen`.
+    parse: from the specification of a source and a record of it to an item.
+    opening: see `read`, as is `kind`.
+    which: the other arguments of `read`: of the split, and the map.
+    rows: makes the rows of a source in memory, from what `read` gives.
+    cache: a folder that keeps those of files and datasets; '' for none.
+    made_from: what kept rows depend on, besides the records.
+    encode: makes rows to keep of some of what `read` gives.
+    opened: makes of kept rows what `rows` makes in memory.
+  """
+  found: dict[str, Rows] = {}
+  tallies: kept.Tallies = defaultdict(Counter)
+  for name, spec in sources.items():
+    item = functools.partial(parse, spec)
+    read_in = lambda counts, name=name, item=item: read(
+      name, sources, item, opening, kind=kind, counts=counts, **which
+    )
+    if cache and not is_builtin(spec):
+      depends = {'records': stamps(name, sources, **which), **made_from}
+      shards = kept.keep(Path(cache), depends, read_in, encode)
+      some, told = opened(shards), shards.tallies
+    else:
+      counts: Counter[str] = Counter()
+      some, told = rows(read_in(counts))
+      told['left out'] += counts
+    if len(some):
+      found[name] = some
+    for key, tally in told.items():
+      tallies[key].update(tally)
+  return found, tallies
 
 
 def chosen(

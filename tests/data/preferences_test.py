@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from llm_jax.data import families, preferences
-from llm_jax.data.preferences import Answer, Group
+from llm_jax.data import families, groups, preferences
+from llm_jax.data.groups import Answer, Group
 from llm_jax.text import chat
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
@@ -208,7 +208,7 @@ LONG = Group([1, 4, 5, 6, 7, 8, 9], [Answer([20, 21, 22], [1, 1, 1]), Answer([20
 )
 def test_too_long(overlong, length, prompt, answers, counts):
   counted = Counter()
-  fitted = preferences.fit(LONG, length, overlong, HEADER, counted)
+  fitted = groups.fit(LONG, length, overlong, HEADER, counted)
   assert counted == counts
   if prompt is None:
     assert fitted is None
@@ -220,7 +220,7 @@ def test_too_long(overlong, length, prompt, answers, counts):
 
 def test_without_a_first_token_of_its_own_the_end_of_the_prompt_is_kept():
   group = LONG._replace(prompt=[4, 5, 6, 7, 8, 9])
-  fitted = preferences.fit(group, 6, 'cut_prompt', [8, 9], Counter())
+  fitted = groups.fit(group, 6, 'cut_prompt', [8, 9], Counter())
   assert fitted.prompt == [7, 8, 9]
 
 
