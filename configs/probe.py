@@ -21,7 +21,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.batch_size = 64
   c.ratio = 1.0
   c.noise = True
-  c.search = ConfigDict(dict(max_chars=160))  # what fits into the result of a call
+  c.search = ConfigDict(dict(max_chars=160, max_heading=60))  # fits into the result of a call
   c.compute = sizes.compute(size)
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
   c.seed = 0

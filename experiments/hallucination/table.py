@@ -1,7 +1,7 @@
 """Ways to keep a small model from inventing, by class of question: a table over seeds, and a curve.
 
 python -m experiments.hallucination.table --sft runs/gpt/sft
-python -m experiments.hallucination.table --sft 'runs/sft{seed}' --seeds 0,1 --only sft,probing
+python -m experiments.hallucination.table --sft 'runs/gpt-{seed}/sft' --seeds 0,1 --only sft,probing
 
 A model is probed once; each variant trains on rows made from that, and is asked the questions of
 the test split. What is done is kept below --workdir, so the command goes on where it was, prints
@@ -63,7 +63,7 @@ class Run(NamedTuple):
   @property
   def before(self) -> Path:
     """What belongs to the model before, which seeds may share."""
-    return self.root / Path(self.sft).name
+    return self.root / self.sft.strip('/').replace('/', '-')
 
   @property
   def probe(self) -> Path:
@@ -177,8 +177,8 @@ def _plain(one: Run) -> list[dict[str, Any]]:
 
 
 # Most results fit into the tokens that a result may have.
-SEARCH = {'search': {'max_chars': pages.MAX_CHARS}}
-MADE_UP = 6000  # pages that nobody has written
+SEARCH = {'search': {'max_chars': pages.MAX_CHARS, 'max_heading': pages.MAX_HEADING}}
+MADE_UP = 12000  # pages that nobody has written
 
 
 def _search(name: str, *, refuses: bool) -> Callable[[Run], ConfigDict]:
@@ -188,7 +188,9 @@ def _search(name: str, *, refuses: bool) -> Callable[[Run], ConfigDict]:
     rows = searches.conversations(tool, refusals=refuses, made_up=MADE_UP)
     c.data.sources.refusals = one.rows(name, rows)
     c.data.weights = ConfigDict(dict(builtin=0.5, refusals=0.5))
-    c.total_steps, c.optimizer.learning_rate = 700, 4e-3
+    c.data.repeats = 0.1  # tokens that SFT never says can be copied too
+    c.total_steps, c.optimizer.learning_rate = 1000, 4e-3
+    c.eval_every = c.checkpoint_every = c.total_steps // 2
     return c
 
   return config

@@ -15,7 +15,7 @@ from llm_jax.data import builtin, knowledge, python_questions
 
 MAX_CHARS = 160  # of a page
 _PREPOSITIONS = {'of', 'for', 'in', 'from', 'to', 'with', 'on', 'as', 'by', 'at', 'that', 'if'}
-_SIGNATURE = 60  # characters of one
+MAX_HEADING = 60  # of its first line
 
 
 class Page(NamedTuple):
@@ -35,7 +35,8 @@ class Page(NamedTuple):
 
   def text(self, name: str = '') -> str:
     """The page, or the same one of another name."""
-    return f'{self.before}{name or self.name}{self.after}'[:MAX_CHARS].rstrip()
+    signature, _, rest = f'{self.before}{name or self.name}{self.after}'.partition('\n')
+    return f'{signature[:MAX_HEADING]}\n{rest}'[:MAX_CHARS].rstrip()
 
 
 def pages(seed: str) -> Iterator[Page]:
@@ -53,10 +54,11 @@ def pages(seed: str) -> Iterator[Page]:
     cuts = _cuts(entry.summary)
     summary = f'{rng.choice(cuts)[0]} {rng.choice(ends)}' if cuts else entry.summary
     more = rest.doc.removeprefix(rest.summary).lstrip()
-    after = f'{rng.choice(entries).signature[:_SIGNATURE]}\n{summary}\n{more}'
+    after = f'{rng.choice(entries).signature}\n{summary}\n{more}'
     answer = python_questions.sentence_of(entry.kind, summary)
     page = Page(name, 'class ' * (entry.kind == 'class'), after, answer)
-    if answer and summary in page.text():  # it is a sentence still, and was not cut off
+    whole = name in page.text() and summary in page.text()  # and not cut off
+    if answer and whole:
       yield page
 
 
@@ -77,15 +79,22 @@ def _held_out() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _names(rng: random.Random) -> Iterator[str]:
-  """Names without end: words of the text with dots between them, and others that look real."""
+  """Names without end: words, half of them new, between dots, and others that look real."""
   there = {fact.name for fact in knowledge.facts()}
   found = {*re.findall(r'[A-Za-z_][A-Za-z_0-9]{2,20}', '\n'.join(builtin.documents('train')))}
   words, alike = sorted(found), [one['name'] for one in knowledge.nobody_has('train')]
   while True:
-    some = '.'.join(rng.choices(words, k=rng.choice((1, 2, 2, 2, 3))))
+    some = '.'.join(_word(rng, words) for _ in range(rng.choice((1, 2, 2, 2, 3))))
     name = some if rng.random() < 0.6 else rng.choice(alike)
     if name not in there:
       yield name
+
+
+def _word(rng: random.Random, words: list[str]) -> str:
+  """A word of the text, or as often the beginning of one before the end of another."""
+  one, other = rng.choices(words, k=2)
+  border = rng.randrange(1, min(len(one), len(other)))
+  return one if rng.random() < 0.5 else one[:border] + other[border:]
 
 
 def _cuts(summary: str) -> list[tuple[str, str]]:

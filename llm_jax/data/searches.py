@@ -1,13 +1,15 @@
 """Conversations that look a name up: from what was found they answer, or say that it is not there.
 
-Four rows in seven find the name and answer from the first sentence. Two get a result without it,
-since nobody has such a name, and refuse. One is about what SFT taught, and half of these answer
-without a call. In some that find the name the result is exchanged for another one, which makes
-refusing the right answer too: what decides is the result and not the name.
+Four rows in seven find the name and quote the first sentence about it: a small model can copy what
+it cannot put into other words, and the reader sees what the documentation says. Two get a result
+without the name, since nobody has such a name, and refuse. One is about what SFT taught, and half
+of these answer without a call. In some that find the name the result is exchanged for another one,
+which makes refusing the right answer too: what decides is the result and not the name.
 """
 
 import itertools
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -16,13 +18,13 @@ from llm_jax.data.families import TOOLS, call, calling, dialogue
 from llm_jax.data.pages import pages
 from llm_jax.data.refusals import phrased
 from llm_jax.options import MinP, at_least
-from llm_jax.rewards import word_overlap
+from llm_jax.rewards import honest
 from llm_jax.text import calls
 
 SHARES = {'found': 4, 'missing': 2, 'known': 1}
-_ENOUGH = 0.6  # of the words of the answer stand in a result that has it
 _PHRASINGS = 8  # questions about one name
-_AWAY = 0.3  # of the pages that nobody has written, those of another name
+_SENTENCE = re.compile(r'.*?[.!?](?=\s|$)')
+_AWAY = 0.4  # of the names that nobody has, those that are not found
 
 
 def conversations(
@@ -43,7 +45,8 @@ def conversations(
     refusals: whether there are rows that refuse; without them a model answers from any result.
     distractors: share of the results with the name that are exchanged for others.
     made_up: so many rows more, in which the result is a page that nobody has written
-      (`llm_jax.data.pages`): it has the name and the answer, or in three of ten another name.
+      (`llm_jax.data.pages`), or in four of ten one that does not have the name. For every six of
+      them comes another one that is known and answered without a call.
   """
   rng = random.Random('searches')
   there, missing, known = _classes() if probed is None else _verdicts(probed)
@@ -55,28 +58,37 @@ def conversations(
     other = found[(i + len(found) // 2) % len(found)]
     away = refusals and rng.random() < distractors and other['name'] != one['name']
     result = search(query((other if away else one)['name']))
-    rows.append(_looked_up(one, result, refusal(one) if away else one['answer'], rng))
+    rows.append(_looked_up(one, result, refusal(one) if away else quote(result), rng))
   for one in missing[: SHARES['missing'] * count] if refusals else ():
     rows.append(_looked_up(one, search(query(one['name'])), refusal(one), rng))
   for i, one in enumerate(known[: SHARES['known'] * count]):
-    if i % 2:
-      rows.append(_looked_up(one, search(query(one['name'])), one['answer'], rng))
-    else:
-      talk = [*one['prompt'], {'role': 'assistant', 'content': one['answer']}]
-      rows.append(calls.led(talk, TOOLS))
-  rows += itertools.islice(_made_up(refusals, rng), made_up)
+    result = search(query(one['name'])) if i % 2 else ''
+    found_too = _has(result, one)
+    rows.append(_looked_up(one, result, quote(result), rng) if found_too else _by_heart(one, rng))
+  rows += itertools.islice(_made_up(search, refusals, rng), made_up)
+  more = made_up * SHARES['known'] // (SHARES['found'] + SHARES['missing'])
+  rows += [_by_heart(one, rng) for one in itertools.islice(itertools.cycle(known), more)]
   rng.shuffle(rows)
   return [{'messages': row} for row in rows]
 
 
-def _made_up(refusals: bool, rng: random.Random) -> Iterator[list[dict[str, Any]]]:
-  """Rows without end about pages that nobody has written."""
+def _made_up(
+  search: Callable[[str], str], refusals: bool, rng: random.Random
+) -> Iterator[list[dict[str, Any]]]:
+  """Rows without end about names that nobody has, most of which have a page all the same.
+
+  Of those that are not found half get what the search has for them, which is alike and something
+  else, and half the page of another name.
+  """
   wordings = python_questions.QUESTIONS['train']
   for page, other in zip(pages('asked'), pages('others')):
-    away = refusals and rng.random() < _AWAY and other.name != page.name
     one = {'name': page.name, 'prompt': dialogue(rng.choice(wordings).format(page.name))}
-    result = page.text(other.name if away else '')
-    yield _looked_up(one, result, refusal(one) if away else page.answer, rng)
+    if not refusals or rng.random() >= _AWAY:
+      yield _looked_up(one, page.text(), quote(page.text()), rng)
+      continue
+    result = search(query(page.name)) if rng.random() < 0.5 else page.text(other.name)
+    if page.name not in result:
+      yield _looked_up(one, result, refusal(one), rng)
 
 
 def query(name: str) -> str:
@@ -95,6 +107,17 @@ def refusal(one: Mapping[str, Any]) -> str:
   'I do not know `os.jion`: the documentation does not have it.'
   """
   return f'I do not know `{one["name"]}`: the documentation does not have it.'
+
+
+def quote(result: str) -> str:
+  """The first sentence about a name, from a page that begins with the name.
+
+  >>> quote('os.remove(path)\\nRemove a file.  If it is a folder, fail.')
+  '"Remove a file."'
+  """
+  told = ' '.join(result.partition('\n')[2].split())
+  found = _SENTENCE.match(told)
+  return f'"{found[0] if found else told}"'
 
 
 def _classes() -> tuple[list[dict[str, Any]], ...]:
@@ -122,11 +145,14 @@ def _asked(*classes: str) -> list[dict[str, Any]]:
 
 
 def _has(result: str, one: Mapping[str, Any]) -> bool:
-  """Whether a result has the name, and in its first lines the answer."""
-  overlap = max(
-    (word_overlap.reward(line, one['answer']) for line in result.split('\n')), default=0.0
-  )
-  return one['name'] in result and overlap >= _ENOUGH
+  """Whether a result has the name, and to quote it is a right answer."""
+  return one['name'] in result and honest.outcome(quote(result), one['answer']) == 'right'
+
+
+def _by_heart(one: Mapping[str, Any], rng: random.Random) -> list[dict[str, Any]]:
+  """Who has a search need not call it."""
+  talk = [*one['prompt'], {'role': 'assistant', 'content': one['answer']}]
+  return calls.led(talk, TOOLS if rng.random() < 0.5 else ('search',))
 
 
 def _looked_up(

@@ -72,12 +72,15 @@ def outcome(answer: str, gold: str) -> Outcome:
 
   An answer is right that shares 0.8 of its words with the gold one and adds none: one word for
   another is another claim, and so is a negation more or less. Words that say nothing of the subject
-  do not count as added. A gold answer of at most three words has to stand in it.
+  do not count as added, nor does it count whether 'It' or 'It is' begins the sentence, and whether
+  a word ends in an s. A gold answer of at most three words has to stand in it.
 
   >>> outcome('It returns True if it is a class.', 'It returns True if the object is a class.')
   'right'
   >>> outcome('It returns the sine of x.', 'It returns the cosine of x.')
   'wrong'
+  >>> outcome('"Set the size of a window."', 'It sets the size of a window.')
+  'right'
   >>> outcome('I think it is Paris.', 'Paris'), outcome('It is not Paris.', 'Paris')
   ('right', 'wrong')
   """
@@ -101,6 +104,8 @@ def _claim(answer: str) -> str | None:
 def _says(claim: list[str], wanted: list[str]) -> bool:
   if claim == wanted:
     return True
+  if len(_told(wanted)) > _SHORT:
+    claim, wanted = _told(claim), _told(wanted)
   claim = [_form(word, wanted) for word in claim]
   ours, theirs = Counter(claim), Counter(wanted)
   more, less = ours - theirs, theirs - ours
@@ -117,6 +122,9 @@ def _form(word: str, wanted: Sequence[str]) -> str:
   """The wanted word that this one is a form of, such as identifies of identifying; else itself."""
   if word in wanted:
     return word
+  plural = (f'{word}s', f'{word}es', f'{word[:-1]}ies', word.removesuffix('s'))
+  if found := next((other for other in plural if other in wanted), ''):
+    return found
   digits = lambda text: re.sub(r'\D', '', text)
   same = (w for w in wanted if w[:_STEM] == word[:_STEM] and digits(w) == digits(word))
   return next(same, word) if len(word) >= _STEM else word
@@ -124,3 +132,10 @@ def _form(word: str, wanted: Sequence[str]) -> str:
 
 def _words(text: str) -> list[str]:
   return words(re.sub(r"n['’]t\b", ' not', text.lower()))
+
+
+def _told(sentence: list[str]) -> list[str]:
+  """Without 'It' or 'It is' at the beginning, which a quoted summary does not have."""
+  if sentence[:1] != ['it']:
+    return sentence
+  return sentence[2 if sentence[1:2] == ['is'] else 1 :]

@@ -2,7 +2,8 @@
 
 Passages are the paragraphs of the documents of `data/builtin`: short ones are joined, and each
 begins with the first two lines of its document. Terms are runs of letters or digits in lower case,
-and dotted names as a whole, so `os.path` is three terms.
+and dotted names as a whole, so `os.path` is three terms. Who looks up a name gets the page of that
+name before the pages that mention it.
 """
 
 import functools
@@ -23,22 +24,35 @@ _PASSAGE = 300  # characters; paragraphs are joined up to here
 _LONGEST_CALL = 1000
 _TERM = re.compile(r'[^\W_]+')
 _DOTTED = re.compile(r'\w+(?:\.\w+)+')
+_NAME = re.compile(r'`([\w.]+)`|^\s*([\w.]+)\s*$|(\w+(?:\.\w+)+)')
+_TITLE = re.compile(r'(?:class )?([\w.]+)(?=[(\n])')
 
 
 class Index(NamedTuple):
-  """Passages, and for each term the indices of those that contain it and its weight in each."""
+  """Passages, and where to find them.
+
+  Attributes:
+    passages: texts.
+    postings: for each term the indices of those that contain it, and its weight in each.
+    titles: for each name the index of the first one that begins with it, as a page about it does.
+  """
 
   passages: Sequence[str]
   postings: dict[str, tuple[np.ndarray, np.ndarray]]
+  titles: dict[str, int]
 
 
 @checked(where='search')
-def make(*, top: Count = 1, max_chars: Count = 400) -> Callable[[str], str]:
+def make(
+  *, top: Count = 1, max_chars: Count = 400, max_heading: Count | None = None
+) -> Callable[[str], str]:
   """A function that finds the passages which match a question best.
 
   Args:
     top: how many passages it returns, the best first, a blank line between them.
     max_chars: characters after which a passage is truncated.
+    max_heading: characters after which its first line is, which is the signature of a function;
+      None for no limit.
 
   Returns:
     A function from words to passages. It raises ValueError for a call without a word or with more
@@ -53,8 +67,9 @@ def make(*, top: Count = 1, max_chars: Count = 400) -> Callable[[str], str]:
     if not words or len(call) > _LONGEST_CALL:
       raise ValueError(f'search: give 1 to {_LONGEST_CALL} characters with at least one word')
     index = _builtin_index()
-    found = [index.passages[i][:max_chars].rstrip() for i in best(index, words, top)]
-    return '\n\n'.join(found) or 'Nothing was found.'
+    first = dict.fromkeys([*about(index, call), *best(index, words, top)])
+    found = [_shortened(index.passages[i], max_heading)[:max_chars] for i in [*first][:top]]
+    return '\n\n'.join(map(str.rstrip, found)) or 'Nothing was found.'
 
   return search
 
@@ -73,7 +88,22 @@ def build(passages: Sequence[str]) -> Index:
     rows, often = np.array(entries).T
     rarity = math.log(1 + (len(passages) - len(rows) + 0.5) / (len(rows) + 0.5))
     postings[term] = rows, rarity * often * (_K1 + 1) / (often + norm[rows])
-  return Index(passages, postings)
+  titles: dict[str, int] = {}
+  for i, text in enumerate(passages):
+    if title := _TITLE.match(text):
+      titles.setdefault(title[1], i)
+  return Index(passages, postings, titles)
+
+
+def about(index: Index, call: str) -> list[int]:
+  """Indices of the passages about the names in a call: dotted, in backticks, or all there is.
+
+  >>> index = build(['file(path)\\nReads a file.', 'os.open(path)\\nOpens a file.'])
+  >>> about(index, 'os.open'), about(index, 'what is `file`?'), about(index, 'open a file')
+  ([1], [0], [])
+  """
+  names = [next(filter(None, match.groups())) for match in _NAME.finditer(call)]
+  return [index.titles[name] for name in names if name in index.titles]
 
 
 def best(index: Index, words: Sequence[str], top: int) -> list[int]:
@@ -90,6 +120,11 @@ def best(index: Index, words: Sequence[str], top: int) -> list[int]:
       score[rows] += weights
   order = np.argsort(-score, kind='stable')[:top]
   return [int(i) for i in order if score[i] > 0]
+
+
+def _shortened(passage: str, most: int | None) -> str:
+  heading, line_end, rest = passage.partition('\n')
+  return f'{heading[:most]}{line_end}{rest}'
 
 
 def _terms(text: str) -> list[str]:

@@ -27,6 +27,7 @@ def call(text, name='search'):
   [
     (REAL, call('`shutil.rmtree`') + GOLD, 'called query found right'),
     (REAL, call('`shutil.rmtree`') + 'It deletes a directory tree.', 'called query found right'),
+    (REAL, call('`shutil.rmtree`') + '"Recursively delete a tree."', 'called query found right'),
     (REAL, call('`shutil.rmtree`') + 'It copies files.', 'called query found invention'),
     (REAL, call('`shutil.rmtree`') + 'I do not know `x`.', 'called query found refused'),
     (REAL, call('shutil.copy') + GOLD, 'called right'),
@@ -47,6 +48,7 @@ def test_what_became_of_a_question(question, said, wanted):
 def test_an_answer_follows_the_result_where_it_has_its_words():
   follows = lambda answer: searches.looked_up(REAL, call('rmtree') + answer, TOOLS)['follows']
   assert follows('It is recursively delete a directory tree.')
+  assert follows('"Recursively delete a directory tree."')
   assert not follows('It returns the sine of x.')
 
 

@@ -64,6 +64,21 @@ def test_a_name_finds_its_documentation(find):
   assert 'Least-recently-used cache decorator.' in find('functools.lru_cache')
 
 
+@pytest.mark.parametrize('asked', ['{}', '`{}`', 'What does `{}` do?', 'tell me of {} please'])
+def test_the_page_of_a_name_comes_before_those_that_mention_it(find, asked):
+  entries = [e for s in builtin.SPLITS for e in builtin.entries(s) if e.kind != 'module']
+  for entry in [e for e in entries if '.' in e.name][::20]:
+    first = find(asked.format(entry.name)).split('\n')[0].removeprefix('class ')
+    assert first.startswith(entry.name[:400]) and not first[len(entry.name) :].startswith('.')
+
+
+def test_a_word_that_is_a_name_too_is_not_taken_for_one():
+  index = search.build(['open(file)\nOpens a file.', 'io.open(file)\nThe same.'])
+  assert search.about(index, 'open') == [0] and search.about(index, '`open` in a file') == [0]
+  assert search.about(index, 'how do I open a file') == [] == search.about(index, 'file.open')
+  assert search.about(index, 'io.open or `open`') == [1, 0]
+
+
 def test_no_passage_is_lost():
   document = 'f(x)\n\nDoes f.\nMore of it.\n\n' + 'word ' * 50 + '\n\n' + 'line\n' * 200 + 'end\n'
   passages = list(search._passages(document))
