@@ -1,43 +1,58 @@
-"""A row of the records table from the report of a pipeline.
+"""Rows of the tables of records, from the reports of pipelines.
 
 python -m experiments.speedrun.record runs/gpt runs/llama runs/r1
+python -m experiments.speedrun.record runs/gpt-0 runs/gpt-1 runs/gpt-2
 """
 
 import argparse
 import datetime
-import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-HEADER = (
-  *('recipe', 'date', 'commit', 'machine', 'time', 'bits per byte of the base', 'base', 'sft'),
-  *('last', 'KL of the last'),
-)
+from llm_jax.files import read_json
+
 SCORE = 'questions/word_problems/exact_answer'
+LAST = {  # what is asked of the last model that was trained
+  'with a calculator': 'tools/word_problems/exact_answer',
+  'Python questions': 'questions/python_questions/same_text',
+  'natural prompts': 'questions/small_talk/mentions',
+  'spelling': 'questions/spelling/same_text',
+  'spelling with a tool': 'tools/spelling/same_text',
+  'KL': 'rollouts/kl',
+}
+HEADER = (
+  *('run', 'date', 'commit', 'machine', 'time', 'bits per byte of the base'),
+  *('base', 'sft', 'last', *LAST),
+)
 
 
 def row(folder: Path) -> list[str]:
-  """The cells of one record; accuracies are those of held-out word problems."""
-  facts = json.loads((folder / 'report.json').read_text())
+  """The cells of one run; `base`, `sft` and `last` are shares of right word problems, held out."""
+  facts = read_json(folder / 'report.json', 'make it again with --config.only=report')
+  seconds = read_json(folder / 'seconds.json', 'give the folder of another run')
   stages = facts['stages']
-  asked = [name for name in stages if 'metrics' in stages[name]]
-  seconds = sum(json.loads((folder / 'seconds.json').read_text()).values())  # the report's too
+  asked = [name for name in stages if stages[name].get('metrics') and name != 'compressed']
+  total = sum(seconds.values())  # of all stages and the report
   made = (folder / 'report.json').stat().st_mtime
   cores = f' ({os.cpu_count()} cores, {platform.machine()})' if facts['device'] == 'cpu' else ''
-  score = lambda name: f'{stages[name]["metrics"][SCORE]:.3f}'
   return [
-    facts['recipe'],
+    folder.name,
     datetime.date.fromtimestamp(made).isoformat(),
     (facts['commit'] or '')[:7],
     f'{facts["devices"]} x {facts["device"]}{cores}',
-    f'{int(seconds // 60)}:{int(seconds % 60):02d}',
-    f'{stages[asked[0]]["metrics"]["text/bits_per_byte"]:.3f}',
-    score(asked[0]),
-    score('sft'),
-    score(asked[-1]),
-    f'{stages[asked[-1]]["metrics"]["rollouts/kl"]:.2f}',
+    f'{int(total // 60)}:{int(total % 60):02d}',
+    _cell(stages[asked[0]], 'text/bits_per_byte'),
+    *(_cell(stages[name], SCORE) for name in (asked[0], 'sft', asked[-1])),
+    *(_cell(stages[asked[-1]], key) for key in LAST.values()),
   ]
+
+
+def _cell(stage: Mapping[str, Any], key: str) -> str:
+  value = stage['metrics'].get(key)
+  return '–' if value is None else f'{value:.3f}'
 
 
 def main() -> None:

@@ -1,0 +1,39 @@
+"""What the scripts of the speedrun read and tell, by hand."""
+
+import pytest
+
+from experiments.speedrun import record
+from experiments.speedrun.taste import taste
+from llm_jax.files import write_json
+
+PROMPT = [{'role': 'user', 'content': 'How much?'}]
+RIGHT, WRONG = '2 + 2 = 4. The answer is 4.', '2 + 2 = 5. The answer is 5.'
+
+
+def test_it_counts_what_is_right_and_what_scores_best():
+  answers = [RIGHT, WRONG, 'The answer is 4. 2 + 2 = 4.', 'The answer is 5. 2 + 2 = 5.']
+  one = {'prompt': PROMPT, 'candidates': answers, 'scores': [1.0, 2.0, -50.0, -60.0]}
+  other = {**one, 'prompt': [{'role': 'user', 'content': 'Who?'}]}
+  found = taste([one, other, one], {'How much?': '4'})
+  assert found == {
+    'questions': 2,
+    'right': 0.5,
+    'right, best of each question': 0.0,
+    'reason first': 0.5,
+    'AUROC': pytest.approx(2 / 4),
+    'AUROC of those that reason first': 0.0,
+  }
+
+
+def test_a_row_of_the_records_is_read_from_what_a_pipeline_leaves(tmp_path):
+  metrics = {record.SCORE: 0.5, 'text/bits_per_byte': 1.75}
+  last = {'rollouts/kl': 2.0, 'tools/word_problems/exact_answer': 1.0}
+  stages = {name: {'metrics': metrics} for name in ('pretrain', 'sft', 'ppo', 'compressed')}
+  stages |= {'ppo': {'metrics': metrics | last}, 'reward': {}}
+  facts = dict(recipe='gpt', commit='0123456789', device='gpu', devices=2, stages=stages)
+  write_json(tmp_path / 'report.json', facts)
+  write_json(tmp_path / 'seconds.json', {'pretrain': 60.5, 'sft': 20.0})
+  _, _, *cells = record.row(tmp_path)
+  known = ['0123456', '2 x gpu', '1:20', '1.750', '0.500', '0.500', '0.500', '1.000']
+  assert cells == [*known, '–', '–', '–', '–', '2.000']
+  assert len(cells) + 2 == len(record.HEADER)
