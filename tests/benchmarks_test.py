@@ -54,10 +54,14 @@ def test_a_case_of_the_compiled_step_is_a_plan(tmp_path, monkeypatch, capsys):
   assert (c.hardware, c.search, c.length, c.train.batch_size) == ('v5p:4x4x4', False, 8192, 16)
   assert (c.train.mesh.fsdp, c.train.mesh.tensor, c.train.compute.remat) == (8, 8, 'dots')
   assert c.train.model.num_layers == 4 and c.output == 'out'
+  c = aot.config_of('8b,v6e:16x16*2,rows=512,length=8192,data=2,experts=8,expert=4', 'out')
+  assert (c.hardware, c.train.mesh.data, c.train.mesh.expert) == ('v6e:16x16*2', 2, 4)
+  assert c.train.model.experts.to_dict() == {'count': 8, 'per_token': 2}
   (tmp_path / 'peer.txt').write_text(
     'ENTRY %main (x: bf16[8]) -> bf16[16] {\n'
     '  %x = bf16[10000000]{0} parameter(0)\n'
-    '  %y = bf16[10000000]{0} copy(%x)\n'
+    '  %y = bf16[10000000]{0} copy(%x), backend_config={'
+    f'"estimated_cycles":"{2**63 - 1}"}}\n'
     '  ROOT %z = bf16[2000000000]{0} all-gather(%y), replica_groups={{0,1}}, backend_config={'
     '"estimated_cycles":"3000000"}\n}\n'
   )

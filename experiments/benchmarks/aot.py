@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from configs import plan as configs
 from experiments.benchmarks import turns
 from llm_jax.jobs import plan
@@ -27,7 +29,8 @@ CASES = ['1b,v5e:4x4,rows=64,length=4096', '8b,v6e:16x16,rows=256,length=8192']
 def config_of(case: str, output: str) -> Any:
   """The config of job `plan` for `<size>,<slice>,<option>=<value>,...`.
 
-  Options are `rows`, `length`, `remat` (default 'full'), `accumulate`, `layers`, and mesh axes.
+  Options are `rows`, `length`, `remat` (default 'full'), `accumulate`, `layers`, `experts` (of each
+  layer, two for a token), and mesh axes.
   """
   size, hardware, *rest = case.split(',')
   options = dict(option.split('=') for option in rest)
@@ -42,6 +45,8 @@ def config_of(case: str, output: str) -> Any:
       c.length = int(value)
     elif name == 'layers':
       c.train.model.num_layers = int(value)
+    elif name == 'experts':
+      c.train.model.experts = ConfigDict(dict(count=int(value), per_token=2))
     else:
       c.train.mesh[name] = int(value)
   return c

@@ -14,6 +14,7 @@ SIZES = {
 }
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
 _END = re.compile(r'^\}(, execution_thread=.*)?$')  # not every line that begins with }
+_NO_ESTIMATE = 2**63 - 1  # cycles
 _INSTRUCTION = re.compile(r'^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$')
 _SHAPE = re.compile(r'\b([a-z]\w*)\[([\d,]*)\]')
 _CALLS = re.compile(
@@ -109,10 +110,11 @@ class Program:
   def cycles(self) -> int:
     """Cycles of a step on one chip, as the compiler for TPUs estimates them.
 
-    It does so for what it writes itself: kernels and exchanges have no estimate.
+    It does so for what it writes itself: kernels and exchanges have no estimate, or the largest
+    number of 64 bits in its place.
     """
     estimate = lambda one: int(one.attribute(r'"estimated_cycles":"(\d+)"') or 0)
-    return self._total(estimate)
+    return self._total(lambda one: found if (found := estimate(one)) < _NO_ESTIMATE else 0)
 
   def bytes_copied(self) -> int:
     """Bytes that are written in a step for no other reason than another order in memory."""
