@@ -57,8 +57,8 @@ def pages(seed: str) -> Iterator[Page]:
     after = f'{rng.choice(entries).signature}\n{summary}\n{more}'
     answer = python_questions.sentence_of(entry.kind, summary)
     page = Page(name, 'class ' * (entry.kind == 'class'), after, answer)
-    whole = name in page.text() and summary in page.text()  # and not cut off
-    if answer and whole:
+    whole = name in page.text() and summary in page.text()  # nothing was cut off
+    if answer and whole:  # and it is a sentence still
       yield page
 
 
