@@ -135,7 +135,10 @@ def describe(path: str | Path) -> dict[str, Any]:
   Raises:
     BadInput: there is no artifact, or the run that makes it has not finished.
   """
-  folder = storage.local(path, without=storage.MAKING)
+  try:
+    folder = storage.local(path, without=storage.MAKING)
+  except BadInput as error:
+    raise BadInput(f'artifact: {error}') from error
   if not is_local(folder):
     raise BadInput(f'artifact: {str(path)!r} is no folder of this machine; name that of a stage')
   if folder.is_file():

@@ -64,13 +64,19 @@ def local(path: str | os.PathLike, *, without: Collection[str] = ()) -> Path:
     without: names of folders directly below a URL that are not needed.
 
   Raises:
-    BadInput: an unknown scheme, a package that is missing, or a store that refuses.
+    BadInput: an unknown scheme or one of the web, a package that is missing, or a store that
+      refuses.
   """
   if not is_url(path):
     return Path(path)
   url = os.fspath(path).rstrip('/')
   scheme, _, place = url.partition('://')
   inner = PurePosixPath(place.lstrip('/'))
+  if scheme in ELSEWHERE:
+    raise BadInput(
+      f'storage: {url!r} is no folder of this machine or of a store such as gs://; copy it here '
+      'and give its path'
+    )
   if '..' in inner.parts or not inner.parts:
     raise BadInput(f'storage: {url!r} names no folder; write one, such as {scheme}://bucket/runs')
   if scheme == 'memory' and not _alone:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import artifact, run_folder
+from llm_jax import artifact, run_folder, storage
 from llm_jax.files import read_json
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.parallel.parameters import shardings
@@ -153,6 +153,13 @@ def test_a_save_that_is_killed_leaves_no_artifact(copy, tokenizer, monkeypatch):
   with pytest.raises(ZeroDivisionError):
     artifact.save(copy, made)
   refused(copy, 'unfinished')
+
+
+@pytest.mark.parametrize('scheme', storage.ELSEWHERE)
+def test_an_address_of_the_web_is_no_folder_whatever_packages_there_are(scheme):
+  for read in (artifact.describe, lambda path: artifact.load(path, make_mesh())):
+    with pytest.raises(BadInput, match=f"storage: '{scheme}://x.org/a' is no folder of this mach"):
+      read(f'{scheme}://x.org/a')
 
 
 def test_missing(tmp_path):

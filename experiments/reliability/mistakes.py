@@ -241,15 +241,17 @@ def words(base: str) -> Iterator[Mistake]:
   alone = (short, one)
   for place in (*NO_PLACES, 'a\0b'):
     yield Mistake('place', [*alone, f'--config.workdir={place}'], ['workdir'])
-    # A store is a place for rows, too, and needs its package.
-    needs = 'llm_jax[' if place.startswith(('s3:', 'gs:')) else 'of this machine'
+    # A store is a place too, and needs its package.
+    stored = place.startswith(('s3:', 'gs:'))
+    needs = 'llm_jax[' if stored else 'of this machine'
+    told = 'params: storage' if stored else 'artifact'
     yield Mistake('place', [*alone, f'--config.tokenize.workdir={place}'], [needs])
-    yield Mistake('place', ['--config=sft', one, f'--config.init.params={place}'], ['artifact'])
+    yield Mistake('place', ['--config=sft', one, f'--config.init.params={place}'], [told])
     yield Mistake('place', ['--config=chat', f'--config.artifact={place}'], ['artifact'])
     yield Mistake('place', ['--config=evaluate', f'--config.output={place}'], ['output'])
     if '://' in place:
       text = [*alone, f'--config.tokenize.sources.text={place}/a.jsonl']
-      yield Mistake('place', text, ['of this machine'], runs=True)
+      yield Mistake('place', text, [needs], runs=True)
   long = 'x' * 5000
   yield Mistake('place', [*alone, f'--config.workdir=runs/{long}'], ['too long'])
   for below in ('taken', 'taken/run'):
