@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import sizes
 from configs.base import Stage
+from llm_jax.data import pages
 
 
 def get_config(size: str = 'tiny') -> ConfigDict:
@@ -21,7 +22,8 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.batch_size = 64
   c.ratio = 1.0
   c.noise = True
-  c.search = ConfigDict(dict(max_chars=160, max_heading=60))  # fits into the result of a call
+  # What fits into the result of a call.
+  c.search = ConfigDict(dict(max_chars=pages.MAX_CHARS, max_heading=pages.MAX_HEADING))
   c.compute = sizes.compute(size)
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
   c.seed = 0

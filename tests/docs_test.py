@@ -56,6 +56,17 @@ def test_the_reference_has_every_file_that_a_config_can_name(site, room):
   assert not missing
 
 
+def test_every_row_of_a_table_belongs_to_one():
+  """A blank line before a row, or a cell too few, shows as text with bars in it."""
+  for page in [*PAGES, *ROOT.glob('*.md'), *ROOT.glob('experiments/*/README.md')]:
+    text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r'(?:^\|.*\n)+', text, re.MULTILINE):
+      bars = [len(re.findall(r'(?<!\\)\|', line)) for line in table.splitlines()]
+      below = table.splitlines()[1:2]
+      assert below and re.fullmatch(r'[\s|:-]+', below[0]), f'{page}: {table[:100]}'
+      assert len(set(bars)) == 1, f'{page}: {table[:100]}'
+
+
 def test_every_job_has_a_page_with_its_options():
   told = ''.join(page.read_text() for page in PAGES)
   named = re.findall(r'<!-- options: (\S+) -->', told)
