@@ -46,7 +46,7 @@ class Fields:
     rounds: how often the model is improved: from the second round on, the stages of `again` run in
       a folder of their own, `round2` and so on, on what users have said in between.
     again: the stages of a round, each with its config; `stages` has their order.
-    only: the one stage that runs, or 'report'; '' for all of them.
+    only: the stages that run, separated by commas, or 'report'; '' for all of them.
     start: the stage to start with, so that those before it are not looked at; '' for the first.
     stale: what happens to a stage that was made from something that has been made again since:
       the command is refused, the stage is moved aside and runs again, or it is kept as it is.
@@ -267,13 +267,16 @@ def _selected(config: Any) -> tuple[str, ...]:
   for name in stages:
     if name not in config:
       raise BadInput(f'pipeline: stage {name!r} has no config; set config.{name}')
-  for field, known in (('only', [*stages, REPORT]), ('start', [*stages])):
-    if config[field] and config[field] not in known:
-      raise BadInput(f'pipeline: {field} {config[field]!r}; {suggest(config[field], known)}')
-  if config.only and config.start:
+  only = [name.strip() for name in config.only.split(',')] if config.only else []
+  starts = [config.start] if config.start else []
+  for field, names, known in (('only', only, [*stages, REPORT]), ('start', starts, [*stages])):
+    for name in names:
+      if name not in known:
+        raise BadInput(f'pipeline: {field} {name!r}; {suggest(name, known)}')
+  if only and starts:
     raise BadInput('pipeline: only and start exclude each other; give one of them')
-  if config.only:
-    return tuple(name for name in stages if name == config.only)
+  if only:
+    return tuple(name for name in stages if name in only)
   return stages[stages.index(config.start) :] if config.start else stages
 
 
