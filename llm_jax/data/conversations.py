@@ -113,8 +113,7 @@ def make(
   _report(split, length, rows, tallies['sizes'], left_out)
   if not rows:
     raise records.none_left('conversations', split, chosen, left_out)
-  if weights is not None:
-    weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
+  weights = records.weights_left(weights, rows, sources)
   return mixed(rows, weights, repeats if split == 'train' else 0.0, tokenizer, length)
 
 

@@ -135,8 +135,7 @@ def make(
   _report(split, length, rows, tallies['answers'], tallies['sizes'], left_out)
   if not rows:
     raise records.none_left('preferences', split, chosen, left_out)
-  if weights is not None:
-    weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
+  weights = records.weights_left(weights, rows, sources)
   return Mixture(rows, weights)
 
 

@@ -138,8 +138,7 @@ def make(
     )
   if not rows:
     raise records.none_left('prompts', split, chosen, counts)
-  if weights is not None:
-    weights = {n: w for n, w in weights.items() if n in rows or n not in sources}
+  weights = records.weights_left(weights, rows, sources)
   widest = max(len(prompt.record) for some in rows.values() for prompt in some)
   shape: Any = dict(length=length, answer_bytes=answer_bytes, record_bytes=widest)
   return Mixture({name: Prompts(some, **shape) for name, some in rows.items()}, weights)

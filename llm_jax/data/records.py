@@ -217,6 +217,19 @@ def none_left(what: str, split: str, sources: Mapping[str, str], counts: Counter
   )
 
 
+def weights_left(
+  weights: Mapping[str, float] | None, rows: Collection[str], sources: Collection[str]
+) -> dict[str, float] | None:
+  """Weights without those of sources of which a split has no rows; a name that is none stays.
+
+  >>> weights_left({'mine': 1, 'yours': 2, 'tpyo': 3}, ['mine'], ['mine', 'yours'])
+  {'mine': 1, 'tpyo': 3}
+  """
+  if weights is None:
+    return None
+  return {name: share for name, share in weights.items() if name in rows or name not in sources}
+
+
 def is_builtin(spec: str) -> bool:
   """Whether the records of a source were written for this package."""
   return spec == 'builtin' or spec.startswith('builtin:')
