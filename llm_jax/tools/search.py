@@ -3,7 +3,8 @@
 Passages are the paragraphs of the documents of `data/builtin`: short ones are joined, and each
 begins with the first two lines of its document. Terms are runs of letters or digits in lower case,
 and dotted names as a whole, so `os.path` is three terms. Who looks up a name gets the page of that
-name before the pages that mention it.
+name before the pages that mention it; what the documentation has one sentence about is found by its
+name alone.
 """
 
 import functools
@@ -25,6 +26,7 @@ _LONGEST_CALL = 1000
 _TERM = re.compile(r'[^\W_]+')
 _DOTTED = re.compile(r'\w+(?:\.\w+)+')
 _NAME = re.compile(r'`([\w.]+)`|^\s*([\w.]+)\s*$|(\w+(?:\.\w+)+)')
+_USED_AS = {'posixpath': 'os.path', 'genericpath': 'os.path'}  # module -> as programs import it
 _TITLE = re.compile(r'(?:class )?([\w.]+)(?=[(\n])')
 
 
@@ -33,7 +35,8 @@ class Index(NamedTuple):
 
   Attributes:
     passages: texts.
-    postings: for each term the indices of those that contain it, and its weight in each.
+    postings: for each term the indices of those that contain it, and its weight in each. Not all
+      passages need be found by their words.
     titles: for each name the index of the first one that begins with it, as a page about it does.
   """
 
@@ -88,11 +91,26 @@ def build(passages: Sequence[str]) -> Index:
     rows, often = np.array(entries).T
     rarity = math.log(1 + (len(passages) - len(rows) + 0.5) / (len(rows) + 0.5))
     postings[term] = rows, rarity * often * (_K1 + 1) / (often + norm[rows])
+  return Index(passages, postings, _titles(passages))
+
+
+def with_titles(index: Index, pages: Sequence[str]) -> Index:
+  """An index that has these pages too, unless there is one of that name: by name, not by words.
+
+  >>> index = with_titles(build(['open a file']), ['os.open(path)\\nOpens a file.'])
+  >>> about(index, 'os.open'), best(index, ['file'], top=2)
+  ([1], [0])
+  """
+  passages = [*index.passages, *pages]
+  return Index(passages, index.postings, _titles(passages))
+
+
+def _titles(passages: Sequence[str]) -> dict[str, int]:
   titles: dict[str, int] = {}
   for i, text in enumerate(passages):
     if title := _TITLE.match(text):
       titles.setdefault(title[1], i)
-  return Index(passages, postings, titles)
+  return titles
 
 
 def about(index: Index, call: str) -> list[int]:
@@ -143,7 +161,22 @@ def _builtin_index() -> Index:
 @functools.cache
 def _built_once() -> Index:
   texts = [text for split in builtin.SPLITS for text in builtin.documents(split)]
-  return build([passage for text in texts for passage in _passages(text)])
+  index = build([part for text in texts for named in _names(text) for part in _passages(named)])
+  lines = [one for split in builtin.SPLITS for one in builtin.listed(split)]
+  pages = [page for one in lines for page in _names(f'{one.name}{one.signature}\n{one.doc}')]
+  return with_titles(index, pages)
+
+
+def _names(document: str) -> Iterator[str]:
+  """A document under each name of what it is about, the one that programs use first.
+
+  >>> [*_names('posixpath.join(a, *p)\\nJoin paths.')]
+  ['os.path.join(a, *p)\\nJoin paths.', 'posixpath.join(a, *p)\\nJoin paths.']
+  """
+  module, dot, rest = document.partition('.')
+  if dot and module in _USED_AS:
+    yield f'{_USED_AS[module]}.{rest}'
+  yield document
 
 
 def _passages(document: str) -> Iterator[str]:

@@ -104,3 +104,18 @@ def test_a_malformed_call_is_a_value_error(find, text):
 def test_options_are_checked():
   with pytest.raises(BadInput, match='top 0; choose a whole number from 1'):
     search.make(top=0)
+
+
+def test_a_name_with_one_sentence_or_another_module_has_a_page_too(find):
+  for name in ('os.path.join', 'os.path.exists', 'posixpath.join', 'math.sqrt', 'str.join'):
+    assert find(f'`{name}`').startswith(name), name
+  assert find('math.sqrt') == 'math.sqrt\nReturn the square root of x.'
+
+
+def test_every_name_that_the_documentation_has_is_found_by_name(find):
+  entries = [
+    e for split in builtin.SPLITS for e in (*builtin.entries(split), *builtin.listed(split))
+  ]
+  named = [entry.name for entry in entries if entry.kind != 'module']
+  lost = [name for name in named[::40] if name not in find(f'`{name}`').partition('\n')[0]]
+  assert not lost
