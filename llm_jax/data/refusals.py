@@ -15,6 +15,7 @@ from llm_jax.data import python_questions
 from llm_jax.data.families import SIGNIFICANTLY, dialogue, preference
 from llm_jax.files import read_lines
 from llm_jax.options import Positive
+from llm_jax.rewards import honest
 from llm_jax.types import BadInput
 
 WORDINGS = (
@@ -78,11 +79,11 @@ def preferences(probed: Sequence[Probed], *, noise: bool = True) -> list[dict[st
   There are as many of one kind as of the other; see `conversations`.
   """
   unknown, known = _unknown(probed, noise), _known(probed)
-  unknown = [one for one in unknown if one['greedy'].strip()]
+  unknown = [one for one in unknown if _invented(one)]
   count = len(unknown) if known else 0
   pairs = []
   for one, prompt in _asked(unknown, len(unknown)):
-    pairs.append(preference(prompt, refusal(one), one['greedy'], SIGNIFICANTLY))
+    pairs.append(preference(prompt, refusal(one), _invented(one), SIGNIFICANTLY))
   for one, prompt in _asked(known, count):
     pairs.append(preference(prompt, one['answer'], refusal(one), SIGNIFICANTLY))
   random.Random('preferences').shuffle(pairs)
@@ -99,6 +100,12 @@ def refusal(one: Probed) -> str:
   if one['name']:
     return WORDINGS[int(place * len(WORDINGS))].format(one['name'])
   return _NAMELESS[int(place * len(_NAMELESS))]
+
+
+def _invented(one: Probed) -> str:
+  """What the model said that is no refusal, the greedy answer before the others; '' if nothing."""
+  said = (text for text in (one['greedy'], *one.get('samples', ())) if text.strip())
+  return next((text for text in said if not honest.refused(text)), '')
 
 
 def _unknown(probed: Sequence[Probed], noise: bool) -> list[Probed]:

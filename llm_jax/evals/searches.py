@@ -4,6 +4,7 @@ Questions are those of `data.knowledge`. Every metric is a share of all question
 that the first that is low says what to mend.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -115,7 +116,7 @@ def looked_up(question: Mapping[str, Any], completion: str, tools: Tools) -> dic
       result = tools.by_name[TOOL](text)
     except (ValueError, OSError):
       result = ''
-  has = question['name'] in result
+  has = bool(re.search(rf'(?<![\w.]){re.escape(question["name"])}(?!\w)', result))
   answer = said(completion).answer
   outcome = honest.outcome(completion, question['answer'])
   words = answer.lower().split()[1:]  # the first is 'It'

@@ -124,6 +124,11 @@ def check(config: Any) -> None:
   call(make_mesh, config.mesh, where='mesh')
   if config.export:
     check_writable(Path(config.export), 'export')
+    if Path(config.export).resolve() == Path(config.workdir).resolve():
+      raise BadInput(
+        f'export {config.export!r} is the workdir, where the log itself lies; choose another '
+        f'folder, such as {Path(config.workdir) / "rows"}'
+      )
     if not (Path(config.workdir) / STORE).is_file():
       raise BadInput(f'label: there is no {config.workdir}/{STORE}; label something first')
     return
@@ -216,6 +221,8 @@ def _export(config: Any) -> None:
   for name, data in files.items():
     with replacing(folder / name) as file:
       file.write(data)
+  for old in {f'{Path(name).stem}_held_out.jsonl' for name in files} - {*files}:
+    (folder / old).unlink(missing_ok=True)  # of an export that held prompts out
   log = Log(source)
   log.backup(folder / STORE)
   log.close()

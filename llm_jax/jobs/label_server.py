@@ -94,16 +94,15 @@ class Server(ThreadingHTTPServer):
     ask: str = 'compare',
   ) -> None:
     self.log, self._tokens, self._seed = log, tokens, seed
-    self._names = log.names()
-    self._items = log.items()
-    self._turned = {name: order.turned(seed, self._names, name) for name in tokens}
+    self._load()
     self.page = served_page.read(PAGE) or (b'', {})
     many = any(len(item.answers) > 2 for item in self._items.values())
     self._about = {
       'guideline': guideline,
       'version': _short(guideline) if guideline else '',
       'page': hashlib.sha256(self.page[0]).hexdigest()[:8],
-      'log': _short(str(sorted(self._items))),
+      'log': log.id,
+      'longest': LARGEST,
       'ask': ask,
       'ranks': many and ask == 'compare',
     }
@@ -151,25 +150,40 @@ class Server(ThreadingHTTPServer):
         if not isinstance(held, list) or not all(isinstance(one, str) for one in held):
           raise BadInput('next: held: give a list of ids')
         tasks = self.log.tasks(annotator, count, held)
-        shown = [self._shown(task, annotator) for task in tasks if task.item in self._items]
+        shown = [self._shown(task, annotator) for task in tasks]
         return {'tasks': shown, 'progress': self.log.progress(annotator)}
       case '/event':
         told = self.log.add(body, annotator)
-        item = self._items.get(str(body.get('item')))
-        answers = () if item is None or item.gold else item.answers
+        item = self._item(body['item'])
+        answers = () if item.gold else item.answers
         return {**told, 'about': {one.id: _told(one.about) for one in answers}}
       case '/item':
-        item = self._items.get(str(body.get('item')))
-        if item is None:
-          raise BadInput('item: there is none with this id')
+        item = self._item(str(body.get('item')))
         return self._shown(Task(item.id, body.get('again') is True), annotator)
       case '/last':
         return {'last': self.log.last(annotator)}
     raise _Refused(HTTPStatus.NOT_FOUND, 'there is nothing here')
 
+  def _item(self, name: str) -> Item:
+    """An item, also one that another process has put into the log since this one began.
+
+    Raises:
+      BadInput: there is none with this id.
+    """
+    if name not in self._items:
+      self.log.item(name)
+      self._load()
+    return self._items[name]
+
+  def _load(self) -> None:
+    """Reads the items of the log, and which of them each annotator sees turned."""
+    items, names = self.log.items(), self.log.names()
+    self._turned = {name: order.turned(self._seed, names, name) for name in self._tokens}
+    self._items = items
+
   def _shown(self, task: Task, annotator: str) -> dict[str, Any]:
     """An item as the page gets it: no names of models, no scores, no gold."""
-    item: Item = self._items[task.item]
+    item = self._item(task.item)
     turn = task.item in self._turned[annotator] or (
       bool(item.gold) and order.draw(self._seed, item.id, annotator, 'side') < 0.5
     )
@@ -222,6 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
       return self._json(refused.args[0], {'error': refused.args[1]})
     except BadInput as error:
       return self._json(HTTPStatus.BAD_REQUEST, {'error': str(error)})
+    except UnicodeError:  # half a character in an id, which no database holds
+      return self._json(HTTPStatus.BAD_REQUEST, {'error': 'a text is not Unicode'})
     except (sqlite3.Error, OSError) as error:  # a full disk, a lock; the page tries again
       return self._json(HTTPStatus.SERVICE_UNAVAILABLE, {'error': str(error)})
     self._json(HTTPStatus.OK, told)

@@ -88,6 +88,15 @@ class _Left(Exception):
   """Why an event is left out."""
 
 
+def unusable(event: Mapping[str, Any]) -> str:
+  """Why an event is left out of every export, so that it need not be kept; '' if it is read."""
+  try:
+    act(event)
+  except _Left as reason:
+    return str(reason)
+  return ''
+
+
 def act(event: Mapping[str, Any]) -> Act:
   """One event, see `llm_jax.serving.feedback`."""
   if event.get('store') is not True:

@@ -12,6 +12,7 @@ not shown before it is graded. The lines of job `sample` (`candidates`, `scores`
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -188,7 +189,7 @@ def _answer(given: Any, number: int) -> Answer:
   name = found.get('id', f'r{number}')
   if not isinstance(name, str) or not 0 < len(name) <= 40:
     raise BadInput(f'response {number}: id {name!r}; give 1 to 40 characters')
-  about = {key: value for key, value in found.items() if key not in ('id', 'text')}
+  about = {key: _finite(value) for key, value in found.items() if key not in ('id', 'text')}
   return Answer(_whole(name), _whole(found['text']), about)
 
 
@@ -207,6 +208,15 @@ def _prompt(given: Any) -> list[dict[str, str]]:
   if given[-1]['role'] == 'assistant':
     raise BadInput('prompt: the last message is of the assistant; end with what it answers')
   return [{'role': message['role'], 'content': _whole(message['content'])} for message in given]
+
+
+def _finite(value: Any) -> Any:
+  """A value of JSON with None for each number that JSON does not have, such as NaN."""
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  if isinstance(value, Mapping):
+    return {key: _finite(one) for key, one in value.items()}
+  return [_finite(one) for one in value] if isinstance(value, list) else value
 
 
 def _whole(text: str) -> str:

@@ -17,7 +17,6 @@ undo      {}, with `replaces`: the `client` of the event that it takes back
 A label, a skip or a flag may have a `comment`, of any text.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +28,7 @@ LABELS = ('compare', 'rank', 'rate')  # what counts towards the labels of an ite
 ENDS = (*LABELS, 'skip', 'flag')  # after which an annotator does not see it again
 KINDS = (*ENDS, 'edit', 'undo')
 REASONS = ('unsafe', 'broken', 'not my language', 'other')
-LONGEST = 60_000  # characters of an edit
+LONGEST = 1 << 16  # characters of an edit
 _COMMENT = 4000  # characters; the page allows half of it
 _NAME = re.compile(r'[\w.-]{1,40}')
 
@@ -69,8 +68,8 @@ def event(found: Any, item: Item) -> dict[str, Any]:
   if not client:
     raise BadInput('event: client is missing; give an id that no other event has')
   seconds = found.get('seconds', 0)
-  if not _is_number(seconds) or not 0 <= seconds <= 1e6:
-    raise BadInput(f'event: seconds {seconds!r}; give a number from 0')
+  if not _is_number(seconds) or not 0 <= seconds <= 1e6:  # which also NaN is not
+    raise BadInput(f'event: seconds {str(seconds)[:20]}; give a number from 0 to 1,000,000')
   again = found.get('again', False)
   if not isinstance(again, bool):
     raise BadInput(f'event: again {again!r}; give true or false')
@@ -103,8 +102,7 @@ def _text(found: Mapping[str, Any], name: str, longest: int) -> str:
 
 
 def _is_number(value: Any) -> bool:
-  known = isinstance(value, (int, float)) and not isinstance(value, bool)
-  return known and math.isfinite(value)
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _shown(found: Mapping[str, Any], item: Item) -> list[str]:
@@ -123,7 +121,8 @@ def _value(kind: str, value: Any, item: Item, found: Mapping[str, Any]) -> Any:
     case 'rank':
       lists = isinstance(value, list) and all(isinstance(place, list) for place in value)
       flat = [one for place in value for one in place] if lists else []
-      if not lists or not all(value) or sorted(map(str, flat)) != sorted(ids):
+      texts = [one for one in flat if isinstance(one, str)]
+      if not lists or not all(value) or texts != flat or sorted(texts) != sorted(ids):
         raise BadInput(f'event: value {str(value)[:80]}; give every answer once, best first')
       return value
     case 'rate':

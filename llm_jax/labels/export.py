@@ -146,11 +146,12 @@ def _rows(
   else:
     decisions = _decisions(item, events, keep, left, even=bool(bad) and 2 * len(bad) == len(labels))
   pairs = [_pair(item, one) for one in decisions]
-  yield from _rankings(item, decisions, pairs, least['reward'], left['reward'])
+  ranking = _ranking(item, decisions, pairs, least['reward'])
+  if ranking:
+    yield 'reward', ranking
   edited = [pair for one in edits for pair in _edited(item, one, decisions, left)]
   for file in ('reward', 'dpo'):
-    whole = file == 'reward' and _ranking(item, decisions) is not None
-    for pair in ([] if whole else pairs) + edited:
+    for pair in ([] if ranking and file == 'reward' else pairs) + edited:
       if pair.margin < least[file]:
         left[file]['below the margin'] += 1
       elif not pair.worse.strip() or not pair.better.strip():
@@ -171,9 +172,12 @@ def _unusable(item: Item, events: Sequence[Event]) -> str:
 
 
 def _is_edit(one: Event, item: Item, left: Counter[str]) -> bool:
-  same = joined(one['value']['text']) == joined(item.answer(one['value']['of']).text)
-  left['unchanged edit'] += same
-  return not same
+  """Whether an edit says something new: what another answer says was graded as that answer."""
+  text, of = joined(one['value']['text']), one['value']['of']
+  same = next((answer.id for answer in item.answers if joined(answer.text) == text), None)
+  if same is not None:
+    left['unchanged edit' if same == of else 'edit that says what another answer does'] += 1
+  return same is None
 
 
 def _decisions(
@@ -214,37 +218,27 @@ def _edited(
       yield Pair(text, worse, margin, True, decision.agreement, who)
 
 
-def _ranking(item: Item, decisions: Sequence[Decision]) -> list[str] | None:
-  """The ids of three answers or more, best first, if no pair is open or contradicts the others."""
+def _ranking(
+  item: Item, decisions: Sequence[Decision], pairs: Sequence[Pair], least: float
+) -> dict[str, Any] | None:
+  """Three answers or more as one row, which the loss over rankings keeps together.
+
+  There is none if a pair is open, contradicts the others or is left out; then those that are not
+  stand for themselves.
+  """
   ids = [answer.id for answer in item.answers]
   if len(ids) < 3 or 2 * len(decisions) < len(ids) * (len(ids) - 1):
     return None
   wins = Counter(one.better for one in decisions)
   ranked = sorted(ids, key=lambda one: -wins[one])
-  return ranked if len({wins[one] for one in ids}) == len(ids) else None
-
-
-def _rankings(
-  item: Item,
-  decisions: Sequence[Decision],
-  pairs: Sequence[Pair],
-  least: float,
-  left: Counter[str],
-) -> Iterator[tuple[str, dict[str, Any]]]:
-  """The ranking of an item as one row, which the loss over rankings keeps together."""
-  ranked = _ranking(item, decisions)
-  if ranked is None:
-    return
   texts = [item.answer(one).text for one in ranked]
-  if not all(text.strip() for text in texts):
-    left['empty answer'] += 1
-  elif min(pair.margin for pair in pairs) < least:
-    left['below the margin'] += 1
-  else:
-    who = tuple(sorted({name for one in decisions for name in one.annotators}))
-    agreement = min(one.agreement for one in decisions)
-    row = {'prompt': item.prompt, 'answers': texts, 'ranks': [*range(1, len(texts) + 1)]}
-    yield 'reward', {**row, **_source(who, agreement), 'group': item.id}
+  told = all(text.strip() for text in texts) and all(pair.margin >= least for pair in pairs)
+  if not told or len({wins[one] for one in ids}) < len(ids):
+    return None
+  who = tuple(sorted({name for one in decisions for name in one.annotators}))
+  agreement = min(one.agreement for one in decisions)
+  row = {'prompt': item.prompt, 'answers': texts, 'ranks': [*range(1, len(texts) + 1)]}
+  return {**row, **_source(who, agreement), 'group': item.id}
 
 
 def _pair_row(item: Item, pair: Pair) -> dict[str, Any]:

@@ -8,6 +8,7 @@ a file of JSON lines beside it, which can be read without this program.
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import sqlite3
@@ -23,6 +24,7 @@ from llm_jax.labels.candidates import Item, item
 from llm_jax.labels.tasks import Task, Tasks, hold, labels_of
 from llm_jax.types import BadInput
 
+_NOTHING = 0, ''  # the last event of an empty file
 EACH = 100  # events between two times that the JSON lines grow
 _TABLES = """
 create index if not exists by_annotator on events (annotator, kind);
@@ -36,6 +38,8 @@ create table if not exists done (
 create table if not exists leases (
   item text not null, annotator text not null, until real not null,
   primary key (item, annotator)) without rowid;
+create table if not exists identity (one integer primary key check (one = 1), id text not null);
+insert or ignore into identity values (1, lower(hex(randomblob(8))));
 """
 
 
@@ -58,6 +62,12 @@ class Log:
     self._path, self._lock = Path(path), threading.Lock()
     self._overlap, self._tasks = overlap, Tasks(overlap, seed, again)
     self._open = event_file.opened(self._path, _TABLES, where='label:')
+
+  @property
+  def id(self) -> str:
+    """What tells this log from every other, however many items it gets."""
+    with self._lock:
+      return self._open.execute('select id from identity').fetchone()[0]
 
   # --- items -------------------------------------------------------------------------------------
 
@@ -194,23 +204,45 @@ class Log:
   # --- files -------------------------------------------------------------------------------------
 
   def save(self) -> Path:
-    """Adds the events that are missing there to the JSON lines; the path of this file."""
+    """Adds the events that are missing there to the JSON lines; the path of this file.
+
+    A file that does not go on from an event of this log, such as one that was left by another log,
+    is moved aside to `labels.1.jsonl` or the next free number, and a new one is written.
+    """
     path = self._path.with_suffix('.jsonl')
-    with path.open('a+b') as file:
-      fcntl.flock(file, fcntl.LOCK_EX)
-      whole, last = _end(file)
-      file.truncate(whole)  # of what a kill has cut short
-      new = self.events(last)
-      file.write(b''.join(line(one) for one in new))
-      file.flush()
-      os.fsync(file.fileno())
-    return path
+    while True:
+      with path.open('a+b') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+          continue  # another process has moved it aside
+        whole, last = _end(file)
+        if last != _NOTHING and not self._has(*last):
+          numbered = (path.with_suffix(f'.{n}.jsonl') for n in itertools.count(1))
+          path.rename(next(place for place in numbered if not place.exists()))
+          continue
+        file.truncate(whole)  # of what a kill has cut short
+        file.write(b''.join(line(one) for one in self.events(last[0])))
+        file.flush()
+        os.fsync(file.fileno())
+        return path
+
+  def _has(self, seq: Any, client: Any) -> bool:
+    """Whether this log has an event of this number that was sent with this id."""
+    if type(seq) is not int or not isinstance(client, str) or seq >= 1 << 63:
+      return False
+    with self._lock:
+      row = self._open.execute('select client from events where seq = ?', (seq,)).fetchone()
+    return row == (client,)
 
   def backup(self, path: Path) -> None:
     """A copy of the whole file at `path`, which is replaced."""
-    path.unlink(missing_ok=True)
+    if path.exists() and path.samefile(self._path):
+      raise BadInput(f'label: {str(path)!r} is the log itself; choose another place for the copy')
+    partial = path.with_name(f'{path.name}.partial')
+    partial.unlink(missing_ok=True)
     with self._lock:
-      self._open.execute('vacuum into ?', (str(path),))
+      self._open.execute('vacuum into ?', (str(partial),))
+    os.replace(partial, path)
 
   def close(self) -> None:
     """Writes what is missing to the JSON lines, and closes the file."""
@@ -276,18 +308,28 @@ def line(made: Mapping[str, Any]) -> bytes:
   return json.dumps(made, sort_keys=True).encode() + b'\n'
 
 
-def _end(file: Any) -> tuple[int, int]:
-  """Where the last whole line of a file ends, and the `seq` that it has."""
+def _end(file: Any) -> tuple[int, tuple[Any, Any]]:
+  """Where the last whole line of a file ends, and the `seq` and `client` that it has.
+
+  Those of a file without a whole line are `_NOTHING`, and None both of a line that is no event.
+  """
   size = file.seek(0, os.SEEK_END)
   tail, start = b'', size
-  while start and tail.count(b'\n') < 2:
+  lines: list[bytes] = []
+  while start and not lines:
     step = min(start, 1 << 16)
     start -= step
     file.seek(start)
     tail = file.read(step) + tail
-  whole = start + tail.rfind(b'\n') + 1 if b'\n' in tail else 0
-  lines = tail[: whole - start].splitlines()
-  return whole, json.loads(lines[-1])['seq'] if lines and whole else 0
+    whole = tail[: tail.rfind(b'\n') + 1].split(b'\n')
+    lines = [one for one in (whole[1:] if start else whole) if one.strip()]
+  if not lines:
+    return 0, _NOTHING
+  try:
+    last = json.loads(lines[-1])
+    return start + tail.rfind(b'\n') + 1, (last['seq'], last['client'])
+  except (ValueError, TypeError, KeyError, RecursionError):
+    return size, (None, None)
 
 
 def _seq_of(write: sqlite3.Connection, client: str, annotator: str) -> int:

@@ -46,6 +46,8 @@ class Tasks:
   ) -> list[Task]:
     """Items for an annotator, leased until ten minutes after `now`; see `Log.tasks`."""
     write.execute('delete from leases where until < ?', (now,))
+    # A clock that was put back makes no lease longer.
+    write.execute('update leases set until = ? where until > ?', (now + LEASE, now + LEASE))
     renew = [(now + LEASE, annotator, one) for one in held]
     write.executemany('update leases set until = ? where annotator = ? and item = ?', renew)
     found = self._chosen(write, annotator, count, {*held})

@@ -50,15 +50,16 @@ class Decision(NamedTuple):
 def counted(events: Iterable[Event]) -> list[Event]:
   """The events that count: of an annotator, item and kind the newest one that was not undone.
 
-  An item that came again is apart from its first time, for only that one is exported.
+  What was said of an item that came again is apart from its first time, for only that one is
+  exported. Edits of several answers of an item all count.
   """
   made = [*events]
   undone = {one['replaces'] for one in made if one['kind'] == 'undo'}
   newest: dict[Any, Event] = {}
   for one in made:
     if one['kind'] not in ('undo', 'chat') and one['seq'] not in undone:
-      key = one['annotator'], one['item'], one['kind'], bool(one.get('again'))
-      newest[key] = one
+      edited = one['value']['of'] if one['kind'] == 'edit' else ''
+      newest[one['annotator'], one['item'], one['kind'], edited, _repeats(one)] = one
   return sorted(newest.values(), key=lambda one: one['seq'])
 
 
@@ -118,9 +119,14 @@ def by_item(events: Iterable[Event], *, again: bool = False) -> dict[str, list[E
   """The events that count, by item; those of items that came again, or all others."""
   found: dict[str, list[Event]] = {}
   for one in counted(events):
-    if bool(one.get('again')) == again:
+    if _repeats(one) == again:
       found.setdefault(one['item'], []).append(one)
   return found
+
+
+def _repeats(event: Event) -> bool:
+  """Whether it was asked again; flags and edits count whenever they were made."""
+  return bool(event.get('again')) and event['kind'] not in ('flag', 'edit')
 
 
 def of_pairs(item: Item, events: Iterable[Event]) -> dict[Pair, list[Vote]]:

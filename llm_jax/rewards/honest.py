@@ -22,12 +22,23 @@ _REFUSAL = re.compile(
   r'|there is no (?:such|[`\'"]))',
   re.IGNORECASE,
 )
-# What comes after it is a claim, so the answer is one that was hedged.
+_LACKS = r"the documentation (?:does not|doesn['’]t|lacks|has no)\b"
+# What comes after it in the same sentence is a claim, so the answer is one that was hedged.
 _HEDGE = re.compile(
-  r'[,.;:]?\s+(?:but|however|perhaps|maybe|i (?:think|believe|guess))\b[,:]?'
-  r'|(?:(?<=[.;,:–—-])\s+|\s*\n\s*)(?=it\b)',
+  r'[,.;:]?\s+(?:(?:but|however|perhaps|maybe|though|although|i (?:think|believe|guess))\b[,:]?)'
+  r'|(?<=[.;,:–—-])\s+(?=(?:it|this|that|these|the)\b)(?!' + _LACKS + ')',
   re.IGNORECASE,
 )
+_LEADING = re.compile(
+  r'\W*(?:but|however|perhaps|maybe|i (?:think|believe|guess))\b[,:]?\s*', re.IGNORECASE
+)
+# A sentence behind it that speaks of the speaker, asks, or offers something is no claim.
+_NO_CLAIM = re.compile(
+  r"\W*(?:(?:i|i['’]m|my|please|sorry|could|can|would|if you|let me|try)\b"
+  r'|you (?:can|could|may|might)\b|\Z)|.*\?\W*\Z|' + _LACKS,
+  re.IGNORECASE | re.DOTALL,
+)
+_SENTENCE_END = re.compile(r'(?<=[.!?])["\')\]]*\s+|\s*\n\s*')
 _ENOUGH = 0.8  # of the words, by their F1
 _STEM = 5  # letters that forms of one word share
 _SHORT = 3  # words of a gold answer that is looked for in the answer
@@ -61,8 +72,10 @@ def refused(answer: str) -> bool:
 
   >>> refused('I do not know `os.jion`.'), refused('It returns what you do not know.')
   (True, False)
-  >>> refused('I am not sure, but it joins paths.')
-  False
+  >>> refused('I am not sure, but it joins paths.'), refused('I am not sure. This joins paths.')
+  (False, False)
+  >>> refused('I do not know `os.jion`. Can you tell me more?')
+  True
   """
   return _claim(answer) is None
 
@@ -94,11 +107,19 @@ def outcome(answer: str, gold: str) -> Outcome:
 def _claim(answer: str) -> str | None:
   """What an answer claims, without its hedge; None if it only says that it does not know."""
   text = said(answer).answer.strip()
-  start = _REFUSAL.match(text)
-  if not start:
+  if not _REFUSAL.match(text):
     return text
-  hedge = _HEDGE.search(text, start.end())
-  return text[hedge.end() :] if hedge else None
+  sentences = _SENTENCE_END.split(text)
+  for number, sentence in enumerate(sentences):
+    rest, start = sentences[number + 1 :], _REFUSAL.match(sentence)
+    if start:
+      if hedge := _HEDGE.search(sentence, start.end()):
+        return ' '.join([sentence[hedge.end() :], *rest])
+    elif thought := _LEADING.match(sentence):
+      return ' '.join([sentence[thought.end() :], *rest])
+    elif not _NO_CLAIM.match(sentence):
+      return ' '.join([sentence, *rest])
+  return None
 
 
 def _says(claim: list[str], wanted: list[str]) -> bool:

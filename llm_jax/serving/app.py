@@ -219,6 +219,8 @@ class App:
   async def _delete_events(self, x: Exchange) -> None:
     self._keys.check(x.headers.get('authorization'))
     feedback, conversation = self._log_of_events(), x.path.removeprefix('/events/')
+    if not conversation:
+      raise ApiError(400, 'name the conversation whose events are to go: DELETE /events/<id>')
     count = await asyncio.to_thread(feedback.delete, conversation)
     await x.json(200, {'id': conversation, 'object': 'events.deleted', 'deleted': count})
 

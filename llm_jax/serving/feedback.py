@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_jax.labels import event_file
+from llm_jax.labels import acts, event_file
 from llm_jax.serving.errors import invalid
 from llm_jax.serving.fields import Fields
 from llm_jax.serving.messages import messages, tools
@@ -64,8 +64,11 @@ class Feedback:
     """
     read = _read(Fields(found))
     client, conversation, item = (read.pop(name) for name in ('client', 'conversation', 'item'))
-    event = json.dumps({**read, **about}, ensure_ascii=False)
-    row = (event_file.now(), read['annotator'], item, 'chat', client, conversation, event)
+    at, event = event_file.now(), json.dumps({**read, **about}, ensure_ascii=False)
+    facts = {'seq': 0, 'at': at, 'kind': 'chat', 'conversation': conversation}
+    if reason := acts.unusable({**json.loads(event), **facts}):
+      raise invalid('event', f'this event would make no row: {reason}')
+    row = (at, read['annotator'], item, 'chat', client, conversation, event)
     with self._lock, event_file.writing(self._open):
       known = self._open.execute('select seq from events where client = ?', (client,)).fetchone()
       if known:
@@ -80,7 +83,9 @@ class Feedback:
   def delete(self, conversation: str) -> int:
     """Removes all events of a conversation and marks its exports as stale; how many there were."""
     with self._lock, event_file.writing(self._open):
-      done = self._open.execute('delete from events where conversation = ?', (conversation,))
+      done = self._open.execute(
+        "delete from events where conversation = ? and kind = 'chat'", (conversation,)
+      )
       if done.rowcount:
         row = (conversation, event_file.now(), done.rowcount)
         self._open.execute('insert into deleted values (?, ?, ?)', row)

@@ -65,6 +65,16 @@ def test_pairs_are_of_both_kinds_in_equal_numbers():
   assert kinds == {(True, False): len(pairs) // 2, (False, True): len(pairs) // 2}
 
 
+def test_no_refusal_is_called_worse_than_another():
+  refuses = {'greedy': 'I am not sure what `m.x` is.', 'samples': ['', 'I do not know.']}
+  some = [one | refuses if one['verdict'] != 'known' else one for one in probed()]
+  assert refusals.preferences(some) == []
+  invents = [one | {'samples': ['', 'I do not know.', 'It copies a file.']} for one in some]
+  unknown = [one for one in invents if one['verdict'] in ('unknown', 'noise')]
+  worse = [one['rejected'][0]['content'] for one in refusals.preferences(unknown)]
+  assert worse == ['It copies a file.'] * len(unknown)
+
+
 def test_rows_are_read_as_they_are():
   for row in refusals.conversations(probed()):
     assert formats.conversation(row)[-1]['content'] == said(row)

@@ -128,6 +128,10 @@ def test_only_the_page_itself_is_answered(server, headers, status):
     ('/item', {'item': ['x']}, 400),
     ('/event', {'item': 'x'}, 400),
     ('/event', {'kind': 'like'}, 400),
+    ('/event', b'{"item": "\\ud800"}', 400),
+    ('/next', b'{"count": 1, "held": ["\\ud800"]}', 400),
+    ('/item', b'{"item": "\\ud800"}', 400),
+    ('/event', b'{"seconds": 1%s}' % (b'0' * 400), 400),
   ],
 )
 def test_a_wrong_request_is_refused_in_one_line(server, path, body, status):
@@ -184,6 +188,25 @@ def test_two_annotators_meet_over_http_and_nobody_gets_the_slot_of_the_other(tmp
   assert len({*seen['ann'], *seen['ben']}) == len(seen['ann']) + len(seen['ben']) == 20
 
 
+def test_items_of_another_process_come_too(tmp_path):
+  log, found = Log(tmp_path / 'labels.sqlite'), candidates.items(enumerate(lines(8)))[0]
+  log.put(found[:2])
+  made = Server(log, tokens(tmp_path / 'tokens.json', ['ann']))
+  made.folder = tmp_path
+  made.start()
+  try:
+    other = Log(tmp_path / 'labels.sqlite')
+    other.put(found)
+    other.close()
+    given = ask(made, '/next', {'count': 8})[1]['tasks']
+    assert {task['item'] for task in given} == {one.id for one in found}
+    for i, task in enumerate(given):
+      assert ask(made, '/event', graded(task, str(i)))[0] == 200
+  finally:
+    made.stop()
+    log.close()
+
+
 # --- the job --------------------------------------------------------------------------------------
 
 
@@ -211,6 +234,12 @@ def test_it_ends_after_idle_seconds_and_exports_what_was_said(tmp_path, capsys):
   run(c)
   again = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != '.sqlite'}
   assert again == first
+  c.rows.held_out = 0.5
+  run(c)
+  assert (folder / 'sft_held_out.jsonl').is_file()
+  c.rows.held_out = 0.0
+  run(c)
+  assert {path.name for path in folder.iterdir()} == {*first, label.STORE}
   assert len(Log(folder / label.STORE).events()) == 4
   run(config_of(tmp_path, idle=0.1))  # the same candidates add nothing
   assert '(0 new' in capsys.readouterr().out
@@ -261,6 +290,7 @@ def test_sigterm_ends_the_command_with_all_on_disk(tmp_path):
     ({'guideline': 'none.md'}, "no file 'none.md'"),
     ({'candidates': '', 'artifacts': ()}, 'nothing to label'),
     ({'export': 'x', 'workdir': 'none'}, 'label something first'),
+    ({'export': 'same/../same', 'workdir': 'same'}, 'where the log itself lies'),
     ({'answers': 9}, 'answers 9'),
   ],
 )

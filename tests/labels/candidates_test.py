@@ -105,6 +105,7 @@ def test_an_event_keeps_what_is_known_and_nothing_else():
     ({'client': 7}, 'client'),
     ({'seconds': -1}, 'seconds -1'),
     ({'seconds': float('nan')}, 'seconds nan'),
+    ({'seconds': 10**400}, 'seconds 1000'),
     ({'again': 1}, 'again 1'),
     ({'shown': ['r0']}, 'shown'),
     ({'shown': ['r0', ['r1']]}, 'shown'),
@@ -115,6 +116,7 @@ def test_an_event_keeps_what_is_known_and_nothing_else():
     ({'value': {'grade': 0, 'better': ['r1']}}, 'better'),
     ({'kind': 'rank', 'value': [['r0']]}, 'every answer once'),
     ({'kind': 'rank', 'value': [['r0'], [], ['r1']]}, 'every answer once'),
+    ({'kind': 'rank', 'value': [[0], [1]]}, 'every answer once'),
     ({'kind': 'rate', 'value': {'r0': 1, 'r1': 8}}, '1 to 7'),
     ({'kind': 'edit', 'value': {'of': 'r9', 'text': 'x'}}, 'of has to be one of'),
     ({'kind': 'edit', 'value': {'of': [], 'text': 'x'}}, 'of has to be one of'),
@@ -127,3 +129,17 @@ def test_a_wrong_event_is_named(change, message):
   with pytest.raises(BadInput, match=r'\Aevent: ') as error:
     event({**GOOD, **change}, ITEM)
   assert message in str(error.value)
+
+
+def test_numbers_that_json_does_not_have_are_nothing_and_ids_are_texts(tmp_path):
+  answers = '[{"text": "a", "reward": NaN, "seen": [1e999, {"logp": -Infinity}]}, "b"]'
+  (tmp_path / 'c.jsonl').write_text(f'{{"prompt": "q", "responses": {answers}}}')
+  ((one,), _) = candidates.read(tmp_path / 'c.jsonl')
+  assert one.answers[0].about == {'reward': None, 'seen': [None, {'logp': None}]}
+  json.dumps(one.record(), allow_nan=False)
+  numbered = [{'id': str(i), 'text': text} for i, text in enumerate('ab')]
+  two = candidates.item({'prompt': 'q', 'responses': numbered})
+  ranked = {'kind': 'rank', 'client': 'c', 'shown': ['0', '1'], 'value': [[0], [1]]}
+  with pytest.raises(BadInput, match='every answer once'):  # no export could look them up
+    event(ranked, two)
+  assert event({**ranked, 'value': [['1'], ['0']]}, two)['value'] == [['1'], ['0']]

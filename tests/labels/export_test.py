@@ -224,3 +224,44 @@ def test_margins_and_ranks_are_read_as_they_were_given():
   read = [formats.preference(row) for row in rows(files, 'reward')]
   said = {(*(text(answer) for answer in answers),): margin for _, answers, margin in read}
   assert said == {tuple(a.text for a in PAIR.answers[::-1]): 3.0, tuple('dbac'): None}
+
+
+def test_flags_and_edits_count_whenever_they_are_made():
+  flagged = Events().compare(0, 3).add(PAIR, 'flag', {'reason': 'unsafe'}, again=True)
+  files, facts = export(BOTH, flagged)
+  assert not any(files.values()) and facts['dropped']['reward'] == {'flagged': 1}
+  edit = lambda of, text: {'of': of, 'text': text}
+  edited = Events().compare(0, 3).add(PAIR, 'edit', edit('r0', 'It is so now.'), again=True)
+  assert export(BOTH, edited)[1]['rows']['sft'] == 1
+  edited.add(PAIR, 'edit', edit('r1', 'I do not know it.'))
+  said = [one['messages'][-1]['content'] for one in rows(export(BOTH, edited)[0], 'sft')]
+  assert said == ['It is so now.', 'I do not know it.']
+  edited.add(PAIR, 'edit', edit('r1', 'I do not know of it.'))  # the newest of one answer
+  said = [one['messages'][-1]['content'] for one in rows(export(BOTH, edited)[0], 'sft')]
+  assert said == ['It is so now.', 'I do not know of it.']
+
+
+@pytest.mark.parametrize('grade', [{'grade': -3, 'better': 'r0'}, {'bad': True}])
+def test_an_edit_that_says_what_another_answer_does_contradicts_no_grade(grade):
+  same = {'of': 'r0', 'text': f' {PAIR.answers[1].text}'}
+  files, facts = export(BOTH, Events().add(PAIR, 'compare', grade).add(PAIR, 'edit', same))
+  assert facts['dropped']['sft'] == {'edit that says what another answer does': 1}
+  pairs = [(text(one['chosen']), text(one['rejected'])) for one in rows(files, 'reward')]
+  assert len(pairs) == len({frozenset(pair) for pair in pairs})
+  labels = {}
+  for one in rows(files, 'kto'):
+    assert labels.setdefault(text(one['completion']), one['label']) == one['label']
+
+
+@pytest.mark.parametrize('least', [1.0, 2.0, 3.0])
+def test_a_ranking_of_which_pairs_are_left_out_is_the_others(least):
+  ranked = Events().add(FOUR, 'rank', [['r0'], ['r1'], ['r2'], ['r3']])
+  files, facts = export(BOTH, ranked, reward_margin=least)
+  whole, found = least <= 1, rows(files, 'reward')
+  kept = {1.0: 6, 2.0: 3, 3.0: 1}[least]
+  assert len(found) == (1 if whole else kept)
+  assert facts['dropped']['reward'] == ({} if whole else {'below the margin': 6 - kept})
+  assert [one['margin'] >= least for one in found if 'margin' in one] == [True] * (not whole) * kept
+  blank = candidates.item({'prompt': 'Which?', 'responses': ['a', ' ', 'c', 'd']})
+  files, facts = export({blank.id: blank}, Events().add(blank, 'rank', ranked[0]['value']))
+  assert len(rows(files, 'reward')) == 3 and facts['dropped']['reward'] == {'empty answer': 3}

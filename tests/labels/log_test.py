@@ -239,3 +239,52 @@ def test_what_cannot_be_opened_is_named(tmp_path, monkeypatch):
   for kind in (log.Log, Feedback):
     with pytest.raises(BadInput, match=r'on a drive of the network \(nfs4\)'):
       kind(tmp_path / 'x.sqlite')
+
+
+def test_the_lines_beside_are_of_this_log_and_others_are_moved_aside(tmp_path):
+  path, lines = tmp_path / 'labels.sqlite', tmp_path / 'labels.jsonl'
+  left = [b'{"seq": 1, "client": "of another log"}\n', b'no JSON\n', b'[]\n', b'"\n{"seq": 1e9}\n']
+  for number, before in enumerate(left, 1):
+    lines.write_bytes(before)
+    made = log.Log(path)
+    made.put(items(1))
+    made.add(graded(made.names()[0], f'c{number}'), 'ann')
+    made.close()
+    assert (tmp_path / f'labels.{number}.jsonl').read_bytes() == before
+    clients = [json.loads(line)['client'] for line in lines.read_bytes().splitlines()]
+    assert clients == [f'c{i}' for i in range(1, number + 1)]
+  for blank in (b'\n', b'\n \n\n'):
+    lines.write_bytes(lines.read_bytes() + blank)
+    log.Log(path).close()
+    assert [json.loads(line)['seq'] for line in lines.read_bytes().split(b'\n') if line.strip()]
+  assert not (tmp_path / f'labels.{len(left) + 1}.jsonl').exists()
+
+
+def test_a_log_stays_itself_and_its_copy_never_takes_its_place(made, tmp_path):
+  path = tmp_path / 'labels.sqlite'
+  before = made.id
+  made.put(items(35))
+  other = log.Log(tmp_path / 'other.sqlite')
+  assert made.id == before != other.id and len(before) == 16
+  other.close()
+  (tmp_path / 'linked.sqlite').hardlink_to(path)
+  for place in (path, tmp_path / '..' / tmp_path.name / path.name, tmp_path / 'linked.sqlite'):
+    with pytest.raises(BadInput, match='the log itself'):
+      made.backup(place)
+  made.add(graded(made.names()[0], 'one'), 'ann')
+  made.backup(tmp_path / 'copy.sqlite')
+  made.backup(tmp_path / 'copy.sqlite')
+  assert len(log.read(tmp_path / 'copy.sqlite')[1]) == len(made.events()) == 1
+
+
+def test_deleting_a_conversation_takes_no_labels(made, tmp_path):
+  made.add(graded(made.names()[0], 'one'), 'ann')
+  feedback = Feedback(tmp_path / 'labels.sqlite')
+  assert feedback.delete('') == 0 and len(made.events()) == 1
+  feedback.close()
+
+
+def test_a_clock_that_is_put_back_makes_no_lease_longer(made):
+  (first, *_) = made.tasks('ann', 30, now=10_000.0)
+  assert made.tasks('ben', 30, now=5_000.0) == []
+  assert first in made.tasks('ben', 30, now=5_000.0 + tasks.LEASE + 1)

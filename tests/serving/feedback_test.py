@@ -46,6 +46,8 @@ def test_events_are_kept_once_and_deleted(tmp_path):
       assert [one['conversation'] for one in feedback.events()] == ['other']
       assert [name for name, _ in feedback.deleted()] == ['talk']
       assert (await post(event('c3'))).json()['seq'] == 3
+      assert (await send(app, 'DELETE', '/events/')).status == 400
+      assert len([*feedback.events()]) == 2
 
   asyncio.run(scenario())
   feedback.close()
@@ -58,6 +60,10 @@ def test_events_are_kept_once_and_deleted(tmp_path):
     ({'client': 'x' * 201}, 'client'),
     ({'conversation': None}, 'conversation'),
     ({'store': None}, 'store'),
+    ({'value': {'act': 'thumb', 'grade': 1.0}}, 'event'),
+    ({'messages': [*event()['messages'], {'role': 'assistant', 'content': 'yes'}]}, 'event'),
+    ({'answer': {'id': 'a1', 'text': 'yes', 'others': 'x'}}, 'event'),
+    ({'answer': {'id': 'a1', 'text': 'x' * 200_001}}, 'event'),
     ({'store': 'yes'}, 'store'),
     ({'tools': [{'type': 'x'}]}, 'tools[0].type'),
     ({'turn': -1}, 'turn'),

@@ -45,6 +45,13 @@ class Site:
     self.server = Server(self.log, self.tokens, guideline='Prefer what is true.', ask=ask)
     self.server.start()
 
+  def restart(self):
+    """The same server once more, at the same address, with what is in the log now."""
+    port = self.server.server_port
+    self.server.stop()
+    self.server = Server(self.log, self.tokens, port=port)
+    self.server.start()
+
   def url(self, name='ann'):
     return f'{self.server.url}#{self.tokens[name]}'
 
@@ -229,6 +236,55 @@ def test_an_edit_by_keyboard_is_three_rows(context, site):
   assert not page.locator('#editor').evaluate('one => one.open') and len(made.log.events()) == 2
 
 
+def test_an_edit_that_is_too_long_stays_on_the_page_until_it_is_shorter(context, site):
+  made = site(pairs(2))
+  page = opened(context, made.url())
+  page.keyboard.press('e')
+  page.keyboard.press('1')
+  page.wait_for_selector('#editor[open]')
+  page.fill('#draft', '\u8a9e' * 25_000)
+  page.keyboard.press('Control+Enter')
+  page.wait_for_selector('#long:has-text("bytes too long")')
+  assert page.locator('#editor').evaluate('one => one.open') and made.log.events() == []
+  page.fill('#draft', '\u8a9e' * 20_000)
+  assert page.locator('#long').text_content() == ''
+  page.keyboard.press('Control+Enter')
+  assert made.count(1)[0]['value']['text'] == '\u8a9e' * 20_000
+
+
+def test_what_the_server_refuses_is_never_called_saved(context, site):
+  made = site(pairs(3))
+  page = opened(context, made.url())
+  page.evaluate('about.page = "x".repeat(101)')
+  page.keyboard.press('7')
+  page.wait_for_selector('#saved.wrong:text-is("1 not taken")')
+  page.evaluate('about.page = ""')
+  page.keyboard.press('7')
+  made.count(1)
+  page.reload()
+  page.wait_for_selector('#saved.wrong:text-is("1 not taken")')
+  assert 'page: give at most 100' in page.locator('#saved').get_attribute('title')
+  context.faults.clear()  # the browser's own word about status 400
+
+
+def test_what_was_not_sent_finds_its_log_among_more_items(context, site):
+  made = site(pairs(4))
+  page = opened(context, made.url())
+  page.wait_for_load_state('networkidle')
+  context.set_offline(True)
+  before = prompt(page)
+  page.keyboard.press('1')
+  follows(page, before)
+  page.wait_for_selector('#saved:has-text("1 not saved")')
+  made.log.put(candidates.items((str(i), one) for i, one in enumerate(pairs(9)))[0])
+  page.close()  # offline still, so what it did lies in the browser alone
+  made.restart()
+  context.set_offline(False)
+  page = opened(context, made.url())
+  page.wait_for_selector('#saved:text-is("saved")')
+  assert made.count(1)[0]['value']['grade'] == -3
+
+
 def test_hostile_answers_stay_text(context, site):
   long = 'x' * 1_000_000
   made = site([
@@ -311,6 +367,12 @@ def test_several_answers_are_ranked(context, site):
   page.keyboard.press('Enter')
   (event,) = made.count(1)
   assert event['value'] == [[shown[2]], [shown[1], shown[0]], [shown[3]]]
+  page.wait_for_function('document.querySelectorAll("article").length == 3')
+  shown = ids(page)
+  for key in ('1', '2', '=', 'Backspace', '3', '2'):  # what is taken back takes = with it
+    page.keyboard.press(key)
+  page.keyboard.press('Enter')
+  assert made.count(2)[1]['value'] == [[shown[0]], [shown[2]], [shown[1]]]
 
 
 def test_answers_can_be_rated(context, site):
