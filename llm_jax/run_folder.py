@@ -104,7 +104,7 @@ def texts(config: Any) -> Iterator[str]:
 def _differences(theirs: Any, mine: Any, path: str = '') -> list[str]:
   if isinstance(theirs, dict) and isinstance(mine, dict):
     out = []
-    for key in sorted(theirs.keys() | mine.keys()):
+    for key in sorted((theirs.keys() | mine.keys()) - {'cache'}):  # where something is kept
       inner = f'{path}.{key}' if path else key
       out += _differences(theirs.get(key), mine.get(key), inner)
     return out

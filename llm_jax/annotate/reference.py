@@ -92,7 +92,9 @@ def make(
     if not keeps:
       return logp(frozen, batch)
     if not memory:
-      name = f'{_fingerprint(frozen)}-{temperature:g}.logp'
+      how = repr((getattr(reference, 'shape', None), getattr(reference, 'compute', None)))
+      run_as = hashlib.sha256(how.encode()).hexdigest()[:8]
+      name = f'{_fingerprint(frozen)}-{run_as}-{temperature:g}.logp'
       memory.append(_Memory(Path(cache) / name))
     return memory[0](batch, lambda: logp(frozen, batch))
 

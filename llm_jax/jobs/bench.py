@@ -56,9 +56,7 @@ class Bench:
 
   def result(self, run: Run) -> Result:
     """What a run that has ended left."""
-    if (run.folder / FAILED).is_file():
-      again = 'delete its folder, and the run is repeated'
-      said = read_json(run.folder / FAILED, again)['said']
+    if said := _failed(run):
       return Result(values={}, curves={}, cost={}, seconds=0.0, failed=said)
     wanted = self.config.read[:1] if self._tunes(run) else self.config.read
     return results.read(run, wanted, self._measured(run))
@@ -119,12 +117,12 @@ class Bench:
       say(error)
       if jax.process_index() == 0:
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(run.folder / FAILED, {'said': str(error)})
+        write_json(run.folder / FAILED, {'said': str(error), 'of': _digests(run)})
 
   def _show(self, run: Run) -> None:
     """The stages of a pipeline in one folder of TensorBoard; a single stage has shown itself."""
     trained = {name: one for name, one in run.stages.items() if name and one.job == 'train'}
-    if trained and jax.process_index() == 0 and not (run.folder / FAILED).is_file():
+    if trained and jax.process_index() == 0 and not _failed(run):
       boards.replay(run.folder, {f'{k}/': metrics.read(v.workdir) for k, v in trained.items()})
 
   def _run_stage(self, stage: Any) -> None:
@@ -133,16 +131,16 @@ class Bench:
     running.run(stage)
 
   def _made(self, run: Run) -> bool:
-    return (run.folder / FAILED).is_file() or all(map(_finished, run.stages.values()))
+    return bool(_failed(run)) or all(map(_finished, run.stages.values()))
 
   def _ended(self, run: Run) -> bool:
     if not self._made(run):
       return False
-    failed, asked = (run.folder / FAILED).is_file(), self._asked(run)
-    return failed or not asked or results.kept_at(run, asked, **self._how).is_file()
+    asked = self._asked(run)
+    return bool(_failed(run)) or not asked or results.kept_at(run, asked, **self._how).is_file()
 
   def _measured(self, run: Run) -> dict[str, float]:
-    if (run.folder / FAILED).is_file():
+    if _failed(run):
       return {}
     with inside(run.label):
       running.check(run.config)  # refuses a folder that another config has filled
@@ -157,6 +155,19 @@ class Bench:
 
   def _tunes(self, run: Run) -> bool:
     return run.seed == self.config.base.seed + TUNING
+
+
+def _failed(run: Run) -> str:
+  """Why a run left no model; '' if it did, has not ended, or would be another run today."""
+  path = run.folder / FAILED
+  if not path.is_file():
+    return ''
+  note = read_json(path, 'delete its folder, and the run is repeated')
+  return note['said'] if note.get('of') == _digests(run) else ''
+
+
+def _digests(run: Run) -> dict[str, str]:
+  return {name: variants.digest(stage) for name, stage in run.stages.items()}
 
 
 def _finished(stage: Any) -> bool:

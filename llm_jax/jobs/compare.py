@@ -119,7 +119,10 @@ def check(config: Any) -> None:
     return
   seed = config.base.seed
   made = {name: variants.run_of(config, name, changes, seed) for name, changes in found.items()}
-  variants.check_different({name: run.config for name, run in made.items()})
+  paid = {'steps': 1} if budget.of(config) != Budget() else {}  # which what pays for them decides
+  alike = {name: variants.run_of(config, name, one, seed, **paid) for name, one in found.items()}
+  variants.check_different({name: run.config for name, run in alike.items()})
+  results.check_fewer(config.get('fewer', ()), config.read)
   with design.shared():
     asked = asked_of(config)
     for name, run in made.items():
@@ -127,15 +130,8 @@ def check(config: Any) -> None:
         results.check_metrics(config.read or [''], run, asked)
         _check_evals(config, run, asked)
     first = next(iter(made.values()))
-    for name, run in made.items():
-      own, theirs = (results.own_losses(config.read, one) for one in (run, first))
-      for metric in own:
-        if own[metric] != theirs.get(metric):
-          raise BadInput(
-            f'read: {metric!r} is the loss that a run is trained with, and that of {name!r} is '
-            f'another than that of {first.variant!r}; read what means the same for both, such as '
-            'an accuracy or a task'
-          )
+    for run in made.values():
+      results.check_comparable(config.read, run, first)
     for name, changes in found.items():
       with inside(name):
         for run in _runs_to_check(config, name, changes):
@@ -181,7 +177,9 @@ def main(config: Any) -> None:
       variants.run_of(config, name, changes, config.base.seed + i, setting, steps=steps[name])
       for i in range(config.seeds)
       for name, changes in made.items()
-      for setting in [tuned[name].setting if name in tuned else {}]
+      for setting in [
+        tuned[name].setting if name in tuned else variants.settings(config, changes)[0]
+      ]
     ]
     bench.run(runs)
     if left := bench.left(runs):

@@ -210,7 +210,7 @@ def _costs(made: Compared) -> Table:
 
 
 def _changes(made: Compared) -> Table:
-  changed = [*made.changes.values(), *(one.setting for one in made.tuned.values())]
+  changed = [*made.changes.values(), *(run.setting for run in made.runs)]
   paths = [*dict.fromkeys(path for changes in changed for path in changes)]
   configs = {run.variant: run.config for run in made.runs}
   cell = lambda name, path: str(variants.value(configs[name], path))
@@ -223,8 +223,10 @@ def _runs(config: Any, made: Compared) -> Table:
   for run in made.runs:
     one = made.results[run.variant, run.seed]
     cells = [number(one.values.get(metric, math.nan), 1e-3) for metric in config.read]
-    rows.append([run.variant, str(run.seed), *cells, one.failed or storage.named(str(run.folder))])
-  return Table(('variant', 'seed', *config.read, 'folder'), rows)
+    updates = f'{one.step:,}' if one.step else NONE
+    folder = one.failed or storage.named(str(run.folder))
+    rows.append([run.variant, str(run.seed), updates, *cells, folder])
+  return Table(('variant', 'seed', 'updates of the model', *config.read, 'folder'), rows)
 
 
 def _facts(

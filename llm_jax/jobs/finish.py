@@ -20,7 +20,6 @@ from llm_jax.text.templates import TEMPLATES
 from llm_jax.text.terminal import say
 from llm_jax.training import metrics, optimizer
 from llm_jax.training.checkpoint import Checkpoints
-from llm_jax.training.loop import Interrupted
 from llm_jax.training.step import TrainState
 from llm_jax.types import BadInput, Model, Params
 
@@ -33,13 +32,13 @@ def before(
   """The newest checkpoint from before the reward was hacked.
 
   Raises:
-    Interrupted: there is none.
+    Diverged: there is none.
   """
   checkpoints.gather()
   good = [step for step in checkpoints.steps() if step <= stop.step]
   good = [step for step in good if checkpoints.damage(step) is None]
   if not good:
-    raise Interrupted(f'{stop}; there is no checkpoint from before, so nothing is published')
+    raise metrics.Diverged(f'{stop}; there is no checkpoint from before, so nothing is published')
   say(f'{stop}; publishing step {good[-1]}, the last checkpoint from before')
   return restored(checkpoints, good[-1], made.design, seed)
 
@@ -65,7 +64,8 @@ def publish(
   """Writes the artifact of a finished run into its workdir.
 
   Raises:
-    BadInput: parameters are not finite, or no loss ever was.
+    BadInput: parameters are not finite.
+    Diverged: no loss of training ever was.
   """
   if jax.process_index() == 0:
     _check_losses(Path(config.workdir))
@@ -90,11 +90,13 @@ def publish(
 
 
 def _check_losses(folder: Path) -> None:
-  """Raises BadInput where losses were measured, and none of them is finite."""
-  records = metrics.read(folder)
-  losses = [r[k] for r in records for k in r if k == 'loss' or k.endswith('/loss')]
+  """Raises Diverged where losses of training were measured, and none of them is finite.
+
+  Each of its updates was skipped then, so what would be published is what it began with.
+  """
+  losses = [record['loss'] for record in metrics.read(folder) if 'loss' in record]
   if losses and all(loss is None for loss in losses):
-    raise BadInput(
+    raise metrics.Diverged(
       f'{folder}: no loss of this run is finite, so nothing is published; look at the data and '
       'the options of model and optimizer, and train in another workdir'
     )

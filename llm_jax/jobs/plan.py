@@ -32,7 +32,7 @@ from llm_jax.parallel import flags
 from llm_jax.parallel.chips import Chip, find_chip
 from llm_jax.parallel.collectives import collectives
 from llm_jax.parallel.hlo import Program
-from llm_jax.parallel.mesh import AXES, BATCH_AXES, batch_sharding, make_mesh
+from llm_jax.parallel.mesh import AXES, BATCH_AXES, HEAD_AXES, batch_sharding, make_mesh
 from llm_jax.text.terminal import say
 from llm_jax.training import optimizer
 from llm_jax.training.roofline import Layout, estimate, layouts
@@ -105,6 +105,8 @@ def check(config: Any) -> None:
       f'plan: rows of {config.length} tokens, and config.train.model.max_length is '
       f'{model.shape.max_length}; lower config.length or raise it'
     )
+  if not config.search:
+    _given(config, count)
   if kind in TPUS and config.compile and not _has_libtpu():
     raise BadInput(
       "plan: compiling for TPUs needs libtpu: pip install 'llm_jax[libtpu]', on Linux and x86-64; "
@@ -128,7 +130,7 @@ def main(config: Any) -> None:
   if not tried:
     raise BadInput(
       f'plan: {count} devices cannot share {batch} rows of {length} tokens; use a multiple of '
-      f'{count // 8 or 1} rows'
+      f'{count} rows'
     )
   order = lambda e: (not e.fits, e.step if e.fits else sum(e.memory.values()))
   tried.sort(key=order)
@@ -165,11 +167,12 @@ def _model(config: Any, **compute: Any) -> Any:
 def _hardware(text: str) -> tuple[str, Chip, int, int]:
   """Kind, chip, number of devices and of slices of 'v5e:4x4', 'v5e:4x4*2' or 'h100:512'."""
   kind, _, size = text.partition(':')
+  kind = {name.lower(): name for name in TPUS}.get(kind.lower(), kind)
   chip = find_chip(TPUS.get(kind, kind))
-  if chip is None:
+  if chip is None or (kind not in TPUS and chip in map(find_chip, TPUS.values())):
     known = [*TPUS, 'h100', 'h200', 'a100', 'b200']
     raise BadInput(f'plan: no hardware {kind!r}; {suggest(kind, known)}, as in v5e:4x4 or h100:512')
-  if not re.fullmatch(r'\d+(x\d+)*(\*\d+)?', size):
+  if not re.fullmatch(r'[1-9]\d*(x[1-9]\d*)*(\*[1-9]\d*)?', size):
     raise BadInput(
       f'plan: hardware {text!r} has no size; write v5e:4x4, two slices as v5e:4x4*2, or h100:512'
     )
@@ -181,6 +184,15 @@ def _hardware(text: str) -> tuple[str, Chip, int, int]:
 
 def _given(config: Any, count: int) -> Layout:
   sizes = {**dict.fromkeys(AXES, 1), **config.train.mesh}
+  for axis, n in sizes.items():
+    if axis not in AXES:
+      raise BadInput(f'plan: config.train.mesh has no axis {axis!r}; {suggest(axis, AXES)}')
+    if type(n) is not int or (n < 1 and n != -1):
+      raise BadInput(
+        f'plan: config.train.mesh.{axis} {n!r}; give a size from 1, or -1 for the rest'
+      )
+  if [*sizes.values()].count(-1) > 1:
+    raise BadInput('plan: two axes of config.train.mesh are -1; one may be what is left')
   known = math.prod(n for n in sizes.values() if n != -1)
   sizes = {axis: count // known if n == -1 else n for axis, n in sizes.items()}
   if math.prod(sizes.values()) != count:
@@ -191,7 +203,14 @@ def _given(config: Any, count: int) -> Layout:
       f'plan: {config.train.batch_size} rows cannot be cut into {pieces}, the devices of '
       f'{" * ".join(BATCH_AXES)} times {config.train.accumulate} microbatches; use a multiple'
     )
-  return Layout(sizes, _model(config).compute.remat, config.train.accumulate)
+  model = _model(config)
+  heads = math.prod(sizes[axis] for axis in HEAD_AXES)
+  if model.shape.num_heads % heads:
+    raise BadInput(
+      f'plan: {model.shape.num_heads} heads cannot be shared by {heads} devices, '
+      f'{" * ".join(HEAD_AXES)} of config.train.mesh; use a divisor'
+    )
+  return Layout(sizes, model.compute.remat, config.train.accumulate)
 
 
 def _group(config: Any) -> int:

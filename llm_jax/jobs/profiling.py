@@ -1,7 +1,7 @@
 """Option `profile` of job `train`: steps that are traced, and a page that says where time went."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ def check(config: Any) -> None:
 
 
 @contextlib.contextmanager
-def hooks(config: Any, start_step: int, log: Log) -> Iterator[Sequence[Hook]]:
+def hooks(
+  config: Any, start_step: int, log: Log, text: Callable[[], str]
+) -> Iterator[Sequence[Hook]]:
   """The hooks, to come after all others, of a run that is traced; none of one that is not."""
   if not config.get('profile'):
     yield ()
@@ -49,6 +51,7 @@ def hooks(config: Any, start_step: int, log: Log) -> Iterator[Sequence[Hook]]:
     start_step=start_step,
     total_steps=config.total_steps,
     reuse=reuse_of(config),
+    text=text,
     log=log,
     tell=write,
   )

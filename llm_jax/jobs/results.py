@@ -25,7 +25,18 @@ from llm_jax.types import BadInput
 COST = {'steps': 'step', 'tokens': 'total_tokens', 'flops': 'total_flops'}  # -> field of a record
 # The last words of metrics of which less is better; `config.fewer` adds others.
 FEWER = (*task_metrics.FEWER, 'loss', 'cross_entropy', 'kl', 'answer_kl', 'invention', 'brier')
-FEWER += ('ece', 'over_refusal', 'cut', 'failed')
+FEWER += ('ece', 'over_refusal', 'cut', 'failed', 'repetition', 'truncated', 'missing_eos', 'nll')
+FEWER += ('overlong', 'verify_failed', 'tool_errors', 'value_loss', 'answer_kl_k3')
+_BY_TOKEN = ('loss', 'cross_entropy')  # last words of metrics that are nats a token
+# What decides the meaning of a metric -> what the metric is, and what can be read in its place.
+_MEANS = {
+  'loss': ('the loss that a run is trained with, and that', 'an accuracy or a task'),
+  'tokenizer': ('counted by token, and the tokenizer', 'bits_per_byte or a task'),
+  'reward': (
+    'the reward that a run is trained for, and that',
+    "'asked/word_problems/exact_answer' of --config.evals.asked.name=answers",
+  ),
+}
 UNITS = {'loss': 'nats', 'cross_entropy': 'nats', 'kl': 'nats', 'bits_per_byte': 'bits per byte'}
 
 
@@ -38,6 +49,7 @@ class Result(NamedTuple):
     cost: `steps`, `tokens` and `flops`.
     seconds: of all devices together, in steps; compiling and evaluating are not in it.
     failed: why the run left no model; '' if it did.
+    step: updates of the model that is compared, fewer than the run made if it is an earlier one.
   """
 
   values: Mapping[str, float]
@@ -45,6 +57,7 @@ class Result(NamedTuple):
   cost: Mapping[str, float]
   seconds: float
   failed: str = ''
+  step: int = 0
 
 
 def fewer(metric: str, more: Sequence[str] = ()) -> bool:
@@ -53,13 +66,30 @@ def fewer(metric: str, more: Sequence[str] = ()) -> bool:
   >>> fewer('validation/loss'), fewer('questions/word_problems/exact_answer')
   (True, False)
   """
-  return metric.rpartition('/')[2] in FEWER or metric in more
+  last = metric.rpartition('/')[2]
+  return last in (*FEWER, *more) or metric in more
 
 
 def unit(metric: str) -> str:
   """The unit of a metric, with a blank before it; '' where it is a share, or nobody knows."""
   known = UNITS.get(metric.rpartition('/')[2])
   return f' {known}' if known else ''
+
+
+def check_fewer(more: Sequence[str], read: Sequence[str]) -> None:
+  """Whether each of the metrics of which less is better is compared.
+
+  Args:
+    more: whole names, or last words of some.
+    read: what is compared.
+
+  Raises:
+    BadInput: naming the one that is not.
+  """
+  known = [*read, *(metric.rpartition('/')[2] for metric in read)]
+  for name in more:
+    if name not in known:
+      raise BadInput(f'fewer: {name!r} is not compared; {suggest(name, known)}')
 
 
 def check_metrics(read: Sequence[str], run: Run, asked: Mapping[str, Any]) -> None:
@@ -92,14 +122,61 @@ def check_metrics(read: Sequence[str], run: Run, asked: Mapping[str, Any]) -> No
       raise BadInput(f'read: {what}; {suggest(metric, listed)}')
 
 
-def own_losses(read: Sequence[str], run: Run) -> dict[str, Any]:
-  """Metrics that are the loss of the run itself -> what decides that loss, its config group."""
-  found = {}
+def check_comparable(read: Sequence[str], run: Run, first: Run) -> None:
+  """Whether metrics mean the same for two runs: a loss, what is counted by token, a reward.
+
+  Args:
+    read: the metrics.
+    run: of a variant.
+    first: of what it is compared with.
+
+  Raises:
+    BadInput: naming the metric and what differs.
+  """
+  own, theirs = _means(read, run), _means(read, first)
+  for (metric, what), value in own.items():
+    if (metric, what) in theirs and theirs[metric, what] != value:
+      says, instead = _MEANS[what]
+      raise BadInput(
+        f'read: {metric!r} is {says} of {run.variant!r} is another than that of '
+        f'{first.variant!r}; read what means the same for both, such as {instead}'
+      )
+
+
+def _means(read: Sequence[str], run: Run) -> dict[tuple[str, str], Any]:
+  """(metric, word of _MEANS) -> what of the config decides what the metric means."""
+  found: dict[tuple[str, str], Any] = {}
   for stage, config in run.stages.items():
     for group in evaluations.chosen(config.get('evals') or {}):
-      if 'loss_fn' in options_of(group.module.make) and not group.own('losses'):
-        found[f'{stage}/{group.key}/loss'.lstrip('/')] = config.get('loss')
-  return {metric: loss for metric, loss in found.items() if metric in read}
+      takes, before = options_of(group.module.make), f'{stage}/{group.key}/'.lstrip('/')
+      for metric in (name for name in read if name.startswith(before)):
+        word = metric.removeprefix(before)
+        if word == 'loss' and 'loss_fn' in takes and not group.own('losses'):
+          found[metric, 'loss'] = config.get('loss')
+        if word in _BY_TOKEN:
+          found[metric, 'tokenizer'] = _tokenizer(run, config)
+        if word == 'reward' and 'annotate' in takes:
+          parts = group.parts if group.own('annotate') else chain.chain(config)
+          found[metric, 'reward'] = [
+            (part.name, part.options) for part in parts if part.room == 'annotate' and _scores(part)
+          ]
+  return found
+
+
+def _scores(part: chain.Part) -> bool:
+  return 'reward' in (chain.said(part.module, 'WRITES', part.options) or ())
+
+
+def _tokenizer(run: Run, stage: Any) -> Any:
+  """What tells the tokenizer of a stage from others, as far as it can be known before it runs."""
+  made_here = [*run.stages.values(), *(stage.get(name) for name in stage.get('requires', ()))]
+  for one in made_here:
+    if one is not None and one.get('job') == 'tokenize':
+      return {name: one.get(name) for name in ('tokenizer', 'sources')}
+  start = (stage.get('init') or {}).get('params')
+  if start and (Path(start) / artifact.FILE).is_file():
+    return artifact.describe(start)['tokenizer']
+  return None
 
 
 def _metrics(group: evaluations.Group, config: Any) -> set[str] | None:
@@ -178,6 +255,7 @@ def read(run: Run, wanted: Sequence[str], asked: Mapping[str, float]) -> Result:
   """
   values: dict[str, float] = {}
   known, curves, cost, seconds = dict(asked), {}, dict.fromkeys(COST, 0.0), 0.0
+  published = artifact.describe(run.model)['step'] if run_folder.finished(run.model) else 0
   for stage, config in run.stages.items():
     if config.job != 'train':
       continue
@@ -187,9 +265,9 @@ def read(run: Run, wanted: Sequence[str], asked: Mapping[str, float]) -> Result:
       for name in record:
         if '/' in name and record['step'] <= step:
           known[f'{before}{name}'] = record[name]
-    for name in wanted:
+    for name in (name for name in wanted if name.startswith(before)):
       own = name.removeprefix(before)
-      curves[name] = [(r['step'], r[own]) for r in records if r.get(own) is not None]
+      curves[name] = sorted((r['step'], r[own]) for r in records if r.get(own) is not None)
     cost = {name: total + _last(records, COST[name]) for name, total in cost.items()}
     seconds += _seconds(records, config)
   for name in wanted:
@@ -198,7 +276,7 @@ def read(run: Run, wanted: Sequence[str], asked: Mapping[str, float]) -> Result:
       raise BadInput(f'read: {run.model} has measured no {name!r}; {found}')
     values[name] = math.nan if known[name] is None else known[name]
   curves = {name: points for name, points in curves.items() if len(points) > 1}
-  return Result(values, curves, cost, seconds)
+  return Result(values, curves, cost, seconds, step=published)
 
 
 def seconds_of_update(config: Any) -> float:

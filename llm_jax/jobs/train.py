@@ -255,7 +255,7 @@ def _train(
     start_step=resumed or 0,
   )
   hooks = (lambda *_: is_there(), _claim(folder, whole), log, shown, actions)
-  with signals.handled(), profiling.hooks(config, resumed or 0, log) as last:
+  with signals.handled(), profiling.hooks(config, resumed or 0, log, step_fn.text) as last:
     try:
       actions.resume(state, carried)
       state = fit(
@@ -270,6 +270,7 @@ def _train(
     except metrics.Overoptimized as stop:
       checkpoints.wait()
       state = finish.before(stop, checkpoints, made, config.seed)
+      actions.make_up(state)
     finally:
       checkpoints.wait()
       log.close()

@@ -25,6 +25,7 @@ BASE = 'base'  # what the unchanged config is called
 CACHE = 'reference'  # the folder of what runs that start from one model keep of it
 STAGES = 'stages'  # the folder of what the runs of pipelines share
 SHOWN = ('wandb', 'histograms', 'profile')  # fields that change nothing of a stage
+LONGEST = 200  # bytes of a name, of 255 that file systems allow
 SAFE = re.compile(r'\w[\w=.,+ -]*')
 
 Changes = Mapping[str, Any]  # path of a field -> its value
@@ -88,6 +89,8 @@ def variants(config: Any) -> dict[str, Changes]:
   for name in found:
     if name in (STAGES, CACHE, 'figures', boards.TENSORBOARD):
       raise BadInput(f'variants: {name!r} is the folder of something else; choose another name')
+    if len(name.encode()) > LONGEST:
+      raise BadInput(f'variants: {name[:40]!r}... names a folder; use {LONGEST} bytes or fewer')
     if not SAFE.fullmatch(name):
       raise BadInput(f'variants: {name!r} names a folder; use letters, digits, and any of _=.,+-')
   if against not in found:
@@ -108,6 +111,8 @@ def against(config: Any) -> str:
 def settings(config: Any, changes: Changes) -> list[dict[str, Any]]:
   """The values of what is tuned, for a variant: one entry for each combination; [{}] for none.
 
+  A single one, of one factor, is not compared with anything else and holds for all runs.
+
   Raises:
     BadInput: what is tuned is no number of the config, or the factors are none.
   """
@@ -126,9 +131,10 @@ def settings(config: Any, changes: Changes) -> list[dict[str, Any]]:
     if not factors or not all(number(x) and x > 0 for x in factors):
       raise BadInput(f'tune: {path} {factors!r}; choose factors above 0, such as (0.5, 1, 2)')
     kind = type(own)
-    choices.append([(path, kind(own * x)) for x in dict.fromkeys(factors)])
+    choices.append([(path, new) for new in dict.fromkeys(kind(own * x) for x in factors)])
   found = [dict(one) for one in itertools.product(*choices)]
-  return found if len(found) > 1 else [{}]
+  unchanged = all(new == value(made, path) for path, new in found[0].items())
+  return [{}] if len(found) == 1 and unchanged else found
 
 
 def run_of(
@@ -202,11 +208,15 @@ def _share(folder: str, stages: Mapping[str, Any], seed: int) -> None:
     trained = trained or 'total_steps' in stage
     if not trained and 'seed' in stage:
       stage.seed = seed
-    decides = {k: v for k, v in stage.to_dict().items() if k not in SHOWN}
-    plain = json.dumps(decides, sort_keys=True, default=str)
-    plain = storage.named(plain.replace(stage.workdir, ''))  # the same wherever the copies are
-    digest = hashlib.sha256(plain.encode()).hexdigest()
-    stage.workdir = f'{folder}/{name}-{digest[:12]}'  # which what comes after it follows
+    stage.workdir = f'{folder}/{name}-{digest(stage)[:12]}'  # which what comes after it follows
+
+
+def digest(stage: Any) -> str:
+  """sha256 of all that decides what a stage comes to, but for its folder."""
+  decides = {k: v for k, v in stage.to_dict().items() if k not in SHOWN}
+  plain = json.dumps(decides, sort_keys=True, default=str)
+  plain = storage.named(plain.replace(stage.workdir, ''))  # the same wherever the copies are
+  return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def changed(base: Any, changes: Changes, where: str = 'variants') -> Any:

@@ -8,6 +8,7 @@ from llm_jax.parallel.hlo import Program
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 _LIST = re.compile(r'replica_groups=\{\{([\d,]+)\}')
+_NO_GROUPS = re.compile(r'replica_groups=\{\}')
 _GRID = re.compile(r'replica_groups=\[\d+,(\d+)\]')
 _MESH = re.compile(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}')
 _PAIRS = re.compile(r'source_target_pairs=\{\{')
@@ -64,12 +65,10 @@ def collectives(text: str | Program) -> list[Collective]:
       kind, started = one.op.removesuffix('-start'), one.op.endswith('-start')
       if kind not in KINDS or not program.times.get(name):
         continue
-      sizes = sorted(one.sizes)
-      if started and kind == 'collective-permute':
-        sizes = sizes[-1:]  # what starts names its operands before its results, and flags after
-      elif started and kind == 'all-gather':
-        sizes = sizes[-(len(sizes) // 2) :]
-      size, devices = sum(sizes), _devices(one.rest)
+      # What starts names its operands before its results, but for an all-reduce, and flags after.
+      parts = one.parts if started and kind != 'all-reduce' else []
+      size = sum(parts[1] if len(parts) > 1 else one.sizes)
+      devices = _devices(one.rest, program.partitions)
       if kind == 'all-reduce' and name.startswith('all-reduce-scatter'):
         kind, size = 'reduce-scatter', size // devices  # how programs for TPUs write one
       if devices < 2:
@@ -86,8 +85,10 @@ def collectives(text: str | Program) -> list[Collective]:
   return out
 
 
-def _devices(line: str) -> int:
-  """How many take part, in any of the notations of replica groups."""
+def _devices(line: str, all_of_them: int) -> int:
+  """How many take part, in any of the notations of replica groups; no group stands for all."""
+  if _NO_GROUPS.search(line):
+    return all_of_them
   if found := _LIST.search(line):
     return len(found[1].split(','))
   if found := _GRID.search(line):

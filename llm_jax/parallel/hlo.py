@@ -6,11 +6,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-SIZES = {
-  **dict.fromkeys(('pred', 's8', 'u8', 'f8e4m3fn', 'f8e5m2'), 1),
+_FLOATS_OF_8 = (
+  *('f8e3m4', 'f8e4m3', 'f8e4m3fn', 'f8e4m3fnuz', 'f8e4m3b11fnuz'),
+  *('f8e5m2', 'f8e5m2fnuz', 'f8e8m0fnu'),
+)
+SIZES = {  # bytes of an element
+  'token': 0,
+  **dict.fromkeys(('s2', 'u2'), 0.25),
+  **dict.fromkeys(('s4', 'u4', 'f4e2m1fn'), 0.5),
+  **dict.fromkeys(('pred', 's8', 'u8', *_FLOATS_OF_8), 1),
   **dict.fromkeys(('s16', 'u16', 'f16', 'bf16'), 2),
   **dict.fromkeys(('s32', 'u32', 'f32'), 4),
   **dict.fromkeys(('s64', 'u64', 'f64', 'c64'), 8),
+  'c128': 16,
 }
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
 _END = re.compile(r'^\}(, execution_thread=.*)?$')  # not every line that begins with }
@@ -18,11 +26,15 @@ _NO_ESTIMATE = 2**63 - 1  # cycles
 _INSTRUCTION = re.compile(r'^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$')
 _SHAPE = re.compile(r'\b([a-z]\w*)\[([\d,]*)\]')
 _CALLS = re.compile(
-  r'(?:calls|to_apply|body|condition|branch_computations)=\{?((?:%[\w.\-]+,? ?)+)'
+  r'(?:calls|to_apply|body|condition|branch_computations|true_computation|false_computation)'
+  r'=\{?((?:%[\w.\-]+,? ?)+)'
 )
 _MOST = 10**5  # trips of a loop that are followed
 _SAME = ('copy', 'bitcast', 'convert', 'reshape', 'copy-start', 'copy-done')
-_ARITHMETIC = dict(add=operator.add, subtract=operator.sub, multiply=operator.mul)
+_ARITHMETIC = {
+  **dict(add=operator.add, subtract=operator.sub, multiply=operator.mul),
+  **{'and': operator.and_, 'or': operator.or_, 'minimum': min, 'maximum': max},
+}
 _COMPARISONS = dict(
   LT=operator.lt, LE=operator.le, GT=operator.gt, GE=operator.ge, EQ=operator.eq, NE=operator.ne
 )
@@ -55,7 +67,24 @@ class Instruction(NamedTuple):
     """
     shapes = _SHAPE.findall(self.result)
     numbers = lambda dims: math.prod(int(dim) for dim in dims.split(',') if dim)
-    return [SIZES.get(kind, 4) * numbers(dims) for kind, dims in shapes]
+    return [math.ceil(SIZES.get(kind, 4) * numbers(dims)) for kind, dims in shapes]
+
+  @property
+  def parts(self) -> list[list[int]]:
+    """`sizes` of each element of the tuple that it gives; an array is a tuple of one.
+
+    >>> Instruction('a', '((f32[2], s8[3]), f32[4])', 'all-gather-start', '').parts
+    [[8, 3], [16]]
+    """
+    inner = self.result[1:-1] if self.result.startswith('(') else self.result
+    found, depth = [''], 0
+    for letter in inner:
+      depth += {'(': 1, '{': 1, '[': 1, ')': -1, '}': -1, ']': -1}.get(letter, 0)
+      if letter == ',' and not depth:
+        found.append('')
+      else:
+        found[-1] += letter
+    return [self._replace(result=text).sizes for text in found]
 
   @property
   def operands(self) -> list[str]:
@@ -88,10 +117,14 @@ class Program:
     times: how often a computation runs in a step. A loop is counted as often as it says it runs, or
       as its condition lets it; once where the text does not tell. All branches are counted.
     fused: computations that are the inside of one instruction.
+    partitions: devices that run it.
   """
 
   def __init__(self, text: str) -> None:
     """Reads `compiled.as_text()`, HLO after optimisation."""
+    header = text.lstrip().partition('\n')[0]
+    counts = re.findall(r'(?:num_partitions|replica_count)=(\d+)', header)
+    self.partitions = math.prod(map(int, counts))
     self.bodies: dict[str, Mapping[str, Instruction]] = {}
     self._roots: dict[str, str] = {}
     entry = ''

@@ -47,6 +47,10 @@ def guard() -> None:
 class _Visible(ObjectWrapper):
   """A stream that is written to through `visible`; tqdm takes it for the one that it wraps."""
 
+  def __setattr__(self, name: str, value: Any) -> None:
+    # What a package puts in the place of `write` is put here: it may call what was here before.
+    self.wrapper_setattr(name, value)
+
   def write(self, text: str) -> int:
     self._wrapped.write(_spelled(visible(text), self._wrapped))
     return len(text)

@@ -34,7 +34,7 @@ LAST_VALUE = ('skipped', 'skipped_in_a_row')  # counters: an interval reports th
 
 
 class Diverged(Interrupted):
-  """Too many updates in a row were skipped; parameters are those of the last good update."""
+  """A run ends and leaves no model: updates were skipped, or a limit passed before a checkpoint."""
 
 
 class Overoptimized(Interrupted):
@@ -233,6 +233,7 @@ class Log:
         known = sorted(k for k in values if k != 'skipped')
         raise BadInput(f'stop: no metric {name!r} in this run; {suggest(name, known)}')
       if values[name] > limit:
+        self._closed, self._open = [], []  # nothing more is told of what comes after the limit
         raise Overoptimized(
           f'{name} {values[name]:.3g} of steps {step - steps + 1} to {step} exceeds '
           f'config.stop.{name} {limit:g}: the reward is being hacked',
@@ -287,7 +288,7 @@ def _evaluated(records: list[dict[str, Any]], metric: str) -> dict[str, list[tup
       key, _, last = name.rpartition('/')
       if key and last == metric and value is not None:
         found.setdefault(key, []).append((record['step'], value))
-  return found
+  return {key: sorted(points) for key, points in found.items()}
 
 
 def plot(folder: str | Path) -> Path | None:

@@ -87,6 +87,12 @@ class PeriodicActions:
       self._evaluate(self._start_step, state)
       self._save(self._start_step, state, self._carried)
 
+  def make_up(self, state: TrainState) -> None:
+    """Evaluates a state that is published before the end, as the last one of a run would be."""
+    self._total_steps = int(state.step)
+    self._log.forget_evaluations(self._total_steps)
+    self._evaluate(self._total_steps, state)
+
   def leave(self, step: int, state: TrainState) -> None:
     """Saves, evaluating nothing any more; raises Stopped."""
     name = signal.Signals(self._signals.number or signal.SIGTERM).name

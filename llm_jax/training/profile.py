@@ -44,6 +44,7 @@ class Profile:
     start_step: steps done when this process starts.
     total_steps: of the run; where too few are left, nothing is traced.
     reuse: steps that share a rollout.
+    text: the compiled step.
     log: reports what came before, and leaves the time out that tracing takes.
     tell: is given what was found.
   """
@@ -56,10 +57,11 @@ class Profile:
     start_step: int,
     total_steps: int,
     reuse: int,
+    text: Callable[[], str],
     log: Log,
     tell: Callable[[Profiled], None],
   ) -> None:
-    self._folder, self._log, self._tell = folder, log, tell
+    self._folder, self._text, self._log, self._tell = folder, text, log, tell
     self._after, self._last = traced(steps, start_step, reuse)
     self._mine = jax.process_index() == 0 and self._last <= total_steps
     self._window: Any = None
@@ -104,7 +106,7 @@ class Profile:
     self._log.flush()
     newest = max(self._folder.glob('plugins/profile/*'))
     (path,) = newest.glob('*.xplane.pb')
-    divided = trace.divide(trace.read(path), _part_of(_program()))
+    divided = trace.divide(trace.read(path), _part_of(self._text()))
     perfetto = next(newest.glob('*.trace.json.gz'), None)
     self._tell(Profiled(self._after + 1, self._last, seconds, divided, self._folder, perfetto))
     self._log.restart_clock()
@@ -123,13 +125,6 @@ def traced(steps: int, start_step: int, reuse: int) -> tuple[int, int]:
   """
   after = -(-(start_step + WARM) // reuse) * reuse
   return after, after + -(-steps // reuse) * reuse
-
-
-def _program() -> str:
-  """The text of the compiled step, or of all of them where there are several."""
-  client = jax.local_devices()[0].client
-  modules = [one for made in client.live_executables() for one in made.hlo_modules()]
-  return '\n'.join(one.to_string() for one in modules if one.name == f'jit_{PROGRAM}')
 
 
 def _part_of(program: str) -> Callable[[Interval], str | None]:

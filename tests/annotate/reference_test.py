@@ -96,6 +96,10 @@ def test_every_example_is_computed_once_and_equals_a_direct_call(
   other = make('two')({}, first, KEY)['ref_logp']
   jax.effects_barrier()
   assert len(asked) == 5
+  model = artifact.build(GROUP, dict(dtype='bfloat16'))  # nor do other ways to compute them
+  coarse = make()({}, first, KEY)['ref_logp']
+  jax.effects_barrier()
+  assert len(asked) == 6 and np.abs(np.asarray(coarse) - np.asarray(fresh['1'])).max() > 1e-6
   assert np.abs(np.asarray(other) - np.asarray(fresh['1'])).max() > 1e-3
   assert np.abs(np.asarray(hot) - np.asarray(fresh['1'])).max() > 1e-3
 

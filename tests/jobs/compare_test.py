@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from configs import compare, pipeline
 from experiments.reliability import stages
-from llm_jax import artifact
+from llm_jax import artifact, run_folder
 from llm_jax.files import read_json
-from llm_jax.jobs import budget, variants, verdict
+from llm_jax.jobs import budget, results, train, variants, verdict
 from llm_jax.main import read_config, run
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.training import metrics
@@ -151,6 +151,9 @@ def test_a_comparison_that_is_killed_ends_with_the_same_answer(done, tmp_path):
     (dict(budget=dict(stepps=3)), "budget: unknown field 'stepps'"),
     (dict(evals=dict(validation=dict(name='perplexity'))), 'rename one'),
     (dict(evals=dict(text=dict(name='perplexity'))), "'data' is missing"),
+    (dict(fewer=('validation/los',)), "fewer: 'validation/los' is not compared; did you mean"),
+    (dict(grid=dict(total_steps=(50, 100))), "'total_steps=50' is the same config as 'base'"),
+    (dict(variants={'a' * 300: dict(seed=3)}), 'names a folder; use 200 bytes or fewer'),
     (dict(grid=dict(loss=dict(z_loss=0.1))), 'grid: loss.z_loss 0.1; give the values it takes'),
   ],
 )
@@ -176,6 +179,97 @@ def test_losses_of_different_kinds_are_not_compared_with_each_other(config, comp
   with pytest.raises(BadInput, match="'validation/loss' is the loss that a run is trained with"):
     run(config)
   assert not compiled
+
+
+@pytest.mark.parametrize(
+  'base, changes, metric, instead',
+  [
+    (
+      'pretrain',
+      {'tokenize.tokenizer.vocab_size': 512, 'model.vocab_size': 512},
+      'validation/loss',
+      'validation/bits_per_byte',
+    ),
+    ('pretrain', {'tokenize.sources.text': 'mine.txt'}, 'validation/loss', ''),
+    ('grpo', {'annotate.verify.rewards': ('length',)}, 'validation/reward', 'validation/kl'),
+    ('ppo', {'annotate.reward_model.path': 'runs/other'}, 'validation/reward', ''),
+    ('dpo', {'loss.beta': 0.5}, 'validation/loss', 'validation/accuracy'),
+  ],
+)
+def test_a_metric_that_means_something_else_is_not_compared(base, changes, metric, instead):
+  c = compare.get_config(base)
+  first, same, other = (
+    variants.run_of(c, name, made, 0)
+    for name, made in (('base', {}), ('same', {'optimizer.learning_rate': 1e-3}), ('b', changes))
+  )
+  results.check_comparable((metric, instead), same, first)
+  results.check_comparable((instead,), other, first)
+  with pytest.raises(BadInput, match=f"read: '{metric}' is .* of 'b' is another than that of 'ba"):
+    results.check_comparable((metric,), other, first)
+
+
+@pytest.mark.parametrize(
+  'metric', ['validation/repetition', 'a/b/truncated', 'validation/nll', 'x/missing_eos']
+)
+def test_less_is_better_of_what_goes_wrong(metric):
+  assert results.fewer(metric) and not results.fewer(f'{metric}/exact_answer')
+  assert results.fewer('a/length', ('length',)) and results.fewer('a/length', ('a/length',))
+
+
+def test_a_single_factor_holds_for_all_runs_and_values_are_tried_once():
+  c = compare.get_config('pretrain')
+  rate, warmup = c.base.optimizer.learning_rate, c.base.optimizer.warmup_steps
+
+  def tuned(**factors):
+    c.tune = ConfigDict(dict(optimizer=factors))
+    return variants.settings(c, {})
+
+  assert tuned(learning_rate=(2,)) == [{'optimizer.learning_rate': 2 * rate}]
+  assert tuned(learning_rate=(1,)) == tuned() == [{}]
+  found = [one['optimizer.warmup_steps'] for one in tuned(warmup_steps=(0.001, 1, 1.0001))]
+  assert found == [0, warmup]
+
+
+LOSS = """
+import jax.numpy as jnp
+from llm_jax.losses import cross_entropy
+def loss_fn(params, batch, rng, *, model, bad=0.0):
+  mean, found = cross_entropy.loss_fn(params, batch, rng, model=model)
+  return mean.replace(total=jnp.where(bad > 0, jnp.nan, mean.total)), found
+"""
+
+
+def test_a_run_without_a_good_update_has_failed_until_its_config_changes(config, tmp_path):
+  (tmp_path / 'mine.py').write_text(LOSS)
+  mine = ConfigDict(dict(loss=dict(name=str(tmp_path / 'mine.py'), bad=1.0)))
+  config.variants, config.seeds = ConfigDict(dict(mine=mine)), 2
+  run(config)
+  failed = [one['failed'] for one in facts(config.workdir)['runs'] if one['variant'] == 'mine']
+  assert len(failed) == 2 and all('no loss of this run is finite' in one for one in failed)
+  assert facts(config.workdir)['verdicts'][1]['difference']['mean'] is None
+  config.variants.mine.loss.bad = 0.0
+  with pytest.raises(BadInput, match=r'another run, which has loss\.bad = 1\.0, not 0\.0'):
+    run(config)
+
+
+def test_a_run_that_stops_before_its_first_checkpoint_has_failed_and_the_others_go_on(config):
+  config.seeds = 2
+  config.variants.focal.stop = ConfigDict(dict(loss=1e-3))
+  run(config)
+  found = facts(config.workdir)['runs']
+  failed = {one['variant']: one['failed'] for one in found}
+  assert not failed['base'] and 'no checkpoint from before' in failed['focal']
+
+
+def test_a_comparison_that_was_begun_alone_goes_on_in_shards(tmp_path):
+  c = compare.get_config('dpo')
+  of = lambda: variants.run_of(c, 'base', {}, 0).config
+  alone = train.plain(of())
+  c.shard = '1/2'
+  run_folder.claim(tmp_path, alone)
+  assert run_folder.holds(tmp_path, train.plain(of()))
+  with pytest.raises(BadInput, match=r'loss\.beta'):
+    run_folder.holds(tmp_path, alone | {'loss': {**alone['loss'], 'beta': 9.0}})
 
 
 def test_the_rate_of_each_variant_is_tuned_with_a_seed_that_is_not_compared(config, capsys):

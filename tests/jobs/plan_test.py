@@ -81,12 +81,43 @@ def test_a_given_layout_has_to_cut_the_rows(tmp_path):
     (dict(hardware='v5e:4x4*'), "hardware 'v5e:4x4.' has no size"),
     (dict(hardware='h100:8*2'), 'only TPUs come in slices; write h100:16'),
     (dict(hardware='h100:64', length=10**6), 'rows of 1000000 tokens, and config.train.model.max'),
-    (dict(hardware='h100:13'), '13 devices cannot share 512 rows'),
+    (dict(hardware='h100:13'), '13 devices cannot share 512 rows .* multiple of 13 rows'),
+    (dict(hardware='h100:0'), "hardware 'h100:0' has no size"),
+    (dict(hardware='v5e:0x4'), "hardware 'v5e:0x4' has no size"),
+    (dict(hardware='v5e:4x4*0'), "hardware 'v5e:4x4.0' has no size"),
+    (dict(hardware='TPU v5 lite:4x4'), "no hardware 'TPU v5 lite'"),
   ],
 )
 def test_bad_input(tmp_path, changes, message):
   with pytest.raises(BadInput, match=message):
     run(config_of(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+  ('mesh', 'message'),
+  [
+    (dict(data=0), 'mesh.data 0; give a size from 1, or -1'),
+    (dict(data=-2, fsdp=-4), 'mesh.data -2; give a size from 1, or -1'),
+    (dict(data=2.0), 'mesh.data 2.0; give a size from 1, or -1'),
+    (dict(foo=2), "mesh has no axis 'foo'"),
+    (dict(data=-1, fsdp=-1), 'two axes of config.train.mesh are -1'),
+    (dict(tensor=8), '4 heads cannot be shared by 8 devices'),
+    (dict(data=3), 'is not of 8 devices'),
+  ],
+)
+def test_a_layout_that_cannot_be_is_refused_before_anything_is_compiled(tmp_path, mesh, message):
+  c = narrow(tmp_path, 'v5e:2x4', data=1, fsdp=1)
+  with c.unlocked(), c.ignore_type():
+    for axis, size in mesh.items():
+      c.train.mesh[axis] = size
+  with pytest.raises(BadInput, match=message):
+    plan.check(c)
+
+
+@pytest.mark.parametrize('spelled', ['tpu7x', 'TPU7x', 'Tpu7X'])
+def test_a_chip_of_two_cores_is_one_however_it_is_spelled(spelled):
+  kind, _, devices, slices = plan._hardware(f'{spelled}:2x2x1')
+  assert (kind, devices, slices) == ('tpu7x', 8, 1)
 
 
 def test_without_libtpu_a_slice_is_estimated_only(tmp_path, monkeypatch, capsys):

@@ -192,3 +192,5 @@ def test_a_run_that_stops_publishes_the_checkpoint_from_before(root, tmp_path, c
   said = capsys.readouterr().out
   assert 'answer_kl_k3' in said and 'publishing step 1, the last checkpoint from before' in said
   assert artifact.describe(c.workdir)['step'] == 1
+  told = [r for r in metrics.read(c.workdir) if 'validation/reward' in r]
+  assert told[-1]['step'] == 1  # what is published is evaluated, whenever that was due

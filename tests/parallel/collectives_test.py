@@ -48,6 +48,7 @@ def test_what_a_program_says_by_hand():
     ('replica_groups=[4,2]<=[8]', 2),
     ("replica_groups=mesh['a'=2,'b'=4] {'b'}", 4),
     ("replica_groups=mesh['a'=2,'b'=4] {'a','b'}", 8),
+    ('replica_groups={}', 16),
   ],
 )
 @pytest.mark.parametrize(
@@ -56,10 +57,16 @@ def test_what_a_program_says_by_hand():
     ('f32[4,8]{1,0}', 'all-gather', 128),
     ('(bf16[2,8]{1,0}, bf16[4,8]{1,0})', 'all-gather-start', 64),
     ('(f32[4]{0}, f32[2]{0})', 'all-reduce', 24),
+    ('((f32[4000]{0}), f32[1000]{0:T(8,128)})', 'reduce-scatter-start', 4000),
+    ('((f32[4000]{0}), f32[4000]{0})', 'all-to-all-start', 16000),
+    ('((f32[900]{0}, f32[9]{0}), (f32[1800]{0}, f32[18]{0}))', 'all-gather-start', 7272),
+    ('((s8[9], s8[2]), (s8[9], s8[2]), u32[], u32[])', 'collective-permute-start', 11),
+    ('(s4[4001], f8e4m3b11fnuz[7])', 'all-gather', 2008),
   ],
 )
 def test_notations(groups, devices, result, name, size):
   text = (
+    'HloModule jit_f, is_scheduled=true, num_partitions=8, replica_count=2\n\n'
     'ENTRY %main (x: f32[2]) -> f32[4] {\n'
     f'  %y = {result} {name}(%x), {groups}, metadata={{op_name="jit(f)/add"}}\n}}\n'
   )

@@ -128,6 +128,21 @@ def test_the_command_line_is_guarded(tmp_path):
   assert not set(err) & set('\x1b\x07\x9b\u202e')
 
 
+def test_a_package_may_put_its_own_write_in_the_place_of_ours(monkeypatch):
+  """As Weights & Biases does to see what is printed."""
+  raw, seen = io.StringIO(), []
+  monkeypatch.setattr(sys, 'stdout', raw)
+  monkeypatch.setattr(sys, 'stderr', raw)
+  terminal.guard()
+  for stream in (sys.stdout, sys.stderr):
+    before = stream.write
+    stream.write = lambda text, before=before: (seen.append(text), before(text))[1]
+    stream.write('a\x1b\n')
+    print('b', file=stream)
+  assert raw.getvalue() == 'a␛\nb\n' * 2 and ''.join(seen) == 'a\x1b\nb\n' * 2
+  assert 'write' not in vars(raw)
+
+
 def test_nothing_else_prints():
   """`say` and `bar` are how the package speaks; files are opened by name, and are not stdout."""
   for path in (ROOT / 'llm_jax').rglob('*.py'):
