@@ -119,8 +119,10 @@ def check(config: Any) -> None:
     return
   seed = config.base.seed
   made = {name: variants.run_of(config, name, changes, seed) for name, changes in found.items()}
-  paid = {'steps': 1} if budget.of(config) != Budget() else {}  # which what pays for them decides
-  alike = {name: variants.run_of(config, name, one, seed, **paid) for name, one in found.items()}
+  paid = int(budget.of(config) != Budget())  # then the budget decides how many updates are made
+  alike = {
+    name: variants.run_of(config, name, one, seed, steps=paid) for name, one in found.items()
+  }
   variants.check_different({name: run.config for name, run in alike.items()})
   results.check_fewer(config.get('fewer', ()), config.read)
   with design.shared():
