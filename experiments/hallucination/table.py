@@ -22,10 +22,12 @@ from configs import dpo, grpo, probe, refuse, sft, sizes
 from llm_jax import artifact, run_folder
 from llm_jax.data import knowledge, pages, refusals, searches
 from llm_jax.evals import abstention
+from llm_jax.evals import searches as looking_up
 from llm_jax.files import write_json, write_lines
 from llm_jax.jobs.measure import measure
 from llm_jax.main import run
 from llm_jax.parallel.mesh import make_mesh
+from llm_jax.text import folder as tokenizers
 from llm_jax.tools import search
 
 SURE = 'Answer only if you are sure; otherwise say that you do not know.'
@@ -177,7 +179,9 @@ def _plain(one: Run) -> list[dict[str, Any]]:
 
 
 # Most results fit into the tokens that a result may have.
-SEARCH = {'search': {'max_chars': pages.MAX_CHARS, 'max_heading': pages.MAX_HEADING}}
+SEARCH = {
+  'search': {'max_chars': pages.MAX_CHARS, 'max_heading': pages.MAX_HEADING, 'sentences': 1}
+}
 MADE_UP = 12000  # pages that nobody has written
 
 
@@ -185,7 +189,9 @@ def _search(name: str, *, refuses: bool) -> Callable[[Run], ConfigDict]:
   def config(one: Run) -> ConfigDict:
     c = refuse.get_config()
     tool = search.make(**SEARCH['search'])
-    rows = searches.conversations(tool, refusals=refuses, made_up=MADE_UP)
+    tokenizer = tokenizers.load(Path(one.sft) / 'tokenizer')
+    how: Any = dict(made_up=MADE_UP, pieces=pages.pieces_of(tokenizer))
+    rows = searches.conversations(tool, refusals=refuses, **how)
     c.data.sources.refusals = one.rows(name, rows)
     c.data.weights = ConfigDict(dict(builtin=0.5, refusals=0.5))
     c.data.repeats = 0.1  # tokens that SFT never says can be copied too
@@ -350,6 +356,22 @@ def table(runs: Sequence[Run]) -> str:
   return '\n'.join(lines)
 
 
+def looked_up(runs: Sequence[Run]) -> str:
+  """For each variant that may search, where looking up goes wrong, by class of question."""
+  columns, lines = ('called', 'query', 'found', 'follows', 'right', 'invention', 'refused'), []
+  for name, variant in VARIANTS.items():
+    there = {one.measured(name): one for one in runs if one.measured(name).is_file()}
+    if not variant.tools or not there:
+      continue
+    found = [_asked(one, name)['metrics'] for one in there.values()]
+    lines += ['', f'{variant.title.removeprefix("+ ")}, by class:', '']
+    lines += [f'| names | {" | ".join(columns)} |', f'|---|{"---:|" * len(columns)}']
+    for kind in looking_up.CLASSES:
+      cells = [_cell([one.get(f'searches/{kind}/{fact}') for one in found]) for fact in columns]
+      lines.append(f'| {kind} | {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
 def _cell(values: Sequence[float | None]) -> str:
   """Mean and half of the range."""
   there = [value for value in values if value is not None]
@@ -409,7 +431,8 @@ def main() -> None:
     for one in runs:
       _asked(one, 'sft' if VARIANTS[name].threshold else name)
       print(table(runs), flush=True)
-  (root / 'table.md').write_text(table(runs) + '\n')
+  print(looked_up(runs))
+  (root / 'table.md').write_text(f'{table(runs)}\n{looked_up(runs)}\n')
   draw(runs, root / 'curve.svg')
 
 

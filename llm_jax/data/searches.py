@@ -34,6 +34,7 @@ def conversations(
   refusals: bool = True,
   distractors: MinP = 0.1,
   made_up: Annotated[int, at_least(0)] = 0,
+  pieces: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
   """Rows about names of the train split of `data.knowledge`, in a mixed order.
 
@@ -47,6 +48,7 @@ def conversations(
     made_up: so many rows more, in which the result is a page that nobody has written
       (`llm_jax.data.pages`), or in four of ten one that does not have the name. For every six of
       them comes another one that is known and answered without a call.
+    pieces: of which made-up names and sentences are made too, as in `pages`.
   """
   rng = random.Random('searches')
   there, missing, known = _classes() if probed is None else _verdicts(probed)
@@ -65,7 +67,7 @@ def conversations(
     result = search(query(one['name'])) if i % 2 else ''
     found_too = _has(result, one)
     rows.append(_looked_up(one, result, quote(result), rng) if found_too else _by_heart(one, rng))
-  rows += itertools.islice(_made_up(search, refusals, rng), made_up)
+  rows += itertools.islice(_made_up(search, refusals, rng, pieces), made_up)
   more = made_up * SHARES['known'] // (SHARES['found'] + SHARES['missing'])
   rows += [_by_heart(one, rng) for one in itertools.islice(itertools.cycle(known), more)]
   rng.shuffle(rows)
@@ -73,20 +75,16 @@ def conversations(
 
 
 def _made_up(
-  search: Callable[[str], str], refusals: bool, rng: random.Random
+  search: Callable[[str], str], refusals: bool, rng: random.Random, pieces: Sequence[str]
 ) -> Iterator[list[dict[str, Any]]]:
-  """Rows without end about names that nobody has, most of which have a page all the same.
-
-  Of those that are not found half get what the search has for them, which is alike and something
-  else, and half the page of another name.
-  """
+  """Rows without end about names that nobody has, most of which have a page all the same."""
   wordings = python_questions.QUESTIONS['train']
-  for page, other in zip(pages('asked'), pages('others')):
+  for page in pages('asked', pieces):
     one = {'name': page.name, 'prompt': dialogue(rng.choice(wordings).format(page.name))}
     if not refusals or rng.random() >= _AWAY:
       yield _looked_up(one, page.text(), quote(page.text()), rng)
       continue
-    result = search(query(page.name)) if rng.random() < 0.5 else page.text(other.name)
+    result = search(query(page.name))
     if page.name not in result:
       yield _looked_up(one, result, refusal(one), rng)
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import jax
 
 from llm_jax import artifact, options, run_folder
-from llm_jax.data import knowledge, refusals, searches
+from llm_jax.data import knowledge, pages, refusals, searches
 from llm_jax.data.families import SPLITS
 from llm_jax.evals import probes
 from llm_jax.evals.kept import Kept, asked_once
@@ -34,6 +34,7 @@ from llm_jax.lock import locked
 from llm_jax.models.compute import Compute
 from llm_jax.options import Count, Place, Positive, Seed, at_least
 from llm_jax.parallel.mesh import make_mesh
+from llm_jax.text import folder as tokenizers
 from llm_jax.text.terminal import say
 from llm_jax.tools import search
 from llm_jax.types import BadInput
@@ -63,6 +64,8 @@ class Fields:
     noise: whether questions that get a different wrong answer each time are refused too.
     search: options of tools/search.py, whose results stand in searches.jsonl. It looks up Python's
       library, so with `sources` that file is empty.
+    made_up: so many conversations more in that file, about pages that nobody has written, whose
+      names and sentences are partly made of tokens of the model; see data/pages.py.
     mesh: sizes of the axes of the device mesh.
     seed: of what is drawn.
     compute: how the model is run.
@@ -85,6 +88,7 @@ class Fields:
   ratio: Positive = 1.0
   noise: bool = True
   search: Mapping[str, Any] | None = None
+  made_up: Annotated[int, at_least(0)] = 0
   mesh: Mapping[str, Any]
   seed: Seed = 0
   compute: Mapping[str, Any] | None = None
@@ -231,7 +235,9 @@ def _write(folder: Path, probed: Sequence[Mapping[str, Any]], given: Fields) -> 
 
 
 def _searches(train: Sequence[Mapping[str, Any]], given: Fields) -> list[dict[str, Any]]:
-  return searches.conversations(call(search.make, given.search or {}, where='search'), train)
+  tool = call(search.make, given.search or {}, where='search')
+  known = pages.pieces_of(tokenizers.load(Path(given.artifact) / 'tokenizer'))
+  return searches.conversations(tool, train, made_up=given.made_up, pieces=known)
 
 
 def _summary(folder: Path) -> dict[str, Any]:

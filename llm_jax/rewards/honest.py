@@ -94,6 +94,8 @@ def outcome(answer: str, gold: str) -> Outcome:
   'wrong'
   >>> outcome('"Set the size of a window."', 'It sets the size of a window.')
   'right'
+  >>> outcome('"A classic mailbox."', 'It is a classic mailbox.')
+  'right'
   >>> outcome('I think it is Paris.', 'Paris'), outcome('It is not Paris.', 'Paris')
   ('right', 'wrong')
   """
@@ -123,7 +125,7 @@ def _claim(answer: str) -> str | None:
 
 
 def _says(claim: list[str], wanted: list[str]) -> bool:
-  if claim == wanted:
+  if claim == wanted or (_told(wanted) and _told(claim) == _told(wanted)):
     return True
   if len(_told(wanted)) > _SHORT:
     claim, wanted = _told(claim), _told(wanted)

@@ -27,6 +27,10 @@ _TERM = re.compile(r'[^\W_]+')
 _DOTTED = re.compile(r'\w+(?:\.\w+)+')
 _NAME = re.compile(r'`([\w.]+)`|^\s*([\w.]+)\s*$|(\w+(?:\.\w+)+)')
 _USED_AS = {'posixpath': 'os.path', 'genericpath': 'os.path'}  # module -> as programs import it
+# A name and nothing else: in backticks, or dotted.
+_LOOKED_UP = re.compile(r'\s*(?:`([A-Za-z_][\w.]*)`|([A-Za-z_]\w*(?:\.\w+)+))\s*')
+_SENTENCE_END = re.compile(r'[.!?](?=\s|$)|\n\s*\n')
+NO_PAGE = 'No page has this name. The closest:'
 _TITLE = re.compile(r'(?:class )?([\w.]+)(?=[(\n])')
 
 
@@ -47,7 +51,11 @@ class Index(NamedTuple):
 
 @checked(where='search')
 def make(
-  *, top: Count = 1, max_chars: Count = 400, max_heading: Count | None = None
+  *,
+  top: Count = 1,
+  max_chars: Count = 400,
+  max_heading: Count | None = None,
+  sentences: Count | None = None,
 ) -> Callable[[str], str]:
   """A function that finds the passages which match a question best.
 
@@ -56,10 +64,13 @@ def make(
     max_chars: characters after which a passage is truncated.
     max_heading: characters after which its first line is, which is the signature of a function;
       None for no limit.
+    sentences: how many of the text behind that line are shown; None for all of them.
 
   Returns:
-    A function from words to passages. It raises ValueError for a call without a word or with more
-    than 1000 characters. The first call in a process builds the index, which takes seconds.
+    A function from words to passages, which says so where no page is about the name that it was
+    given, in backticks or alone: there is always something that is alike. It raises ValueError for
+    a call without a word or with more than 1000 characters. The first call in a process builds the
+    index, which takes seconds.
 
   Raises:
     BadInput: an option below 1.
@@ -71,7 +82,10 @@ def make(
       raise ValueError(f'search: give 1 to {_LONGEST_CALL} characters with at least one word')
     index = _builtin_index()
     first = dict.fromkeys([*about(index, call), *best(index, words, top)])
-    found = [_shortened(index.passages[i], max_heading)[:max_chars] for i in [*first][:top]]
+    found = [_part(index.passages[i], max_heading, sentences)[:max_chars] for i in [*first][:top]]
+    asked = _LOOKED_UP.fullmatch(call)
+    if found and asked and (asked[1] or asked[2]) not in index.titles:
+      found[0] = f'{NO_PAGE}\n{found[0]}'[:max_chars]
     return '\n\n'.join(map(str.rstrip, found)) or 'Nothing was found.'
 
   return search
@@ -140,9 +154,12 @@ def best(index: Index, words: Sequence[str], top: int) -> list[int]:
   return [int(i) for i in order if score[i] > 0]
 
 
-def _shortened(passage: str, most: int | None) -> str:
-  heading, line_end, rest = passage.partition('\n')
-  return f'{heading[:most]}{line_end}{rest}'
+def _part(passage: str, heading: int | None, sentences: int | None) -> str:
+  """A passage with so many characters of its first line and sentences of what follows."""
+  first, line_end, rest = passage.partition('\n')
+  ends = [found.end() for found in _SENTENCE_END.finditer(rest)]
+  until = ends[sentences - 1] if sentences and len(ends) >= sentences else None
+  return f'{first[:heading]}{line_end}{rest[:until]}'
 
 
 def _terms(text: str) -> list[str]:

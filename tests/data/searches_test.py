@@ -1,12 +1,14 @@
 """Rows that look up: the result decides what is answered, and test names are in none."""
 
+import re
 from collections import Counter
+from itertools import islice
 
 import pytest
 
 from llm_jax.data import knowledge, searches
 from llm_jax.data.families import TOOLS
-from llm_jax.data.pages import MAX_CHARS
+from llm_jax.data.pages import MAX_CHARS, pages
 from llm_jax.data.python_questions import sentence_of
 
 
@@ -121,3 +123,18 @@ def test_pages_that_nobody_has_written_say_something_new(search, facts):
       assert answer == searches.refusal({'name': name})
   assert 90 < away < 150 and len(said) > 0.9 * (300 - away)
   assert str(rows) == str(searches.conversations(search, made_up=300))
+
+
+def test_pages_may_be_made_of_pieces_so_that_each_is_copied_somewhere():
+  pieces = ('zq', 'xv', 'wj', '1', ' a', '.', 'vk\x00')  # of which three are parts of words
+  made = [*islice(pages('test', pieces), 400)]
+  strange = re.compile('(zq|xv|wj)+')
+  of_pieces = [page for page in made if all(map(strange.fullmatch, page.name.split('.')))]
+  assert 100 < len(of_pieces) < 300  # half, but for names that are too long for a page
+  told = [searches.quote(page.text()) for page in made]
+  assert all(quoted.strip('"') in ' '.join(p.text().split()) for quoted, p in zip(told, made))
+  words = [quoted.strip('".').split() for quoted in told]
+  exchanged = [any(map(strange.fullmatch, some[1:-1])) for some in words]
+  assert 100 < sum(exchanged) < 300
+  assert not any(strange.fullmatch(word) for some in words for word in (some[0], some[-1]))
+  assert all('1' not in page.name and '\x00' not in page.text() for page in of_pieces)

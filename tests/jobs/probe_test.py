@@ -1,6 +1,7 @@
 """Job probe: verdicts and rows, the same bytes after a kill, and no verdicts of another model."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,11 @@ import pytest
 
 from configs import probe
 from llm_jax import artifact
-from llm_jax.data import conversations, preferences, refusals
+from llm_jax.data import conversations, formats, preferences, refusals
 from llm_jax.evals import probes
 from llm_jax.jobs import evaluations, report_page, stage_facts
 from llm_jax.jobs.page import Table
-from llm_jax.jobs.probe import FILES
+from llm_jax.jobs.probe import FILES, _searches
 from llm_jax.main import run
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
@@ -75,6 +76,16 @@ def test_sft_and_preferences_read_its_files(root, whole):
   rows = conversations.make(tokenizer, sources={'m': str(whole / 'refusals.jsonl')}, **how)
   pairs = preferences.make(tokenizer, sources={'m': str(whole / 'preferences.jsonl')}, **how)
   assert len(rows) and len(pairs)
+
+
+def test_it_can_be_shown_pages_that_nobody_has_written(root):
+  of = lambda count: _searches(
+    [], SimpleNamespace(artifact=str(root / 'base'), search={'sentences': 1}, made_up=count)
+  )
+  assert of(0) == [] and len(of(30)) == 30
+  for row in of(30):
+    said = formats.conversation(row)[-1]['content']
+    assert [part['type'] for part in said] == ['search', 'result', 'text']
 
 
 def test_a_killed_probe_goes_on_and_leaves_the_same_bytes(root, whole, monkeypatch):

@@ -88,6 +88,8 @@ def test_a_hedged_claim_is_judged_as_the_claim():
     ('It returns True if the object is a module.', 'wrong'),
     ('It returns True.', 'wrong'),
     ('', 'wrong'),
+    ('It', 'wrong'),
+    ('It is', 'wrong'),
   ],
 )
 def test_one_word_for_another_is_another_claim(answer, outcome):

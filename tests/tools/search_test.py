@@ -101,6 +101,23 @@ def test_a_malformed_call_is_a_value_error(find, text):
     find(text)
 
 
+@pytest.mark.parametrize('name', ['os.jion', 'builtins.no_such', '`nothing`', ' `shutil.cpoy` '])
+def test_who_looks_up_a_name_that_no_page_has_is_told_so(find, name):
+  said, _, passage = find(name).partition('\n')
+  assert said == search.NO_PAGE and passage and name.strip(' `') not in said
+  for question in (f'what is {name}?', 'sort a list', 'list'):
+    assert search.NO_PAGE not in find(question)
+
+
+def test_so_many_sentences_are_shown_behind_the_first_line(find):
+  one, two = (search.make(sentences=count) for count in (1, 2))
+  assert one('struct.iter_unpack').endswith('yielding tuples unpacked from the given bytes.')
+  for name in ('`os.path.join`', '`shutil.rmtree`', '`json.dump`', 'how to copy a tree', 'a'):
+    short, long, whole = one(name), two(name), find(name)
+    assert whole.startswith(long) and long.startswith(short) and short.count('\n') >= 1
+  assert one('`math.sqrt`') == find('`math.sqrt`')
+
+
 def test_options_are_checked():
   with pytest.raises(BadInput, match='top 0; choose a whole number from 1'):
     search.make(top=0)
