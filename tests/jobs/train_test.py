@@ -356,12 +356,13 @@ def test_a_second_process_is_refused(config):
   run(config)
 
 
-def test_without_any_finite_loss_nothing_is_published(base, config, monkeypatch, tmp_path):
+@pytest.mark.parametrize('lost', [('loss', 'validation/loss'), ('loss',)])
+def test_without_any_finite_loss_nothing_is_published(lost, base, config, monkeypatch, tmp_path):
   write = metrics.Log.write
-  lose = lambda record: {k: np.nan if 'loss' in k else v for k, v in record.items()}
+  lose = lambda record: {k: np.nan if k in lost else v for k, v in record.items()}
   monkeypatch.setattr(metrics.Log, 'write', lambda log, record: write(log, lose(record)))
   for _ in range(2):  # the same command again says the same
-    with pytest.raises(BadInput, match='no loss of this run is finite, so nothing is published'):
+    with pytest.raises(Diverged, match='no loss of this run is finite, so nothing is published'):
       run(config)
     assert not {'artifact.json', 'params'} & {p.name for p in (tmp_path / 'run').iterdir()}
 
