@@ -37,3 +37,8 @@ def test_a_row_of_the_records_is_read_from_what_a_pipeline_leaves(tmp_path):
   known = ['0123456', '2 x gpu', '1:20', '1.750', '0.500', '0.500', '0.500', '1.000']
   assert cells == [*known, '–', '–', '–', '–', '2.000']
   assert len(cells) + 2 == len(record.HEADER)
+
+
+def test_a_run_that_has_no_report_yet_is_named_in_one_line(tmp_path):
+  with pytest.raises(SystemExit, match=r'no report\.json here; a pipeline writes it at its end'):
+    record.row(tmp_path)

@@ -5,7 +5,6 @@ python -m experiments.speedrun.pictures runs/gpt docs
 
 import argparse
 import io
-import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from experiments.speedrun import record
 
 PORT = 8093
 QUESTIONS = (
@@ -31,7 +32,7 @@ def main() -> None:
   from playwright.sync_api import sync_playwright
 
   page = Path(args.run) / 'report.html'
-  model = json.loads((Path(args.run) / 'report.json').read_text())['newest']
+  model = record.facts_of(Path(args.run))['newest']
   found = next(filter(None, map(shutil.which, ('chromium', 'google-chrome'))), None)
   words = f'--config=serve --config.artifact={model} --config.port={PORT}'
   server = subprocess.Popen([sys.executable, '-m', 'llm_jax.main', *words.split()])

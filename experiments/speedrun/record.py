@@ -29,9 +29,20 @@ HEADER = (
 )
 
 
+def facts_of(folder: Path) -> dict[str, Any]:
+  """What a pipeline wrote of itself; ends the program in one line where there is nothing."""
+  report = folder / 'report.json'
+  if not report.is_file():
+    raise SystemExit(
+      f'error: {folder}: no report.json here; a pipeline writes it at its end, and '
+      '--config.only=report of the same command makes it of what is there'
+    )
+  return read_json(report, 'make it again with --config.only=report')
+
+
 def row(folder: Path) -> list[str]:
   """The cells of one run; `base`, `sft` and `last` are shares of right word problems, held out."""
-  facts = read_json(folder / 'report.json', 'make it again with --config.only=report')
+  facts = facts_of(folder)
   seconds = read_json(folder / 'seconds.json', 'give the folder of another run')
   stages = facts['stages']
   asked = [name for name in stages if stages[name].get('metrics') and name != 'compressed']
@@ -60,10 +71,11 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('folders', nargs='+', type=Path)
   line = lambda cells: f'| {" | ".join(cells)} |'
+  rows = [row(folder) for folder in parser.parse_args().folders]
   print(line(HEADER))
   print(line(['---'] * len(HEADER)))
-  for folder in parser.parse_args().folders:
-    print(line(row(folder)))
+  for cells in rows:
+    print(line(cells))
 
 
 if __name__ == '__main__':
