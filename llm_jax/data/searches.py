@@ -46,7 +46,7 @@ def conversations(
     refusals: whether there are rows that refuse; without them a model answers from any result.
     distractors: share of the results with the name that are exchanged for others.
     made_up: so many rows more, in which the result is a page that nobody has written
-      (`llm_jax.data.pages`), or in four of ten one that does not have the name. For every six of
+      (`llm_jax.data.pages`), or in four of ten one that does not have the name. For every twelve of
       them comes another one that is known and answered without a call.
     pieces: of which made-up names and sentences are made too, as in `pages`.
   """
@@ -68,7 +68,7 @@ def conversations(
     found_too = _has(result, one)
     rows.append(_looked_up(one, result, quote(result), rng) if found_too else _by_heart(one, rng))
   rows += itertools.islice(_made_up(search, refusals, rng, pieces), made_up)
-  more = made_up * SHARES['known'] // (SHARES['found'] + SHARES['missing'])
+  more = made_up * SHARES['known'] // (2 * (SHARES['found'] + SHARES['missing']))
   rows += [_by_heart(one, rng) for one in itertools.islice(itertools.cycle(known), more)]
   rng.shuffle(rows)
   return [{'messages': row} for row in rows]
