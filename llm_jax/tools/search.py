@@ -31,7 +31,7 @@ _USED_AS = {'posixpath': 'os.path', 'genericpath': 'os.path'}  # module -> as pr
 _LOOKED_UP = re.compile(r'\s*(?:`([A-Za-z_][\w.]*)`|([A-Za-z_]\w*(?:\.\w+)+))\s*')
 _SENTENCE_END = re.compile(r'[.!?](?=\s|$)|\n\s*\n')
 NO_PAGE = 'No page has this name. The closest:'
-_TITLE = re.compile(r'(?:class )?([\w.]+)(?=[(\n])')
+_TITLE = re.compile(r'(?:class |Module )?([\w.]+)(?=[(\n])')
 
 
 class Index(NamedTuple):

@@ -126,6 +126,7 @@ def test_options_are_checked():
 def test_a_name_with_one_sentence_or_another_module_has_a_page_too(find):
   for name in ('os.path.join', 'os.path.exists', 'posixpath.join', 'math.sqrt', 'str.join'):
     assert find(f'`{name}`').startswith(name), name
+  assert find('`json`').startswith('Module json\n') and find('os').startswith('Module os\n')
   assert find('math.sqrt') == 'math.sqrt\nReturn the square root of x.'
 
 
