@@ -4,6 +4,7 @@ import pytest
 
 from experiments.speedrun import record
 from experiments.speedrun.taste import taste
+from experiments.speedrun.turns import turns
 from llm_jax.files import write_json
 
 PROMPT = [{'role': 'user', 'content': 'How much?'}]
@@ -42,3 +43,14 @@ def test_a_row_of_the_records_is_read_from_what_a_pipeline_leaves(tmp_path):
 def test_a_run_that_has_no_report_yet_is_named_in_one_line(tmp_path):
   with pytest.raises(SystemExit, match=r'no report\.json here; a pipeline writes it at its end'):
     record.row(tmp_path)
+
+
+def test_a_question_is_asked_alone_and_behind_another():
+  questions = [
+    {'prompt': [{'role': 'user', 'content': name}], 'answer': f'It is {name}.'}
+    for name in ('rain', 'snow', 'wind')
+  ]
+  knows = lambda talk: f'It is {talk[-1]["content"]}.'
+  assert turns(knows, questions) == {'alone': 3, 'second': 3, 'repeats': 0}
+  copies = lambda talk: talk[1]['content'] if len(talk) > 1 else knows(talk)
+  assert turns(copies, questions) == {'alone': 3, 'second': 0, 'repeats': 3}
