@@ -236,6 +236,8 @@ def _write(folder: Path, probed: Sequence[Mapping[str, Any]], given: Fields) -> 
 
 def _searches(train: Sequence[Mapping[str, Any]], given: Fields) -> list[dict[str, Any]]:
   tool = call(search.make, given.search or {}, where='search')
+  if not given.made_up:
+    return searches.conversations(tool, train)
   known = pages.pieces_of(tokenizers.load(Path(given.artifact) / 'tokenizer'))
   return searches.conversations(tool, train, made_up=given.made_up, pieces=known)
 

@@ -15,6 +15,7 @@ from llm_jax.text.terminal import say
 from llm_jax.training.loop import Hook
 from llm_jax.training.metrics import Log
 from llm_jax.training.profile import Profile, Profiled, traced
+from llm_jax.training.step import TrainState
 from llm_jax.types import BadInput
 
 MOST = 15  # operations that the page lists
@@ -39,7 +40,7 @@ def check(config: Any) -> None:
 
 @contextlib.contextmanager
 def hooks(
-  config: Any, start_step: int, log: Log, text: Callable[[], str]
+  config: Any, start_step: int, log: Log, text: Callable[[TrainState], str]
 ) -> Iterator[Sequence[Hook]]:
   """The hooks, to come after all others, of a run that is traced; none of one that is not."""
   if not config.get('profile'):

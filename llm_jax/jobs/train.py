@@ -255,7 +255,9 @@ def _train(
     start_step=resumed or 0,
   )
   hooks = (lambda *_: is_there(), _claim(folder, whole), log, shown, actions)
-  with signals.handled(), profiling.hooks(config, resumed or 0, log, step_fn.text) as last:
+  batch_of = lambda state: batches(state.params, int(state.step) - 1)  # which it keeps
+  text = lambda state: step_fn.lower(state, batch_of(state)).compile().as_text()
+  with signals.handled(), profiling.hooks(config, resumed or 0, log, text) as last:
     try:
       actions.resume(state, carried)
       state = fit(

@@ -44,7 +44,7 @@ class Profile:
     start_step: steps done when this process starts.
     total_steps: of the run; where too few are left, nothing is traced.
     reuse: steps that share a rollout.
-    text: the compiled step.
+    text: (state after a step) -> the compiled program of that step.
     log: reports what came before, and leaves the time out that tracing takes.
     tell: is given what was found.
   """
@@ -57,7 +57,7 @@ class Profile:
     start_step: int,
     total_steps: int,
     reuse: int,
-    text: Callable[[], str],
+    text: Callable[[TrainState], str],
     log: Log,
     tell: Callable[[Profiled], None],
   ) -> None:
@@ -106,7 +106,7 @@ class Profile:
     self._log.flush()
     newest = max(self._folder.glob('plugins/profile/*'))
     (path,) = newest.glob('*.xplane.pb')
-    divided = trace.divide(trace.read(path), _part_of(self._text()))
+    divided = trace.divide(trace.read(path), _part_of(self._text(state)))
     perfetto = next(newest.glob('*.trace.json.gz'), None)
     self._tell(Profiled(self._after + 1, self._last, seconds, divided, self._folder, perfetto))
     self._log.restart_clock()

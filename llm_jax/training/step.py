@@ -190,30 +190,17 @@ class Step:
 
   def __init__(self, program: Any, seed: int, mesh: Mesh) -> None:
     self.program = program
-    self._state: Any = None  # shapes of its first state
-    self._batch: Any = None  # and of its newest batch
     self._seed: Any = np.uint32(seed)
     self._place: Any = NamedSharding(mesh, P())
 
   def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     if self._place is not None:  # once, and not for a mesh of devices that are not here
       self._seed, self._place = jax.device_put(self._seed, self._place), None
-      self._state = jax.tree.map(_shape_of, state)
-    self._batch = jax.tree.map(_shape_of, batch)
     return self.program(state, batch, self._seed)
 
   def lower(self, state: Any, batch: Any) -> Any:
     """The program for such arrays, which need not be there, before it is compiled."""
     return self.program.lower(state, batch, self._seed)
-
-  def text(self) -> str:
-    """The compiled program that ran last."""
-    return self.lower(self._state, self._batch).compile().as_text()
-
-
-def _shape_of(x: Any) -> jax.ShapeDtypeStruct:
-  placed = x.sharding if getattr(x, 'committed', False) else None
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed)
 
 
 def compile_step(

@@ -3,7 +3,9 @@
 import pytest
 
 from llm_jax.files import read_json
+from llm_jax.jobs import design
 from llm_jax.main import run
+from llm_jax.training import profile as traces
 from llm_jax.types import BadInput
 from tests.jobs import train_test
 
@@ -65,3 +67,15 @@ def test_what_cannot_be_traced_is_refused_in_one_line(config, compiled, steps, s
   with pytest.raises(BadInput) as error:
     run(config)
   assert str(error.value).startswith(said) and '\n' not in str(error.value) and not compiled
+
+
+def test_runs_side_by_side_are_each_told_by_their_own_program(config, tmp_path, monkeypatch):
+  texts, part_of = [], traces._part_of
+  monkeypatch.setattr(traces, '_part_of', lambda text: (texts.append(text), part_of(text))[1])
+  config.profile, config.total_steps, config.eval_every = 1, 4, 4
+  with design.shared():
+    for layers in (1, 2, 1):
+      config.workdir, config.model.num_layers = str(tmp_path / f'run{len(texts)}'), layers
+      run(config)
+  assert [text.count('HloModule jit_train_step') for text in texts] == [1, 1, 1]
+  assert texts[0] == texts[2] != texts[1]

@@ -260,16 +260,6 @@ def test_the_step_compiles_once_and_takes_its_state_over():
   assert int(state.step) == 4
 
 
-def test_the_text_of_a_step_is_of_what_ran_last():
-  (one, step), (two, other) = small(quiet()), small(quiet(), accumulate=2)
-  one, _ = step(one, small_batch())
-  two, _ = other(two, small_batch())
-  assert step.text() != other.text() and step.text().startswith('HloModule jit_train_step')
-  short = step.text()
-  step(one, small_batch(rows=8))
-  assert 'f32[8]' in step.text() and 'f32[8]' not in short
-
-
 def test_the_big_step_compiles_once_on_a_mesh():
   mesh, tx = make_mesh(data=2, fsdp=2, tensor=2), adamw()
   with jax.set_mesh(mesh):
