@@ -250,6 +250,14 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
     max_new=96,
     batch_size=64,
   )
+  evals.second = dict(  # what becomes of a question that is not the first
+    name='answers',
+    families=('python_questions',),
+    second=True,
+    max_questions=200,
+    max_new=48,
+    batch_size=64,
+  )
   evals.tools = dict(
     name='answers',
     families=('word_problems', 'spelling'),
@@ -288,6 +296,7 @@ def report(c: ConfigDict, made: Mapping[str, FieldReference], size: str) -> Conf
     ('questions/word_problems/reasons_first', 'word problems reasoned out first'),
     ('questions/python_questions/word_overlap', 'words as expected to Python questions'),
     ('questions/python_questions/same_text', 'right answers to Python questions'),
+    ('second/python_questions/same_text', 'right as second questions'),
     ('questions/spelling/same_text', 'right spellings'),
     ('questions', ''),
     ('tools/word_problems/exact_answer', 'right word problems with a calculator'),

@@ -94,6 +94,7 @@ def smoke(c):
   if c.job == 'pipeline':
     evals = c.report.evals
     evals.questions.update(max_questions=4, batch_size=4, max_new=4)
+    evals.second.update(max_questions=4, batch_size=4, max_new=4)
     evals.tools.update(max_questions=4, batch_size=4, max_new=4)
     if 'knowledge' in evals:
       evals.knowledge.most = 2

@@ -36,7 +36,7 @@ def test_a_row_of_the_records_is_read_from_what_a_pipeline_leaves(tmp_path):
   write_json(tmp_path / 'seconds.json', {'pretrain': 60.5, 'sft': 20.0})
   _, _, *cells = record.row(tmp_path)
   known = ['0123456', '2 x gpu', '1:20', '1.750', '0.500', '0.500', '0.500', '1.000']
-  assert cells == [*known, '–', '–', '–', '–', '2.000']
+  assert cells == [*known, '–', '–', '–', '–', '–', '2.000']
   assert len(cells) + 2 == len(record.HEADER)
 
 

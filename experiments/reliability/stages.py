@@ -52,6 +52,7 @@ def get_config(place: str) -> ConfigDict:
   evals.questions.update(
     prompts=('one and two',), families=('word_problems',), max_new=6, max_questions=2, batch_size=2
   )
+  evals.second.update(max_new=6, max_questions=2, batch_size=2)
   evals.rollouts.max_rows = 4
   return c[only].copy_and_resolve_references() if only else c
 

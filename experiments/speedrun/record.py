@@ -18,6 +18,7 @@ SCORE = 'questions/word_problems/exact_answer'
 LAST = {  # what is asked of the last model that was trained
   'with a calculator': 'tools/word_problems/exact_answer',
   'Python questions': 'questions/python_questions/same_text',
+  'as second questions': 'second/python_questions/same_text',
   'natural prompts': 'questions/small_talk/mentions',
   'spelling': 'questions/spelling/same_text',
   'spelling with a tool': 'tools/spelling/same_text',

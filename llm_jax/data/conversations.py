@@ -5,7 +5,9 @@ Packing is best-fit decreasing as in `llm_jax.data.packed`. So a conversation st
 """
 
 import hashlib
+import itertools
 import operator
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -49,6 +51,7 @@ def make(
   validation: Mapping[str, str] | None = None,
   validation_fraction: MinP = 0.01,
   map: str = '',
+  joined: MinP = 0.0,
   repeats: MinP = 0.0,
   cache: PlaceOrNone = '',
 ) -> Mixture:
@@ -89,7 +92,8 @@ def make(
   """
   written = chat.find_template(template, tokenizer, date)
   chosen = records.chosen(sources, validation, validation_fraction)
-  encode = partial(_encode, tokenizer, written, train_on, length, overlong)
+  joined = joined if split == 'train' else 0.0
+  encode = partial(_encode, tokenizer, written, train_on, length, overlong, joined)
   which = dict(split=split, validation=validation, validation_fraction=validation_fraction, map=map)
   rows, tallies = records.by_source(
     chosen,
@@ -104,7 +108,7 @@ def make(
     made_from={
       'tokenizer': tokenizer.fingerprint,
       'template': getattr(written, 'text', written),
-      'options': [train_on, length, overlong, pack],
+      'options': [train_on, length, overlong, pack, *([joined] if joined else [])],
     },
     encode=lambda some: _packed(*encode(some), length, pack),
     opened=lambda shards: Kept(shards, length, tokenizer.pad_id),
@@ -131,11 +135,12 @@ def _encode(
   train_on: str,
   length: int,
   overlong: str,
+  joined: float,
   found: Iterable[tuple[str, formats.Messages | BadRow]],
 ) -> tuple[list[Encoded], kept.Tallies]:
   """The conversations that have an answer, or their parts, and what is counted of them."""
   counts: Counter[str] = Counter()
-  waiting, encoded = [], []
+  waiting, encoded, talks = [], [], []
   for where, messages in found:
     counts['conversations'] += 1
     if isinstance(messages, BadRow):
@@ -149,15 +154,64 @@ def _encode(
       counts['no answer'] += 1
       continue
     waiting.append(pieces)
+    if joined:
+      talks.append(messages)
     if len(waiting) == _BATCH:
       encoded += chat.encode_all(tokenizer, waiting)
       waiting = []
   encoded += chat.encode_all(tokenizer, waiting)
+  if joined:
+    groups = join(talks, [len(ids) for ids, _ in encoded], joined, length)
+    longer = [
+      chat.pieces(_continued([talks[i] for i in group]), template=template, train_on=train_on)
+      for group in groups
+      if len(group) > 1
+    ]
+    made = iter(chat.encode_all(tokenizer, longer))
+    encoded = [next(made) if len(group) > 1 else encoded[group[0]] for group in groups]
   for ids, mask in encoded:
     chat.check(ids, mask, tokenizer)
   whole = [Encoded(*one) for one in encoded]
   parts = [part for one in whole for part in fit(one, length, overlong, counts)]
   return parts, {'left out': counts, 'sizes': Counter(len(one.ids) for one in whole)}
+
+
+def join(
+  talks: Sequence[formats.Messages], sizes: Sequence[int], share: float, length: int
+) -> list[list[int]]:
+  """Which conversations become one: numbers of neighbours, each number once and in order.
+
+  Args:
+    talks: the conversations.
+    sizes: their tokens.
+    share: of them that go on with the next one, where both fit and have the same system message.
+    length: L, most tokens together.
+
+  >>> talks = [[{'role': 'user', 'content': word}] for word in ('Hi', 'Why?', 'Bye')]
+  >>> join(talks, [3, 4, 2], share=1.0, length=8)
+  [[0, 1], [2]]
+  """
+  rng, groups, tokens = random.Random('joined'), list[list[int]](), 0
+  for i, size in enumerate(sizes):
+    wanted = rng.random() < share
+    if wanted and i and tokens + size <= length and _system(talks[i]) == _system(talks[i - 1]):
+      groups[-1].append(i)
+      tokens += size
+    else:
+      groups.append([i])
+      tokens = size
+  return groups
+
+
+def _system(messages: formats.Messages) -> list[dict]:
+  """The messages before the first of the user."""
+  return list(itertools.takewhile(lambda message: message['role'] == 'system', messages))
+
+
+def _continued(talks: Sequence[formats.Messages]) -> formats.Messages:
+  """Conversations of one system message, as one."""
+  first, *others = talks
+  return [*first, *(message for talk in others for message in talk[len(_system(talk)) :])]
 
 
 def fit(whole: Encoded, length: int, overlong: str, counts: Counter[str]) -> list[Encoded]:

@@ -46,6 +46,7 @@ def make(
   prompts: Sequence[str] = (),
   split: Literal['train', 'validation', 'test'] = 'test',
   max_questions: Count | None = 200,
+  second: bool = False,
   scores: Sequence[str] = (),
   options: Mapping[str, Mapping[str, Any]] | None = None,
   template: str | None = None,
@@ -71,6 +72,8 @@ def make(
     split: 'train', 'validation' or 'test'; of `sources` 'test' is all of a file, and the other two
       are its parts in training.
     max_questions: of each family; None for all.
+    second: whether each question comes second: behind the one before it in its family, and the
+      answer that was wanted of that.
     scores: what every family is scored by, files of rewards/ or of yours; by default SCORES.
     options: name of a score -> keyword arguments of its function.
     template: the chat template of the model. One that never saw a conversation is asked in the way
@@ -94,6 +97,7 @@ def make(
     asked += builtin.records('questions', split, family)[:max_questions]
   for name in sources or ():
     asked += islice(_read(name, sources or {}, split), max_questions)
+  asked = behind(asked) if second else asked
   judges = judges_of({question['family'] for question in asked}, scores, options or {})
   ask = complete.make(
     model,
@@ -141,6 +145,25 @@ def check(
     if family not in builtin.FAMILIES:
       raise BadInput(f'answers: no family {family!r}; {suggest(family, builtin.FAMILIES)}')
   complete.check_speaks(model, 'answers')
+
+
+def behind(questions: Sequence[Question]) -> list[Question]:
+  """Each as the second question of a conversation, behind the one before it in its family.
+
+  The first of a family comes behind the last one, and a single one behind itself.
+
+  >>> ask = lambda said, answer: {'prompt': builtin.dialogue(said), 'answer': answer, 'family': ''}
+  >>> found = behind([ask('What is 1 + 1?', '2'), ask('What is 2 + 2?', '4')])
+  >>> [message['content'] for message in found[1]['prompt']]
+  ['What is 1 + 1?', '2', 'What is 2 + 2?']
+  """
+  before = {one['family']: one for one in questions}
+  found = []
+  for one in questions:
+    other, before[one['family']] = before[one['family']], one
+    answer = {'role': 'assistant', 'content': other['answer']}
+    found.append({**one, 'prompt': [*other['prompt'], answer, *one['prompt']]})
+  return found
 
 
 def _read(name: str, sources: Mapping[str, str], split: str) -> Iterator[Question]:

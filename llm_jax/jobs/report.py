@@ -258,7 +258,8 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
   said = [pair for some in found.said.values() for pair in some]
   prompts = {question['prompt']: text for question, text in said if [*question] == ['prompt']}
   own_prompts = () if template else config[name].get('sample', {}).get('prompts', ())
-  alone = {key: some for key, some in found.said.items() if not groups[key].get('tools')}
+  aided = {key for key, group in groups.items() if group.get('tools') or group.get('second')}
+  alone = {key: some for key, some in found.said.items() if key not in aided}
   answers = graded.graded(dataclasses.replace(found, said=alone)) if template else []
   if judge and answers and jax.process_count() == 1:
     graded.rewarded(answers, model.load(judge, mesh=mesh, compute=compute, trust=own))

@@ -75,6 +75,38 @@ def test_every_conversation_is_a_segment_of_its_own(tokenizer, path, dialogues, 
   assert (len(rows) == len(dialogues)) != pack
 
 
+def test_joined_conversations_have_the_same_answers_in_fewer_segments(tokenizer, path, dialogues):
+  talks = [row['messages'] for row in dialogues]
+  sizes = [len(ids) for ids, _ in encoded(tokenizer, dialogues)]
+  groups = conversations.join(talks, sizes, 0.5, 300)
+  assert [i for group in groups for i in group] == [*range(len(talks))]
+  assert all(sum(sizes[i] for i in group) <= 300 for group in groups)
+  assert max(map(len, groups)) > 2 and 0.3 < 1 - len(groups) / len(talks) < 0.5
+  whole = [{'messages': [m for i in group for m in talks[i]]} for group in groups]
+  rows = make(tokenizer, path, length=300, joined=0.5)
+  assert sorted(segments(rows)) == sorted(encoded(tokenizer, whole))
+  total = lambda rows: sum(sum(mask) for _, mask in segments(rows))
+  assert total(rows) == total(make(tokenizer, path, length=300))  # of trained tokens
+  held_out = [
+    make(tokenizer, path, split='validation', validation_fraction=0.2, joined=joined)
+    for joined in (0.0, 0.5)
+  ]
+  assert repr(held_out[0]) == repr(held_out[1])
+
+
+def test_only_conversations_of_one_system_message_are_joined(tokenizer, tmp_path):
+  system = lambda text: [{'role': 'system', 'content': text}] if text else []
+  told = ['a cat', 'a cat', 'a mat', '', '', 'a mat']
+  talks = [[*system(text), *dialogue(str(i), 'sat')['messages']] for i, text in enumerate(told)]
+  assert conversations.join(talks, [9] * 6, 1.0, 99) == [[0, 1], [2], [3, 4], [5]]
+  path = tmp_path / 'told.jsonl'
+  path.write_text(''.join(json.dumps({'messages': talk}) + '\n' for talk in talks))
+  said = Counter(tokenizer.decode(ids).count('a cat') for ids, _ in segments(
+    make(tokenizer, str(path), length=300, joined=0.99)
+  ))  # fmt: skip
+  assert said == {1: 1, 0: 3}  # it is said once
+
+
 def test_split_loses_no_token(tokenizer, path, dialogues):
   found = segments(make(tokenizer, path, length=40, overlong='split'))
   ids = Counter(i for part, _ in found for i in part)

@@ -102,6 +102,26 @@ def parrot(tokenizer, text):
   return Parrot(tokenizer.vocab_size), jnp.asarray(words)
 
 
+def test_second_questions_come_behind_another_of_their_family(tokenizer):
+  """Two families take turns; each question keeps its answer and is said last."""
+  model, params = parrot(tokenizer, 'it joins paths')
+  model.shape.max_length = 128
+  asked = [
+    question('python_questions', 'it joins paths', 'why'),
+    question('spelling', 'w h', 'where'),
+    question('python_questions', 'else', 'and why'),
+  ]
+  seen = []
+  answers.make(
+    model, tokenizer, questions=asked, template='llm_jax', max_new=8, second=True,
+    record=lambda one, said: seen.append((one, said)),
+  )(params)  # fmt: skip
+  told = [[m['content'] for m in one['prompt']] for one, _ in seen]
+  assert told[0] == ['and why', 'else', 'why'] and told[1] == ['where', 'w h', 'where']
+  assert told[2] == ['why', 'it joins paths', 'and why']
+  assert [one['answer'] for one, _ in seen] == [one['answer'] for one in asked]
+
+
 def test_a_model_is_asked_and_its_answers_are_scored(tokenizer):
   model, params = parrot(tokenizer, 'it joins paths')
   asked = [question('python_questions', gold) for gold in ('it joins paths', 'something else')]

@@ -135,10 +135,12 @@ def test_a_runner_without_rows_says_how_to_get_some(groups):
     evaluations.check(groups, offered=('seed',))
 
 
-def test_tools_are_for_models_that_were_taught_a_template():
+def test_tools_and_second_questions_are_for_models_that_were_taught_a_template():
   asks = dict(name='answers', families=('spelling',), tools=dict(spell={}, calculator={}))
   assert evaluations.possible(dict(asks=asks), template=None) == {}
   assert [*evaluations.possible(dict(asks=asks), template='llm_jax')] == ['asks']
+  again = dict(name='answers', families=('spelling',), second=True)
+  assert evaluations.possible(dict(asks=again), template=None) == {}
   shown = [where for where, *_ in evaluations.functions(dict(asks=asks))]
   assert shown[2:] == ['evals.asks.tools.spell', 'evals.asks.tools.calculator']
 

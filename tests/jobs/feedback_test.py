@@ -208,6 +208,7 @@ def small(folder, count):
   c.report.evals.questions.update(prompts=('one and two',), families=('word_problems',))
   c.report.evals.questions.update(max_new=6, max_questions=2, batch_size=2)
   c.report.evals.text.name = c.report.evals.rollouts.name = c.report.evals.tools.name = ''
+  c.report.evals.second.name = ''
   c.report.rounds.data = ConfigDict(dict(sources=dict(own=f'{folder}/data/questions.jsonl')))
   c.report.rounds.data.max_prompts = 4
   c.report.rounds.sample.update(max_new=6, batch_size=4)

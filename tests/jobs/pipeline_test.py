@@ -51,6 +51,7 @@ def small(c, data, workdir):
     prompts=('one and two', 'What is <b>bold</b> | $x$?'), max_new=6, max_questions=3, batch_size=4
   )
   c.report.evals.tools.update(max_new=6, max_questions=3, batch_size=4)
+  c.report.evals.second.update(max_new=6, max_questions=3, batch_size=4)
   if stage_to_kill := os.environ.get('KILL_IN'):
     wait_in(stage_to_kill)
   return c
