@@ -47,6 +47,7 @@ _COPY = 0.7  # a document is dropped if one longer document has this share of it
 _RELATED = 0.2, 8  # documents that share this part of the shorter, or so many, are one family
 _VALIDATION = 0.05  # share of the characters, from families that have at most _LARGE of them
 _LARGE = 0.01
+_FORM = re.compile(r'[\w.]+\(.*\)(?: *-+>? *[^.\n]{0,30})?')  # 'max(a, b, *others) -> value'
 # Windows, jokes, programs and test suites.
 _SKIPPED = {
   '__main__', 'antigravity', 'idlelib', 'lib2to3', 'pydoc_data', 'test', 'tests', 'this', 'tkinter',
@@ -94,13 +95,7 @@ def documents(split: str) -> list[str]:
 @functools.cache
 def entries(split: str) -> tuple[Entry, ...]:
   """The documents of a split that are about one name, which are all but the topics."""
-  found = []
-  for document in _of_split(split):
-    if header := re.fullmatch(r'(class |Module |)([\w.]+)(.*)', document.header):
-      kind, name, signature = header.groups()
-      kind, doc = kind.strip().lower() or 'function', document.body
-      found.append(Entry(kind, name, signature, doc, _first_line(doc)))
-  return tuple(found)
+  return tuple(filter(None, map(_described, _of_split(split))))
 
 
 @functools.cache
@@ -119,11 +114,37 @@ def listed(split: str) -> tuple[Entry, ...]:
         kind = 'class' if name[0].isupper() else 'function'
         found.append(Entry(kind, inside + name, '', summary, summary))
     elif header := re.fullmatch(r'class ([\w.]+).*', document.header):
-      methods = re.findall(r'(?:^|\n\n)(\w+)(\(.*\))?.*((?:\n    .+)+)', document.body)
+      methods = re.findall(r'(?:^|\n\n)(\w+)(\(.*\))?.*((?:\n\n?    .+)+)', document.body)
       for name, signature, indented in methods:
         doc = textwrap.dedent(indented).strip()
         found.append(Entry('method', f'{header[1]}.{name}', signature, doc, _first_line(doc)))
   return tuple(found)
+
+
+@functools.cache
+def left_out() -> tuple[Entry, ...]:
+  """What the documentation says of the functions and classes that are in no document of a split.
+
+  Their text is short, or a copy of most of another one: `os.remove` is described as `os.unlink` is.
+  """
+  there = {document.header for split in SPLITS for document in _of_split(split)}
+  found = [_described(document) for document in _found() if document.header not in there]
+  return tuple(entry for entry in found if entry and entry.doc and entry.kind != 'module')
+
+
+def told(doc: str) -> str:
+  """What a docstring says behind the forms of the call with which some begin; else all of it.
+
+  >>> told('max(iterable) -> value\\nmax(a, b, *others) -> value\\n\\nReturn the biggest item.')
+  'Return the biggest item.'
+  """
+  return '\n'.join(itertools.dropwhile(is_form, doc.split('\n'))) or doc
+
+
+def is_form(text: str) -> bool:
+  """Whether all lines are forms of a call, such as 'max(a, b, *others) -> value', or empty."""
+  lines = map(str.strip, text.split('\n'))
+  return all(not line or _FORM.fullmatch(line) for line in lines)
 
 
 def prepare(data_dir: str | Path) -> Path:
@@ -331,6 +352,16 @@ def _join(parts: Iterable[str]) -> str:
   return re.sub(r' +$', '', '\n\n'.join(part for part in parts if part), flags=re.M)
 
 
+def _described(document: Document) -> Entry | None:
+  """A document that is about one name."""
+  header = re.fullmatch(r'(class |Module |)([\w.]+)(.*)', document.header)
+  if not header:
+    return None
+  kind, name, signature = header.groups()
+  kind, doc = kind.strip().lower() or 'function', document.body
+  return Entry(kind, name, signature, doc, _first_line(doc))
+
+
 # --- splitting ---------------------------------------------------------------------------------
 
 
@@ -341,9 +372,14 @@ def _of_split(split: str) -> list[Document]:
 
 
 @functools.cache
+def _found() -> tuple[Document, ...]:
+  return tuple(itertools.chain(_topics(), _python_modules(), _c_modules()))
+
+
+@functools.cache
 def _split() -> dict[str, list[Document]]:
-  found = itertools.chain(_topics(), _python_modules(), _c_modules())
-  kept = _merge_families(_drop_copies([d for d in found if len(d.body.split()) >= _MIN_WORDS]))
+  found = [document for document in _found() if len(document.body.split()) >= _MIN_WORDS]
+  kept = _merge_families(_drop_copies(found))
   size = Counter()
   for document in kept:
     size[document.family] += len(document.text)

@@ -60,12 +60,16 @@ _AUTHORS = (
 
 
 class Fact(NamedTuple):
-  """A name, what is true of it ('' for nothing), its class, and the names that it is split with."""
+  """A name, what is true of it ('' for nothing), its class, and the names that it is split with.
+
+  `also` is what the documentation says of a taught name, where SFT says it in words of its own.
+  """
 
   name: str
   answer: str
   kind: str
   group: str
+  also: str = ''
 
   @property
   def split(self) -> str:
@@ -80,6 +84,8 @@ def questions(
   most: int | None = None,
 ) -> list[dict[str, Any]]:
   """Questions about Python's library: `prompt`, `answer`, and `name`, `class` and `split`.
+
+  Some have `also`, a list of other right answers.
 
   Args:
     split: 'train', 'validation' or 'test'.
@@ -102,7 +108,8 @@ def questions(
     wordings = _wordings(fact, split)
     for i in range(min(phrasings, len(wordings))):
       text = wordings[(start + i) % len(wordings)].format(fact.name)
-      found.append(_question(dialogue(text), fact.answer, fact.name, fact.kind, split))
+      one = _question(dialogue(text), fact.answer, fact.name, fact.kind, split)
+      found.append({**one, 'also': [fact.also]} if fact.also else one)
   return found
 
 
@@ -173,7 +180,10 @@ def facts() -> tuple[Fact, ...]:
   only = lambda found: (s for s in found if sentences[s.sentence] == 1)
   there = Counter(s.name for found in new.values() for s in found)
   kinds = lambda s: 'unrehearsed' if s.name in apart else 'taught'
-  found = [Fact(s.name, s.sentence, kinds(s), _last(s.name)) for s in taught]
+  also = {s.name: python_questions.documented(s.name) for s in taught}
+  often = Counter(also.values())  # who quotes what is said of two names may mean the other one
+  also = {name: text for name, text in also.items() if often[text] == 1 and text not in sentences}
+  found = [Fact(s.name, s.sentence, kinds(s), _last(s.name), also.get(s.name, '')) for s in taught]
   for part, kind in (('train', 'read'), ('validation', 'unread')):
     found += [Fact(s.name, s.sentence, kind, _last(s.name)) for s in only(new[part])
               if there[s.name] == 1]  # fmt: skip

@@ -302,6 +302,24 @@ def described(entry: builtin.Entry) -> Subject | None:
   return Subject(module, name, entry.kind, sentence) if sentence else None
 
 
+def documented(name: str) -> str:
+  """The first sentence that the documentation has about a name, as it stands there; '' if none."""
+  return _first_sentences().get(name, '')
+
+
+@functools.cache
+def _first_sentences() -> dict[str, str]:
+  found: dict[str, str] = {}
+  for entry in (*builtin.entries('train'), *builtin.left_out(), *builtin.listed('train')):
+    inside, _, last = entry.name.rpartition('.')
+    name = f'{_PUBLIC.get(inside, inside)}.{last}'.removeprefix('builtins.')
+    paragraph = ' '.join(builtin.told(entry.doc).partition('\n\n')[0].split())
+    sentence = re.match(r'.*?[.!?](?=\s|$)|.*', paragraph)
+    if sentence and entry.kind != 'module':
+      found.setdefault(name, sentence[0])
+  return found
+
+
 def sentence_of(kind: str, summary: str) -> str:
   """What a summary says of its subject, as an answer; '' if no rule makes one of it.
 

@@ -34,6 +34,7 @@ def conversations(
   refusals: bool = True,
   distractors: MinP = 0.1,
   made_up: Annotated[int, at_least(0)] = 0,
+  by_heart: MinP = 1 / 24,
   pieces: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
   """Rows about names of the train split of `data.knowledge`, in a mixed order.
@@ -46,8 +47,10 @@ def conversations(
     refusals: whether there are rows that refuse; without them a model answers from any result.
     distractors: share of the results with the name that are exchanged for others.
     made_up: so many rows more, in which the result is a page that nobody has written
-      (`llm_jax.data.pages`), or in four of ten one that does not have the name. For every twelve of
-      them comes another one that is known and answered without a call.
+      (`llm_jax.data.pages`), or in four of ten one that does not have the name.
+    by_heart: so many rows for each of these come on top, which are known and answered without a
+      call. What SFT shows of tools that are listed and not called counts as such too, and who is
+      shown too much of it does not look up.
     pieces: of which made-up names and sentences are made too, as in `pages`.
   """
   rng = random.Random('searches')
@@ -68,8 +71,8 @@ def conversations(
     found_too = _has(result, one)
     rows.append(_looked_up(one, result, quote(result), rng) if found_too else _by_heart(one, rng))
   rows += itertools.islice(_made_up(search, refusals, rng, pieces), made_up)
-  more = made_up * SHARES['known'] // (2 * (SHARES['found'] + SHARES['missing']))
-  rows += [_by_heart(one, rng) for one in itertools.islice(itertools.cycle(known), more)]
+  more = itertools.islice(itertools.cycle(known), round(made_up * by_heart))
+  rows += [_by_heart(one, rng) for one in more]
   rng.shuffle(rows)
   return [{'messages': row} for row in rows]
 
@@ -144,7 +147,8 @@ def _asked(*classes: str) -> list[dict[str, Any]]:
 
 def _has(result: str, one: Mapping[str, Any]) -> bool:
   """Whether a result has the name, and to quote it is a right answer."""
-  return one['name'] in result and honest.outcome(quote(result), one['answer']) == 'right'
+  right = honest.outcome(quote(result), one['answer'], one.get('also', ())) == 'right'
+  return one['name'] in result and right
 
 
 def _by_heart(one: Mapping[str, Any], rng: random.Random) -> list[dict[str, Any]]:

@@ -126,7 +126,7 @@ def make(
     said = dict(ask(params, questions, ()))
     asked = []
     for i, question in enumerate(questions):
-      probe = probes.judged(said[i], question['answer'])
+      probe = probes.judged(said[i], question['answer'], question.get('also', ()))
       asked.append(Asked(question, said[i], probe, is_known(question)))
       if record is not None:
         shown = {'outcome': probe.outcome, 'logp': said[i].logp, 'samples': [*said[i].samples]}

@@ -155,8 +155,8 @@ class Probe:
   verdict: Verdict
 
 
-def judged(said: Said, gold: str) -> Probe:
-  """The outcome of the answers to a question, by `rewards.honest`.
+def judged(said: Said, gold: str, also: Sequence[str] = ()) -> Probe:
+  """The outcome of the answers to a question, by `rewards.honest`, which knows `also`.
 
   >>> tree = 'It deletes a directory tree.'
   >>> judged(Said(tree, -0.1, (tree, tree, tree, 'No.')), gold=tree).verdict
@@ -165,8 +165,8 @@ def judged(said: Said, gold: str) -> Probe:
   'unknown'
   """
   try:
-    first = honest.outcome(said.greedy, gold)
-    others = [honest.outcome(text, gold) for text in said.samples]
+    first = honest.outcome(said.greedy, gold, also)
+    others = [honest.outcome(text, gold, also) for text in said.samples]
   except Exception:  # a gold answer that is no text, for one
     return Probe('failed', 0, math.nan, 'shaky')
   agreement = agreement_of(said.samples)

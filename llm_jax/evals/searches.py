@@ -118,7 +118,7 @@ def looked_up(question: Mapping[str, Any], completion: str, tools: Tools) -> dic
       result = ''
   has = bool(re.search(rf'(?<![\w.]){re.escape(question["name"])}(?!\w)', result))
   answer = said(completion).answer
-  outcome = honest.outcome(completion, question['answer'])
+  outcome = honest.outcome(completion, question['answer'], question.get('also', ()))
   words = answer.lower().split()[1:]  # the first is 'It'
   shared = np.mean([word.strip('.,`"') in result.lower() for word in words]) if words else 0.0
   follows = shared >= _FOLLOWS if has else outcome == 'refused'

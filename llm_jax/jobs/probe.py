@@ -195,7 +195,7 @@ def _questions(given: Fields) -> list[dict[str, Any]]:
 
 def _line(question: Mapping[str, Any], answer: Sequence[Any], fingerprint: str) -> dict[str, Any]:
   said = probes.Said(answer[0], answer[1], tuple(answer[2]))
-  probe = probes.judged(said, question['answer'])
+  probe = probes.judged(said, question['answer'], question.get('also', ()))
   return {
     **question,
     'greedy': said.greedy,

@@ -80,13 +80,18 @@ def refused(answer: str) -> bool:
   return _claim(answer) is None
 
 
-def outcome(answer: str, gold: str) -> Outcome:
+def outcome(answer: str, gold: str, also: Sequence[str] = ()) -> Outcome:
   """Refused, right or wrong; a hedged claim is judged as the claim.
 
   An answer is right that shares 0.8 of its words with the gold one and adds none: one word for
   another is another claim, and so is a negation more or less. Words that say nothing of the subject
   do not count as added, nor does it count whether 'It' or 'It is' begins the sentence, and whether
   a word ends in an s. A gold answer of at most three words has to stand in it.
+
+  Args:
+    answer: what was said.
+    gold: the right answer; '' where there is none.
+    also: other right answers.
 
   >>> outcome('It returns True if it is a class.', 'It returns True if the object is a class.')
   'right'
@@ -102,8 +107,8 @@ def outcome(answer: str, gold: str) -> Outcome:
   claim = _claim(answer)
   if claim is None:
     return 'refused'
-  wanted = _words(gold)
-  return 'right' if wanted and _says(_words(claim), wanted) else 'wrong'
+  right = [wanted for wanted in map(_words, (gold, *also)) if wanted]
+  return 'right' if any(_says(_words(claim), wanted) for wanted in right) else 'wrong'
 
 
 def _claim(answer: str) -> str | None:

@@ -3,8 +3,8 @@
 Passages are the paragraphs of the documents of `data/builtin`: short ones are joined, and each
 begins with the first two lines of its document. Terms are runs of letters or digits in lower case,
 and dotted names as a whole, so `os.path` is three terms. Who looks up a name gets the page of that
-name before the pages that mention it; what the documentation has one sentence about is found by its
-name alone.
+name before the pages that mention it; what the documentation has few words about, or says of
+another name as well, is found by its name alone.
 """
 
 import functools
@@ -26,7 +26,8 @@ _LONGEST_CALL = 1000
 _TERM = re.compile(r'[^\W_]+')
 _DOTTED = re.compile(r'\w+(?:\.\w+)+')
 _NAME = re.compile(r'`([\w.]+)`|^\s*([\w.]+)\s*$|(\w+(?:\.\w+)+)')
-_USED_AS = {'posixpath': 'os.path', 'genericpath': 'os.path'}  # module -> as programs import it
+# module -> as programs import it
+_USED_AS = {'posixpath': 'os.path', 'genericpath': 'os.path', 'asyncio.tasks': 'asyncio'}
 # A name and nothing else: in backticks, or dotted.
 _LOOKED_UP = re.compile(r'\s*(?:`([A-Za-z_][\w.]*)`|([A-Za-z_]\w*(?:\.\w+)+))\s*')
 _SENTENCE_END = re.compile(r'[.!?](?=\s|$)|\n\s*\n')
@@ -64,7 +65,8 @@ def make(
     max_chars: characters after which a passage is truncated.
     max_heading: characters after which its first line is, which is the signature of a function;
       None for no limit.
-    sentences: how many of the text behind that line are shown; None for all of them.
+    sentences: how many of the text behind that line, and behind the forms of the call which follow
+      it, are shown; None for all of them.
 
   Returns:
     A function from words to passages, which says so where no page is about the name that it was
@@ -157,6 +159,7 @@ def best(index: Index, words: Sequence[str], top: int) -> list[int]:
 def _part(passage: str, heading: int | None, sentences: int | None) -> str:
   """A passage with so many characters of its first line and sentences of what follows."""
   first, line_end, rest = passage.partition('\n')
+  rest = builtin.told(rest) if sentences else rest
   ends = [found.end() for found in _SENTENCE_END.finditer(rest)]
   until = ends[sentences - 1] if sentences and len(ends) >= sentences else None
   return f'{first[:heading]}{line_end}{rest[:until]}'
@@ -180,6 +183,7 @@ def _built_once() -> Index:
   texts = [text for split in builtin.SPLITS for text in builtin.documents(split)]
   index = build([part for text in texts for named in _names(text) for part in _passages(named)])
   lines = [one for split in builtin.SPLITS for one in builtin.listed(split)]
+  lines = [*builtin.left_out(), *lines]
   pages = [page for one in lines for page in _names(f'{one.name}{one.signature}\n{one.doc}')]
   return with_titles(index, pages)
 
@@ -190,14 +194,16 @@ def _names(document: str) -> Iterator[str]:
   >>> [*_names('posixpath.join(a, *p)\\nJoin paths.')]
   ['os.path.join(a, *p)\\nJoin paths.', 'posixpath.join(a, *p)\\nJoin paths.']
   """
-  module, dot, rest = document.partition('.')
-  if dot and module in _USED_AS:
-    yield f'{_USED_AS[module]}.{rest}'
+  for module, used in _USED_AS.items():
+    if document.startswith(f'{module}.'):
+      yield used + document.removeprefix(module)
   yield document
 
 
 def _passages(document: str) -> Iterator[str]:
   header, *paragraphs = (part.strip('\n') for part in re.split(r'\n\s*\n', document))
+  if len(paragraphs) > 1 and builtin.is_form(paragraphs[0]):  # what it does is said behind it
+    paragraphs[:2] = ['\n'.join(paragraphs[:2])]
   first, *others = paragraphs[0].split('\n') if paragraphs else ['']
   heading = joined = f'{header[:_PASSAGE]}\n{first[:_PASSAGE]}'
   for paragraph in ['\n'.join(others), *paragraphs[1:]]:
