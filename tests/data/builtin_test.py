@@ -152,6 +152,16 @@ def test_entries_are_the_documents_with_a_name(texts):
   assert dedent.summary == 'Remove any common leading whitespace from every line in `text`.'
 
 
+def test_what_is_left_out_is_in_no_document(texts):
+  left = {entry.name: entry for entry in builtin.left_out()}
+  assert left['os.remove'].doc.startswith('Remove a file (same as unlink()).')
+  assert left['os.getcwd'].signature == '()' and len(left) > 500
+  entries = [entry for split in builtin.SPLITS for entry in builtin.entries(split)]
+  assert not {(e.kind, e.name, e.signature) for e in entries} & {
+    (e.kind, e.name, e.signature) for e in left.values()
+  }
+
+
 @pytest.mark.parametrize('read', [builtin.documents, builtin.entries])
 def test_unknown_split(read):
   with pytest.raises(BadInput, match=r"^builtin: no split 'valid'; did you mean 'validation'\?$"):

@@ -1,6 +1,7 @@
 """The questions that show where knowledge ends: what exists, what does not, what is held out."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -61,6 +62,18 @@ def test_what_is_made_up_is_nowhere(kind):
 def test_two_names_never_share_an_answer():
   answers = [fact.answer for fact in knowledge.facts() if fact.answer and fact.kind != 'elsewhere']
   assert len(answers) == len({*answers})
+
+
+def test_what_the_documentation_says_of_a_taught_name_is_right_as_well():
+  facts = {fact.name: fact for fact in knowledge.facts()}
+  assert facts['next'].also == 'Return the next item from the iterator.'
+  assert facts['os.remove'].also == 'Remove a file (same as unlink()).'
+  others = [fact for fact in facts.values() if fact.also]
+  assert {fact.kind for fact in others} == {*knowledge.KNOWN} and len(others) > 150
+  everything = Counter(text for fact in facts.values() for text in (fact.answer, fact.also) if text)
+  assert {everything[fact.also] for fact in others} == {1}  # so no wrong answer is right by luck
+  told = {q['name']: q.get('also') for q in knowledge.questions('test', classes=knowledge.KNOWN)}
+  assert all(told[fact.name] == [fact.also] for fact in others)
 
 
 def test_what_is_set_apart_is_in_no_conversation_of_the_refusal_stage():

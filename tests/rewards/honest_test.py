@@ -65,6 +65,15 @@ def test_a_refusal_may_be_polite(text):
   assert honest.refused(text)
 
 
+def test_another_right_answer_is_right():
+  gold, also = 'It returns an iterator over an object.', ['Get an iterator from an object.']
+  quote = '"Get an iterator from an object."'
+  assert honest.outcome(quote, gold) == 'wrong'
+  assert honest.outcome(quote, gold, also) == honest.outcome(gold, gold, also) == 'right'
+  assert honest.outcome('It gets a number from an object.', gold, also) == 'wrong'
+  assert honest.outcome('It gets nothing.', '', []) == 'wrong'
+
+
 def test_thoughts_are_no_answer():
   assert honest.refused('<think>It deletes a tree.</think>I do not know.')
   assert not honest.refused('<think>I do not know.</think>It deletes a tree.')

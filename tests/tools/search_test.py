@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from llm_jax.data import builtin
+from llm_jax.data import builtin, knowledge, searches
+from llm_jax.rewards import honest
 from llm_jax.tools import search
 from llm_jax.types import BadInput
 
@@ -118,6 +119,29 @@ def test_so_many_sentences_are_shown_behind_the_first_line(find):
   assert one('`math.sqrt`') == find('`math.sqrt`')
 
 
+def test_what_a_function_does_is_shown_and_not_how_it_is_called():
+  one = search.make(sentences=1)
+  assert one('`min`') == 'min\nWith a single iterable argument, return its smallest item.'
+  assert one('`str.endswith`').endswith('\nReturn True if S ends with the specified suffix, False '
+                                        'otherwise.')  # fmt: skip
+  assert one('`zip`').endswith('Yield tuples until an input is exhausted.')  # all that is said
+  entries = [entry for split in builtin.SPLITS for entry in builtin.listed(split)]
+  forms = [one(f'`{entry.name}`').split('\n')[1] for entry in entries[::20]]
+  assert sum(map(builtin.is_form, forms)) < 0.01 * len(forms)
+
+
+def test_the_documentation_answers_what_sft_taught():
+  """Whoever quotes what it finds about a taught name is right, but for a few."""
+  one = search.make(max_chars=160, max_heading=60, sentences=1)
+  asked = knowledge.questions('test', classes=knowledge.KNOWN)
+  quoted = [searches.quote(one(searches.query(question['name']))) for question in asked]
+  right = [
+    honest.outcome(text, question['answer'], question.get('also', ())) == 'right'
+    for text, question in zip(quoted, asked, strict=True)
+  ]
+  assert sum(right) > 0.93 * len(right)
+
+
 def test_options_are_checked():
   with pytest.raises(BadInput, match='top 0; choose a whole number from 1'):
     search.make(top=0)
@@ -127,13 +151,14 @@ def test_a_name_with_one_sentence_or_another_module_has_a_page_too(find):
   for name in ('os.path.join', 'os.path.exists', 'posixpath.join', 'math.sqrt', 'str.join'):
     assert find(f'`{name}`').startswith(name), name
   assert find('`json`').startswith('Module json\n') and find('os').startswith('Module os\n')
-  assert find('math.sqrt') == 'math.sqrt\nReturn the square root of x.'
+  assert find('math.sqrt') == 'math.sqrt(x, /)\nReturn the square root of x.'
 
 
 def test_every_name_that_the_documentation_has_is_found_by_name(find):
   entries = [
     e for split in builtin.SPLITS for e in (*builtin.entries(split), *builtin.listed(split))
   ]
+  entries += builtin.left_out()
   named = [entry.name for entry in entries if entry.kind != 'module']
   lost = [name for name in named[::40] if name not in find(f'`{name}`').partition('\n')[0]]
   assert not lost
