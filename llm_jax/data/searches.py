@@ -7,13 +7,14 @@ of these answer without a call. In some that find the name the result is exchang
 which makes refusing the right answer too: what decides is the result and not the name.
 """
 
+import functools
 import itertools
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-from llm_jax.data import knowledge, python_questions
+from llm_jax.data import knowledge, python_questions, small_talk
 from llm_jax.data.families import TOOLS, call, calling, dialogue
 from llm_jax.data.pages import pages
 from llm_jax.data.refusals import phrased
@@ -49,8 +50,9 @@ def conversations(
     made_up: so many rows more, in which the result is a page that nobody has written
       (`llm_jax.data.pages`), or in four of ten one that does not have the name.
     by_heart: so many rows for each of these come on top, which are known and answered without a
-      call. What SFT shows of tools that are listed and not called counts as such too, and who is
-      shown too much of it does not look up.
+      call, and as many of small talk, since there is no name to look up in `What is the capital of
+      France?` What SFT shows of tools that are listed and not called counts as such too, and who
+      is shown too much of it does not look up.
     pieces: of which made-up names and sentences are made too, as in `pages`.
   """
   rng = random.Random('searches')
@@ -71,8 +73,8 @@ def conversations(
     found_too = _has(result, one)
     rows.append(_looked_up(one, result, quote(result), rng) if found_too else _by_heart(one, rng))
   rows += itertools.islice(_made_up(search, refusals, rng, pieces), made_up)
-  more = itertools.islice(itertools.cycle(known), round(made_up * by_heart))
-  rows += [_by_heart(one, rng) for one in more]
+  for one in itertools.islice(itertools.cycle(known), round(made_up * by_heart)):
+    rows += [_by_heart(one, rng), _idle(rng.choice(_small_talk()), rng)]
   rng.shuffle(rows)
   return [{'messages': row} for row in rows]
 
@@ -152,9 +154,20 @@ def _has(result: str, one: Mapping[str, Any]) -> bool:
 
 
 def _by_heart(one: Mapping[str, Any], rng: random.Random) -> list[dict[str, Any]]:
+  return _idle([*one['prompt'], {'role': 'assistant', 'content': one['answer']}], rng)
+
+
+def _idle(talk: list[dict[str, Any]], rng: random.Random) -> list[dict[str, Any]]:
   """Who has a search need not call it."""
-  talk = [*one['prompt'], {'role': 'assistant', 'content': one['answer']}]
   return calls.led(talk, TOOLS if rng.random() < 0.5 else ('search',))
+
+
+@functools.cache
+def _small_talk() -> tuple[list[dict[str, Any]], ...]:
+  """Conversations about no name at all, in which nothing is listed yet."""
+  found = [one['messages'] for one in small_talk.conversations('train')]
+  plain = (talk for talk in found if talk[0]['role'] == 'user' and '`' not in str(talk))
+  return tuple(plain)
 
 
 def _looked_up(
