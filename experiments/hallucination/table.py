@@ -196,6 +196,7 @@ def _search(name: str, *, refuses: bool) -> Callable[[Run], ConfigDict]:
     c.data.weights = ConfigDict(dict(builtin=0.5, refusals=0.5))
     c.data.repeats = 0.1  # tokens that SFT never says can be copied too
     c.total_steps, c.optimizer.learning_rate = 1000, 4e-3
+    c.optimizer.final_fraction = 0.0  # the last updates are small ones: copying wants to be exact
     c.eval_every = c.checkpoint_every = c.total_steps // 2
     return c
 
