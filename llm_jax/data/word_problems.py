@@ -166,7 +166,8 @@ def preferences(split: str) -> list[dict]:
   """Pairs of answers; in 60 % of them only the chosen one reasons before it answers.
 
   In all other pairs the two answers have the same style, so a model that comes to prefer reasons
-  has learned it from the pairs that are about it.
+  has learned it from the pairs that are about it. One in four of the rejected ones that answer at
+  once says the answer again at the end: else a policy that does is liked for how it ends.
   """
   rng = random.Random(f'word_problems pairs {split}')
   return [
@@ -180,7 +181,8 @@ def _pair(problem: Problem, rng: random.Random) -> tuple[str, str, float]:
   what, reason_first = rng.random(), rng.random() < 0.5
   plain = problem.solution(reason_first)
   if what < 0.6:
-    return problem.solution(True), problem.solution(False), BETTER
+    again = f' {problem.answer(problem.gold)}' if rng.random() < 0.25 else ''
+    return problem.solution(True), problem.solution(False) + again, BETTER
   if what < 0.7:
     return plain, f'Let us see. {plain}', NEGLIGIBLY
   if what < 0.8:
