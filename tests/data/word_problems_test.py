@@ -152,7 +152,7 @@ def test_every_single_computation_is_in_train(talks):
 
 @pytest.mark.parametrize('split', SPLITS)
 def test_what_is_preferred(split, pairs):
-  about_style = Counter()
+  about_style, twice = Counter(), 0
   for pair in pairs[split]:
     kind, _, gold = read(pair['prompt'][0]['content'])
     chosen, rejected = pair['chosen'][0]['content'], pair['rejected'][0]['content']
@@ -165,11 +165,14 @@ def test_what_is_preferred(split, pairs):
     if reasons_first.reward(chosen) != reasons_first.reward(rejected):
       assert reasons_first.reward(chosen)
       assert pair['margin'] == 2
-      assert len(chosen) == len(rejected)
+      answer = re.match(r'The answer is [^.]*\.', rejected)[0]
+      assert chosen == f'{rejected.removeprefix(answer).removesuffix(answer).strip()} {answer}'
       about_style[kind] += 1
+      twice += rejected.count(answer) == 2
     else:
       assert pair['margin'] != 2
   assert 0.5 < about_style.total() / len(pairs[split]) < 0.7
+  assert 0.15 < twice / about_style.total() < 0.35
   assert set(about_style) == {0, 1, 2, 3}
   assert {pair['margin'] for pair in pairs[split]} == {0, 1, 2, 3}
 
