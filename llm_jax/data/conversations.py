@@ -4,12 +4,13 @@ Packing is best-fit decreasing as in `llm_jax.data.packed`. So a conversation st
 `overlong` says otherwise, and attention stays inside of it.
 """
 
+import contextlib
 import hashlib
 import itertools
 import operator
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
@@ -76,6 +77,10 @@ def make(
     validation_fraction: share of the prompts held out of sources without a validation split.
     map: a module or file of yours with a function `record(record)`, which makes of each record one
       in a format that is read, or None to leave it out.
+    joined: share of the conversations of train that go on with the next one of their source, as far
+      as a row holds both, their system messages agree, and the template writes both in full. It
+      costs no token, and who learns from single questions alone answers the second question of a
+      conversation as if it were the first.
     repeats: share of the rows of train in which tokens or text repeat, see
       `llm_jax.data.repeats`; they keep a small model able to copy.
     cache: a folder that keeps the rows of files and datasets once they are encoded, in shards of
@@ -162,13 +167,8 @@ def _encode(
   encoded += chat.encode_all(tokenizer, waiting)
   if joined:
     groups = join(talks, [len(ids) for ids, _ in encoded], joined, length)
-    longer = [
-      chat.pieces(_continued([talks[i] for i in group]), template=template, train_on=train_on)
-      for group in groups
-      if len(group) > 1
-    ]
-    made = iter(chat.encode_all(tokenizer, longer))
-    encoded = [next(made) if len(group) > 1 else encoded[group[0]] for group in groups]
+    write = partial(chat.pieces, template=template, train_on=train_on)
+    encoded = _together(tokenizer, talks, encoded, groups, length, write)
   for ids, mask in encoded:
     chat.check(ids, mask, tokenizer)
   whole = [Encoded(*one) for one in encoded]
@@ -194,7 +194,7 @@ def join(
   rng, groups, tokens = random.Random('joined'), list[list[int]](), 0
   for i, size in enumerate(sizes):
     wanted = rng.random() < share
-    if wanted and i and tokens + size <= length and _system(talks[i]) == _system(talks[i - 1]):
+    if wanted and i and tokens + size <= length and _goes_on(talks[i - 1], talks[i]):
       groups[-1].append(i)
       tokens += size
     else:
@@ -203,9 +203,44 @@ def join(
   return groups
 
 
+def _together(
+  tokenizer: Tokenizer,
+  talks: Sequence[formats.Messages],
+  alone: Sequence[tuple[list[int], list[int]]],
+  groups: Sequence[Sequence[int]],
+  length: int,
+  write: Callable[[formats.Messages], list[chat.Piece]],
+) -> list[tuple[list[int], list[int]]]:
+  """Ids and mask of each group as one conversation, or of each of its own as before.
+
+  They stay apart where the template has no form for one behind another, or takes something out of
+  it that was trained, such as what was thought before earlier answers.
+  """
+  longer = {}
+  for group in groups:
+    if len(group) > 1:
+      with contextlib.suppress(BadInput):
+        longer[group[0]] = write(_continued([talks[i] for i in group]))
+  made = dict(zip(longer, chat.encode_all(tokenizer, longer.values()), strict=True))
+  found = []
+  for group in groups:
+    parts = [alone[i] for i in group]
+    ids, mask = made.get(group[0], ([], []))
+    whole = 0 < len(ids) <= length and sum(mask) == sum(sum(mask) for _, mask in parts)
+    found += [(ids, mask)] if whole else parts
+  return found
+
+
 def _system(messages: formats.Messages) -> list[dict]:
   """The messages before the first of the user."""
   return list(itertools.takewhile(lambda message: message['role'] == 'system', messages))
+
+
+def _goes_on(talk: formats.Messages, following: formats.Messages) -> bool:
+  """Whether it ends with an answer, and the user asks on under the same system message."""
+  system = _system(following)
+  asks = [message['role'] for message in following[len(system) :][:1]] == ['user']
+  return talk[-1]['role'] == 'assistant' and asks and _system(talk) == system
 
 
 def _continued(talks: Sequence[formats.Messages]) -> formats.Messages:

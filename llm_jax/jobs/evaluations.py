@@ -228,9 +228,9 @@ def run(evaluations: Mapping[str, Evaluation], params: Params) -> Metrics:
 def possible(groups: Mapping[str, Any], template: str | None) -> dict[str, Any]:
   """What can be measured by now of a model with this template, or without one.
 
-  Rows that are put into a template are left to models that have one, and so are tools and
-  second questions. Annotators that ask an artifact which is not finished are left out, and options
-  that hold a file of its stage.
+  Rows that are put into a template are left to models that have one, and tools and second questions
+  to those whose template has more than a question and its answer. Annotators that ask an artifact
+  which is not finished are left out, and options that hold a file of its stage.
   """
   found = {}
   for group in chosen(groups):
@@ -238,7 +238,7 @@ def possible(groups: Mapping[str, Any], template: str | None) -> dict[str, Any]:
     takes = any('template' in options.options_of(part.function) for part in group.own('data'))
     if takes and not template and 'template' not in rest['data']:
       continue
-    if (group.tools or rest.get('second')) and not template:
+    if (group.tools or rest.get('second')) and template in (None, '', 'plain'):
       continue
     asks = lambda part: all(run_folder.finished(path) for _, path in part.artifacts())
     missing = {part.name for part in group.own('annotate') if not asks(part)}

@@ -107,6 +107,21 @@ def test_only_conversations_of_one_system_message_are_joined(tokenizer, tmp_path
   assert said == {1: 1, 0: 3}  # it is said once
 
 
+def test_what_a_template_would_lose_is_not_joined(tokenizer, tmp_path):
+  """No form for a second question, an answer that would be no target any more, a missing answer."""
+  single = [dialogue(f'{i}', 'sat') for i in range(20)]
+  path = tmp_path / 'single.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in single))
+  for options in (dict(template='plain'), dict(train_on='last')):
+    how = dict(length=300, **options)
+    joined, alone = make(tokenizer, str(path), joined=0.9, **how), make(tokenizer, str(path), **how)
+    assert repr(joined) == repr(alone)
+  ends = [row['messages'][: 1 + i % 2] for i, row in enumerate(single)]  # every other one asks only
+  assert [len(g) for g in conversations.join(ends, [9] * 20, 1.0, 99)] == [1, *[2] * 9, 1]
+  begins = [row['messages'][1:] for row in single]
+  assert len(conversations.join(begins, [9] * 20, 1.0, 99)) == 20
+
+
 def test_split_loses_no_token(tokenizer, path, dialogues):
   found = segments(make(tokenizer, path, length=40, overlong='split'))
   ids = Counter(i for part, _ in found for i in part)

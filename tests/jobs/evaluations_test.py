@@ -140,7 +140,8 @@ def test_tools_and_second_questions_are_for_models_that_were_taught_a_template()
   assert evaluations.possible(dict(asks=asks), template=None) == {}
   assert [*evaluations.possible(dict(asks=asks), template='llm_jax')] == ['asks']
   again = dict(name='answers', families=('spelling',), second=True)
-  assert evaluations.possible(dict(asks=again), template=None) == {}
+  for template in (None, 'plain'):  # which has one question and one answer
+    assert evaluations.possible(dict(asks=again, tools=asks), template=template) == {}
   shown = [where for where, *_ in evaluations.functions(dict(asks=asks))]
   assert shown[2:] == ['evals.asks.tools.spell', 'evals.asks.tools.calculator']
 
