@@ -1,5 +1,6 @@
 """The docs site builds strictly, loads nothing from elsewhere, and says what is true."""
 
+import ast
 import contextlib
 import doctest
 import importlib.util
@@ -121,3 +122,16 @@ def test_an_extra_that_a_page_installs_is_one():
   for page in (*PAGES, ROOT / 'README.md', ROOT / 'CONTRIBUTING.md'):
     for names in re.findall(r'pip install [^\n]*(?:llm_jax|\.)\[([\w,]+)\]', page.read_text()):
       assert all(re.search(rf"'{name}'", setup) for name in names.split(',')), (page, names)
+
+
+def test_every_option_is_described_where_the_others_are():
+  """The site shows an option with its line of `Args`; one without a line would be a bare name."""
+  missing = []
+  for path in sorted((ROOT / 'llm_jax').rglob('*.py')):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.FunctionDef) and 'Args:' in (doc := ast.get_docstring(node) or ''):
+        names = [option.arg for option in node.args.kwonlyargs]
+        told = re.findall(r'^ {2,}(\w+(?:, \w+)*)(?: \([^)]*\))?:', doc, re.MULTILINE)
+        told = {name for line in told for name in line.split(', ')}
+        missing += [f'{path.name} {node.name}: {name}' for name in names if name not in told]
+  assert not missing

@@ -150,7 +150,8 @@ def by_source(
   Args:
     sources: name -> specification, from `chosen`.
     parse: from the specification of a source and a record of it to an item.
-    opening: see `read`, as is `kind`.
+    opening: see `read`.
+    kind: see `read`.
     which: the other arguments of `read`: of the split, and the map.
     rows: makes the rows of a source in memory, from what `read` gives.
     cache: a folder that keeps those of files and datasets; '' for none.
