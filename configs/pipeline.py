@@ -50,8 +50,8 @@ A_STAGE = {'tokenize': 8.0, 'best_of_n': 60.0, 'probe': 30.0, 'compress': 8.0}
 A_REPORT = 93.0
 # What is shorter at the tiny size than in the single stages; a recipe takes about fifteen minutes.
 SHORTER = {
-  'gpt': dict(ppo=dict(total_steps=110)),
-  'gpt_refuse': dict(ppo=dict(total_steps=110)),
+  'gpt': dict(ppo=dict(total_steps=80)),
+  'gpt_refuse': dict(ppo=dict(total_steps=80)),
   'llama': dict(
     reward=dict(total_steps=120),
     first=dict(total_steps=200),
