@@ -187,8 +187,8 @@ def join(
     share: of them that go on with the next one, where both fit and have the same system message.
     length: L, most tokens together.
 
-  >>> talks = [[{'role': 'user', 'content': word}] for word in ('Hi', 'Why?', 'Bye')]
-  >>> join(talks, [3, 4, 2], share=1.0, length=8)
+  >>> talk = [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello.'}]
+  >>> join([talk, talk, talk], [3, 4, 2], share=1.0, length=8)
   [[0, 1], [2]]
   """
   rng, groups, tokens = random.Random('joined'), list[list[int]](), 0

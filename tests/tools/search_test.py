@@ -127,7 +127,7 @@ def test_what_a_function_does_is_shown_and_not_how_it_is_called():
   assert one('`zip`').endswith('Yield tuples until an input is exhausted.')  # all that is said
   entries = [entry for split in builtin.SPLITS for entry in builtin.listed(split)]
   forms = [one(f'`{entry.name}`').split('\n')[1] for entry in entries[::20]]
-  assert sum(map(builtin.is_form, forms)) < 0.01 * len(forms)
+  assert sum(map(builtin.is_form, forms)) < 0.03 * len(forms)  # some say nothing else
 
 
 def test_the_documentation_answers_what_sft_taught():
