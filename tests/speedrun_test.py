@@ -47,7 +47,7 @@ def test_a_run_that_has_no_report_yet_is_named_in_one_line(tmp_path):
 
 def test_a_question_is_asked_alone_and_behind_another():
   questions = [
-    {'prompt': [{'role': 'user', 'content': name}], 'answer': f'It is {name}.'}
+    {'prompt': [{'role': 'user', 'content': name}], 'answer': f'It is {name}.', 'family': ''}
     for name in ('rain', 'snow', 'wind')
   ]
   knows = lambda talk: f'It is {talk[-1]["content"]}.'

@@ -12,6 +12,7 @@ from typing import Any
 
 import llm_jax
 from llm_jax.data import knowledge
+from llm_jax.evals import answers
 from llm_jax.rewards import honest
 
 MOST = 60  # questions
@@ -25,15 +26,15 @@ def turns(
 
   Args:
     ask: messages -> the answer to the last one.
-    questions: with `prompt` and `answer`; each comes behind the one before it.
+    questions: those of `data.knowledge`; each comes behind the one before it.
   """
   found = dict.fromkeys(('alone', 'second', 'repeats'), 0)
-  for before, one in zip([questions[-1], *questions], questions, strict=False):
-    talk = [*before['prompt'], {'role': 'assistant', 'content': before['answer']}, *one['prompt']]
-    alone, second = ask(one['prompt']), ask(talk)
-    found['alone'] += honest.outcome(alone, one['answer']) == 'right'
-    found['second'] += honest.outcome(second, one['answer']) == 'right'
-    found['repeats'] += second.strip() == before['answer']
+  right = lambda said, one: honest.outcome(said, one['answer'], one.get('also', ())) == 'right'
+  for one, talk in zip(questions, answers.behind(questions), strict=True):
+    alone, second = ask(one['prompt']), ask(talk['prompt'])
+    found['alone'] += right(alone, one)
+    found['second'] += right(second, one)
+    found['repeats'] += second.strip() == talk['prompt'][-2]['content']
   return found
 
 

@@ -47,6 +47,7 @@ _COPY = 0.7  # a document is dropped if one longer document has this share of it
 _RELATED = 0.2, 8  # documents that share this part of the shorter, or so many, are one family
 _VALIDATION = 0.05  # share of the characters, from families that have at most _LARGE of them
 _LARGE = 0.01
+_SENTENCE = re.compile(r'.*?[.!?](?=\s|$)')
 _FORM = re.compile(r'[\w.]+\(.*\)(?: *-+>? *[^.\n]{0,30})?')  # 'max(a, b, *others) -> value'
 # Windows, jokes, programs and test suites.
 _SKIPPED = {
@@ -59,6 +60,10 @@ _C_METHODS = (
   classmethod, staticmethod, types.BuiltinFunctionType, types.ClassMethodDescriptorType,
   types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodDescriptorType,
 )  # fmt: skip
+
+
+# Files of the library, and the module under which programs import what they define.
+USED_AS = {'asyncio.tasks': 'asyncio', 'genericpath': 'os.path', 'posixpath': 'os.path'}
 
 
 class Document(NamedTuple):
@@ -139,6 +144,17 @@ def told(doc: str) -> str:
   'Return the biggest item.'
   """
   return '\n'.join(itertools.dropwhile(is_form, doc.split('\n'))) or doc
+
+
+def first_sentence(text: str) -> str:
+  """The first sentence of a text, in one line; all of it where none ends.
+
+  >>> first_sentence('Remove a file.  If it is a\\nfolder, fail.')
+  'Remove a file.'
+  """
+  line = ' '.join(text.split())
+  found = _SENTENCE.match(line)
+  return found[0] if found else line
 
 
 def is_form(text: str) -> bool:

@@ -42,9 +42,7 @@ _MODULES = {
   'typing', 'urllib.parse', 'uuid', 'warnings', 'weakref', 'zipfile', 'zlib',
 }  # fmt: skip
 # Files inside of these modules, and the name under which everybody imports what they define.
-_PUBLIC = {
-  'asyncio.tasks': 'asyncio', 'genericpath': 'os.path', 'posixpath': 'os.path', '': 'builtins',
-}  # fmt: skip
+_PUBLIC = {**builtin.USED_AS, '': 'builtins'}
 _CLASSES = {'bytes', 'dict', 'float', 'int', 'list', 'set', 'str', 'tuple'}  # methods are asked of
 _MOST, _MOST_OF_ONE, _MOST_BUILT_IN = 180, 8, 80  # subjects in all, of a module, and of `builtins`
 _WORDS = range(4, 17)  # of a sentence
@@ -313,10 +311,9 @@ def _first_sentences() -> dict[str, str]:
   for entry in (*builtin.entries('train'), *builtin.left_out(), *builtin.listed('train')):
     inside, _, last = entry.name.rpartition('.')
     name = f'{_PUBLIC.get(inside, inside)}.{last}'.removeprefix('builtins.')
-    paragraph = ' '.join(builtin.told(entry.doc).partition('\n\n')[0].split())
-    sentence = re.match(r'.*?[.!?](?=\s|$)|.*', paragraph)
-    if sentence and entry.kind != 'module':
-      found.setdefault(name, sentence[0])
+    if entry.kind != 'module':
+      paragraph = builtin.told(entry.doc).partition('\n\n')[0]
+      found.setdefault(name, builtin.first_sentence(paragraph))
   return found
 
 

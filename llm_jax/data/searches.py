@@ -10,11 +10,10 @@ which makes refusing the right answer too: what decides is the result and not th
 import functools
 import itertools
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-from llm_jax.data import knowledge, python_questions, small_talk
+from llm_jax.data import builtin, knowledge, python_questions, small_talk
 from llm_jax.data.families import TOOLS, call, calling, dialogue
 from llm_jax.data.pages import pages
 from llm_jax.data.refusals import phrased
@@ -24,7 +23,6 @@ from llm_jax.text import calls
 
 SHARES = {'found': 4, 'missing': 2, 'known': 1}
 _PHRASINGS = 8  # questions about one name
-_SENTENCE = re.compile(r'.*?[.!?](?=\s|$)')
 _AWAY = 0.4  # of the names that nobody has, those that are not found
 
 
@@ -118,9 +116,8 @@ def quote(result: str) -> str:
   >>> quote('os.remove(path)\\nRemove a file.  If it is a folder, fail.')
   '"Remove a file."'
   """
-  told = ' '.join(result.partition('\n')[2].split())
-  found = _SENTENCE.match(told)
-  return f'"{found[0] if found else told}"'
+  told = result.partition('\n')[2]
+  return f'"{builtin.first_sentence(told)}"'
 
 
 def _classes() -> tuple[list[dict[str, Any]], ...]:

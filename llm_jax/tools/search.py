@@ -26,8 +26,6 @@ _LONGEST_CALL = 1000
 _TERM = re.compile(r'[^\W_]+')
 _DOTTED = re.compile(r'\w+(?:\.\w+)+')
 _NAME = re.compile(r'`([\w.]+)`|^\s*([\w.]+)\s*$|(\w+(?:\.\w+)+)')
-# module -> as programs import it
-_USED_AS = {'posixpath': 'os.path', 'genericpath': 'os.path', 'asyncio.tasks': 'asyncio'}
 # A name and nothing else: in backticks, or dotted.
 _LOOKED_UP = re.compile(r'\s*(?:`([A-Za-z_][\w.]*)`|([A-Za-z_]\w*(?:\.\w+)+))\s*')
 _SENTENCE_END = re.compile(r'[.!?](?=\s|$)|\n\s*\n')
@@ -194,7 +192,7 @@ def _names(document: str) -> Iterator[str]:
   >>> [*_names('posixpath.join(a, *p)\\nJoin paths.')]
   ['os.path.join(a, *p)\\nJoin paths.', 'posixpath.join(a, *p)\\nJoin paths.']
   """
-  for module, used in _USED_AS.items():
+  for module, used in builtin.USED_AS.items():
     if document.startswith(f'{module}.'):
       yield used + document.removeprefix(module)
   yield document
