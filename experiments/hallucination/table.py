@@ -180,7 +180,12 @@ def _plain(one: Run) -> list[dict[str, Any]]:
 
 # Most results fit into the tokens that a result may have.
 SEARCH = {
-  'search': {'max_chars': pages.MAX_CHARS, 'max_heading': pages.MAX_HEADING, 'sentences': 1}
+  'search': {
+    'max_chars': pages.MAX_CHARS,
+    'max_heading': pages.MAX_HEADING,
+    'sentences': 1,
+    'quotes': 'sentences',
+  }
 }
 MADE_UP = 12000  # pages that nobody has written
 

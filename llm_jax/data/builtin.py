@@ -28,7 +28,7 @@ import textwrap
 import types
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.abc import Loader
 from importlib.machinery import BuiltinImporter, ModuleSpec, PathFinder
 from pathlib import Path
@@ -61,6 +61,7 @@ _C_METHODS = (
   types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodDescriptorType,
 )  # fmt: skip
 
+_BOUND = re.compile(rb'^[a-z]\w* = \w+\.\w+$', re.M)
 
 # Files of the library, and the module under which programs import what they define.
 USED_AS = {'asyncio.tasks': 'asyncio', 'genericpath': 'os.path', 'posixpath': 'os.path'}
@@ -131,9 +132,11 @@ def left_out() -> tuple[Entry, ...]:
   """What the documentation says of the functions and classes that are in no document of a split.
 
   Their text is short, or a copy of most of another one: `os.remove` is described as `os.unlink` is.
+  Or they are methods of an object, as `random.choice` is.
   """
   there = {document.header for split in SPLITS for document in _of_split(split)}
-  found = [_described(document) for document in _found() if document.header not in there]
+  left = (document for document in (*_found(), *_bound()) if document.header not in there)
+  found = map(_described, left)
   return tuple(entry for entry in found if entry and entry.doc and entry.kind != 'module')
 
 
@@ -181,21 +184,61 @@ def _topics() -> Iterator[Document]:
 
 
 def _python_modules() -> Iterator[Document]:
-  root = Path(sysconfig.get_path('stdlib'))
   found = False
+  for name, path in _sources():
+    found = True
+    yield from _python_module(name, ast.parse(path.read_bytes()))
+  if not found:
+    raise BadInput(
+      f'builtin: this Python has no library source in {sysconfig.get_path("stdlib")}; use a Python '
+      'with the .py files of its standard library, or give your own text files'
+    )
+
+
+def _sources() -> Iterator[tuple[str, Path]]:
+  """The modules of the library that are written in Python, and their files."""
+  root = Path(sysconfig.get_path('stdlib'))
   for top in sorted(path for path in root.iterdir() if path.stem in sys.stdlib_module_names):
     for path in sorted(top.rglob('*.py')) if top.is_dir() else [top]:
       parts = path.relative_to(root).with_suffix('').parts
       if path.suffix != '.py' or _SKIPPED.intersection(parts):
         continue
-      found = True
-      parts = parts[:-1] if parts[-1] == '__init__' else parts
-      yield from _python_module('.'.join(parts), ast.parse(path.read_bytes()))
-  if not found:
-    raise BadInput(
-      f'builtin: this Python has no library source in {root}; use a Python with the .py files of '
-      'its standard library, or give your own text files'
-    )
+      yield '.'.join(parts[:-1] if parts[-1] == '__init__' else parts), path
+
+
+def _bound() -> Iterator[Document]:
+  """Functions of modules that are methods of one object, as in `choice = _inst.choice`."""
+  for name, path in _sources():
+    if not _BOUND.search(path.read_bytes()):
+      continue
+    body = ast.parse(path.read_bytes()).body
+    classes = {node.name: node for node in _definitions(body) if isinstance(node, ast.ClassDef)}
+    values = {
+      node.targets[0].id: node.value
+      for node in body
+      if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    for short, value in values.items():
+      match value:
+        case ast.Attribute(value=ast.Name(id=thing), attr=attribute) if short[0] != '_':
+          match values.get(thing):
+            case ast.Call(func=ast.Name(id=kind)):
+              method = _method(classes, kind, attribute)
+              if isinstance(method, ast.FunctionDef):
+                header = f'{name}.{short}{_signature(method, method=True)}'
+                yield Document(_family(name), header, _docstring(method))
+
+
+def _method(
+  classes: Mapping[str, ast.ClassDef], kind: str, name: str
+) -> ast.ClassDef | ast.FunctionDef | None:
+  """The method of a class, or of the first of its bases that has it."""
+  if kind not in classes:
+    return None
+  own = {node.name: node for node in _definitions(classes[kind].body)}
+  bases = [base.id for base in classes[kind].bases if isinstance(base, ast.Name)]
+  inherited = (_method(classes, base, name) for base in bases)
+  return own.get(name) or next(filter(None, inherited), None)
 
 
 def _python_module(name: str, tree: ast.Module) -> Iterator[Document]:

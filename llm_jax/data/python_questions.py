@@ -308,7 +308,10 @@ def documented(name: str) -> str:
 @functools.cache
 def _first_sentences() -> dict[str, str]:
   found: dict[str, str] = {}
-  for entry in (*builtin.entries('train'), *builtin.left_out(), *builtin.listed('train')):
+  splits = builtin.SPLITS
+  entries = [entry for split in splits for entry in builtin.entries(split)]
+  lines = [entry for split in splits for entry in builtin.listed(split)]
+  for entry in (*entries, *builtin.left_out(), *lines):
     inside, _, last = entry.name.rpartition('.')
     name = f'{_PUBLIC.get(inside, inside)}.{last}'.removeprefix('builtins.')
     if entry.kind != 'module':

@@ -33,7 +33,7 @@ def conversations(
   refusals: bool = True,
   distractors: MinP = 0.1,
   made_up: Annotated[int, at_least(0)] = 0,
-  by_heart: MinP = 1 / 24,
+  idle: MinP = 1 / 24,
   pieces: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
   """Rows about names of the train split of `data.knowledge`, in a mixed order.
@@ -47,10 +47,8 @@ def conversations(
     distractors: share of the results with the name that are exchanged for others.
     made_up: so many rows more, in which the result is a page that nobody has written
       (`llm_jax.data.pages`), or in four of ten one that does not have the name.
-    by_heart: so many rows for each of these come on top, which are known and answered without a
-      call, and as many of small talk, since there is no name to look up in `What is the capital of
-      France?` What SFT shows of tools that are listed and not called counts as such too, and who
-      is shown too much of it does not look up.
+    idle: so many rows of small talk for each of these come on top, since there is no name to look
+      up in `What is the capital of France?`
     pieces: of which made-up names and sentences are made too, as in `pages`.
   """
   rng = random.Random('searches')
@@ -71,8 +69,7 @@ def conversations(
     found_too = _has(result, one)
     rows.append(_looked_up(one, result, quote(result), rng) if found_too else _by_heart(one, rng))
   rows += itertools.islice(_made_up(search, refusals, rng, pieces), made_up)
-  for one in itertools.islice(itertools.cycle(known), round(made_up * by_heart)):
-    rows += [_by_heart(one, rng), _idle(rng.choice(_small_talk()), rng)]
+  rows += [_idle(rng.choice(_small_talk()), rng) for _ in range(round(made_up * idle))]
   rng.shuffle(rows)
   return [{'messages': row} for row in rows]
 

@@ -269,7 +269,8 @@ class Chat:
     if not self._tools_on or not self._groups:
       return None
     if self._tools is None:
-      self._tools = Caller(self._tokenizer, Tools(make_tools(self._groups, where='tools')))
+      tools = Tools(make_tools(self._groups, where='tools'))
+      self._tools = Caller(self._tokenizer, tools, self._model.shape.vocab_size)
     room, most = self._room(self._tools), self._turns.positions
     if room + QUESTION > most:
       raise BadInput(

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm_jax.options import suggest
 from llm_jax.sampling.request import Event, Request
 from llm_jax.text import calls
+from llm_jax.text.quotes import Held, Passage, Quotes, Verbatim
 from llm_jax.text.templates import MARKS
 from llm_jax.types import BadInput, Tokenizer
 
@@ -34,12 +35,27 @@ class Tools(NamedTuple):
     return self.max_calls * self.max_result
 
 
+class Result(NamedTuple):
+  """What a tool said.
+
+  Attributes:
+    ids: with the two control tokens around it.
+    failed: whether it is an error.
+    quotable: what quotes have to stand in; None where anything may be quoted.
+  """
+
+  ids: list[int]
+  failed: bool
+  quotable: Passage | None
+
+
 class Caller:
   """Runs the calls in answers; whoever samples stops an answer at the token `end`.
 
   Args:
     tokenizer: of the model.
     tools: what may be called.
+    size: V of the model; by default that of the tokenizer.
 
   Attributes:
     end: the id that ends a call.
@@ -49,12 +65,14 @@ class Caller:
     BadInput: the tokenizer has no control tokens for calls, or the numbers leave no room for one.
   """
 
-  def __init__(self, tokenizer: Tokenizer, tools: Tools) -> None:
+  def __init__(self, tokenizer: Tokenizer, tools: Tools, size: int | None = None) -> None:
     if tools.max_calls < 1 or tools.max_result < 3:
       raise BadInput('sampling: tools need max_calls of at least 1 and max_result of at least 3')
     both = (MARKS['search'], MARKS['result'])
     self._call, self._result = ([tokenizer.special(name) for name in names] for names in both)
     self._tokenizer, self.tools, self.end = tokenizer, tools, self._call[1]
+    held = any(isinstance(tool, Verbatim) for tool in tools.by_name.values())
+    self._quotes = Quotes(tokenizer, size) if held else None
 
   def due(self, ids: Sequence[int], made: int, max_new: int) -> bool:
     """Whether an answer has stopped at a call whose result it could still read.
@@ -67,29 +85,43 @@ class Caller:
     ends = bool(ids) and ids[-1] == self.end
     return ends and len(ids) < max_new and made < self.tools.max_calls
 
-  def result(self, ids: Sequence[int]) -> tuple[list[int], bool]:
-    """The ids of the result of the call at the end of an answer, and whether it is an error."""
-    said, failed = self.run(ids[:-1])
+  def result(self, ids: Sequence[int]) -> Result:
+    """The result of the call at the end of an answer."""
+    name, said, failed = self.run(ids[:-1])
     before, after = ((name, True) for name in MARKS['result'])
     text = (said.encode('utf-8', 'replace').decode(), False)
     _, body, _ = self._tokenizer.encode_pieces([(before, text, after)])[0]
-    return [self._result[0], *body[: self.tools.max_result - 2], self._result[1]], failed
+    start, end = self._result
+    body = body[: self.tools.max_result - 2]
+    tool, quotable = self.tools.by_name.get(name), None
+    if isinstance(tool, Verbatim):
+      quotable = Passage(self._tokenizer.decode(body, after=start), tool.whole)
+    return Result([start, *body, end], failed, quotable)
 
-  def run(self, ids: Sequence[int]) -> tuple[str, bool]:
-    """What the tool said to the call at the end of `ids`, and whether that is an error."""
+  def run(self, ids: Sequence[int]) -> tuple[str, str, bool]:
+    """The tool of the call at the end of `ids`, what it said, and whether that is an error."""
     by_name, (start_id, end_id) = self.tools.by_name, self._call
     last = lambda mark: max((i for i, token in enumerate(ids) if token == mark), default=-1)
     begin = last(start_id)
     if begin <= last(end_id):  # the mark belongs to an earlier call
-      return f'error: a call begins with {MARKS["search"][0]}', True
+      return '', f'error: a call begins with {MARKS["search"][0]}', True
     said = self._tokenizer.decode(ids[begin + 1 :], after=start_id)
     name, text = calls.read(said, by_name)
     if name not in by_name:
-      return f'error: no tool {name!r}; {suggest(name, list(by_name))}', True
+      return name, f'error: no tool {name!r}; {suggest(name, list(by_name))}', True
     try:
-      return by_name[name](text), False
+      return name, by_name[name](text), False
     except (ValueError, OSError) as error:  # a malformed call, or a service that does not answer
-      return f'error: {error}', True
+      return name, f'error: {error}', True
+
+  @property
+  def holds(self) -> bool:
+    """Whether there are tools whose results are to be quoted in their own words."""
+    return self._quotes is not None
+
+  def hold(self, quotable: Sequence[Passage]) -> Held | None:
+    """What holds the quotes of an answer to these results; None where there are none."""
+    return self._quotes.hold(quotable) if self._quotes and quotable else None
 
 
 class Going:
@@ -107,6 +139,7 @@ class Going:
     self._caller, self._request, self._length = caller, request, length
     self._said: list[int] = []  # of what was sampled
     self._ids, self._made = [*request.prompt], 0  # of all, and how many calls were run
+    self._quotable: list[Passage] = []
 
   def hear(self, event: Event) -> bool:
     """Takes what is new of the answer; whether it stands at a call that is to be run."""
@@ -120,12 +153,17 @@ class Going:
 
     None where there is no room for what would be said of the result; then the answer has ended.
     """
-    result, _ = self._caller.result(self._said)
-    prompt = [*self._ids, *result]
+    result = self._caller.result(self._said)
+    prompt = [*self._ids, *result.ids]
     left = min(self._request.max_new - len(self._said), self._length - len(prompt))
     if left < 1:
       return None
     self._ids, self._made = [*prompt], self._made + 1
     # Another choice, as the same random numbers must not be drawn twice.
     choice = self._request.choice + self._made * CHOICES
-    return result, dataclasses.replace(self._request, prompt=prompt, max_new=left, choice=choice)
+    if result.quotable is not None:
+      self._quotable.append(result.quotable)
+    how: Any = dict(prompt=prompt, max_new=left, choice=choice)
+    if held := self._caller.hold(self._quotable):
+      how['allow'] = held  # a new one: what was quoted before, was
+    return result.ids, dataclasses.replace(self._request, **how)

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.parallel.mesh import local_rows, shard_batch
-from llm_jax.sampling.calls import Caller, Tools
+from llm_jax.sampling.calls import Caller, Result, Tools
 from llm_jax.sampling.generate import Rows, decode, feed, finish, generate, grow, start
 from llm_jax.sampling.pick import Pick
+from llm_jax.text.quotes import Held, Passage
 from llm_jax.types import Array, BadInput, Batch, Model, Params, Tokenizer
 
 CHUNK = 16  # columns between two looks of the host at the texts, where there are stop strings
@@ -68,7 +69,9 @@ class Sampler:
       raise BadInput('sampling: an empty stop string would stop every answer')
     self.calls: Calls | None = None
     self._tokenizer, self._max_new, self._mesh = tokenizer, max_new, mesh
-    self._strings, self._caller = tuple(stop_strings), tools and Caller(tokenizer, tools)
+    self._vocab_size = model.shape.vocab_size
+    self._strings = tuple(stop_strings)
+    self._caller = tools and Caller(tokenizer, tools, model.shape.vocab_size)
     if self._caller is not None:
       stop = (*stop, self._caller.end)
     self._penalised = pick is not None and pick.repetition_penalty is not None
@@ -86,11 +89,15 @@ class Sampler:
       static_argnums=(4, 5),
     )
 
-    def chunk(params: Params, rows: Rows, given: Pick | None) -> tuple[Rows, Array]:
+    def chunk(
+      params: Params, rows: Rows, given: Pick | None, allowed_RV: Array | None
+    ) -> tuple[Rows, Array]:
       fast, arranged = model.for_decoding(params)
-      columns = CHUNK if self._strings else max_new
-      options = shape | {'model': fast}
-      rows = decode(arranged, rows, chosen(given), columns=columns, **options)
+      columns, pick = CHUNK if self._strings else max_new, chosen(given)
+      if allowed_RV is not None:  # of the next token alone
+        all_V = True if pick.allowed_V is None else pick.allowed_V
+        columns, pick = 1, dataclasses.replace(pick, allowed_V=allowed_RV & all_V)
+      rows = decode(arranged, rows, pick, columns=columns, **shape | {'model': fast})
       return rows, rows.alive_R.any()
 
     self._chunk = jax.jit(chunk)
@@ -113,15 +120,22 @@ class Sampler:
     rows = self._start(params, prompt_BP, prompt_mask_BP, rng, slots, penalised)
     count = len(local_rows(rows.alive_R))
     self.calls = None if self._caller is None else Calls(np.zeros(count, int), np.zeros(count, int))
+    quoting = self._caller and _Quoting(self._caller, count, self._vocab_size)
+    held = None  # of each row, where quotes have to be held: on all hosts, or on none
     while True:
-      rows, going = self._chunk(params, rows, pick)
+      allowed_RV = None if held is None else self._global(held.mask())
+      rows, going = self._chunk(params, rows, pick, allowed_RV)
+      if held is not None:
+        held.hear(self._texts(rows))
       if self._strings:
         rows, going = self._stopped(rows)
       if going:
         continue
-      rows, fed = self._answered(params, rows)
+      rows, fed = self._answered(params, rows, quoting)
       if not fed:
         return self._finish(rows)
+      if self._caller is not None and self._caller.holds:
+        held = quoting
 
   def _texts(self, rows: Rows) -> list[list[int]]:
     """The ids that each row of this host sampled; results are left out."""
@@ -138,9 +152,11 @@ class Sampler:
         keep[-1] = next(n for n in range(1, len(ids) + 1) if has(n))
     return self._cut(rows, self._global(np.array(keep, np.int32)))
 
-  def _answered(self, params: Params, rows: Rows) -> tuple[Rows, bool]:
+  def _answered(
+    self, params: Params, rows: Rows, quoting: '_Quoting | None'
+  ) -> tuple[Rows, bool]:
     """Runs the calls that rows have stopped at and feeds the results; False if there was none."""
-    if self._caller is None or self.calls is None:
+    if self._caller is None or self.calls is None or quoting is None:
       return rows, False
     calls, width = self.calls, self._caller.tools.max_result
     tokens_RT = np.zeros((len(calls.made), width), np.int32)
@@ -148,10 +164,11 @@ class Sampler:
     for i, ids in enumerate(self._texts(rows)):
       if not self._caller.due(ids, calls.made[i], self._max_new):
         continue
-      result, failed = self._caller.result(ids)
+      result = self._caller.result(ids)
       calls.made[i] += 1
-      calls.failed[i] += failed
-      tokens_RT[i, : len(result)], length_R[i] = result, len(result)
+      calls.failed[i] += result.failed
+      tokens_RT[i, : len(result.ids)], length_R[i] = result.ids, len(result.ids)
+      quoting.told(i, result, said=len(ids))
     length = self._global(length_R)
     if not bool((length > 0).any()):
       return rows, False
@@ -162,6 +179,44 @@ class Sampler:
     if self._mesh is None:
       return jnp.asarray(rows)
     return shard_batch({'rows': rows}, self._mesh)['rows']
+
+
+class _Quoting:
+  """What holds the quotes of the rows of this host.
+
+  Args:
+    caller: of the tools.
+    count: R.
+    size: V.
+  """
+
+  def __init__(self, caller: Caller, count: int, size: int) -> None:
+    self._caller, self._shape = caller, (count, size)
+    self._results: list[list[Passage]] = [[] for _ in range(count)]
+    self._held: dict[int, Held] = {}
+    self._said: dict[int, int] = {}  # tokens of each that were heard
+
+  def told(self, i: int, result: Result, *, said: int) -> None:
+    """Row `i` has sampled so many tokens, and goes on behind a result."""
+    if result.quotable is not None:
+      self._results[i].append(result.quotable)
+    if held := self._caller.hold(self._results[i]):
+      self._held[i], self._said[i] = held, said
+
+  def mask(self) -> np.ndarray:
+    """bool [R, V]: which ids may come next."""
+    mask_RV = np.ones(self._shape, bool)
+    for i, held in self._held.items():
+      mask_V = held.mask()
+      mask_RV[i] = True if mask_V is None else mask_V
+    return mask_RV
+
+  def hear(self, texts: Sequence[Sequence[int]]) -> None:
+    """What each row has sampled by now."""
+    for i, held in self._held.items():
+      for token in texts[i][self._said[i] :]:
+        held.advance(token)
+      self._said[i] = len(texts[i])
 
 
 def _cut(rows: Rows, keep_R: Array) -> tuple[Rows, Array]:

@@ -50,7 +50,7 @@ class Conversation:
         'serve: config.tools are for models that were taught template llm_jax; take them out, and '
         'let clients send tools with their requests'
       )
-    self.caller = tools and Caller(tokenizer, tools)
+    self.caller = tools and Caller(tokenizer, tools, size)
     self.tokenizer, self.template, self.about = tokenizer, template, about
     self._form: Form = 'marks' if template == 'llm_jax' else 'tags'
     if template in ('plain', 'gemma'):

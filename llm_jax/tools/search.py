@@ -19,6 +19,7 @@ import numpy as np
 
 from llm_jax.data import builtin
 from llm_jax.options import Count, checked
+from llm_jax.text.quotes import Quoting, held
 
 _K1, _B = 1.2, 0.75  # how soon repetition stops counting; how much length counts
 _PASSAGE = 300  # characters; paragraphs are joined up to here
@@ -55,6 +56,7 @@ def make(
   max_chars: Count = 400,
   max_heading: Count | None = None,
   sentences: Count | None = None,
+  quotes: Quoting = 'free',
 ) -> Callable[[str], str]:
   """A function that finds the passages which match a question best.
 
@@ -65,6 +67,8 @@ def make(
       None for no limit.
     sentences: how many of the text behind that line, and behind the forms of the call which follow
       it, are shown; None for all of them.
+    quotes: what a model may put between quotation marks behind a passage: anything; or 'words' of it,
+      or 'sentences' of it, exactly as they stand there. See `llm_jax.text.quotes`.
 
   Returns:
     A function from words to passages, which says so where no page is about the name that it was
@@ -88,7 +92,7 @@ def make(
       found[0] = f'{NO_PAGE}\n{found[0]}'[:max_chars]
     return '\n\n'.join(map(str.rstrip, found)) or 'Nothing was found.'
 
-  return search
+  return held(search, quotes)
 
 
 def build(passages: Sequence[str]) -> Index:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from llm_jax.options import Count, Seconds, checked
+from llm_jax.text.quotes import Quoting, held
 from llm_jax.tools.fetch import Refused, fetch, parsed
 from llm_jax.types import BadInput
 
@@ -25,6 +26,7 @@ def make(
   max_chars: Count = 400,
   timeout: Seconds = 5.0,
   private: bool = False,
+  quotes: Quoting = 'free',
 ) -> Callable[[str], str]:
   """A function that sends each call to a search service, as one request without retries.
 
@@ -42,6 +44,8 @@ def make(
     private: whether the host of the url may be in a private network although it is a name, as in
       'http://searxng:8080'; `localhost` and numbers say that of themselves. Nobody is asked there
       because a service redirects to it.
+    quotes: what a model may put between quotation marks behind a result: anything; or 'words' of it,
+      or 'sentences' of it, exactly as they stand there. See `llm_jax.text.quotes`.
 
   Returns:
     A function from a question to results. It raises ValueError for an empty or overlong question,
@@ -69,7 +73,7 @@ def make(
     shown = [_shown(result, text)[:max_chars].rstrip() for result in results[:top]]
     return '\n\n'.join(one for one in shown if one) or 'Nothing was found.'
 
-  return search
+  return held(search, quotes)
 
 
 def _request(url: str, method: str, parameter: str, question: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from llm_jax.sampling import pick, sampler
 from llm_jax.sampling.calls import Tools
 from llm_jax.sampling.generate import left_pad
 from llm_jax.sampling.sampler import Sampler
+from llm_jax.text import quotes as quotes_of
 from llm_jax.text.templates import MARKS
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
@@ -195,7 +196,7 @@ def test_what_a_model_writes_cannot_stop_the_run(tokenizer):
   tools = Tools({'search': str.upper}, max_result=64)
   sample = Sampler(Script(290), tokenizer, max_new=64, stop=[2], tools=tools)
   begin = marks(tokenizer)[0]
-  assert sample._caller.run([begin, *tokenizer.encode('[' * 100_000)])[1] is False  # json gives up
+  assert sample._caller.run([begin, *tokenizer.encode('[' * 100_000)])[2] is False  # json gives up
   call = '{"name": "search", "arguments": "\\ud800"}'  # half of a pair, which no text can hold
   out = scripted(tokenizer, [('', f'<{call}>', ('?',), '.')], tools=tools, max_new=64)
   ids, mask = out.rows[0]
@@ -331,6 +332,75 @@ def test_eight_devices_answer_as_one_does(whole):
   assert texts(out) == texts(whole[0])
   np.testing.assert_allclose(out['old_logp'], whole[0]['old_logp'], atol=1e-5)
   np.testing.assert_array_equal(calls, whole[1])
+
+
+class Speaker(Letters):
+  """Ids 8 to 11 are quotation marks, 12 is a blank, and those behind it are letters."""
+
+  texts = {**dict.fromkeys(range(8, 12), '"'), 12: ' ', **{i: chr(84 + i) for i in range(13, 19)}}
+  token_bytes = np.arange(19) >= 8
+
+  def bytes_of(self, i):
+    return self.texts.get(i, '').encode()
+
+  def encode(self, text):
+    ids = {letter: i for i, letter in self.texts.items()}
+    return [ids.get(letter, 13) for letter in text]
+
+  def decode(self, ids, after=None):
+    return ''.join(self.texts.get(int(i), '') for i in ids)
+
+
+def quoting(quotes='words', mesh=None):
+  """The texts of rows behind their last results, what those say, and the batch."""
+  model, params = build()
+  tool = quotes_of.held(lambda text: text.replace('"', 'a')[:4] or 'aa b', quotes)
+  how = dict(max_new=16, stop=[1], pick=pick.make(temperature=HOT), group=6, mesh=mesh)
+  sample = Sampler(model, Speaker(), tools=Tools({'search': tool}, 2, 6), **how)
+  given = dict(zip(('prompt', 'mask'), left_pad(PROMPTS), strict=True))
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(7), i))(jnp.arange(len(PROMPTS)))
+  if mesh is not None:
+    params, given = jax.device_put(params, shardings(params, mesh)), shard_batch(given, mesh)
+  out = jax.device_get(sample(params, given['prompt'], given['mask'], keys))
+  found = []
+  for ids, mask in texts(out):
+    # Ids 6 and 7 are the marks of a result, and nothing of it is sampled.
+    fed = [i for i in range(len(ids)) if not mask[i] and ids[i] in (6, 7) and 1 in mask[:i]]
+    pairs = [*zip(fed[::2], fed[1::2], strict=True)]
+    if pairs:
+      results = [Speaker().decode(ids[start:end]) for start, end in pairs]
+      found.append((Speaker().decode(ids[pairs[-1][1] :]), results))
+  return found, out
+
+
+def lies(found):
+  """Quotes that no result has."""
+  return [
+    quote
+    for text, results in found
+    for quote in text.split('"')[1:-1:2]
+    if not any(f' {quote} ' in f' {" ".join(result.split())} ' for result in results)
+  ]
+
+
+@pytest.fixture(scope='module')
+def quoted():
+  return quoting()
+
+
+def test_what_is_quoted_of_a_result_stands_there(quoted):
+  found, out = quoted
+  assert sum(text.count('"') > 1 for text, _ in found) > 2 and not lies(found)
+  assert lies(quoting('free')[0])
+  # What is drawn is told as it was drawn: among fewer tokens each is more likely.
+  assert (out['sampled_logp'] >= out['old_logp'] - 1e-4).all()
+  assert (out['sampled_logp'] > out['old_logp'] + 0.1).any()
+
+
+def test_eight_devices_quote_as_one_does(quoted):
+  mesh = make_mesh(data=2, fsdp=2, tensor=2)
+  with jax.set_mesh(mesh):
+    assert quoting(mesh=mesh)[0] == quoted[0]
 
 
 def test_other_rules_and_other_batches_compile_nothing():

@@ -1,5 +1,6 @@
 """Answers for one reader: the events of an engine, with the results of tools in them."""
 
+import copy
 import itertools
 from types import SimpleNamespace
 
@@ -10,10 +11,11 @@ import pytest
 
 from llm_jax.models.transformer import make
 from llm_jax.sampling import turns
-from llm_jax.sampling.calls import Caller, Tools
+from llm_jax.sampling.calls import Caller, Going, Tools
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.request import Event, Request
 from llm_jax.sampling.turns import Turns
+from llm_jax.text.quotes import held
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
@@ -76,6 +78,31 @@ def test_rows_grow_with_a_conversation_up_to_what_the_model_has(made, reader):
     list(reader.answer(request(120)))
 
 
+def test_what_is_quoted_stands_in_a_result_from_then_on(made):
+  *_, tokenizer = made
+  search, begin = held(lambda text: f'the {text} sat', 'words'), tokenizer.special('<SEARCH_START>')
+  caller = Caller(tokenizer, Tools({'search': search, 'count': lambda text: 'a mat'}), 300)
+  going = Going(caller, Request(prompt=[5], max_new=64), length=256)
+  forms = {'count(cat)': None, 'cat': ['the'], 'search(mat)': ['the mat', 'the cat']}
+  for call, allowed in forms.items():
+    going.hear(Event(7, tokens=(begin, *tokenizer.encode(call), caller.end), finish='stop'))
+    _, asked = going.run()
+    if allowed is None:
+      assert asked.allow is None
+      continue
+    for quote, right in [*((quote, True) for quote in allowed), ('a mat', False)]:
+      keeper = copy.deepcopy(asked.allow)
+      said = tokenizer.encode(f'"{quote}"')
+      fits = []
+      for token in said:
+        fits.append(bool(keeper.mask()[token]))
+        if not fits[-1]:
+          break
+        keeper.advance(token)
+      assert all(fits) == right, (quote, call)
+      assert len(keeper.mask()) == 300
+
+
 def test_calls_are_run_and_their_results_are_read(made, monkeypatch):
   *_, tokenizer = made
   tools = Tools({'search': lambda text: f'{text}!'}, max_calls=2, max_result=8)
@@ -107,8 +134,8 @@ def test_calls_are_run_and_their_results_are_read(made, monkeypatch):
     how = dict(max_new=len(script[0])) if len(script) == 1 else dict(max_new=NEW)
     events = list(one.answer(Request(prompt=text, stop=[stop], **how), caller))
     assert len(asked) == len(script) == results + 1
-    (result, failed), row = caller.result(call), [*text]
-    assert not failed and result[1:-1] == tokenizer.encode('cat!')
+    (result, failed, quotable), row = caller.result(call), [*text]
+    assert not failed and quotable is None and result[1:-1] == tokenizer.encode('cat!')
     for i, (one_asked, said) in enumerate(zip(asked, script, strict=True)):
       assert [*one_asked.prompt] == row and one_asked.choice % 2**15 == 0
       row += said + (result if i < results else [])
