@@ -38,6 +38,8 @@ def check_rollout(config: Any, parts: Sequence[Part]) -> None:
       'each nothing is learnt; set group to at least 2, 8 is usual'
     )
   given = [option for option in TRUNCATIONS if samples.options.get(option) is not None]
+  tools = samples.options.get('tools') or {}
+  given += [f'tools.{name}.quotes' for name in tools if tools[name].get('quotes', 'free') != 'free']
   if given and 'sampled_logp' not in reads:
     corrects = 'importance_cap' in loss.options
     cure = 'set config.loss.importance_cap, 2.0 is usual, or ' if corrects else ''

@@ -152,9 +152,7 @@ class Sampler:
         keep[-1] = next(n for n in range(1, len(ids) + 1) if has(n))
     return self._cut(rows, self._global(np.array(keep, np.int32)))
 
-  def _answered(
-    self, params: Params, rows: Rows, quoting: '_Quoting | None'
-  ) -> tuple[Rows, bool]:
+  def _answered(self, params: Params, rows: Rows, quoting: '_Quoting | None') -> tuple[Rows, bool]:
     """Runs the calls that rows have stopped at and feeds the results; False if there was none."""
     if self._caller is None or self.calls is None or quoting is None:
       return rows, False

@@ -67,8 +67,8 @@ def make(
       None for no limit.
     sentences: how many of the text behind that line, and behind the forms of the call which follow
       it, are shown; None for all of them.
-    quotes: what a model may put between quotation marks behind a passage: anything; or 'words' of it,
-      or 'sentences' of it, exactly as they stand there. See `llm_jax.text.quotes`.
+    quotes: what a model may put between quotation marks behind a passage: anything ('free'); or, as
+      they stand there, its 'words' or its whole 'sentences'. See `llm_jax.text.quotes`.
 
   Returns:
     A function from words to passages, which says so where no page is about the name that it was

@@ -44,8 +44,8 @@ def make(
     private: whether the host of the url may be in a private network although it is a name, as in
       'http://searxng:8080'; `localhost` and numbers say that of themselves. Nobody is asked there
       because a service redirects to it.
-    quotes: what a model may put between quotation marks behind a result: anything; or 'words' of it,
-      or 'sentences' of it, exactly as they stand there. See `llm_jax.text.quotes`.
+    quotes: what a model may put between quotation marks behind a result: anything ('free'); or, as
+      they stand there, its 'words' or its whole 'sentences'. See `llm_jax.text.quotes`.
 
   Returns:
     A function from a question to results. It raises ValueError for an empty or overlong question,

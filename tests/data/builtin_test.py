@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from llm_jax.data import builtin
+from llm_jax.data import builtin, documentation
 from llm_jax.types import BadInput
 
 ROOT = Path(__file__).parents[2]
 # Prints the hash of the corpus and the modules that making it has imported.
 DIGEST = """
 import hashlib, sys
-from llm_jax.data import builtin
+from llm_jax.data import builtin, documentation
 before = set(sys.modules)
 text = '\\0'.join(text for split in builtin.SPLITS for text in builtin.documents(split))
 print(hashlib.sha256(text.encode()).hexdigest(), *sorted(set(sys.modules) - before))
@@ -169,6 +169,15 @@ def test_unknown_split(read):
 
 
 def test_python_without_its_source(monkeypatch, tmp_path):
-  monkeypatch.setattr(builtin.sysconfig, 'get_path', lambda name: str(tmp_path))
+  monkeypatch.setattr(documentation.sysconfig, 'get_path', lambda name: str(tmp_path))
   with pytest.raises(BadInput, match=r'no library source in .*use a Python with the \.py files'):
-    list(builtin._python_modules())
+    documentation.read.__wrapped__()
+
+
+def test_functions_that_are_methods_of_one_object_have_a_page():
+  found = {entry.name: entry for entry in builtin.left_out()}
+  assert found['random.shuffle'].doc.startswith('Shuffle list x in place')
+  assert found['random.randint'].signature == '(a, b)'
+  assert 'calendar.month' in found  # a method of a class that this one extends
+  names = {document.header.partition('(')[0] for document in documentation.bound()}
+  assert not any(part.startswith('_') for name in names for part in name.split('.')[-1:])

@@ -76,6 +76,12 @@ def test_configs_that_reinforce_are_checked():
     ),
     (
       'grpo',
+      dict(sample_tools=ConfigDict(dict(calculator={}, search=dict(quotes='words')))),
+      'annotate.sample.tools.search.quotes: what is sampled would not be the policy that is '
+      'trained; set config.loss.importance_cap, 2.0 is usual, or remove tools.search.quotes',
+    ),
+    (
+      'grpo',
       dict(rollout=dict(epochs=2), checkpoint_every=20),
       'annotate.sample: a rollout serves 2 updates (config.rollout), which needs old_logp; set '
       'rescore=True',

@@ -337,8 +337,11 @@ def test_eight_devices_answer_as_one_does(whole):
 class Speaker(Letters):
   """Ids 8 to 11 are quotation marks, 12 is a blank, and those behind it are letters."""
 
-  texts = {**dict.fromkeys(range(8, 12), '"'), 12: ' ', **{i: chr(84 + i) for i in range(13, 19)}}
   token_bytes = np.arange(19) >= 8
+
+  @property
+  def texts(self):
+    return {**dict.fromkeys(range(8, 12), '"'), 12: ' ', **{i: chr(84 + i) for i in range(13, 19)}}
 
   def bytes_of(self, i):
     return self.texts.get(i, '').encode()

@@ -41,8 +41,8 @@ def whole(passage):
   letter = lambda i: 0 <= i < len(text) and (text[i].isalnum() or text[i] == '_')
   apostrophe = lambda i: 0 <= i < len(text) and text[i] == "'" and letter(i - 1) and letter(i + 1)
   in_word = lambda i: letter(i) or apostrophe(i)
-  begins = lambda i: text[i] != ' ' and (
-    i == 0 or text[i - 1] == ' ' or (in_word(i) and not in_word(i - 1))
+  begins = lambda i: (
+    text[i] != ' ' and (i == 0 or text[i - 1] == ' ' or (in_word(i) and not in_word(i - 1)))
   )
   ends = lambda j: text[j - 1] != ' ' and not in_word(j)
   many = range(len(text))
