@@ -63,8 +63,13 @@ class Artifact:
 
     One of ours by its name; that of others travels with the tokenizer, whatever file it came from.
     """
-    name = self.config.get('data', {}).get('template')
-    return name if name in (None, *TEMPLATES) else FOLDER
+    return template_of(self.config)
+
+
+def template_of(config: Mapping[str, Any]) -> str | None:
+  """As `Artifact.template`, from the config of the stage."""
+  name = config.get('data', {}).get('template')
+  return name if name in (None, *TEMPLATES) else FOLDER
 
 
 def save(path: str | Path, artifact: Artifact) -> None:

@@ -18,6 +18,7 @@ from llm_jax.find import bind, call, find, last, named
 from llm_jax.jobs import annotators, chain
 from llm_jax.options import Count
 from llm_jax.sampling.calls import Tools
+from llm_jax.text import calls, chat
 from llm_jax.tools import make_tools
 from llm_jax.types import BadInput, Evaluate, Metrics, Model, Params, Tokenizer
 
@@ -27,6 +28,8 @@ FILLED_IN = (
   *('per_question', 'kept', 'progress', 'tools'),
 )
 OFFERED = (*FILLED_IN, 'batch_size', 'template', 'seed')
+_FIRST = ({'role': 'user', 'content': 'What?'},)
+_SECOND = (*_FIRST, {'role': 'assistant', 'content': 'That.'}, *_FIRST)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,11 +228,11 @@ def run(evaluations: Mapping[str, Evaluation], params: Params) -> Metrics:
   }
 
 
-def possible(groups: Mapping[str, Any], template: str | None) -> dict[str, Any]:
+def possible(groups: Mapping[str, Any], template: chat.ChatTemplate | None) -> dict[str, Any]:
   """What can be measured by now of a model with this template, or without one.
 
   Rows that are put into a template are left to models that have one, and tools and second questions
-  to those whose template has more than a question and its answer. Annotators that ask an artifact
+  to those whose template has a form for them. Annotators that ask an artifact
   which is not finished are left out, and options that hold a file of its stage.
   """
   found = {}
@@ -238,7 +241,9 @@ def possible(groups: Mapping[str, Any], template: str | None) -> dict[str, Any]:
     takes = any('template' in options.options_of(part.function) for part in group.own('data'))
     if takes and not template and 'template' not in rest['data']:
       continue
-    if (group.tools or rest.get('second')) and template in (None, '', 'plain'):
+    asked: list[Sequence[Any]] = [calls.led(_FIRST, group.tools)] if group.tools else []
+    asked += [_SECOND] if rest.get('second') else []
+    if asked and not (template and all(chat.has_form(template, one) for one in asked)):
       continue
     asks = lambda part: all(run_folder.finished(path) for _, path in part.artifacts())
     missing = {part.name for part in group.own('annotate') if not asks(part)}

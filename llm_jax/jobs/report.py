@@ -43,6 +43,8 @@ from llm_jax.jobs.trust import trusted
 from llm_jax.models.compute import Compute
 from llm_jax.options import NotNegative
 from llm_jax.parallel.mesh import batch_shards, make_mesh
+from llm_jax.text import chat
+from llm_jax.text import folder as tokenizers
 from llm_jax.text.terminal import say
 from llm_jax.types import BadInput
 
@@ -231,7 +233,9 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
   """Metrics and answers of a policy; read back if nothing of it has changed."""
   path = config[name].workdir
   asked = tasks.asked(config, config.report.evals.to_dict())
-  template = artifact.describe(path)['config'].get('data', {}).get('template')
+  template = artifact.template_of(artifact.describe(path)['config'])
+  if template:
+    template = chat.find_template(template, tokenizers.load(Path(path) / 'tokenizer'))
   groups = evaluations.possible(asked.groups, template)
   if not template:
     groups = _continuing(groups, config[name])

@@ -105,6 +105,19 @@ def pieces(
   return found + form.header(form.assistant) if answer else found
 
 
+def has_form(template: ChatTemplate, messages: Sequence[Message]) -> bool:
+  """Whether a template can write these messages, and an answer behind them.
+
+  >>> question, answer = {'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hi.'}
+  >>> [has_form('plain', talk) for talk in ([question], [question, answer, question])]
+  [True, False]
+  """
+  try:
+    return bool(pieces(messages, template=template, answer=True))
+  except BadInput:
+    return False
+
+
 def is_trained(message: Message) -> bool:
   """Whether a message is a target: answers are, unless one of TRAINED says that they are not.
 

@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 from llm_jax import run_folder
 from llm_jax.jobs import evaluations
 from llm_jax.parallel.mesh import make_mesh
+from llm_jax.text.jinja_template import JinjaTemplate
+from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
 MESH = make_mesh(data=1)
@@ -140,8 +142,19 @@ def test_tools_and_second_questions_are_for_models_that_were_taught_a_template()
   assert evaluations.possible(dict(asks=asks), template=None) == {}
   assert [*evaluations.possible(dict(asks=asks), template='llm_jax')] == ['asks']
   again = dict(name='answers', families=('spelling',), second=True)
-  for template in (None, 'plain'):  # which has one question and one answer
-    assert evaluations.possible(dict(asks=again, tools=asks), template=template) == {}
+  form = """{% for m in messages %}{{ raise_exception('no') if THAT else m.role }}:{{ m.content }}
+  {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
+  alone, silent = form.replace('THAT', 'loop.index > 1'), form.replace('THAT', "m.role == 'system'")
+  both, tokenizer = (
+    dict(again=again, tools=asks),
+    Tokenizer.train(['what that'] * 9, vocab_size=280),
+  )
+  for template, found in (
+    *((None, []), ('plain', []), ('llm_jax', ['again', 'tools'])),
+    # What a template refuses, in Jinja too, is not asked, and is no end of a report.
+    *((JinjaTemplate(alone, tokenizer), []), (JinjaTemplate(silent, tokenizer), ['again'])),
+  ):
+    assert [*evaluations.possible(both, template=template)] == found
   shown = [where for where, *_ in evaluations.functions(dict(asks=asks))]
   assert shown[2:] == ['evals.asks.tools.spell', 'evals.asks.tools.calculator']
 
