@@ -195,7 +195,7 @@ def _search(name: str, *, refuses: bool) -> Callable[[Run], ConfigDict]:
     c = refuse.get_config()
     tool = search.make(**SEARCH['search'])
     tokenizer = tokenizers.load(Path(one.sft) / 'tokenizer')
-    how: Any = dict(made_up=MADE_UP, pieces=pages.pieces_of(tokenizer))
+    how: Any = dict(made_up=MADE_UP, by_heart=0.0, pieces=pages.pieces_of(tokenizer))
     rows = searches.conversations(tool, refusals=refuses, **how)
     c.data.sources.refusals = one.rows(name, rows)
     c.data.weights = ConfigDict(dict(builtin=0.5, refusals=0.5))

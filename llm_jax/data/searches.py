@@ -33,6 +33,7 @@ def conversations(
   refusals: bool = True,
   distractors: MinP = 0.1,
   made_up: Annotated[int, at_least(0)] = 0,
+  by_heart: MinP = 0.5,
   idle: MinP = 1 / 24,
   pieces: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
@@ -47,6 +48,8 @@ def conversations(
     distractors: share of the results with the name that are exchanged for others.
     made_up: so many rows more, in which the result is a page that nobody has written
       (`llm_jax.data.pages`), or in four of ten one that does not have the name.
+    by_heart: share of what is known that is answered without a call. A model that looks everything
+      up is right more often, and says more tokens for it.
     idle: so many rows of small talk for each of these come on top, since there is no name to look
       up in `What is the capital of France?`
     pieces: of which made-up names and sentences are made too, as in `pages`.
@@ -65,9 +68,9 @@ def conversations(
   for one in missing[: SHARES['missing'] * count] if refusals else ():
     rows.append(_looked_up(one, search(query(one['name'])), refusal(one), rng))
   for i, one in enumerate(known[: SHARES['known'] * count]):
-    result = search(query(one['name'])) if i % 2 else ''
-    found_too = _has(result, one)
-    rows.append(_looked_up(one, result, quote(result), rng) if found_too else _by_heart(one, rng))
+    result = search(query(one['name']))
+    looks_up = int((i + 1) * by_heart) == int(i * by_heart) and _has(result, one)
+    rows.append(_looked_up(one, result, quote(result), rng) if looks_up else _by_heart(one, rng))
   rows += itertools.islice(_made_up(search, refusals, rng, pieces), made_up)
   rows += [_idle(rng.choice(_small_talk()), rng) for _ in range(round(made_up * idle))]
   rng.shuffle(rows)
