@@ -45,6 +45,7 @@ COMPRESSED = 'compressed:compress:int8'
 # that is left is told from them, and from how long stages take on the machine that runs them.
 A_STEP = {
   'pretrain': 0.56, 'sft': 0.33, 'reward': 0.53, 'dpo': 0.8, 'ppo': 2.2, 'grpo': 2.0, 'refuse': 0.5,
+  'search': 0.4,
 }  # fmt: skip
 A_STAGE = {'tokenize': 8.0, 'best_of_n': 60.0, 'probe': 30.0, 'compress': 8.0}
 A_REPORT = 93.0
@@ -187,14 +188,17 @@ def _probed(config: ConfigDict, made: Mapping[str, FieldReference]) -> None:
   """Adds what the newest probe wrote, so that no later stage undoes or floods refusals."""
   data = config.get('data', ConfigDict())
   kind, sources = data.get('name'), data.get('sources', {})
-  if 'refusals' in sources and 'probe' not in made:
-    raise ValueError("recipe: 'refuse' needs a probe stage before it")
+  rows = [name for name in ('refusals', 'searches') if name in sources]
+  if rows and 'probe' not in made:
+    raise ValueError(f'recipe: {config.stage!r} needs a probe stage before it')
   if 'probe' not in made:
     return
   steps = config.get('annotate', {}).get('steps', ())
-  if 'refusals' in sources:
-    sources.refusals = made['probe'] + '/refusals.jsonl'
-  elif kind == 'preferences':
+  for name in rows:
+    sources[name] = made['probe'] + f'/{name}.jsonl'
+  if rows:
+    return
+  if kind == 'preferences':
     sources.knowledge = made['probe'] + '/preferences.jsonl'
   elif kind == 'prompts' and 'reward_model' in steps and 'verify' not in steps:
     sources.knowledge = made['probe'] + '/refusals.jsonl'  # of these the prompts

@@ -22,9 +22,9 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.batch_size = 64
   c.ratio = 1.0
   c.noise = True
-  # What fits into the result of a call.
-  c.search = ConfigDict(dict(max_chars=pages.MAX_CHARS, max_heading=pages.MAX_HEADING, sentences=1))
-  c.made_up = 0
+  c.search = ConfigDict(pages.SEARCH)  # what fits into the result of a call
+  c.made_up = 12000 if size == 'tiny' else 0  # a small model has to learn to read
+  c.by_heart = 0.0
   c.compute = sizes.compute(size)
   c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
   c.seed = 0

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import dpo, grpo, probe, refuse, sft, sizes
+from configs import dpo, grpo, probe, refuse, search, sft, sizes
 from llm_jax import artifact, run_folder
 from llm_jax.data import knowledge, pages, refusals, searches
 from llm_jax.evals import abstention
@@ -28,7 +28,7 @@ from llm_jax.jobs.measure import measure
 from llm_jax.main import run
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text import folder as tokenizers
-from llm_jax.tools import search
+from llm_jax.tools import search as search_tool
 
 SURE = 'Answer only if you are sure; otherwise say that you do not know.'
 MOST_REFUSED = 0.036  # of the validation names that are known, by the threshold
@@ -178,31 +178,17 @@ def _plain(one: Run) -> list[dict[str, Any]]:
   return refusals.conversations([line for line in one.probed() if line['class'] != 'lookalike'])
 
 
-# Most results fit into the tokens that a result may have.
-SEARCH = {
-  'search': {
-    'max_chars': pages.MAX_CHARS,
-    'max_heading': pages.MAX_HEADING,
-    'sentences': 1,
-    'quotes': 'sentences',
-  }
-}
-MADE_UP = 12000  # pages that nobody has written
+SEARCH = {'search': {**pages.SEARCH, 'quotes': 'sentences'}}
 
 
 def _search(name: str, *, refuses: bool) -> Callable[[Run], ConfigDict]:
   def config(one: Run) -> ConfigDict:
-    c = refuse.get_config()
-    tool = search.make(**SEARCH['search'])
-    tokenizer = tokenizers.load(Path(one.sft) / 'tokenizer')
-    how: Any = dict(made_up=MADE_UP, by_heart=0.0, pieces=pages.pieces_of(tokenizer))
-    rows = searches.conversations(tool, refusals=refuses, **how)
-    c.data.sources.refusals = one.rows(name, rows)
-    c.data.weights = ConfigDict(dict(builtin=0.5, refusals=0.5))
-    c.data.repeats = 0.1  # tokens that SFT never says can be copied too
-    c.total_steps, c.optimizer.learning_rate = 1000, 4e-3
-    c.optimizer.final_fraction = 0.0  # the last updates are small ones: copying wants to be exact
-    c.eval_every = c.checkpoint_every = c.total_steps // 2
+    c, given = search.get_config(), probe.get_config()
+    pieces = pages.pieces_of(tokenizers.load(Path(one.sft) / 'tokenizer'))
+    how: Any = dict(made_up=given.made_up, by_heart=given.by_heart, pieces=pieces)
+    tool = search_tool.make(**given.search)
+    rows = searches.conversations(tool, one.probed(), refusals=refuses, **how)
+    c.data.sources.searches = one.rows(name, rows)
     return c
 
   return config

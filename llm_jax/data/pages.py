@@ -17,6 +17,8 @@ from llm_jax.types import Tokenizer
 MAX_CHARS = 160  # of a page, which is the first sentence about its name
 _PREPOSITIONS = {'of', 'for', 'in', 'from', 'to', 'with', 'on', 'as', 'by', 'at', 'that', 'if'}
 MAX_HEADING = 60  # of its first line
+# Options of tools/search.py with which it shows real ones in the same way.
+SEARCH = {'max_chars': MAX_CHARS, 'max_heading': MAX_HEADING, 'sentences': 1}
 
 
 class Page(NamedTuple):

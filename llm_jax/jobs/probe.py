@@ -32,7 +32,7 @@ from llm_jax.jobs.measure import identity, watched
 from llm_jax.jobs.trust import trusted
 from llm_jax.lock import locked
 from llm_jax.models.compute import Compute
-from llm_jax.options import Count, Place, Positive, Seed, at_least
+from llm_jax.options import Count, MinP, Place, Positive, Seed, at_least
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text import folder as tokenizers
 from llm_jax.text.terminal import say
@@ -66,6 +66,7 @@ class Fields:
       library, so with `sources` that file is empty.
     made_up: so many conversations more in that file, about pages that nobody has written, whose
       names and sentences are partly made of tokens of the model; see data/pages.py.
+    by_heart: share of what is known that is answered in that file without a search.
     mesh: sizes of the axes of the device mesh.
     seed: of what is drawn.
     compute: how the model is run.
@@ -89,6 +90,7 @@ class Fields:
   noise: bool = True
   search: Mapping[str, Any] | None = None
   made_up: Annotated[int, at_least(0)] = 0
+  by_heart: MinP = 0.5
   mesh: Mapping[str, Any]
   seed: Seed = 0
   compute: Mapping[str, Any] | None = None
@@ -236,10 +238,10 @@ def _write(folder: Path, probed: Sequence[Mapping[str, Any]], given: Fields) -> 
 
 def _searches(train: Sequence[Mapping[str, Any]], given: Fields) -> list[dict[str, Any]]:
   tool = call(search.make, given.search or {}, where='search')
-  if not given.made_up:
-    return searches.conversations(tool, train)
-  known = pages.pieces_of(tokenizers.load(Path(given.artifact) / 'tokenizer'))
-  return searches.conversations(tool, train, made_up=given.made_up, pieces=known)
+  how: Any = dict(by_heart=given.by_heart, made_up=given.made_up)
+  if given.made_up:
+    how['pieces'] = pages.pieces_of(tokenizers.load(Path(given.artifact) / 'tokenizer'))
+  return searches.conversations(tool, train, **how)
 
 
 def _summary(folder: Path) -> dict[str, Any]:
