@@ -106,6 +106,7 @@ def get_config(recipe: str = 'gpt') -> ConfigDict:
     c.again.dpo.loss.nll_weight = 1.0
   if 'probe' in c.stages:
     c.probe.splits = ('train',)  # what rows are made of
+    c.probe.made_up = 0  # pages are for stage search
   if size == 'tiny':
     for stage, changes in SHORTER.get(name, {}).items():
       c[stage].update(changes)

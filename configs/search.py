@@ -26,7 +26,7 @@ def get_config(size: str = 'tiny') -> ConfigDict:
   c.total_steps = 1000 if size == 'tiny' else c.total_steps
   c.optimizer.learning_rate *= 2  # half of that of SFT
   c.optimizer.final_fraction = 0.0  # the last updates are small ones: copying wants to be exact
-  c.eval_every = c.checkpoint_every = c.total_steps // 2
+  c.eval_every = c.checkpoint_every = c.total_steps // 4
   c.sample.prompts = ('What does `os.path.join` do?', 'What is the capital of France?')
   c.next = (
     'Talk to it: python -m llm_jax.main --config=configs/chat.py --config.artifact={workdir} '
