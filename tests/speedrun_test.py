@@ -1,5 +1,8 @@
 """What the scripts of the speedrun read and tell, by hand."""
 
+import subprocess
+import sys
+
 import pytest
 
 from experiments.speedrun import record
@@ -54,3 +57,11 @@ def test_a_question_is_asked_alone_and_behind_another():
   assert turns(knows, questions) == {'alone': 3, 'second': 3, 'repeats': 0}
   copies = lambda talk: talk[1]['content'] if len(talk) > 1 else knows(talk)
   assert turns(copies, questions) == {'alone': 3, 'second': 0, 'repeats': 3}
+
+
+@pytest.mark.parametrize('script', ['speedrun.record', 'speedrun.taste'])
+def test_bad_input_ends_a_script_with_one_line(script):
+  command = [sys.executable, '-m', f'experiments.{script}', '/nowhere']
+  done = subprocess.run(command, capture_output=True, text=True)
+  (line,) = done.stderr.splitlines()
+  assert done.returncode == 1 and line.startswith('error: /nowhere')

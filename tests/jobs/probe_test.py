@@ -80,7 +80,10 @@ def test_sft_and_preferences_read_its_files(root, whole):
 
 def test_it_can_be_shown_pages_that_nobody_has_written(root):
   of = lambda count: _searches(
-    [], SimpleNamespace(artifact=str(root / 'base'), search={'sentences': 1}, made_up=count, by_heart=0.5)
+    [],
+    SimpleNamespace(
+      artifact=str(root / 'base'), search={'sentences': 1}, made_up=count, by_heart=0.5
+    ),
   )
   last = [formats.conversation(row)[-1]['content'] for row in of(30)]
   looked_up = [said for said in last if not isinstance(said, str)]  # the others are small talk
