@@ -301,7 +301,10 @@ def described(entry: builtin.Entry) -> Subject | None:
 
 
 def documented(name: str) -> str:
-  """The first sentence that the documentation has about a name, as it stands there; '' if none."""
+  """The first sentence that the documentation has about a name, as it stands there; '' if none.
+
+  It judges answers, and no row is made of it, so text that is held out counts as well.
+  """
   return _first_sentences().get(name, '')
 
 

@@ -48,10 +48,10 @@ def conversations(
     distractors: share of the results with the name that are exchanged for others.
     made_up: so many rows more, in which the result is a page that nobody has written
       (`llm_jax.data.pages`), or in four of ten one that does not have the name.
-    by_heart: share of what is known that is answered without a call. A model that looks everything
-      up is right more often, and says more tokens for it.
-    idle: so many rows of small talk for each of these come on top, since there is no name to look
-      up in `What is the capital of France?`
+    by_heart: share of what is known that is answered without a call; what no search finds is too. A
+      model that looks everything up is right more often, and says more tokens for it.
+    idle: so many rows of small talk for each that is made up come on top, since there is no name to
+      look up in `What is the capital of France?`
     pieces: of which made-up names and sentences are made too, as in `pages`.
   """
   rng = random.Random('searches')

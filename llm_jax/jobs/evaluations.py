@@ -19,6 +19,7 @@ from llm_jax.jobs import annotators, chain
 from llm_jax.options import Count
 from llm_jax.sampling.calls import Tools
 from llm_jax.text import calls, chat
+from llm_jax.text.templates import MARKS
 from llm_jax.tools import make_tools
 from llm_jax.types import BadInput, Evaluate, Metrics, Model, Params, Tokenizer
 
@@ -228,12 +229,15 @@ def run(evaluations: Mapping[str, Evaluation], params: Params) -> Metrics:
   }
 
 
-def possible(groups: Mapping[str, Any], template: chat.ChatTemplate | None) -> dict[str, Any]:
+def possible(
+  groups: Mapping[str, Any], template: chat.ChatTemplate | None, marks: Collection[str]
+) -> dict[str, Any]:
   """What can be measured by now of a model with this template, or without one.
 
   Rows that are put into a template are left to models that have one, and tools and second questions
-  to those whose template has a form for them. Annotators that ask an artifact
-  which is not finished are left out, and options that hold a file of its stage.
+  to those whose template has a form for them; tools also need the marks of calls among `marks`, the
+  control tokens of the model. Annotators that ask an artifact which is not finished are left out,
+  and options that hold a file of its stage.
   """
   found = {}
   for group in chosen(groups):
@@ -244,6 +248,8 @@ def possible(groups: Mapping[str, Any], template: chat.ChatTemplate | None) -> d
     asked: list[Sequence[Any]] = [calls.led(_FIRST, group.tools)] if group.tools else []
     asked += [_SECOND] if rest.get('second') else []
     if asked and not (template and all(chat.has_form(template, one) for one in asked)):
+      continue
+    if group.tools and not {*MARKS['search'], *MARKS['result']} <= {*marks}:
       continue
     asks = lambda part: all(run_folder.finished(path) for _, path in part.artifacts())
     missing = {part.name for part in group.own('annotate') if not asks(part)}

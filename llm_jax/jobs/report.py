@@ -234,9 +234,9 @@ def _measured(config: Any, name: str, mesh: jax.sharding.Mesh) -> dict[str, Any]
   path = config[name].workdir
   asked = tasks.asked(config, config.report.evals.to_dict())
   template = artifact.template_of(artifact.describe(path)['config'])
-  if template:
-    template = chat.find_template(template, tokenizers.load(Path(path) / 'tokenizer'))
-  groups = evaluations.possible(asked.groups, template)
+  tokenizer = tokenizers.load(Path(path) / 'tokenizer')
+  template = template and chat.find_template(template, tokenizer)
+  groups = evaluations.possible(asked.groups, template, tokenizer.specials)
   if not template:
     groups = _continuing(groups, config[name])
   if config[name].job == 'compress':  # which is near the model that it was made from

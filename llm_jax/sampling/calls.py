@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from llm_jax.options import suggest
 from llm_jax.sampling.request import Event, Request
 from llm_jax.text import calls
-from llm_jax.text.quotes import Held, Passage, Quotes, Verbatim
+from llm_jax.text.quotes import HeldQuotes, Passage, Quotes, Verbatim
 from llm_jax.text.templates import MARKS
 from llm_jax.types import BadInput, Tokenizer
 
@@ -41,7 +41,7 @@ class Result(NamedTuple):
   Attributes:
     ids: with the two control tokens around it.
     failed: whether it is an error.
-    quotable: what quotes have to stand in; None where anything may be quoted.
+    quotable: what quotes have to stand in, an error too; None where anything may be quoted.
   """
 
   ids: list[int]
@@ -71,8 +71,8 @@ class Caller:
     both = (MARKS['search'], MARKS['result'])
     self._call, self._result = ([tokenizer.special(name) for name in names] for names in both)
     self._tokenizer, self.tools, self.end = tokenizer, tools, self._call[1]
-    held = any(isinstance(tool, Verbatim) for tool in tools.by_name.values())
-    self._quotes = Quotes(tokenizer, size) if held else None
+    verbatim = any(isinstance(tool, Verbatim) for tool in tools.by_name.values())
+    self._quotes = Quotes(tokenizer, size, self._call) if verbatim else None
 
   def due(self, ids: Sequence[int], made: int, max_new: int) -> bool:
     """Whether an answer has stopped at a call whose result it could still read.
@@ -92,11 +92,12 @@ class Caller:
     text = (said.encode('utf-8', 'replace').decode(), False)
     _, body, _ = self._tokenizer.encode_pieces([(before, text, after)])[0]
     start, end = self._result
-    body = body[: self.tools.max_result - 2]
+    kept = body[: self.tools.max_result - 2]
     tool, quotable = self.tools.by_name.get(name), None
     if isinstance(tool, Verbatim):
-      quotable = Passage(self._tokenizer.decode(body, after=start), tool.whole)
-    return Result([start, *body, end], failed, quotable)
+      text = self._tokenizer.decode(kept, after=start)
+      quotable = Passage(text, tool.unit, cut=len(kept) < len(body))
+    return Result([start, *kept, end], failed, quotable)
 
   def run(self, ids: Sequence[int]) -> tuple[str, str, bool]:
     """The tool of the call at the end of `ids`, what it said, and whether that is an error."""
@@ -119,7 +120,7 @@ class Caller:
     """Whether there are tools whose results are to be quoted in their own words."""
     return self._quotes is not None
 
-  def hold(self, quotable: Sequence[Passage]) -> Held | None:
+  def hold(self, quotable: Sequence[Passage]) -> HeldQuotes | None:
     """What holds the quotes of an answer to these results; None where there are none."""
     return self._quotes.hold(quotable) if self._quotes and quotable else None
 

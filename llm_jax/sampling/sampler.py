@@ -19,7 +19,7 @@ from llm_jax.parallel.mesh import local_rows, shard_batch
 from llm_jax.sampling.calls import Caller, Result, Tools
 from llm_jax.sampling.generate import Rows, decode, feed, finish, generate, grow, start
 from llm_jax.sampling.pick import Pick
-from llm_jax.text.quotes import Held, Passage
+from llm_jax.text.quotes import HeldQuotes, Passage
 from llm_jax.types import Array, BadInput, Batch, Model, Params, Tokenizer
 
 CHUNK = 16  # columns between two looks of the host at the texts, where there are stop strings
@@ -70,6 +70,7 @@ class Sampler:
     self.calls: Calls | None = None
     self._tokenizer, self._max_new, self._mesh = tokenizer, max_new, mesh
     self._vocab_size = model.shape.vocab_size
+    self._fast: Any = None  # the model in the form that decodes
     self._strings = tuple(stop_strings)
     self._caller = tools and Caller(tokenizer, tools, model.shape.vocab_size)
     if self._caller is not None:
@@ -89,18 +90,21 @@ class Sampler:
       static_argnums=(4, 5),
     )
 
+    def arranged(params: Params) -> Params:
+      self._fast, params = model.for_decoding(params)
+      return params
+
     def chunk(
       params: Params, rows: Rows, given: Pick | None, allowed_RV: Array | None
     ) -> tuple[Rows, Array]:
-      fast, arranged = model.for_decoding(params)
       columns, pick = CHUNK if self._strings else max_new, chosen(given)
       if allowed_RV is not None:  # of the next token alone
         all_V = True if pick.allowed_V is None else pick.allowed_V
         columns, pick = 1, dataclasses.replace(pick, allowed_V=allowed_RV & all_V)
-      rows = decode(arranged, rows, pick, columns=columns, **shape | {'model': fast})
+      rows = decode(params, rows, pick, columns=columns, **shape | {'model': self._fast})
       return rows, rows.alive_R.any()
 
-    self._chunk = jax.jit(chunk)
+    self._arranged, self._chunk = jax.jit(arranged), jax.jit(chunk)
     self._feed = jax.jit(functools.partial(feed, model=model))
     self._cut = jax.jit(_cut)
     self._finish = jax.jit(finish)
@@ -118,13 +122,15 @@ class Sampler:
     penalised = self._penalised if pick is None else pick.repetition_penalty is not None
     slots = prompt_BP.shape[1] + self.slots
     rows = self._start(params, prompt_BP, prompt_mask_BP, rng, slots, penalised)
-    count = len(local_rows(rows.alive_R))
+    fast, count = self._arranged(params), len(local_rows(rows.alive_R))
     self.calls = None if self._caller is None else Calls(np.zeros(count, int), np.zeros(count, int))
-    quoting = self._caller and _Quoting(self._caller, count, self._vocab_size)
+    quoting = self._caller and _RowQuotes(self._caller, count, self._vocab_size)
     held = None  # of each row, where quotes have to be held: on all hosts, or on none
     while True:
-      allowed_RV = None if held is None else self._global(held.mask())
-      rows, going = self._chunk(params, rows, pick, allowed_RV)
+      allowed_RV = None
+      if held is not None:
+        allowed_RV = self._global(held.mask(local_rows(rows.alive_R)))
+      rows, going = self._chunk(fast, rows, pick, allowed_RV)
       if held is not None:
         held.hear(self._texts(rows))
       if self._strings:
@@ -152,7 +158,9 @@ class Sampler:
         keep[-1] = next(n for n in range(1, len(ids) + 1) if has(n))
     return self._cut(rows, self._global(np.array(keep, np.int32)))
 
-  def _answered(self, params: Params, rows: Rows, quoting: '_Quoting | None') -> tuple[Rows, bool]:
+  def _answered(
+    self, params: Params, rows: Rows, quoting: '_RowQuotes | None'
+  ) -> tuple[Rows, bool]:
     """Runs the calls that rows have stopped at and feeds the results; False if there was none."""
     if self._caller is None or self.calls is None or quoting is None:
       return rows, False
@@ -179,7 +187,7 @@ class Sampler:
     return shard_batch({'rows': rows}, self._mesh)['rows']
 
 
-class _Quoting:
+class _RowQuotes:
   """What holds the quotes of the rows of this host.
 
   Args:
@@ -191,7 +199,7 @@ class _Quoting:
   def __init__(self, caller: Caller, count: int, size: int) -> None:
     self._caller, self._shape = caller, (count, size)
     self._results: list[list[Passage]] = [[] for _ in range(count)]
-    self._held: dict[int, Held] = {}
+    self._held: dict[int, HeldQuotes] = {}
     self._said: dict[int, int] = {}  # tokens of each that were heard
 
   def told(self, i: int, result: Result, *, said: int) -> None:
@@ -201,12 +209,12 @@ class _Quoting:
     if held := self._caller.hold(self._results[i]):
       self._held[i], self._said[i] = held, said
 
-  def mask(self) -> np.ndarray:
-    """bool [R, V]: which ids may come next."""
+  def mask(self, alive_R: np.ndarray) -> np.ndarray:
+    """bool [R, V]: which ids may come next in those that go on."""
     mask_RV = np.ones(self._shape, bool)
     for i, held in self._held.items():
-      mask_V = held.mask()
-      mask_RV[i] = True if mask_V is None else mask_V
+      if alive_R[i] and (mask_V := held.mask()) is not None:
+        mask_RV[i] = mask_V
     return mask_RV
 
   def hear(self, texts: Sequence[Sequence[int]]) -> None:

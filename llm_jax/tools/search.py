@@ -19,7 +19,7 @@ import numpy as np
 
 from llm_jax.data import builtin
 from llm_jax.options import Count, checked
-from llm_jax.text.quotes import Quoting, held
+from llm_jax.text.quotes import Quoting, quoted
 
 _K1, _B = 1.2, 0.75  # how soon repetition stops counting; how much length counts
 _PASSAGE = 300  # characters; paragraphs are joined up to here
@@ -27,8 +27,8 @@ _LONGEST_CALL = 1000
 _TERM = re.compile(r'[^\W_]+')
 _DOTTED = re.compile(r'\w+(?:\.\w+)+')
 _NAME = re.compile(r'`([\w.]+)`|^\s*([\w.]+)\s*$|(\w+(?:\.\w+)+)')
-# A name and nothing else: in backticks, or dotted.
-_LOOKED_UP = re.compile(r'\s*(?:`([A-Za-z_][\w.]*)`|([A-Za-z_]\w*(?:\.\w+)+))\s*')
+_QUOTED = re.compile(r'`([A-Za-z_][\w.]*)`')
+_DOTTED_ALONE = re.compile(r'\s*([A-Za-z_]\w*(?:\.\w+)+)\s*')
 _SENTENCE_END = re.compile(r'[.!?](?=\s|$)|\n\s*\n')
 NO_PAGE = 'No page has this name. The closest:'
 _TITLE = re.compile(r'(?:class |Module )?([\w.]+)(?=[(\n])')
@@ -68,11 +68,12 @@ def make(
     sentences: how many of the text behind that line, and behind the forms of the call which follow
       it, are shown; None for all of them.
     quotes: what a model may put between quotation marks behind a passage: anything ('free'); or, as
-      they stand there, its 'words' or its whole 'sentences'. See `llm_jax.text.quotes`.
+      they stand there, its 'words' or its whole 'sentences', to the end of the answer. See
+      `llm_jax.text.quotes`.
 
   Returns:
-    A function from words to passages, which says so where no page is about the name that it was
-    given, in backticks or alone: there is always something that is alike. It raises ValueError for
+    A function from words to passages, which says so where no page is about the names that it was
+    given, in backticks, or alone with a dot: there is always something that is alike. It raises ValueError for
     a call without a word or with more than 1000 characters. The first call in a process builds the
     index, which takes seconds.
 
@@ -87,12 +88,13 @@ def make(
     index = _builtin_index()
     first = dict.fromkeys([*about(index, call), *best(index, words, top)])
     found = [_part(index.passages[i], max_heading, sentences)[:max_chars] for i in [*first][:top]]
-    asked = _LOOKED_UP.fullmatch(call)
-    if found and asked and (asked[1] or asked[2]) not in index.titles:
+    alone = _DOTTED_ALONE.fullmatch(call)
+    asked = [alone[1]] if alone else _QUOTED.findall(call)
+    if found and asked and not any(name in index.titles for name in asked):
       found[0] = f'{NO_PAGE}\n{found[0]}'[:max_chars]
     return '\n\n'.join(map(str.rstrip, found)) or 'Nothing was found.'
 
-  return held(search, quotes)
+  return quoted(search, quotes)
 
 
 def build(passages: Sequence[str]) -> Index:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from llm_jax.options import Count, Seconds, checked
-from llm_jax.text.quotes import Quoting, held
+from llm_jax.text.quotes import Quoting, quoted
 from llm_jax.tools.fetch import Refused, fetch, parsed
 from llm_jax.types import BadInput
 
@@ -45,7 +45,8 @@ def make(
       'http://searxng:8080'; `localhost` and numbers say that of themselves. Nobody is asked there
       because a service redirects to it.
     quotes: what a model may put between quotation marks behind a result: anything ('free'); or, as
-      they stand there, its 'words' or its whole 'sentences'. See `llm_jax.text.quotes`.
+      they stand there, its 'words' or its whole 'sentences', to the end of the answer. See
+      `llm_jax.text.quotes`.
 
   Returns:
     A function from a question to results. It raises ValueError for an empty or overlong question,
@@ -73,7 +74,7 @@ def make(
     shown = [_shown(result, text)[:max_chars].rstrip() for result in results[:top]]
     return '\n\n'.join(one for one in shown if one) or 'Nothing was found.'
 
-  return held(search, quotes)
+  return quoted(search, quotes)
 
 
 def _request(url: str, method: str, parameter: str, question: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 # Prints the hash of the corpus and the modules that making it has imported.
 DIGEST = """
 import hashlib, sys
-from llm_jax.data import builtin, documentation
+from llm_jax.data import builtin
 before = set(sys.modules)
 text = '\\0'.join(text for split in builtin.SPLITS for text in builtin.documents(split))
 print(hashlib.sha256(text.encode()).hexdigest(), *sorted(set(sys.modules) - before))

@@ -10,10 +10,12 @@ from llm_jax import run_folder
 from llm_jax.jobs import evaluations
 from llm_jax.parallel.mesh import make_mesh
 from llm_jax.text.jinja_template import JinjaTemplate
+from llm_jax.text.templates import MARKS
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
 MESH = make_mesh(data=1)
+CALLS = (*MARKS['search'], *MARKS['result'])
 TRAINING = ('rows', 'annotate', 'batch_size', 'loss_fn', 'seed')
 FILES = dict(
   data="""
@@ -139,8 +141,8 @@ def test_a_runner_without_rows_says_how_to_get_some(groups):
 
 def test_tools_and_second_questions_are_for_models_that_were_taught_a_template():
   asks = dict(name='answers', families=('spelling',), tools=dict(spell={}, calculator={}))
-  assert evaluations.possible(dict(asks=asks), template=None) == {}
-  assert [*evaluations.possible(dict(asks=asks), template='llm_jax')] == ['asks']
+  assert evaluations.possible(dict(asks=asks), template=None, marks=CALLS) == {}
+  assert [*evaluations.possible(dict(asks=asks), template='llm_jax', marks=CALLS)] == ['asks']
   again = dict(name='answers', families=('spelling',), second=True)
   form = """{% for m in messages %}{{ raise_exception('no') if THAT else m.role }}:{{ m.content }}
   {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
@@ -154,7 +156,8 @@ def test_tools_and_second_questions_are_for_models_that_were_taught_a_template()
     # What a template refuses, in Jinja too, is not asked, and is no end of a report.
     *((JinjaTemplate(alone, tokenizer), []), (JinjaTemplate(silent, tokenizer), ['again'])),
   ):
-    assert [*evaluations.possible(both, template=template)] == found
+    assert [*evaluations.possible(both, template=template, marks=CALLS)] == found
+  assert evaluations.possible(dict(asks=asks), template='llm_jax', marks=CALLS[1:]) == {}
   shown = [where for where, *_ in evaluations.functions(dict(asks=asks))]
   assert shown[2:] == ['evals.asks.tools.spell', 'evals.asks.tools.calculator']
 
@@ -162,9 +165,9 @@ def test_tools_and_second_questions_are_for_models_that_were_taught_a_template()
 def test_what_is_not_made_yet_is_left_out(groups, here, tmp_path, monkeypatch):
   groups.own.annotate.judge.path = 'runs/judge'
   plain = groups.to_dict()
-  found = evaluations.possible(plain, template=None)
+  found = evaluations.possible(plain, template=None, marks=CALLS)
   assert [*found] == ['theirs']  # its own data are put into a template, and there is none
-  found = evaluations.possible(plain, template='llm_jax')
+  found = evaluations.possible(plain, template='llm_jax', marks=CALLS)
   assert found['own']['annotate'] == {'steps': ()}
   monkeypatch.setattr(run_folder, 'finished', lambda path: path == 'runs/judge')
-  assert evaluations.possible(plain, template='llm_jax')['own'] == plain['own']
+  assert evaluations.possible(plain, template='llm_jax', marks=CALLS)['own'] == plain['own']

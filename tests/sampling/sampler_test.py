@@ -357,7 +357,7 @@ class Speaker(Letters):
 def quoting(quotes='words', mesh=None):
   """The texts of rows behind their last results, what those say, and the batch."""
   model, params = build()
-  tool = quotes_of.held(lambda text: text.replace('"', 'a')[:4] or 'aa b', quotes)
+  tool = quotes_of.quoted(lambda text: text.replace('"', 'a')[:4] or 'aa b', quotes)
   how = dict(max_new=16, stop=[1], pick=pick.make(temperature=HOT), group=6, mesh=mesh)
   sample = Sampler(model, Speaker(), tools=Tools({'search': tool}, 2, 6), **how)
   given = dict(zip(('prompt', 'mask'), left_pad(PROMPTS), strict=True))

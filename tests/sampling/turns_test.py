@@ -15,7 +15,7 @@ from llm_jax.sampling.calls import Caller, Going, Tools
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.request import Event, Request
 from llm_jax.sampling.turns import Turns
-from llm_jax.text.quotes import held
+from llm_jax.text.quotes import quoted
 from llm_jax.text.tokenizer import Tokenizer
 from llm_jax.types import BadInput
 
@@ -80,7 +80,10 @@ def test_rows_grow_with_a_conversation_up_to_what_the_model_has(made, reader):
 
 def test_what_is_quoted_stands_in_a_result_from_then_on(made):
   *_, tokenizer = made
-  search, begin = held(lambda text: f'the {text} sat', 'words'), tokenizer.special('<SEARCH_START>')
+  search, begin = (
+    quoted(lambda text: f'the {text} sat', 'words'),
+    tokenizer.special('<SEARCH_START>'),
+  )
   caller = Caller(tokenizer, Tools({'search': search, 'count': lambda text: 'a mat'}), 300)
   going = Going(caller, Request(prompt=[5], max_new=64), length=256)
   forms = {'count(cat)': None, 'cat': ['the'], 'search(mat)': ['the mat', 'the cat']}

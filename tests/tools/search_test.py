@@ -106,7 +106,8 @@ def test_a_malformed_call_is_a_value_error(find, text):
 def test_who_looks_up_a_name_that_no_page_has_is_told_so(find, name):
   said, _, passage = find(name).partition('\n')
   assert said == search.NO_PAGE and passage and name.strip(' `') not in said
-  for question in (f'what is {name}?', 'sort a list', 'list'):
+  assert (search.NO_PAGE in find(f'what is {name}?')) == ('`' in name)  # else a word like others
+  for question in (f'{name} or `os.path.join`', 'sort a list', 'list'):
     assert search.NO_PAGE not in find(question)
 
 
