@@ -73,9 +73,9 @@ def make(
 
   Returns:
     A function from words to passages, which says so where no page is about the names that it was
-    given, in backticks, or alone with a dot: there is always something that is alike. It raises ValueError for
-    a call without a word or with more than 1000 characters. The first call in a process builds the
-    index, which takes seconds.
+    given, in backticks, or alone with a dot: there is always something that is alike. It raises
+    ValueError for a call without a word or with more than 1000 characters. The first call in a
+    process builds the index, which takes seconds.
 
   Raises:
     BadInput: an option below 1.
