@@ -122,6 +122,7 @@ def smoke(c):
   elif c.job == 'probe':
     with c.unlocked():
       c.most, c.max_new, c.samples = 8, 4, 2
+      c.made_up = min(c.made_up, 30)
   elif c.job == 'label':
     c.data.max_prompts, c.sample.max_new, c.idle, c.port, c.gold = 8, 4, 0.1, 0, 0.0
   elif c.job == 'plan':

@@ -113,7 +113,7 @@ def _names(rng: random.Random, pieces: Sequence[str]) -> Iterator[str]:
     else:
       some = '.'.join(_word(rng, words) for _ in parts)
     name = some if rng.random() < 0.7 else rng.choice(alike)
-    if name not in there:
+    if name not in there and re.search('[A-Za-z]', name):  # or there is nothing to look up
       yield name
 
 

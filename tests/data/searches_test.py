@@ -128,6 +128,11 @@ def test_pages_that_nobody_has_written_say_something_new(search, facts):
   assert str(rows) == str(searches.conversations(search, made_up=300))
 
 
+def test_a_page_has_a_name_that_can_be_looked_up(search):
+  for page in islice(pages('test', ('_', '__', 'a_')), 300):
+    assert search(searches.query(page.name))
+
+
 def test_pages_may_be_made_of_pieces_so_that_each_is_copied_somewhere():
   pieces = ('zq', 'xv', 'wj', '1', ' a', '.', 'vk\x00')  # of which three are parts of words
   made = [*islice(pages('test', pieces), 400)]
