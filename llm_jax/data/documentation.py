@@ -96,9 +96,10 @@ def _sources() -> Iterator[tuple[str, Path]]:
 def bound() -> Iterator[Document]:
   """Functions of modules that are methods of one object, as in `choice = _inst.choice`."""
   for name, path in _sources():
-    if not _BOUND.search(path.read_bytes()):
+    source = path.read_bytes()
+    if not _BOUND.search(source):  # parsing all of the library once more would take seconds
       continue
-    body = ast.parse(path.read_bytes()).body
+    body = ast.parse(source).body
     classes = {node.name: node for node in _definitions(body) if isinstance(node, ast.ClassDef)}
     values = {
       node.targets[0].id: node.value
@@ -122,9 +123,10 @@ def _method(
   """The method of a class, or of the first of its bases that has it."""
   if kind not in classes:
     return None
+  others = {other: node for other, node in classes.items() if other != kind}  # class A(A) is legal
   own = {node.name: node for node in _definitions(classes[kind].body)}
   bases = [base.id for base in classes[kind].bases if isinstance(base, ast.Name)]
-  inherited = (_method(classes, base, name) for base in bases)
+  inherited = (_method(others, base, name) for base in bases)
   return own.get(name) or next(filter(None, inherited), None)
 
 

@@ -1,5 +1,6 @@
 """The documentation of Python as a corpus: the same bytes everywhere, and no leak across splits."""
 
+import ast
 import os
 import re
 import subprocess
@@ -172,6 +173,13 @@ def test_python_without_its_source(monkeypatch, tmp_path):
   monkeypatch.setattr(documentation.sysconfig, 'get_path', lambda name: str(tmp_path))
   with pytest.raises(BadInput, match=r'no library source in .*use a Python with the \.py files'):
     documentation.read.__wrapped__()
+
+
+def test_a_method_is_that_of_a_class_or_of_its_first_base_that_has_it():
+  source = 'class A(A):\n  def f(self): 0\nclass B(C, A): 0\nclass C(B):\n  def g(self): 0\n'
+  classes = {node.name: node for node in ast.parse(source).body}
+  found = [documentation._method(classes, 'B', name) for name in ('f', 'g', 'h')]
+  assert [method and method.name for method in found] == ['f', 'g', None]
 
 
 def test_functions_that_are_methods_of_one_object_have_a_page():
