@@ -124,7 +124,9 @@ class Sampler:
     rows = self._start(params, prompt_BP, prompt_mask_BP, rng, slots, penalised)
     fast, count = self._arranged(params), len(local_rows(rows.alive_R))
     self.calls = None if self._caller is None else Calls(np.zeros(count, int), np.zeros(count, int))
-    quoting = self._caller and _RowQuotes(self._caller, count, self._vocab_size)
+    quoting = None
+    if self._caller is not None and self._caller.holds:
+      quoting = _RowQuotes(self._caller, count, self._vocab_size)
     held = None  # of each row, where quotes have to be held: on all hosts, or on none
     while True:
       allowed_RV = None
@@ -140,8 +142,7 @@ class Sampler:
       rows, fed = self._answered(params, rows, quoting)
       if not fed:
         return self._finish(rows)
-      if self._caller is not None and self._caller.holds:
-        held = quoting
+      held = quoting
 
   def _texts(self, rows: Rows) -> list[list[int]]:
     """The ids that each row of this host sampled; results are left out."""
@@ -162,7 +163,7 @@ class Sampler:
     self, params: Params, rows: Rows, quoting: '_RowQuotes | None'
   ) -> tuple[Rows, bool]:
     """Runs the calls that rows have stopped at and feeds the results; False if there was none."""
-    if self._caller is None or self.calls is None or quoting is None:
+    if self._caller is None or self.calls is None:
       return rows, False
     calls, width = self.calls, self._caller.tools.max_result
     tokens_RT = np.zeros((len(calls.made), width), np.int32)
@@ -174,7 +175,8 @@ class Sampler:
       calls.made[i] += 1
       calls.failed[i] += result.failed
       tokens_RT[i, : len(result.ids)], length_R[i] = result.ids, len(result.ids)
-      quoting.told(i, result, said=len(ids))
+      if quoting is not None:
+        quoting.told(i, result, said=len(ids))
     length = self._global(length_R)
     if not bool((length > 0).any()):
       return rows, False
