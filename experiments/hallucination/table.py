@@ -364,6 +364,26 @@ def looked_up(runs: Sequence[Run]) -> str:
   return '\n'.join(lines)
 
 
+def thresholds(runs: Sequence[Run]) -> str:
+  """What is left of invention where each variant also refuses what it is unsure of.
+
+  The threshold is the highest that refuses at most MOST_REFUSED of what is known among the very
+  names that are counted, so it flatters all of them. A dash stands for who refuses more already.
+  """
+  lines = [f'| invention at an over-refusal of {MOST_REFUSED} | mean | by seed |', '|---|---:|---|']
+  for name, variant in VARIANTS.items():
+    found = []
+    for one in () if variant.threshold else runs:
+      if one.measured(name).is_file():
+        points = curve(_asked(one, name)['said']['knowledge'], _known(one))
+        found.append(next(iter(points[points[:, 0] <= MOST_REFUSED][::-1, 1]), None))
+    if found:
+      seeds = ', '.join('–' if value is None else f'{value:.3f}' for value in found)
+      mean = '–' if None in found else f'{np.mean(found):.3f}'
+      lines.append(f'| {variant.title} | {mean} | {seeds} |')
+  return '\n'.join(lines)
+
+
 def _cell(values: Sequence[float | None]) -> str:
   """Mean and half of the range."""
   there = [value for value in values if value is not None]
@@ -423,8 +443,9 @@ def main() -> None:
     for one in runs:
       _asked(one, 'sft' if VARIANTS[name].threshold else name)
       print(table(runs), flush=True)
-  print(looked_up(runs))
-  (root / 'table.md').write_text(f'{table(runs)}\n{looked_up(runs)}\n')
+  parts = [table(runs), looked_up(runs), thresholds(runs)]
+  print('\n\n'.join(parts[1:]))
+  (root / 'table.md').write_text('\n\n'.join(parts) + '\n')
   draw(runs, root / 'curve.svg')
 
 
